@@ -1,0 +1,434 @@
+"""The data dictionary: one contract per table, from which its DDL, its comments and every check are made.
+
+Contracts are enforced at two edges: on what is read from the warehouse (`Table.check_dtypes`) and on what is about
+to be written (`Table.validate`), because an Arrow insert into ClickHouse turns null into a default and wraps an
+overflow without a word.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+import polars as pl
+from polars.datatypes import DataType
+
+from app.errors import ContractError
+
+MONEY = "Decimal(18, 2)"
+TIME = "DateTime64(3, 'UTC')"
+LABEL = "LowCardinality(String)"
+
+_DTYPES: dict[str, DataType] = {
+    "Bool": pl.Boolean(),
+    "Date": pl.Date(),
+    "Float64": pl.Float64(),
+    "Int64": pl.Int64(),
+    "String": pl.String(),
+    "UInt8": pl.UInt8(),
+    "UInt16": pl.UInt16(),
+    "UInt32": pl.UInt32(),
+    "UInt64": pl.UInt64(),
+    "UUID": pl.Binary(),  # 16 bytes, in the order in which the text form reads
+    LABEL: pl.String(),
+    MONEY: pl.Decimal(18, 2),
+    TIME: pl.Datetime("ms", "UTC"),
+}
+_WRAPPED = re.compile(r"(Nullable|Array)\((.*)\)")
+
+
+def _dtype_of(clickhouse_type: str) -> DataType:
+    if match := _WRAPPED.fullmatch(clickhouse_type):
+        inner = _dtype_of(match[2])
+        return pl.List(inner) if match[1] == "Array" else inner
+    return _DTYPES[clickhouse_type]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its ClickHouse type, what it means, and what is particular about how it is kept."""
+
+    name: str
+    type: str
+    comment: str
+    expression: str = ""  # "MATERIALIZED …" or "ALIAS …": computed by the warehouse, never written by us
+    codec: str = ""
+
+    @property
+    def is_nullable(self) -> bool:
+        return self.type.startswith("Nullable(")
+
+    @property
+    def dtype(self) -> DataType:
+        return _dtype_of(self.type)
+
+    @property
+    def ddl(self) -> str:
+        codec = f" CODEC({self.codec})" if self.codec else ""
+        expression = f" {self.expression}" if self.expression else ""
+        return f"`{self.name}` {self.type}{expression} COMMENT {sql_text(self.comment)}{codec}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: its columns in order, its sorting key, its partitioning, and the key that is unique in a day."""
+
+    database: str
+    name: str
+    comment: str
+    columns: tuple[Column, ...]
+    order_by: str
+    partition_by: str = ""
+    unique_key: tuple[str, ...] = ()
+    engine: str = "MergeTree"
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.database}.{self.name}"
+
+    @cached_property
+    def written(self) -> tuple[Column, ...]:
+        """The columns that a writer supplies."""
+        return tuple(column for column in self.columns if not column.expression)
+
+    @cached_property
+    def schema(self) -> pl.Schema:
+        return pl.Schema({column.name: column.dtype for column in self.written})
+
+    def create_statement(self, *, name: str | None = None, ttl: str = "") -> str:
+        """The CREATE TABLE of this contract; with `name` that of an equal table elsewhere (staging)."""
+        lines = ",\n  ".join(column.ddl for column in self.columns)
+        partition = f"\nPARTITION BY {self.partition_by}" if self.partition_by else ""
+        ttl_clause = f"\nTTL {ttl}" if ttl else ""
+        return (
+            f"CREATE TABLE IF NOT EXISTS {name or self.full_name}\n(\n  {lines}\n)\nENGINE = {self.engine}{partition}"
+            f"\nORDER BY {self.order_by}{ttl_clause}\nCOMMENT {sql_text(self.comment)}"
+        )
+
+    def check_dtypes(self, frame: pl.DataFrame, *, where: str) -> pl.DataFrame:
+        """The frame itself, if its columns are those of the contract in type; else ContractError names the first."""
+        for name, dtype in frame.schema.items():
+            expected = self.schema.get(name)
+            if expected is not None and dtype != expected:
+                raise ContractError(f"{where}: column {self.full_name}.{name} is {dtype}, the contract says {expected}")
+        return frame
+
+    def validate(self, frame: pl.DataFrame, *, where: str) -> pl.DataFrame:
+        """The frame in the contract's column order; ContractError if it breaks the contract in any way.
+
+        Checked: the same columns, exact types, no null in a column that is not nullable, nor in an array.
+        """
+        if missing := [name for name in self.schema if name not in frame.columns]:
+            raise ContractError(f"{where}: {self.full_name} lacks {', '.join(missing)}")
+        if unknown := [name for name in frame.columns if name not in self.schema]:
+            raise ContractError(f"{where}: {self.full_name} has no column {', '.join(unknown)}")
+        self.check_dtypes(frame, where=where)
+        nulls = frame.select(
+            pl.sum_horizontal(
+                pl.col(column.name).null_count(),
+                pl.col(column.name).list.eval(pl.element().null_count()).list.sum().sum()
+                if column.type.startswith("Array(") and frame.height and frame[column.name].list.len().sum()
+                else pl.lit(0),
+            ).alias(column.name)
+            for column in self.written
+            if not column.is_nullable
+        )
+        for name in nulls.columns:
+            if nulls[name].item():
+                raise ContractError(f"{where}: {nulls[name].item()} null(s) in {self.full_name}.{name}, which has none")
+        return frame.select(self.schema.names())
+
+    def require_unique(self, frame: pl.DataFrame, *, where: str) -> None:
+        """Raise ContractError unless the table's unique key is unique in the frame."""
+        if self.unique_key and frame.height != frame.select(pl.struct(self.unique_key).n_unique()).item():
+            raise ContractError(f"{where}: rows of {self.full_name} share a key ({', '.join(self.unique_key)})")
+
+
+def sql_text(text: str) -> str:
+    """The text as a ClickHouse string literal."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+# ---- pd: raw -----------------------------------------------------------------------------------------------------
+
+# Fields in the order in which they make up a record's content; `received_at` and `call_id` are not content.
+CONTENT_FIELDS = (
+    "ts", "visitor_id", "session_token", "user_id", "method", "endpoint", "status", "duration_ms", "ip", "user_agent",
+    "referrer", "page_url", "request", "response",
+)  # fmt: skip
+CONTENT_SEPARATOR = "\x1f"
+_CONTENT_SQL = "concatWithSeparator(char(31), {})".format(
+    ", ".join("toString(toUnixTimestamp64Milli(ts))" if f == "ts" else f"toString({f})" for f in CONTENT_FIELDS)
+)
+_VISITOR_KEY_SQL = (
+    "multiIf(visitor_id != '', visitor_id, session_token != '', session_token, "
+    "concat('anonymous-', lower(hex(sipHash64(ip, user_agent)))))"
+)
+
+API_CALLS = Table(
+    "pd", "api_calls",
+    "Raw: one row per API call of the shop, as sent. Sorted by visitor so that a session is read in one place.",
+    (
+        Column("call_id", "UUID", "idempotency key of the call; derived from the content where the shop sent none"),
+        Column("ts", TIME, "when the call happened", codec="Delta, ZSTD(1)"),
+        Column("received_at", TIME, "when Carat took the record in", codec="Delta, ZSTD(1)"),
+        Column("visitor_id", "String", "the device's long-lived cookie; empty if none"),
+        Column("session_token", "String", "the shop API's own session token; empty if none"),
+        Column("user_id", "String", "the signed-in user; empty if none"),
+        Column("method", LABEL, "HTTP method"),
+        Column("endpoint", LABEL, "path of the call, without the query string"),
+        Column("status", "UInt16", "HTTP status; 0 if the record had none"),
+        Column("duration_ms", "UInt32", "how long the call took, in milliseconds"),
+        Column("ip", "String", "the shopper's address"),
+        Column("user_agent", LABEL, "the shopper's user agent"),
+        Column("referrer", "String", "page from which the shopper came"),
+        Column("page_url", "String", "page the shopper was on, with its utm parameters"),
+        Column("request", "String", "JSON {query, body} as sent", codec="ZSTD(1)"),
+        Column("response", "String", "JSON response body as sent", codec="ZSTD(1)"),
+        Column(
+            "visitor_key", "String", "visitor_id, else session_token, else a hash of ip and user agent",
+            expression=f"ALIAS {_VISITOR_KEY_SQL}",
+        ),
+        Column(
+            "visitor_hash", "UInt64", "hash of visitor_key; the sorting key, and what a build is split by",
+            expression=f"MATERIALIZED sipHash64({_VISITOR_KEY_SQL})",
+        ),
+        Column(
+            "content_hash", "UInt64", "first 8 bytes (little endian) of the MD5 of the record's content",
+            expression=f"MATERIALIZED reinterpretAsUInt64(substring(MD5({_CONTENT_SQL}), 1, 8))",
+        ),
+    ),
+    order_by="(visitor_hash, ts, call_id)",
+    partition_by="toYYYYMMDD(ts)",
+    unique_key=("call_id",),
+)  # fmt: skip
+
+# ---- dwh: for people and BI --------------------------------------------------------------------------------------
+
+EVENTS = Table(
+    "dwh", "events",
+    "One row per call, typed: the warehouse's one parsed form of the raw JSON, from which all else is built.",
+    (
+        Column("event_date", "Date", "business day of the call"),
+        Column("ts", TIME, "when the call happened"),
+        Column("call_id", "UUID", "the call in pd.api_calls"),
+        Column("session_id", "String", "the session the call belongs to (it may have begun the day before)"),
+        Column("visitor_id", "String", "visitor key: visitor_id, else session_token, else a hash of ip and user agent"),
+        Column("user_id", "String", "the signed-in user; empty if none"),
+        Column("event", LABEL, "what the call was, by the endpoint map; failed and unmapped calls are other"),
+        Column("product_id", "String", "the product of a view, favorite or cart call; empty if none"),
+        Column("quantity", "Nullable(UInt32)", "units put in or taken from the cart; of a purchase, units bought"),
+        Column("price", f"Nullable({MONEY})", "price of the product at the call, where the call says it"),
+        Column("order_id", "String", "the order of a purchase; empty if none"),
+        Column("revenue", f"Nullable({MONEY})", "total of the order"),
+        Column("currency", LABEL, "currency of the order, as the shop writes it"),
+        Column("search_query", "String", "what was searched for, trimmed; empty if not a search"),
+        Column("section", "Array(String)", "sections filtered by"),
+        Column("material", "Array(String)", "materials filtered by"),
+        Column("metal", "Array(String)", "metals filtered by"),
+        Column("price_min", f"Nullable({MONEY})", "lower price filtered by"),
+        Column("price_max", f"Nullable({MONEY})", "upper price filtered by"),
+        Column("page", "Nullable(UInt32)", "page of the listing, 1 is the first"),
+        Column("per_page", "Nullable(UInt32)", "products a page"),
+        Column("sort", LABEL, "sort order asked for"),
+        Column("results_total", "Nullable(UInt32)", "products that matched"),
+        Column("shown_products", "Array(String)", "products shown on the page, in their order"),
+        Column("order_products", "Array(String)", "products of the order"),
+        Column("order_quantities", "Array(UInt32)", "units of each product of the order; 1 where the call says none"),
+        Column("order_prices", f"Array({MONEY})", "price of one unit of each product of the order; 0 where unknown"),
+        Column("status", "UInt16", "HTTP status; 0 if the record had none"),
+        Column("duration_ms", "UInt32", "how long the call took, in milliseconds"),
+        Column("endpoint", LABEL, "path of the call"),
+    ),
+    order_by="(session_id, ts, call_id)",
+    partition_by="event_date",
+    unique_key=("call_id",),
+)  # fmt: skip
+
+SESSIONS = Table(
+    "dwh", "sessions",
+    "One row per session: a visitor's calls without a pause longer than the session timeout (30 minutes by default).",
+    (
+        Column("session_date", "Date", "business day on which the session began"),
+        Column("session_id", "String", "hash of the visitor key and the start in epoch milliseconds"),
+        Column("visitor_id", "String", "visitor key: visitor_id, else session_token, else a hash of ip and user agent"),
+        Column("user_id", "String", "the last user seen in the session; empty for a guest"),
+        Column("user_type", LABEL, "registered if any call carries a user, else guest"),
+        Column("is_bot", "Bool", "whether the session is a machine's"),
+        Column("started_at", TIME, "time of the first call"),
+        Column("ended_at", TIME, "time of the last call"),
+        Column("duration_s", "Float64", "seconds from the first call to the last"),
+        Column("calls", "UInt32", "calls, errors included"),
+        Column("errors", "UInt32", "calls that failed (status 400 or above)"),
+        Column("catalog_views", "UInt32", "catalog calls"),
+        Column("searches", "UInt32", "catalog calls with a search query"),
+        Column("product_views", "UInt32", "product calls"),
+        Column("products_viewed", "UInt32", "different products viewed"),
+        Column("favorites_added", "UInt32", "calls that added a favorite"),
+        Column("favorites_removed", "UInt32", "calls that removed a favorite"),
+        Column("cart_adds", "UInt32", "calls that put something in the cart"),
+        Column("cart_removes", "UInt32", "calls that took something from the cart"),
+        Column("checkouts", "UInt32", "checkout calls"),
+        Column("orders", "UInt32", "orders, each order_id once a session"),
+        Column("units", "UInt32", "units of the counted orders"),
+        Column("revenue", MONEY, "total of the counted orders"),
+        Column("device_type", LABEL, "desktop, mobile, tablet, tv, bot or other"),
+        Column("device_brand", LABEL, "maker of the device; empty if unknown"),
+        Column("os", LABEL, "operating system; empty if unknown"),
+        Column("browser", LABEL, "browser; empty if unknown"),
+        Column("landing_page", "String", "page on which the session began, without its query"),
+        Column("referrer", "String", "referrer of the first call that carries one"),
+        Column("referrer_host", LABEL, "host of the referrer, lower case, without www."),
+        Column("utm_source", LABEL, "utm_source of the first call that carries a campaign"),
+        Column("utm_medium", LABEL, "utm_medium of that call"),
+        Column("utm_campaign", LABEL, "utm_campaign of that call"),
+        Column("utm_term", "String", "utm_term of that call"),
+        Column("utm_content", "String", "utm_content of that call"),
+        Column("click_id", "String", "advertising click id of that call (gclid, msclkid, fbclid, …); empty if none"),
+        Column("channel", LABEL, "marketing channel"),
+        Column("furthest_step", LABEL, "furthest step reached: visit, catalog, product, cart, checkout or purchase"),
+        Column("is_bounce", "Bool", "whether at most one call was an event other than other"),
+    ),
+    order_by="session_id",
+    partition_by="session_date",
+    unique_key=("session_id",),
+)  # fmt: skip
+
+CATALOG_SESSIONS = Table(
+    "dwh", "catalog_sessions",
+    "One row per catalog call, in its session: what was searched and filtered, shown, and what came of it.",
+    (
+        Column("session_date", "Date", "business day on which the session began"),
+        Column("session_id", "String", "the session"),
+        Column("visitor_id", "String", "visitor key"),
+        Column("call_id", "UUID", "the catalog call"),
+        Column("ts", TIME, "when the call happened"),
+        Column("seq", "UInt32", "position among the session's catalog calls, from 1"),
+        Column("listing_id", "UInt32", "one query + filters + sort within the session, numbered as they appear, from 1"),
+        Column("search_query", "String", "what was searched for; empty if nothing"),
+        Column("section", "Array(String)", "sections filtered by"),
+        Column("material", "Array(String)", "materials filtered by"),
+        Column("metal", "Array(String)", "metals filtered by"),
+        Column("price_min", f"Nullable({MONEY})", "lower price filtered by"),
+        Column("price_max", f"Nullable({MONEY})", "upper price filtered by"),
+        Column("filters_used", "UInt8", "how many of section, material, metal and price were filtered by"),
+        Column("page", "UInt32", "page of the listing; 1 where the call says none"),
+        Column("per_page", "Nullable(UInt32)", "products a page, where the call says it"),
+        Column("sort", LABEL, "sort order asked for; empty is the shop's own"),
+        Column("results_total", "Nullable(UInt32)", "products that matched; null if the response did not say"),
+        Column("results_shown", "UInt32", "products shown on this page"),
+        Column("is_search", "Bool", "whether the call carried a search query"),
+        Column("is_zero_result", "Bool", "whether nothing matched"),
+        Column("products_clicked", "UInt32", "different products viewed from this page"),
+        Column("products_carted", "UInt32", "different products of this page put in the cart"),
+        Column("products_bought", "UInt32", "different products of this page bought"),
+    ),
+    order_by="(session_id, seq)",
+    partition_by="session_date",
+    unique_key=("call_id",),
+)  # fmt: skip
+
+PRODUCT_SESSIONS = Table(
+    "dwh", "product_sessions",
+    "One row per session and product that was shown, viewed, kept, carted or bought in it.",
+    (
+        Column("session_date", "Date", "business day on which the session began"),
+        Column("session_id", "String", "the session"),
+        Column("visitor_id", "String", "visitor key"),
+        Column("product_id", "String", "the product"),
+        Column("first_seen_at", TIME, "when the product first appeared in the session"),
+        Column("impressions", "UInt32", "times shown on catalog pages"),
+        Column("views", "UInt32", "product calls"),
+        Column("favorites_added", "UInt32", "calls that made it a favorite"),
+        Column("favorites_removed", "UInt32", "calls that removed it from the favorites"),
+        Column("cart_adds", "UInt32", "calls that put it in the cart"),
+        Column("cart_removes", "UInt32", "calls that took it from the cart"),
+        Column("units_added", "UInt32", "units put in the cart; 1 where a call says none"),
+        Column("orders", "UInt32", "counted orders that hold it"),
+        Column("units_bought", "UInt32", "units in those orders"),
+        Column("revenue", MONEY, "its share of those orders' totals, by price times units"),
+        Column("price", f"Nullable({MONEY})", "last price a call of the session gave for it"),
+        Column("listing_id", "Nullable(UInt32)", "listing of its first click, else the first that showed it"),
+        Column("title", "Nullable(String)", "title at that moment, from history; null if unknown"),
+        Column("section", "Nullable(String)", "section at that moment, from history"),
+        Column("material", "Nullable(String)", "material at that moment, from history"),
+        Column("metal", "Nullable(String)", "metal at that moment, from history"),
+        Column("list_price", f"Nullable({MONEY})", "list price at that moment, from history"),
+        Column("stock_qty", "Nullable(Int64)", "units in stock at that moment, from history"),
+    ),
+    order_by="(session_id, product_id)",
+    partition_by="session_date",
+    unique_key=("session_id", "product_id"),
+)  # fmt: skip
+
+# ---- etl: staging, ledger, rejects -------------------------------------------------------------------------------
+
+RUNS = Table(
+    "etl", "runs",
+    "One row per run, job and day: what was done, how long it took, how it ended.",
+    (
+        Column("run_id", "String", "the run"),
+        Column("job", LABEL, "ingest, or the table that was built"),
+        Column("day", "Nullable(Date)", "business day that was built"),
+        Column("started_at", TIME, "when it began"),
+        Column("ended_at", TIME, "when it ended"),
+        Column("state", LABEL, "done or failed"),
+        Column("rows_in", "UInt64", "rows read"),
+        Column("rows_out", "UInt64", "rows written"),
+        Column("rows_rejected", "UInt64", "records or values that could not be used"),
+        Column("seconds", "Float64", "how long it took"),
+        Column("error", "String", "why it failed"),
+    ),
+    order_by="(started_at, run_id)",
+)  # fmt: skip
+
+REJECTS = Table(
+    "etl", "rejects",
+    "Records that could not be stored, each with its reason and its bytes: nothing is dropped in silence.",
+    (
+        Column("rejected_at", TIME, "when"),
+        Column("source", "String", "file the record came from, or stdin"),
+        Column("position", "UInt64", "line or row in that source, from 1"),
+        Column("reason", LABEL, "why, in few words"),
+        Column("detail", "String", "why, exactly"),
+        Column("record_bytes", "UInt64", "size of the record"),
+        Column("record", "String", "the record's bytes (the first 64 MiB of it)", codec="ZSTD(3)"),
+        Column("reject_id", "String", "hash of source, position, reason and bytes: a rerun adds nothing"),
+    ),
+    order_by="(rejected_at, reject_id)",
+)  # fmt: skip
+
+PUBLICATIONS = Table(
+    "etl", "publications",
+    "Journal of publishing: a day whose last state is publishing is published again on start.",
+    (
+        Column("publication_id", "String", "one build of one day"),
+        Column("at", TIME, "when"),
+        Column("day", "Date", "business day"),
+        Column("tables", "Array(String)", "tables of dwh that are replaced together"),
+        Column("state", LABEL, "publishing or published"),
+    ),
+    order_by="(at, publication_id)",
+)  # fmt: skip
+
+LEDGER = Table(
+    "etl", "ledger",
+    "What each business day and table was built from; a day is stale when this differs from what is there now.",
+    (
+        Column("day", "Date", "business day"),
+        Column("job", LABEL, "the table that was built"),
+        Column("built_at", TIME, "when"),
+        Column("calls", "UInt64", "raw calls the day was built from, its neighbours' included"),
+        Column("fingerprint", "String", "raw calls, neighbours, endpoint map, settings and transform version, hashed"),
+        Column("unreadable", "UInt64", "JSON values the endpoint map names that could not be read"),
+    ),
+    order_by="(day, job, built_at)",
+)  # fmt: skip
+
+DWH_TABLES = (EVENTS, SESSIONS, CATALOG_SESSIONS, PRODUCT_SESSIONS)
+TABLES = (API_CALLS, *DWH_TABLES, RUNS, REJECTS, PUBLICATIONS, LEDGER)
+DATABASES = {
+    "pd": "Raw calls of the shop's API",
+    "dwh": "The warehouse for people and BI",
+    "history": "Versions of the shop database's rows",
+    "etl": "Staging, ledger, runs and rejects",
+}

@@ -1,0 +1,29 @@
+"""Every failure a user can meet: one line of what, where and how to mend, and the exit code it ends with."""
+
+from typing import ClassVar
+
+
+class CaratError(Exception):
+    """The work failed, or a check found a difference."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class SettingsError(CaratError):
+    """A setting, an argument or a configuration file is wrong."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class LockedError(CaratError):
+    """Somebody else holds the warehouse; the same command may go through later."""
+
+    exit_code: ClassVar[int] = 75
+
+
+class WarehouseError(CaratError):
+    """The warehouse could not be reached or refused a statement."""
+
+
+class ContractError(CaratError):
+    """A frame does not have the shape its table's contract promises."""

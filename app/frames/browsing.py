@@ -1,0 +1,107 @@
+"""What a session was shown and what it did with it: listings, impressions, and which page a step is credited to."""
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from app.frames.sessions import is_event
+
+
+@dataclass(frozen=True)
+class Browsing:
+    """The browsing of sessions, told apart by `session_number`; `position` is a call's place in call order.
+
+    `catalog`: the catalog calls with `position, seq, listing_id`. `impressions`: one row per product shown, `key,
+    position, ts, listing_id`. `actions`: one row per product of a view, favorite, cart call or counted order, `key,
+    position, ts, event, quantity, price, revenue` and, where an earlier page of the session showed the product,
+    `shown_at` (that page's position) and `listing_id`. `key` is session and product in one (`session_and_product`).
+    """
+
+    catalog: pl.DataFrame
+    impressions: pl.DataFrame
+    actions: pl.DataFrame
+    products: pl.Enum
+
+
+def browse(events: pl.DataFrame) -> Browsing:
+    """The browsing in events that are in call order; in: `dwh.events` with `session_number, is_counted_order`."""
+    numbered = events.with_row_index("position")
+    catalog = numbered.filter(is_event("catalog")).with_columns(
+        seq=pl.int_range(1, pl.len() + 1, dtype=pl.UInt32).over("session_number"), listing=listing_key()
+    )
+    catalog = catalog.with_columns(listing_id=listing_number())
+    shown = catalog.select("session_number", "position", "ts", "listing_id", product_id="shown_products")
+    shown = shown.explode("product_id", empty_as_null=False)
+    acted = pl.concat([_single_products(numbered), _order_items(numbered)]).filter(pl.col("product_id") != "")
+    products = pl.Enum(pl.concat([shown["product_id"], acted["product_id"]]).unique())
+    impressions = shown.select(product_key(products), "position", "ts", "listing_id")
+    actions = acted.select(product_key(products), pl.exclude("session_number", "product_id")).sort("position")
+    return Browsing(catalog, impressions, _credited(actions, impressions), products)
+
+
+def listing_key() -> pl.Expr:
+    """What makes a listing: query, filters whatever their order, prices and sort; not its page."""
+    filters = [pl.col(name).list.sort().list.join("\x1e") for name in ("section", "material", "metal")]
+    prices = [pl.col(name).cast(pl.String).fill_null("") for name in ("price_min", "price_max")]
+    return pl.concat_str("search_query", *filters, *prices, "sort", separator="\x1f")
+
+
+def listing_number() -> pl.Expr:
+    """Listings of a session numbered from 1 as they first appear; one that is come back to keeps its number."""
+    is_new = pl.struct("session_number", "listing").is_first_distinct()
+    return is_new.cum_sum().over("session_number").first().over("session_number", "listing").cast(pl.UInt32)
+
+
+def product_key(products: pl.Enum) -> pl.Expr:
+    """Session and product as one integer: what the large tables are grouped and joined by."""
+    code = pl.col("product_id").cast(products).to_physical().cast(pl.UInt64)
+    return (pl.col("session_number").cast(pl.UInt64) * 2**32 + code).alias("key")
+
+
+def session_and_product(keys: pl.Series, products: pl.Enum) -> pl.DataFrame:
+    """The `session_number` and `product_id` of keys."""
+    code = (pl.col("key") % 2**32).cast(pl.UInt32)
+    return pl.DataFrame({"key": keys}).select(
+        session_number=(pl.col("key") // 2**32).cast(pl.UInt32),
+        product_id=code.cat.to(products).cast(pl.String),
+    )
+
+
+_ACTION_COLUMNS = ("session_number", "product_id", "position", "ts", "event", "quantity", "price", "revenue")
+
+
+def _single_products(numbered: pl.DataFrame) -> pl.DataFrame:
+    is_single = pl.col("event").is_in(["product_view", "favorite_add", "favorite_remove", "cart_add", "cart_remove"])
+    return numbered.filter(is_single).with_columns(revenue=pl.lit(0).cast(pl.Decimal(18, 2))).select(_ACTION_COLUMNS)
+
+
+def _order_items(numbered: pl.DataFrame) -> pl.DataFrame:
+    items = numbered.filter("is_counted_order").select(
+        "session_number", "position", "ts", "event", total="revenue", product_id="order_products", quantity="order_quantities", price="order_prices"
+    )
+    return (
+        items.explode("product_id", "quantity", "price", empty_as_null=False)
+        .with_columns(revenue=revenue_share())
+        .with_columns(price=pl.when(pl.col("price") != 0).then("price"))
+        .select(_ACTION_COLUMNS)
+    )
+
+
+def revenue_share() -> pl.Expr:
+    """An item's share of its order's total, by price times units, exact to the cent: the shares add up to the total.
+
+    Where no item has a price, by units. Equal to price times units wherever these add up to the total.
+    """
+    value = pl.col("price").cast(pl.Float64) * pl.col("quantity")
+    weight = pl.when(value.sum().over("position") != 0).then(value).otherwise(pl.col("quantity").cast(pl.Float64))
+    so_far = weight.cum_sum().over("position") / weight.sum().over("position")
+    cents = (pl.col("total").fill_null(0).cast(pl.Float64) * 100).round() * so_far
+    paid = cents.round().cast(pl.Int64)
+    share = paid - paid.shift(1).over("position").fill_null(0)
+    return (share.cast(pl.Decimal(20, 0)) / pl.lit(100).cast(pl.Decimal(3, 0))).cast(pl.Decimal(18, 2))
+
+
+def _credited(actions: pl.DataFrame, impressions: pl.DataFrame) -> pl.DataFrame:
+    """The actions with the latest earlier page of their session that showed the product."""
+    shown = impressions.join(actions, on="key", how="semi").select("key", "position", "listing_id", shown_at="position")
+    return actions.join_asof(shown.sort("position"), on="position", by="key", strategy="backward", check_sortedness=False)

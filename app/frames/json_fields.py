@@ -1,0 +1,328 @@
+"""Fields out of JSON text, column-wise: a fast path for good documents, a tolerant one for the few it refuses.
+
+The fast path hands whole columns to Arrow's JSON reader as newline-delimited text with an explicit schema. That reader
+wants one type a field and refuses a whole block for one bad row, so there are three steps, each for what the one
+before it refused:
+
+1. the types that a sample of the documents shows;
+2. every field as text: bare numbers are quoted and scalars wrapped where a list is wanted, by regular expressions that
+   are exact on valid JSON (a raw quote cannot occur inside a JSON string);
+3. the refused rows alone, found by halving, decoded one by one, taking from each what it holds.
+
+A row contributes exactly one document or is refused: no row holds a newline, each begins with `{` and ends with `}`,
+and a string that runs over the end of its row is an error to the reader, so equal counts mean aligned rows.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json as pj
+from pydantic_core import from_json
+
+EACH = "[]"
+
+_SAMPLED_DOCUMENTS = 32
+_HALVING_LEAF = 16
+_MIN_BLOCK_BYTES = 4 * 1024 * 1024
+_DECIMAL = pa.decimal128(38, 18)  # holds what a JavaScript back end makes of 0.1 + 0.2
+_BARE_SCALAR = r"(-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?|true|false)"
+_QUOTED = r'("(?:[^"\\]|\\.)*")'
+
+
+class Kind(Enum):
+    """What a field holds, whatever way the document writes it."""
+
+    TEXT = "text"
+    TEXTS = "list of text"  # also a scalar, or a comma list
+    NUMBER = "number"  # also a number written as a string
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A field and where it is: keys from the document's root; EACH steps into every element of a list."""
+
+    name: str
+    kind: Kind
+    keys: tuple[str, ...]
+
+    @property
+    def is_list(self) -> bool:
+        return self.kind is Kind.TEXTS or EACH in self.keys
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """One column a leaf, in the documents' order (text, decimal, integer, or a list of these), and what was lost.
+
+    `unreadable` counts documents that are no JSON and values of a type that the leaf cannot hold.
+    """
+
+    values: pl.DataFrame
+    unreadable: int
+
+
+def extract(documents: pl.Series, leaves: Sequence[Leaf]) -> Extraction:
+    """The leaves of every document; null where a document has none. Empty text is an absent document."""
+    lines = _as_lines(documents)
+    is_plain = pc.and_(pc.starts_with(lines, "{"), pc.ends_with(lines, "}\n"))
+    plain = lines.filter(is_plain)
+    parts: list[tuple[pa.Array, list[pa.Array]]] = []  # row numbers and the leaves' values
+    rows = pc.indices_nonzero(is_plain)
+    table = _read_learned(plain, leaves) if len(plain) else None
+    if table is not None:
+        parts.append((rows, table))
+        refused = pa.array([], pa.uint64())
+    else:
+        accepted, refused = _read_by_halving(_as_text_fields(plain, leaves), rows, leaves)
+        parts += accepted
+    odd = pl.concat([pl.Series(refused), pl.Series(pc.indices_nonzero(pc.invert(is_plain)))]).sort()
+    tolerant, unreadable = _read_tolerant(documents, odd, leaves)
+    parts.append((odd.to_arrow(), tolerant))
+    return Extraction(_in_order(parts, leaves), unreadable)
+
+
+def extract_tolerant(documents: pl.Series, leaves: Sequence[Leaf]) -> Extraction:
+    """The same as `extract`, one document at a time."""
+    every = pl.int_range(len(documents), dtype=pl.UInt64, eager=True)
+    values, unreadable = _read_tolerant(documents, every, leaves)
+    return Extraction(_in_order([(every.to_arrow(), values)], leaves), unreadable)
+
+
+# ---- lines -------------------------------------------------------------------------------------------------------
+
+
+def _as_lines(documents: pl.Series) -> pa.Array:
+    text = documents.to_arrow(compat_level=pl.CompatLevel.oldest())
+    # A newline is white space between tokens, and never valid inside a string.
+    if pc.any(pc.match_substring(text, "\n")).as_py():
+        text = pc.utf8_trim_whitespace(pc.replace_substring(text, "\n", " "))
+    empty = pa.scalar("", text.type)
+    return pc.binary_join_element_wise(pc.fill_null(text, empty), pa.scalar("\n", text.type), empty)
+
+
+def _as_text_fields(lines: pa.Array, leaves: Sequence[Leaf]) -> pa.Array:
+    """The lines with every leaf's bare numbers quoted, and scalars in brackets where the leaf is a list of text."""
+    keys = "|".join(re.escape(json.dumps(key)) for key in sorted({leaf.keys[-1] for leaf in leaves}))
+    wrapped = [leaf.keys[-1] for leaf in leaves if leaf.kind is Kind.TEXTS]
+    text = pl.Series(lines).str.replace_all(rf"([{{,\s](?:{keys})\s*:\s*){_BARE_SCALAR}", '${1}"${2}"')
+    if wrapped:
+        keys = "|".join(re.escape(json.dumps(key)) for key in sorted(set(wrapped)))
+        text = text.str.replace_all(rf"([{{,\s](?:{keys})\s*:\s*){_QUOTED}", "${1}[${2}]")
+    return text.to_arrow(compat_level=pl.CompatLevel.oldest())
+
+
+# ---- the fast path -----------------------------------------------------------------------------------------------
+
+
+def _read_learned(lines: pa.Array, leaves: Sequence[Leaf]) -> list[pa.Array] | None:
+    sample = [_decode(line) for line in lines.slice(0, _SAMPLED_DOCUMENTS).to_pylist()]
+    return _read(lines, leaves, [_learned_type(leaf, sample) for leaf in leaves])
+
+
+def _read_by_halving(
+    lines: pa.Array, rows: pa.Array, leaves: Sequence[Leaf]
+) -> tuple[list[tuple[pa.Array, list[pa.Array]]], pa.Array]:
+    """The parts that can be read with every field as text, and the rows that cannot."""
+    types = [pa.list_(pa.string()) if leaf.kind is Kind.TEXTS else pa.string() for leaf in leaves]
+    accepted = []
+    refused = [pa.array([], pa.uint64())]
+    pending = [(lines, rows)] if len(lines) else []
+    while pending:
+        part, part_rows = pending.pop()
+        values = _read(part, leaves, types)
+        if values is not None:
+            accepted.append((part_rows, values))
+        elif len(part) <= _HALVING_LEAF:
+            refused.append(part_rows)
+        else:
+            step = -(-len(part) // 8)
+            pending += [(part.slice(at, step), part_rows.slice(at, step)) for at in range(0, len(part), step)]
+    return accepted, pa.concat_arrays(refused)
+
+
+def _read(lines: pa.Array, leaves: Sequence[Leaf], types: Sequence[pa.DataType]) -> list[pa.Array] | None:
+    """The leaves of lines that are all as `types` say, or None."""
+    tree: dict[str, Any] = {}
+    for leaf, data_type in zip(leaves, types, strict=True):
+        branch = tree
+        for key in leaf.keys[:-1]:
+            branch = branch.setdefault(key, {})
+        branch[leaf.keys[-1]] = data_type
+    start, end = lines.offset, lines.offset + len(lines)
+    offsets = pa.Array.from_buffers(pa.int64(), end + 1, [None, lines.buffers()[1]])
+    first, last = offsets[start].as_py(), offsets[end].as_py()
+    longest = pc.max(pc.binary_length(lines)).as_py()
+    try:
+        table = pj.read_json(
+            pa.BufferReader(lines.buffers()[2].slice(first, last - first)),
+            read_options=pj.ReadOptions(block_size=max(_MIN_BLOCK_BYTES, longest + 1)),
+            parse_options=pj.ParseOptions(explicit_schema=_schema(tree), unexpected_field_behavior="ignore"),
+        )
+    except pa.ArrowInvalid:
+        return None
+    if table.num_rows != len(lines):
+        return None
+    return [_walk(table, leaf.keys) for leaf in leaves]
+
+
+def _schema(tree: dict[str, Any]) -> pa.Schema:
+    return pa.schema([pa.field(key, _branch_type(branch)) for key, branch in tree.items()])
+
+
+def _branch_type(branch: Any) -> pa.DataType:
+    if not isinstance(branch, dict):
+        return branch
+    if EACH in branch:
+        return pa.list_(_branch_type(branch[EACH]))
+    return pa.struct(list(_schema(branch)))
+
+
+def _walk(table: pa.Table, keys: tuple[str, ...]) -> pa.Array:
+    """The values at the end of a path; with EACH in it, a list a row."""
+    values = table.column(keys[0]).combine_chunks()
+    for position, key in enumerate(keys[1:], start=1):
+        if key == EACH:
+            items = _walk_struct(values.values, keys[position + 1 :])
+            return pa.ListArray.from_arrays(values.offsets, items, mask=pc.is_null(values))
+        values = pc.struct_field(values, key)
+    return values
+
+
+def _walk_struct(values: pa.Array, keys: tuple[str, ...]) -> pa.Array:
+    for key in keys:
+        values = pc.struct_field(values, key)
+    return values
+
+
+def _learned_type(leaf: Leaf, sample: Sequence[Any]) -> pa.DataType:
+    seen = {type(value) for document in sample for value in _flat(_find(document, leaf.keys))}
+    is_number = seen == {_Number}
+    if leaf.kind is Kind.NUMBER:  # Arrow reads a decimal from a number and from a number in quotes
+        return _DECIMAL if _Number in seen else pa.string()
+    scalar = pa.int64() if is_number else pa.string()
+    if leaf.kind is Kind.TEXTS and any(isinstance(_find(document, leaf.keys), list) for document in sample):
+        return pa.list_(scalar)
+    return scalar
+
+
+# ---- the tolerant path -------------------------------------------------------------------------------------------
+
+
+class _Number(str):
+    """A JSON number, as it was written."""
+
+    __slots__ = ()
+
+
+class _Unreadable:
+    """Stands for a document or value that is there but cannot be read."""
+
+
+_UNREADABLE = _Unreadable()
+
+
+def _decode(text: str | None) -> Any:
+    """The document as Python values, with numbers as they were written; of a cut-off one what came before the cut."""
+    if text is None or not text.strip():
+        return None
+    try:
+        return json.loads(text, strict=False, parse_int=_integer, parse_float=_Number, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
+        pass
+    try:  # a number at the cut may have lost digits
+        document = from_json(re.sub(r"[-+.0-9eE]+\s*$", "", text).encode(errors="replace"), allow_partial=True)
+    except ValueError:
+        return _UNREADABLE
+    return document if isinstance(document, dict) else _UNREADABLE
+
+
+def _integer(digits: str) -> _Number:
+    return _Number("0" if digits == "-0" else digits)
+
+
+def _find(document: Any, keys: tuple[str, ...]) -> Any:
+    """The value at the end of a path; after EACH a list with one value an element."""
+    for position, key in enumerate(keys):
+        if key == EACH:
+            if document is None:
+                return None
+            if not isinstance(document, list):
+                return _UNREADABLE
+            return [_find(element, keys[position + 1 :]) if isinstance(element, dict) else None for element in document]
+        if not isinstance(document, dict):
+            return None if document is None else _UNREADABLE
+        document = document.get(key)
+    return document
+
+
+def _flat(value: Any) -> list[Any]:
+    return [item for item in (value if isinstance(value, list) else [value]) if item is not None]
+
+
+def _read_tolerant(documents: pl.Series, rows: pl.Series, leaves: Sequence[Leaf]) -> tuple[list[pa.Array], int]:
+    unreadable = 0
+    columns: list[list[Any]] = [[] for _ in leaves]
+    for text in documents.gather(rows):
+        document = _decode(text)
+        if document is _UNREADABLE:
+            unreadable += 1
+            document = None
+        if not isinstance(document, dict):
+            document = {}
+        for leaf, column in zip(leaves, columns, strict=True):
+            value = _as_text(_find(document, leaf.keys), is_list=leaf.is_list, may_wrap=leaf.kind is Kind.TEXTS)
+            unreadable += value is _UNREADABLE
+            column.append(None if value is _UNREADABLE else value)
+    types = [pa.list_(pa.string()) if leaf.is_list else pa.string() for leaf in leaves]
+    return [pa.array(column, data_type) for column, data_type in zip(columns, types, strict=True)], unreadable
+
+
+def _as_text(value: Any, *, is_list: bool, may_wrap: bool) -> Any:
+    if value is None or value is _UNREADABLE:
+        return value
+    if is_list:
+        if not isinstance(value, list):
+            value = [value] if may_wrap else _UNREADABLE
+            if value is _UNREADABLE:
+                return value
+        texts = [_as_text(item, is_list=False, may_wrap=False) for item in value]
+        return _UNREADABLE if any(text is _UNREADABLE for text in texts) else texts
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):  # a lone surrogate has no UTF-8; the escape is all that was sent
+        return str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, int | float):  # from a cut-off document
+        return repr(value)
+    return _UNREADABLE
+
+
+# ---- putting the parts together ----------------------------------------------------------------------------------
+
+
+def _in_order(parts: Sequence[tuple[pa.Array, list[pa.Array]]], leaves: Sequence[Leaf]) -> pl.DataFrame:
+    names = [leaf.name for leaf in leaves]
+    filled = [(rows, values) for rows, values in parts if len(rows)]
+    if not filled:
+        return pl.DataFrame(schema={leaf.name: pl.List(pl.String) if leaf.is_list else pl.String for leaf in leaves})
+    frames = [pl.DataFrame(dict(zip(names, map(pl.Series, values), strict=True))) for _, values in filled]
+    if len(frames) == 1:  # rows are ascending within a part
+        return frames[0]
+    if any(frame.schema != frames[0].schema for frame in frames):
+        as_text = {leaf.name: pl.List(pl.String) if leaf.is_list else pl.String for leaf in leaves}
+        frames = [_wrap_scalars(frame, as_text).cast(as_text) for frame in frames]
+    rows = pl.concat([pl.Series("row", part_rows) for part_rows, _ in filled])
+    return pl.concat(frames).select(pl.all().sort_by(rows))
+
+
+def _wrap_scalars(frame: pl.DataFrame, types: dict[str, Any]) -> pl.DataFrame:
+    scalars = [name for name, dtype in types.items() if isinstance(dtype, pl.List) and frame[name].dtype != pl.List]
+    return frame.with_columns(
+        pl.when(pl.col(name).is_not_null()).then(pl.concat_list(pl.col(name).cast(pl.String))) for name in scalars
+    )

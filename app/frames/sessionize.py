@@ -1,0 +1,90 @@
+"""Which session each call belongs to: a visitor's calls without a pause longer than the timeout.
+
+A session belongs to the business day on which it begins and may cross one midnight. A visitor who never pauses for a
+whole business day gets a new session at the next midnight, so that a day's sessions never depend on more than the
+day before, the day itself and the day after.
+"""
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from app.frames.days import DaySpans
+
+CALL_ORDER = ("visitor_hash", "ts", "call_id")
+
+
+def first_of_each_call(calls: pl.DataFrame) -> pl.DataFrame:
+    """The calls with each `call_id` once: the earliest, then that with the smaller content hash."""
+    if calls["call_id"].n_unique() == calls.height:
+        return calls
+    return calls.sort("ts", "content_hash").unique("call_id", keep="first", maintain_order=True)
+
+
+def assign_sessions(calls: pl.DataFrame, earlier: pl.DataFrame, *, spans: DaySpans, timeout_ms: int) -> pl.DataFrame:
+    """The calls, sorted by visitor and time, with `session_id`, `session_number` and `starts_today`.
+
+    `calls` are those of the day and what follows of the sessions that reach into the next day. `earlier` are
+    `visitor_hash, ts, call_id` of the day before and of one timeout before that, for at least the visitors who were
+    there just before midnight. Calls of the next day that belong to no session of this day are left out.
+    `session_number` is ascending in the calls' order and dense within the frame, no identity beyond it.
+    """
+    moments = pl.concat([earlier.select(CALL_ORDER).with_columns(row=pl.lit(None, pl.UInt32)), calls.with_row_index("row").select(*CALL_ORDER, "row")])
+    starts = (
+        moments.sort(CALL_ORDER)
+        .with_columns(at=pl.col("ts").dt.epoch("ms"))
+        .with_columns(pauses_before=pauses_before(timeout_ms))
+        .with_columns(session_number=opens_session(spans).cum_sum())
+        .with_columns(started=pl.col("at").first().over("session_number"))
+        .filter(pl.col("row").is_not_null())
+        .select("row", "session_number", "started")
+    )
+    return (
+        calls[starts["row"]]
+        .hstack(starts.select("session_number", "started"))
+        .with_columns(starts_today=pl.col("started").is_between(spans.start, spans.end, closed="left"))
+        .filter((pl.col("ts").dt.epoch("ms") < spans.end) | pl.col("starts_today"))
+        .pipe(_with_session_id)
+        .with_columns(session_number=pl.col("session_number").rle_id())
+        .drop("started")
+    )
+
+
+def is_same_visitor() -> pl.Expr:
+    return (pl.col("visitor_hash") == pl.col("visitor_hash").shift(1)).fill_null(value=False)
+
+
+def pauses_before(timeout_ms: int) -> pl.Expr:
+    """Whether the visitor paused for longer than the timeout before this call; exactly the timeout is no pause."""
+    return ~is_same_visitor() | (pl.col("at").diff() > timeout_ms)
+
+
+def opens_session(spans: DaySpans) -> pl.Expr:
+    """A call opens a session after a pause, or as the first of a day when there was no pause all the day before."""
+    at = pl.col("at")
+    return (
+        pl.col("pauses_before")
+        | _is_first_after(spans.start) & ~_paused_within((at >= spans.previous_start) & (at < spans.start))
+        | _is_first_after(spans.end) & ~_paused_within((at >= spans.start) & (at < spans.end))
+    )
+
+
+def _is_first_after(midnight: int) -> pl.Expr:
+    return (pl.col("at") >= midnight) & (pl.col("at").shift(1) < midnight) & is_same_visitor()
+
+
+def _paused_within(day: pl.Expr) -> pl.Expr:
+    return (pl.col("pauses_before") & day).any().over("visitor_hash")
+
+
+def _with_session_id(calls: pl.DataFrame) -> pl.DataFrame:
+    sessions = calls.select("session_number", "visitor_hash", "started").unique("session_number", keep="first", maintain_order=True)
+    ids = sessions.select("session_number", session_id=_hex(sessions["visitor_hash"]) + "-" + sessions["started"].cast(pl.String))
+    return calls.join(ids, on="session_number", how="left", maintain_order="left")
+
+
+def _hex(hashes: pl.Series) -> pl.Series:
+    """Each unsigned 64-bit integer as 16 hexadecimal digits."""
+    big_endian = np.ascontiguousarray(hashes.to_numpy().astype(">u8"))
+    words = pa.FixedSizeBinaryArray.from_buffers(pa.binary(8), len(big_endian), [None, pa.py_buffer(big_endian)])
+    return pl.Series(words.cast(pa.binary())).bin.encode("hex")

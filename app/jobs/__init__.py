@@ -1,0 +1,1 @@
+"""One file a job, three paragraphs each: read, transform, write."""

@@ -1,0 +1,12 @@
+"""Job catalog_sessions: what a shard's sessions browsed, one row a catalog call, to `dwh.catalog_sessions`."""
+
+from app.contracts import CATALOG_SESSIONS
+from app.frames.browsing import Browsing
+from app.frames.catalog_sessions import build_catalog_sessions
+from app.warehouse import Staging
+
+
+def run(browsing: Browsing, staging: Staging) -> None:
+    catalog_sessions = build_catalog_sessions(browsing)
+
+    staging.append(CATALOG_SESSIONS, catalog_sessions)

@@ -1,0 +1,113 @@
+"""The one place where Carat reads its environment: `CARAT_*` variables, `.env`, and secrets from files."""
+
+import os
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.sources import EnvSettingsSource
+
+from app.errors import SettingsError
+
+SHIPPED_TRACKING = Path(__file__).parent / "tracking.toml"
+_PREFIX = "CARAT_"
+_DURATION = re.compile(r"(?P<amount>\d+(?:\.\d+)?)\s*(?P<unit>s|sec|m|min|h)?")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours"}
+
+
+class _SecretFiles(EnvSettingsSource):
+    """`CARAT_X_FILE=/path` gives the setting X the file's content, as systemd credentials and containers hand it over."""
+
+    def __call__(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name in self.settings_cls.model_fields:
+            path = os.environ.get(f"{_PREFIX}{name.upper()}_FILE")
+            if path:
+                try:
+                    found[name] = Path(path).read_text(encoding="utf-8").strip()
+                except OSError as error:
+                    raise SettingsError(f"{_PREFIX}{name.upper()}_FILE: cannot read {path}: {error.strerror}") from None
+        return found
+
+
+class Settings(BaseSettings):
+    """What an installation can decide; every field has a default that runs on one machine without a server."""
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_file=".env", extra="ignore", frozen=True)
+
+    warehouse: SecretStr = Field(
+        SecretStr("chdb://./var/warehouse"),
+        description="chdb:///path (embedded engine) or clickhouse://user:pass@host:8123/?secure=true",
+    )
+    shop_db: SecretStr | None = Field(None, description="sqlite:///path or mysql://user:pass@host:3306/shop")
+    timezone: str = Field("UTC", description="business time zone: days begin at its midnight")
+    session_timeout: timedelta = Field(
+        timedelta(minutes=30), description="a longer pause opens a new session: 30 (minutes), 30min, 1800s, PT30M"
+    )
+    tracking: Path = Field(SHIPPED_TRACKING, description="endpoint map: which call is which event")
+    raw_retention_days: Annotated[int, Field(ge=0)] = Field(0, description="days pd.api_calls is kept; 0 keeps all")
+    max_record_bytes: Annotated[int, Field(ge=1024)] = Field(1024 * 1024, description="largest call record taken")
+    shard_calls: Annotated[int, Field(ge=1000)] = Field(40_000, description="calls held in memory at once by a build")
+
+    @field_validator("session_timeout", mode="before")
+    @classmethod
+    def _minutes_when_bare(cls, value: Any) -> Any:
+        if match := _DURATION.fullmatch(str(value).strip()):
+            return timedelta(**{_UNITS[(match["unit"] or "m")[0]]: float(match["amount"])})
+        return value
+
+    @field_validator("session_timeout")
+    @classmethod
+    def _shorter_than_a_business_day(cls, value: timedelta) -> timedelta:
+        if not timedelta(seconds=1) <= value <= timedelta(hours=12):
+            raise ValueError("must lie between 1 second and 12 hours")
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (OSError, ValueError, KeyError):  # ZoneInfoNotFoundError is a KeyError, which pydantic does not report
+            raise ValueError(f"no time zone is called {value!r}; use a name such as Europe/Berlin") from None
+        return value
+
+    @field_validator("warehouse")
+    @classmethod
+    def _known_engine(cls, value: SecretStr) -> SecretStr:
+        if urlsplit(value.get_secret_value()).scheme not in {"chdb", "clickhouse"}:
+            raise ValueError("must begin with chdb:// or clickhouse://")
+        return value
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.timezone)
+
+    @property
+    def session_timeout_ms(self) -> int:
+        return self.session_timeout // timedelta(milliseconds=1)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, _SecretFiles(settings_cls), dotenv_settings, file_secret_settings
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """The settings of this process; raises SettingsError that names each wrong variable, never its value."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        wrong = "; ".join(f"{_PREFIX}{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        raise SettingsError(f"{wrong}. See `carat doctor --help` for every setting") from None

@@ -1,0 +1,185 @@
+"""One code path for both engines: everything goes through clickhouse-connect, in and out as Arrow.
+
+`chdb://path` runs the engine in this process, `clickhouse://…` speaks HTTP to a server.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import clickhouse_connect
+import polars as pl
+import pyarrow as pa
+from clickhouse_connect.driver import create_client
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from app.contracts import Table
+from app.errors import SettingsError, WarehouseError
+from app.settings import Settings
+from app.warehouse.lock import hold_embedded
+
+# Set once a connection: a per-query setting costs the embedded engine a SET and its undoing.
+_CONNECTION_SETTINGS: dict[str, Any] = {
+    "output_format_arrow_string_as_string": 1,
+    "output_format_arrow_compression_method": "none",  # the reader is in the same process or on the same network
+    "max_partitions_per_insert_block": 0,  # a batch of calls may hold late ones of any age
+    "session_timezone": "UTC",
+    "max_query_size": 16 * 1024 * 1024,
+    "mutations_sync": 1,
+}
+# Tables travel with their buffers compressed: product_sessions shrinks more than tenfold.
+_IPC_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
+_URL_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]*@")
+
+
+class Warehouse:
+    """A connection to one ClickHouse engine, embedded or served."""
+
+    def __init__(self, client: Client, *, url: str) -> None:
+        self._client = client
+        self.url = url
+        self.is_embedded = url.startswith("chdb://")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    @property
+    def version(self) -> str:
+        return str(self._client.server_version)
+
+    def command(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
+        """Run a statement that returns nothing."""
+        with _readable_errors(self.url):
+            self._client.command(sql, parameters=dict(parameters or {}))
+
+    def query_arrow(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
+        """The result of a query as Arrow; UUIDs as their 16 bytes."""
+        with _readable_errors(self.url):
+            stream = self._client.raw_query(sql, parameters=dict(parameters or {}), fmt="ArrowStream")
+        if not stream:  # the embedded engine answers an empty result with no schema at all
+            return pa.table({})
+        table = pa.ipc.open_stream(stream).read_all()
+        for index, field in enumerate(table.schema):
+            if isinstance(field.type, pa.ExtensionType):
+                storage = pa.chunked_array([c.storage for c in table.column(index).chunks], field.type.storage_type)
+                table = table.set_column(index, pa.field(field.name, storage.type), storage)
+        return table
+
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pl.DataFrame:
+        """The result of a query as a frame."""
+        frame = pl.from_arrow(self.query_arrow(sql, parameters))
+        assert isinstance(frame, pl.DataFrame)
+        return frame
+
+    def scalar(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Any:
+        """The one value of a query that returns one row of one column."""
+        return self.query(sql, parameters).item()
+
+    def raw(self, sql: str, *, fmt: str) -> bytes:
+        """The result of a query in one of ClickHouse's own output formats."""
+        with _readable_errors(self.url):
+            return bytes(self._client.raw_query(sql, fmt=fmt))
+
+    def insert(self, table: Table, frame: pl.DataFrame, *, into: str | None = None) -> None:
+        """Append a frame to a table (or to `into`, a table of the same contract), after checking it."""
+        target = into or table.full_name
+        checked = table.validate(frame, where=f"writing {target}")
+        if checked.is_empty():
+            return
+        arrow = checked.to_arrow(compat_level=pl.CompatLevel.oldest())
+        for index, column in enumerate(table.written):
+            if column.type == "UUID":
+                arrow = arrow.set_column(index, column.name, arrow.column(index).cast(pa.binary(16)))
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, arrow.schema, options=_IPC_OPTIONS) as writer:
+            writer.write_table(arrow)
+        with _readable_errors(self.url):
+            self._client.raw_insert(
+                target, column_names=arrow.column_names, insert_block=memoryview(sink.getvalue()), fmt="ArrowStream"
+            )
+
+
+@contextmanager
+def open_warehouse(settings: Settings, *, purpose: str) -> Iterator[Warehouse]:
+    """A connection to the configured warehouse; `purpose` is what others are told while the embedded one is held.
+
+    Raises LockedError when another process holds the embedded warehouse, WarehouseError when there is no connection.
+    """
+    url = settings.warehouse.get_secret_value()
+    if url.startswith("chdb://"):
+        path = embedded_path(url)
+        with hold_embedded(path, purpose=purpose), _connect_embedded(path) as warehouse:
+            yield warehouse
+    else:
+        with _connect_server(url) as warehouse:
+            yield warehouse
+
+
+def embedded_path(url: str) -> Path:
+    """The directory of an embedded warehouse: `chdb:///var/lib/x` is absolute, `chdb://./var/x` relative."""
+    path = url.removeprefix("chdb://")
+    if not path or path == "/":
+        raise SettingsError("CARAT_WAREHOUSE: chdb:// needs a directory, such as chdb://./var/warehouse")
+    return Path(path).expanduser().resolve()
+
+
+def public_url(text: str) -> str:
+    """The text with the password of every URL in it blanked."""
+    return _URL_PASSWORD.sub(r"\1***@", text)
+
+
+def _connect_embedded(path: Path) -> Warehouse:
+    url = f"chdb://{path}"
+    with _readable_errors(url):
+        client = create_client(dsn=url)
+        for name, value in _CONNECTION_SETTINGS.items():
+            client.set_client_setting(name, value)
+    return Warehouse(client, url=url)
+
+
+def _connect_server(url: str) -> Warehouse:
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query))
+    secure = options.pop("secure", "false").lower() in {"1", "true", "yes"}
+    with _readable_errors(url):
+        client = clickhouse_connect.get_client(
+            host=parts.hostname or "localhost",
+            port=parts.port or (8443 if secure else 8123),
+            username=unquote(parts.username or "default"),
+            password=unquote(parts.password or ""),
+            secure=secure,
+            verify=options.pop("verify", "true").lower() not in {"0", "false", "no"},
+            connect_timeout=30,
+            send_receive_timeout=3600,
+            compress=False,  # what is sent is compressed already
+            settings=_CONNECTION_SETTINGS,
+        )
+    return Warehouse(client, url=public_url(url))
+
+
+@contextmanager
+def _readable_errors(url: str) -> Iterator[None]:
+    try:
+        yield
+    except ClickHouseError as error:
+        first_line = str(error).strip().splitlines()[0][:2000]
+        raise WarehouseError(f"{public_url(url)}: {public_url(first_line)}{_mend(first_line)}") from error
+
+
+def _mend(message: str) -> str:
+    if "NOT_ENOUGH_SPACE" in message or "No space left" in message or "Cannot reserve" in message:
+        return ". The disk is full: free some space and run the same command again, nothing half-done is shown"
+    if "UNKNOWN_DATABASE" in message or "UNKNOWN_TABLE" in message:
+        return ". Run `carat migrate` first"
+    if "AUTHENTICATION_FAILED" in message or "REQUIRED_PASSWORD" in message:
+        return ". Check the user and password in CARAT_WAREHOUSE"
+    if "onnection" in message or "Max retries" in message:
+        return ". Check the address in CARAT_WAREHOUSE, and that the server runs"
+    return ""

@@ -1,0 +1,44 @@
+"""Who holds the embedded warehouse: the engine allows one process, and says so only in an opaque way."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from app.errors import LockedError, SettingsError
+
+
+@contextmanager
+def hold_embedded(path: Path, *, purpose: str) -> Iterator[None]:
+    """Hold the warehouse directory for this process; LockedError says who else does, and since when.
+
+    The kernel frees the lock with the process, however it dies, so there is never a stale one to remove.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path / "carat.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise SettingsError(f"CARAT_WAREHOUSE: cannot use the directory {path}: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LockedError(f"the warehouse {path} is held by {_holder(handle)}; try again later") from None
+        since = datetime.now(tz=UTC).isoformat(timespec="seconds")
+        with suppress(OSError):  # a full disk must not keep the name of the holder from being optional
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, json.dumps({"pid": os.getpid(), "command": purpose, "since": since}).encode(), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _holder(handle: int) -> str:
+    try:
+        holder = json.loads(os.pread(handle, 4096, 0))
+        return f"`{holder['command']}` (process {holder['pid']}) since {holder['since']}"
+    except (OSError, ValueError, KeyError):
+        return "another process"

@@ -1,0 +1,59 @@
+"""Creates and upgrades databases, tables and views from the contracts; safe to repeat."""
+
+from app.contracts import API_CALLS, DATABASES, TABLES, Column, Table, sql_text
+from app.errors import WarehouseError
+from app.settings import Settings
+from app.warehouse.client import Warehouse
+from app.warehouse.views import views
+
+
+def migrate(warehouse: Warehouse, settings: Settings) -> list[str]:
+    """What was changed, a line each; empty when everything was as the contracts say."""
+    changes = []
+    known = set(warehouse.query("SELECT name FROM system.databases")["name"])
+    for name, comment in DATABASES.items():
+        if name not in known:
+            warehouse.command(f"CREATE DATABASE IF NOT EXISTS {name} COMMENT {sql_text(comment)}")
+            changes.append(f"created database {name}")
+    existing = {
+        (row["database"], row["table"], row["name"]): row
+        for row in warehouse.query(
+            "SELECT database, table, name, type, comment FROM system.columns WHERE database IN {databases:Array(String)}",
+            {"databases": list(DATABASES)},
+        ).iter_rows(named=True)
+    }
+    tables = {(database, table) for database, table, _ in existing}
+    for table in TABLES:
+        if (table.database, table.name) not in tables:
+            ttl = f"toDateTime(ts) + INTERVAL {settings.raw_retention_days} DAY"
+            is_kept_for_a_time = table is API_CALLS and settings.raw_retention_days
+            warehouse.command(table.create_statement(ttl=ttl if is_kept_for_a_time else ""))
+            changes.append(f"created table {table.full_name}")
+            continue
+        for column in table.columns:
+            found = existing.get((table.database, table.name, column.name))
+            changes += _upgrade_column(warehouse, table, column, found)
+    for view in views(settings):
+        warehouse.command(view.create_statement)
+        for name, comment in view.columns.items():
+            warehouse.command(f"ALTER TABLE {view.full_name} COMMENT COLUMN IF EXISTS `{name}` {sql_text(comment)}")
+    return changes
+
+
+def _upgrade_column(warehouse: Warehouse, table: Table, column: Column, found: dict[str, str] | None) -> list[str]:
+    if found is None:
+        previous = table.columns[table.columns.index(column) - 1].name
+        warehouse.command(f"ALTER TABLE {table.full_name} ADD COLUMN IF NOT EXISTS {column.ddl} AFTER `{previous}`")
+        return [f"added column {table.full_name}.{column.name}"]
+    if found["type"].replace(" ", "") != column.type.replace(" ", ""):
+        raise WarehouseError(
+            f"{table.full_name}.{column.name} is {found['type']}, this version of Carat writes {column.type}: "
+            f"convert it with ALTER TABLE {table.full_name} MODIFY COLUMN `{column.name}` {column.type}, or move the "
+            "table away and run `carat migrate` again"
+        )
+    if found["comment"] != column.comment:
+        warehouse.command(
+            f"ALTER TABLE {table.full_name} COMMENT COLUMN `{column.name}` {sql_text(column.comment)}"
+        )
+        return [f"updated the comment of {table.full_name}.{column.name}"]
+    return []

@@ -1,0 +1,102 @@
+"""Publishing a day: build aside in `etl`, then swap whole partitions, so that a reader sees the old day or the new.
+
+`REPLACE PARTITION` is atomic to readers, but a process killed inside it can leave the old rows beside the new, and
+the tables of a day are replaced one after the other. So what is about to be replaced is written to a journal first
+(`etl.publications`, one row, atomic), the staged tables stay until it is done, and `recover` runs an interrupted
+publication again. Repeating a replacement is harmless.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+
+import polars as pl
+
+from app.contracts import DWH_TABLES, PUBLICATIONS, Table
+from app.errors import ContractError
+from app.warehouse.client import Warehouse
+
+_STAGED = "etl.staged_{table}_{day:%Y%m%d}"
+
+
+class Staging:
+    """The tables of one business day while they are being built, beside the published ones."""
+
+    def __init__(self, warehouse: Warehouse, day: date, tables: Sequence[Table]) -> None:
+        self._warehouse = warehouse
+        self._day = day
+        self.rows = dict.fromkeys((table.name for table in tables), 0)
+        for table in tables:
+            name = _STAGED.format(table=table.name, day=day)
+            warehouse.command(f"DROP TABLE IF EXISTS {name} SYNC")
+            warehouse.command(table.create_statement(name=name))
+            # Merging parts that are about to move would take the cores that the build needs.
+            warehouse.command(f"SYSTEM STOP MERGES {name}")
+
+    def append(self, table: Table, frame: pl.DataFrame) -> None:
+        table.require_unique(frame, where=f"building {self._day}")
+        self._warehouse.insert(table, frame, into=_STAGED.format(table=table.name, day=self._day))
+        self.rows[table.name] += frame.height
+
+    def require_complete(self) -> None:
+        """Raise ContractError unless what is staged is what was appended, in this day's partition alone."""
+        for name, expected in self.rows.items():
+            staged = _STAGED.format(table=name, day=self._day)
+            column = next(table.partition_by for table in DWH_TABLES if table.name == name)
+            found = self._warehouse.scalar(
+                f"SELECT countIf({column} = {{day:Date}}) FROM {staged}", {"day": self._day}
+            )
+            if found != expected:
+                raise ContractError(f"{staged} holds {found} rows of {self._day}, {expected} were written: not published")
+
+
+def publish(warehouse: Warehouse, day: date, tables: Sequence[str], *, now: datetime) -> None:
+    """Replace a day of the named tables by what is staged for it."""
+    journal = pl.DataFrame(
+        {
+            "publication_id": [f"{day:%Y%m%d}-{now:%Y%m%dT%H%M%S%f}"],
+            "at": [now],
+            "day": [day],
+            "tables": [list(tables)],
+            "state": ["publishing"],
+        },
+        schema=PUBLICATIONS.schema,
+    )
+    warehouse.insert(PUBLICATIONS, journal)
+    _replace_partitions(warehouse, day, tables)
+    warehouse.insert(PUBLICATIONS, journal.with_columns(state=pl.lit("published")))
+    _drop_staged(warehouse, day, tables)
+
+
+def recover(warehouse: Warehouse) -> list[date]:
+    """Finish what a killed process left half-done; the days that were published again."""
+    interrupted = warehouse.query(
+        "SELECT publication_id, max(at) AS at, any(day) AS day, any(tables) AS tables FROM etl.publications "
+        "GROUP BY publication_id HAVING countIf(state = 'published') = 0 ORDER BY at"
+    )
+    days = []
+    for row in interrupted.iter_rows(named=True):
+        _replace_partitions(warehouse, row["day"], row["tables"])
+        done = pl.DataFrame({**row, "tables": [row["tables"]], "state": "published", "at": datetime.now(tz=UTC)})
+        warehouse.insert(PUBLICATIONS, done.cast(dict(PUBLICATIONS.schema)))
+        days.append(row["day"])
+    leftover = warehouse.query("SELECT name FROM system.tables WHERE database = 'etl' AND name LIKE 'staged\\_%'")
+    for name in leftover.iter_rows():
+        warehouse.command(f"DROP TABLE IF EXISTS etl.{name[0]} SYNC")
+    return days
+
+
+def _replace_partitions(warehouse: Warehouse, day: date, tables: Sequence[str]) -> None:
+    for table in tables:
+        staged = _STAGED.format(table=table, day=day)
+        database, _, name = staged.partition(".")
+        exists = warehouse.scalar(
+            "SELECT count() FROM system.tables WHERE database = {database:String} AND name = {name:String}",
+            {"database": database, "name": name},
+        )
+        if exists:  # a staged table is dropped only after its publication is in the journal as done
+            warehouse.command(f"ALTER TABLE dwh.{table} REPLACE PARTITION ID '{day:%Y%m%d}' FROM {staged}")
+
+
+def _drop_staged(warehouse: Warehouse, day: date, tables: Sequence[str]) -> None:
+    for table in tables:
+        warehouse.command(f"DROP TABLE IF EXISTS {_STAGED.format(table=table, day=day)} SYNC")

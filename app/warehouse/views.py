@@ -1,0 +1,74 @@
+"""Views of dwh: what depends on a visitor's whole past, asked at query time and never frozen into a day."""
+
+from dataclasses import dataclass
+
+from app.contracts import SESSIONS, sql_text
+from app.settings import Settings
+
+
+@dataclass(frozen=True)
+class View:
+    full_name: str
+    comment: str
+    select: str
+    columns: dict[str, str]
+
+    @property
+    def create_statement(self) -> str:
+        return f"CREATE OR REPLACE VIEW {self.full_name} AS\n{self.select}\nCOMMENT {sql_text(self.comment)}"
+
+
+def views(settings: Settings) -> tuple[View, ...]:
+    """The views, in the order in which they depend on each other."""
+    timeout_s = settings.session_timeout.total_seconds()
+    of_sessions = {column.name: column.comment for column in SESSIONS.columns}
+    return (
+        View(
+            "dwh.visitors",
+            "One row per visitor: first and last seen, first order, first channel, and what they did in all.",
+            """SELECT visitor_id,
+    min(started_at) AS first_seen_at,
+    max(ended_at) AS last_seen_at,
+    if(sum(sessions.orders) = 0, NULL, minIf(started_at, sessions.orders > 0)) AS first_order_at,
+    argMin(channel, started_at) AS first_channel,
+    count() AS sessions,
+    sum(sessions.orders) AS orders,
+    sum(sessions.revenue) AS revenue,
+    argMaxIf(user_id, started_at, user_id != '') AS user_id
+FROM dwh.sessions AS sessions GROUP BY visitor_id""",
+            {
+                "visitor_id": of_sessions["visitor_id"],
+                "first_seen_at": "time of the visitor's first call",
+                "last_seen_at": "time of the visitor's last call",
+                "first_order_at": "start of the first session with an order; null if there was none",
+                "first_channel": "channel of the first session",
+                "sessions": "sessions in all",
+                "orders": "orders in all",
+                "revenue": "revenue in all",
+                "user_id": "the last user seen on this visitor; empty for a guest",
+            },
+        ),
+        View(
+            "dwh.visits",
+            "dwh.sessions with what the visitor's past says of each: new or returning, customer, visit number.",
+            f"""SELECT sessions.*,
+    row_number() OVER earlier = 1 AS is_new_visitor,
+    coalesce(sum(orders) OVER before, 0) > 0 AS is_customer,
+    row_number() OVER earlier AS visit_number,
+    if(row_number() OVER earlier = 1, NULL,
+        dateDiff('millisecond', any(started_at) OVER last_one, started_at) / 86400000) AS days_since_last_visit,
+    ended_at > now64(3, 'UTC') - INTERVAL {timeout_s:.0f} SECOND AS is_open
+FROM dwh.sessions AS sessions
+WINDOW earlier AS (PARTITION BY visitor_id ORDER BY started_at, session_id),
+    before AS (PARTITION BY visitor_id ORDER BY started_at, session_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+    last_one AS (PARTITION BY visitor_id ORDER BY started_at, session_id ROWS BETWEEN 1 PRECEDING AND 1 PRECEDING)""",
+            of_sessions
+            | {
+                "is_new_visitor": "whether this is the visitor's first session",
+                "is_customer": "whether the visitor bought before this session began",
+                "visit_number": "1 for the visitor's first session, 2 for the next, …",
+                "days_since_last_visit": "days since the visitor's session before this one began; null for the first",
+                "is_open": "whether the session may still grow, asked now",
+            },
+        ),
+    )
