@@ -52,6 +52,7 @@ class Column:
     comment: str
     expression: str = ""  # "MATERIALIZED …" or "ALIAS …": computed by the warehouse, never written by us
     codec: str = ""
+    holds_bytes: bool = False  # a String that need not be UTF-8
 
     @property
     def is_nullable(self) -> bool:
@@ -59,7 +60,7 @@ class Column:
 
     @property
     def dtype(self) -> DataType:
-        return _dtype_of(self.type)
+        return pl.Binary() if self.holds_bytes else _dtype_of(self.type)
 
     @property
     def ddl(self) -> str:
@@ -391,7 +392,7 @@ REJECTS = Table(
         Column("reason", LABEL, "why, in few words"),
         Column("detail", "String", "why, exactly"),
         Column("record_bytes", "UInt64", "size of the record"),
-        Column("record", "String", "the record's bytes (the first 64 MiB of it)", codec="ZSTD(3)"),
+        Column("record", "String", "the record's bytes (the first 64 MiB of it)", codec="ZSTD(3)", holds_bytes=True),
         Column("reject_id", "String", "hash of source, position, reason and bytes: a rerun adds nothing"),
     ),
     order_by="(rejected_at, reject_id)",
@@ -417,8 +418,10 @@ LEDGER = Table(
         Column("day", "Date", "business day"),
         Column("job", LABEL, "the table that was built"),
         Column("built_at", TIME, "when"),
-        Column("calls", "UInt64", "raw calls the day was built from, its neighbours' included"),
-        Column("fingerprint", "String", "raw calls, neighbours, endpoint map, settings and transform version, hashed"),
+        Column("calls", "UInt64", "raw calls of the day and of the days before and after it"),
+        Column("raw_fingerprint", "UInt64", "those calls, hashed in no particular order"),
+        Column("endpoint_map", "String", "digest of the endpoint map"),
+        Column("rules", "String", "time zone, session timeout and transform version"),
         Column("unreadable", "UInt64", "JSON values the endpoint map names that could not be read"),
     ),
     order_by="(day, job, built_at)",

@@ -97,13 +97,20 @@ class Warehouse:
         for index, column in enumerate(table.written):
             if column.type == "UUID":
                 arrow = arrow.set_column(index, column.name, arrow.column(index).cast(pa.binary(16)))
+        self._insert_arrow(target, arrow)
+
+    def keep_aside(self, name: str, ids: pl.Series) -> None:
+        """Put UUIDs, as 16 bytes each, into a table in memory that holds them alone, in column `id`."""
+        self.command(f"CREATE OR REPLACE TABLE {name} (id UUID) ENGINE = Memory")
+        self._insert_arrow(name, pa.table({"id": ids.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.binary(16))}))
+
+    def _insert_arrow(self, target: str, arrow: pa.Table) -> None:
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, arrow.schema, options=_IPC_OPTIONS) as writer:
             writer.write_table(arrow)
+        block = memoryview(sink.getvalue())
         with _readable_errors(self.url):
-            self._client.raw_insert(
-                target, column_names=arrow.column_names, insert_block=memoryview(sink.getvalue()), fmt="ArrowStream"
-            )
+            self._client.raw_insert(target, column_names=arrow.column_names, insert_block=block, fmt="ArrowStream")
 
 
 @contextmanager

@@ -89,12 +89,17 @@ def _replace_partitions(warehouse: Warehouse, day: date, tables: Sequence[str]) 
     for table in tables:
         staged = _STAGED.format(table=table, day=day)
         database, _, name = staged.partition(".")
-        exists = warehouse.scalar(
-            "SELECT count() FROM system.tables WHERE database = {database:String} AND name = {name:String}",
+        found = warehouse.query(
+            "SELECT total_rows FROM system.tables WHERE database = {database:String} AND name = {name:String}",
             {"database": database, "name": name},
         )
-        if exists:  # a staged table is dropped only after its publication is in the journal as done
-            warehouse.command(f"ALTER TABLE dwh.{table} REPLACE PARTITION ID '{day:%Y%m%d}' FROM {staged}")
+        partition = f"PARTITION ID '{day:%Y%m%d}'"
+        if found.is_empty():  # a staged table is dropped only after its publication is in the journal as done
+            continue
+        if found.item():
+            warehouse.command(f"ALTER TABLE dwh.{table} REPLACE {partition} FROM {staged}")
+        else:  # the engine refuses to replace a partition by nothing
+            warehouse.command(f"ALTER TABLE dwh.{table} DROP {partition}")
 
 
 def _drop_staged(warehouse: Warehouse, day: date, tables: Sequence[str]) -> None:

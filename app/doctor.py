@@ -1,0 +1,88 @@
+"""Checks an installation, each check with what was found and how to mend it."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from app.errors import CaratError
+from app.settings import Settings, load_settings
+from app.tracking import load_endpoint_map
+from app.warehouse import Warehouse, open_warehouse
+from app.warehouse.client import embedded_path, public_url
+
+_NEEDED_FREE_BYTES = 5 * 1024**3
+_MAX_CLOCK_SKEW_S = 5
+_OLDEST_SERVER = (26, 6)  # older ones can bring replaced partitions back
+_PRIVILEGES = ("SELECT", "INSERT", "CREATE", "ALTER", "DROP TABLE")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: whether it passed, and what was found or how to mend it."""
+
+    check: str
+    is_ok: bool
+    detail: str
+
+
+def examine() -> list[Finding]:
+    """Every check; one that cannot be made because an earlier one failed is left out."""
+    findings = []
+    try:
+        settings = load_settings()
+    except CaratError as error:
+        return [Finding("settings", is_ok=False, detail=str(error))]
+    findings.append(Finding("settings", is_ok=True, detail=f"time zone {settings.timezone}, sessions end after {settings.session_timeout}"))
+    findings.append(_tried("endpoint map", lambda: f"{len(load_endpoint_map(settings.tracking).calls)} calls in {settings.tracking}"))
+    findings.append(_disk(settings))
+    try:
+        with open_warehouse(settings, purpose="carat doctor") as warehouse:
+            findings.append(Finding("warehouse", is_ok=True, detail=f"{public_url(warehouse.url)}, ClickHouse {warehouse.version}"))
+            findings += _of_engine(warehouse)
+    except CaratError as error:
+        findings.append(Finding("warehouse", is_ok=False, detail=str(error)))
+    return findings
+
+
+def _tried(check: str, action: Callable[[], str]) -> Finding:
+    try:
+        return Finding(check, is_ok=True, detail=action())
+    except CaratError as error:
+        return Finding(check, is_ok=False, detail=str(error))
+
+
+def _disk(settings: Settings) -> Finding:
+    url = settings.warehouse.get_secret_value()
+    folder = embedded_path(url) if url.startswith("chdb://") else Path.cwd()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    is_ok = free >= _NEEDED_FREE_BYTES
+    mend = "" if is_ok else "; a build needs room for the day beside the published one: free some, or move CARAT_WAREHOUSE"
+    return Finding("disk", is_ok=is_ok, detail=f"{free / 1024**3:.1f} GiB free at {folder}{mend}")
+
+
+def _of_engine(warehouse: Warehouse) -> Iterator[Finding]:
+    version = tuple(int(part) for part in warehouse.version.split(".")[:2])
+    is_ok = version >= _OLDEST_SERVER
+    mend = "" if is_ok else ": upgrade to 26.6 or later, older servers can bring replaced partitions back"
+    yield Finding("version", is_ok=is_ok, detail=f"{warehouse.version}{mend}")
+    now_ms = warehouse.scalar("SELECT toUnixTimestamp64Milli(now64(3))")
+    skew_s = abs(datetime.now(tz=UTC).timestamp() - now_ms / 1000)
+    is_ok = skew_s <= _MAX_CLOCK_SKEW_S
+    yield Finding("clock", is_ok=is_ok, detail=f"{skew_s:.1f} s between this machine and the warehouse{'' if is_ok else ': set both by NTP'}")
+    databases = set(warehouse.query("SELECT name FROM system.databases")["name"])
+    missing = [name for name in ("pd", "dwh", "history", "etl") if name not in databases]
+    yield Finding("databases", is_ok=not missing, detail=f"run `carat migrate`: no {', '.join(missing)}" if missing else "pd, dwh, history, etl")
+    yield from _privileges(warehouse)
+
+
+def _privileges(warehouse: Warehouse) -> Iterator[Finding]:
+    if warehouse.is_embedded:
+        return
+    for privilege in _PRIVILEGES:
+        granted = warehouse.scalar(f"CHECK GRANT {privilege} ON *.*") == 1
+        mend = "" if granted else f": GRANT {privilege} ON *.* TO the user of CARAT_WAREHOUSE"
+        yield Finding(f"privilege {privilege}", is_ok=granted, detail=f"{'granted' if granted else 'missing'}{mend}")

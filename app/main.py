@@ -1,0 +1,251 @@
+"""The command line: one verb each, every error as one line with the right exit code."""
+
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app import __version__, console
+from app.doctor import examine
+from app.errors import CaratError, SettingsError
+from app.jobs.build import JOBS
+from app.ledger import StaleDay
+from app.runs import build_stale, ingest_paths, ingest_summary, prepare
+from app.settings import load_settings
+from app.sources import require_readable
+from app.status import freshness, last_runs, recent_rejects
+from app.warehouse import migrate, open_warehouse
+
+app = typer.Typer(
+    name="carat",
+    help="A shop's API calls, turned into a ClickHouse warehouse that shows where shoppers are lost.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Report as JSON.")]
+
+
+def main() -> None:
+    """Run the command line; the only place where errors are caught."""
+    console.set_up_logging()
+    try:
+        sys.exit(app(standalone_mode=False))
+    except typer.Abort:
+        console.say_error("stopped; run the same command again to go on")
+        sys.exit(130)
+    except typer.TyperException as error:
+        if error.message.startswith("Usage:"):  # called without a verb
+            console.say(error.message)
+            sys.exit(2)
+        console.say_error(f"{error.format_message().rstrip('.')}. See `carat --help`")
+        sys.exit(2)
+    except CaratError as error:
+        console.record_failure(error)
+        console.say_error(str(error))
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(0)
+    except OSError as error:
+        console.record_failure(error)
+        console.say_error(f"{error.filename or 'system'}: {error.strerror}. Mend that and run the same command again")
+        sys.exit(1)
+    except Exception as error:  # noqa: BLE001  a bare traceback tells a user nothing
+        console.record_failure(error)
+        console.say_error(f"unexpected {type(error).__name__}: {error}. This is a defect of Carat; please report it")
+        sys.exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _version(*, version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+    if version:
+        console.say(f"carat {__version__}")
+        raise typer.Exit
+
+
+@app.command("migrate")
+def migrate_command(*, as_json: AsJson = False) -> None:
+    """Create and upgrade the databases and tables; safe to repeat.
+
+    Example: carat migrate
+    """
+    settings = load_settings()
+    with open_warehouse(settings, purpose="carat migrate") as warehouse:
+        changes = migrate(warehouse, settings)
+    if as_json:
+        console.say_json({"changes": changes})
+    else:
+        console.say("\n".join(changes) or "everything is as it should be")
+
+
+@app.command()
+def ingest(
+    paths: Annotated[list[str], typer.Argument(help="NDJSON (.gz, .zst), Parquet, or - for stdin.", metavar="PATH…")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Bulk-load call records into pd.api_calls; the same record twice is stored once.
+
+    Example: carat ingest calls-2026-03-01.ndjson.gz
+    """
+    settings = load_settings()
+    require_readable(paths)
+    with open_warehouse(settings, purpose="carat ingest") as warehouse:
+        prepare(warehouse, settings)
+        totals = ingest_paths(warehouse, settings, paths)
+    if as_json:
+        console.say_json({"records": totals.records, "stored": totals.stored, "duplicates": totals.duplicates, "rejected": totals.rejected})
+        return
+    console.say(ingest_summary(totals))
+
+
+@app.command()
+def etl(
+    *,
+    day: Annotated[str | None, typer.Option("--date", help="One business day, YYYY-MM-DD.")] = None,
+    first: Annotated[str | None, typer.Option("--from", help="First business day.")] = None,
+    last: Annotated[str | None, typer.Option("--to", help="Last business day, included.")] = None,
+    jobs: Annotated[str | None, typer.Option(help=f"Some of {','.join(JOBS)}.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Build days that are not stale, too.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be built.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Build what is stale: sessions, catalog and product sessions out of the raw calls.
+
+    Example: carat etl --from 2026-03-01 --to 2026-03-31
+    """
+    settings = load_settings()
+    span = _span(day, first, last)
+    wanted = _jobs(jobs)
+    with open_warehouse(settings, purpose="carat etl") as warehouse:
+        prepare(warehouse, settings)
+        stale, built = build_stale(warehouse, settings, span=span, jobs=wanted, force=force, dry_run=dry_run)
+    if as_json:
+        console.say_json({"stale": [vars(s) for s in stale], "built": [vars(b) for b in built]})
+    elif dry_run or not built:
+        _say_stale(stale)
+    else:
+        rows = [(b.day, b.calls, *(b.rows.get(job) for job in JOBS), b.unreadable, b.seconds) for b in built]
+        columns = ("day", "calls", *JOBS, "unreadable", "seconds")
+        console.say_table(f"built {len(built)} day(s)", columns, rows, right=columns[1:])
+
+
+@app.command()
+def plan(*, as_json: AsJson = False) -> None:
+    """List what is stale and why, without touching anything.
+
+    Example: carat plan
+    """
+    settings = load_settings()
+    with open_warehouse(settings, purpose="carat plan") as warehouse:
+        prepare(warehouse, settings)
+        stale, _ = build_stale(warehouse, settings, span=(None, None), jobs=JOBS, dry_run=True)
+    if as_json:
+        console.say_json([vars(s) for s in stale])
+    else:
+        _say_stale(stale)
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(help="A query; - reads it from stdin.")],
+    *,
+    output: Annotated[str, typer.Option("--format", help="table, csv, json or parquet.")] = "table",
+) -> None:
+    """Run SQL on the configured warehouse.
+
+    Example: carat query "SELECT session_date, count() FROM dwh.sessions GROUP BY 1 ORDER BY 1"
+    """
+    formats = {"table": "PrettyCompactNoEscapes", "csv": "CSVWithNames", "json": "JSONEachRow", "parquet": "Parquet"}
+    if output not in formats:
+        raise SettingsError(f"--format {output}: choose from {', '.join(formats)}")
+    text = sys.stdin.read() if sql == "-" else sql
+    with open_warehouse(load_settings(), purpose="carat query") as warehouse:
+        sys.stdout.buffer.write(warehouse.raw(text.strip().rstrip(";"), fmt=formats[output]))
+
+
+@app.command()
+def status(*, as_json: AsJson = False) -> None:
+    """Show the last runs, how fresh each table is, its rows, and what was rejected.
+
+    Example: carat status
+    """
+    settings = load_settings()
+    with open_warehouse(settings, purpose="carat status") as warehouse:
+        prepare(warehouse, settings)
+        reports = {"tables": freshness(warehouse), "runs": last_runs(warehouse), "rejects": recent_rejects(warehouse)}
+    if as_json:
+        console.say_json({name: report.to_dicts() for name, report in reports.items()})
+        return
+    for name, report in reports.items():
+        numbers = [column for column, dtype in report.schema.items() if dtype.is_numeric()]
+        console.say_table(name, report.columns, report.rows(), right=numbers)
+
+
+@app.command()
+def doctor(*, as_json: AsJson = False) -> None:
+    """Check settings, connection, versions, privileges, clock and disk; say how to mend each.
+
+    Example: carat doctor
+
+    Settings (environment, .env, or CARAT_…_FILE): WAREHOUSE, SHOP_DB, TIMEZONE, SESSION_TIMEOUT, TRACKING,
+    RAW_RETENTION_DAYS, MAX_RECORD_BYTES, SHARD_CALLS, each with the prefix CARAT_.
+    """
+    findings = examine()
+    if as_json:
+        console.say_json([vars(finding) for finding in findings])
+    else:
+        rows = [("ok" if f.is_ok else "MEND", f.check, f.detail) for f in findings]
+        console.say_table("doctor", ("", "check", "what was found"), rows)
+    if not all(finding.is_ok for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    *,
+    calls: Annotated[int, typer.Option(min=1_000, help="API calls in the month.")] = 300_000,
+    seed: Annotated[int, typer.Option(help="Another seed is another shop.")] = 7,
+    folder: Annotated[Path, typer.Option(help="Where the shop's files are written.")] = Path("var/demo"),
+) -> None:
+    """Make a whole jewelry shop and a month of its calls, ingest and build it, and show how it does.
+
+    Example: carat demo --calls 100000
+    """
+    from app.demo.run import run_demo  # noqa: PLC0415  the generator is large and only this verb needs it
+
+    run_demo(load_settings(), calls=calls, seed=seed, folder=folder)
+
+
+def _span(day: str | None, first: str | None, last: str | None) -> tuple[date | None, date | None]:
+    if day and (first or last):
+        raise SettingsError("--date goes without --from and --to")
+    start, end = _date(day or first), _date(day or last)
+    if start and end and end < start:
+        raise SettingsError(f"--to {end} lies before --from {start}")
+    return start, end
+
+
+def _date(text: str | None) -> date | None:
+    try:
+        return date.fromisoformat(text) if text else None
+    except ValueError:
+        raise SettingsError(f"{text!r} is no date; write it as 2026-03-01") from None
+
+
+def _jobs(text: str | None) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in (text or ",".join(JOBS)).split(",") if name.strip())
+    if unknown := [name for name in names if name not in JOBS]:
+        raise SettingsError(f"--jobs {unknown[0]}: choose from {', '.join(JOBS)}")
+    return tuple(name for name in JOBS if name in names)
+
+
+def _say_stale(stale: list[StaleDay]) -> None:
+    if not stale:
+        console.say("nothing to do: every day is what its calls say")
+        return
+    console.say_table(f"{len(stale)} stale day(s)", ("day", "tables", "why"), [(s.day, ", ".join(s.jobs), s.reason) for s in stale])

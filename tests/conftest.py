@@ -1,0 +1,65 @@
+"""The same tests run over both engines: the embedded one, and one served over HTTP by a support server."""
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from app.contracts import DATABASES
+from app.jobs import ingest
+from app.settings import Settings
+from app.warehouse import Warehouse, migrate, open_warehouse
+from tests.support.clickhouse_http import running_server
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session", params=["embedded", "served"])
+def engine_url(request, tmp_path_factory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp(f"{request.param}-engine")
+    if request.param == "embedded":
+        yield f"chdb://{folder}"
+    else:
+        with running_server(folder, password="secret") as server:
+            yield server.url
+
+
+@pytest.fixture
+def settings(engine_url, monkeypatch) -> Settings:
+    monkeypatch.setenv("CARAT_WAREHOUSE", engine_url)
+    return Settings(_env_file=None)
+
+
+@pytest.fixture
+def warehouse(settings) -> Iterator[Warehouse]:
+    """A fresh warehouse: its databases are made anew for every test."""
+    with open_warehouse(settings, purpose="a test") as warehouse:
+        for database in DATABASES:
+            warehouse.command(f"DROP DATABASE IF EXISTS {database} SYNC")
+        migrate(warehouse, settings)
+        yield warehouse
+
+
+@pytest.fixture
+def ingest_records(warehouse, tmp_path) -> Callable[..., ingest.Ingested]:
+    """Ingests records given as dicts (or raw bytes), and returns what became of them."""
+
+    def run(*records: dict | bytes, now: datetime = datetime(2026, 6, 1, tzinfo=UTC), max_record_bytes: int = 1024 * 1024):
+        path = tmp_path / f"records-{len(list(tmp_path.iterdir()))}.ndjson"
+        path.write_bytes(b"\n".join(r if isinstance(r, bytes) else json.dumps(r).encode() for r in records))
+        totals = ingest.Ingested()
+        ingest.run(warehouse, str(path), now=now, max_record_bytes=max_record_bytes, totals=totals)
+        return totals
+
+    return run
+
+
+def utc(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def rows(frame: pl.DataFrame) -> list[tuple]:
+    return sorted(frame.rows())
