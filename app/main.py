@@ -216,9 +216,10 @@ def demo(
 
     Example: carat demo --calls 100000
     """
-    from app.demo.run import run_demo  # noqa: PLC0415  the generator is large and only this verb needs it
+    from app.demo.calls import DemoPlan  # noqa: PLC0415  the generator is large and only this verb needs it
+    from app.demo.run import run_demo  # noqa: PLC0415
 
-    run_demo(load_settings(), calls=calls, seed=seed, folder=folder)
+    run_demo(load_settings(), DemoPlan(calls=calls, seed=seed), folder)
 
 
 def _span(day: str | None, first: str | None, last: str | None) -> tuple[date | None, date | None]:

@@ -27,8 +27,10 @@ def prepare(warehouse: Warehouse, settings: Settings) -> None:
         console.log.warning("published again after an interruption", day=str(day))
 
 
-def ingest_paths(warehouse: Warehouse, settings: Settings, paths: list[str]) -> ingest_job.Ingested:
-    """Ingest the sources one after the other, recorded as one run."""
+def ingest_paths(
+    warehouse: Warehouse, settings: Settings, paths: list[str], *, now: datetime | None = None
+) -> ingest_job.Ingested:
+    """Ingest the sources one after the other, recorded as one run; `now` is the clock's unless a past day is replayed."""
     run = _Run(warehouse, "ingest")
     totals = ingest_job.Ingested()
     done_bytes = 0
@@ -38,7 +40,7 @@ def ingest_paths(warehouse: Warehouse, settings: Settings, paths: list[str]) -> 
                 ingest_job.run(
                     warehouse,
                     path,
-                    now=datetime.now(tz=UTC),
+                    now=now or datetime.now(tz=UTC),
                     max_record_bytes=settings.max_record_bytes,
                     totals=totals,
                     on_bytes=lambda at, before=done_bytes: bar.reach(before + at),  # type: ignore[misc]

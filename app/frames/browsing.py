@@ -98,7 +98,7 @@ def revenue_share() -> pl.Expr:
     cents = (pl.col("total").fill_null(0).cast(pl.Float64) * 100).round() * so_far
     paid = cents.round().cast(pl.Int64)
     share = paid - paid.shift(1).over("position").fill_null(0)
-    return (share.cast(pl.Decimal(20, 0)) / pl.lit(100).cast(pl.Decimal(3, 0))).cast(pl.Decimal(18, 2))
+    return (share.cast(pl.Decimal(38, 2)) / 100).cast(pl.Decimal(18, 2))
 
 
 def _credited(actions: pl.DataFrame, impressions: pl.DataFrame) -> pl.DataFrame:

@@ -28,9 +28,14 @@ class Ingested:
     def records(self) -> int:
         return self.stored + self.duplicates + sum(self.rejected.values())
 
-    def add_rejects(self, rejects: pl.DataFrame) -> None:
-        for reason, count in rejects["reason"].value_counts().iter_rows():
+    def add(self, other: "Ingested") -> None:
+        self.stored += other.stored
+        self.duplicates += other.duplicates
+        for reason, count in other.rejected.items():
             self.rejected[reason] = self.rejected.get(reason, 0) + count
+
+    def add_rejects(self, rejects: pl.DataFrame) -> None:
+        self.add(Ingested(rejected=dict(rejects["reason"].value_counts().iter_rows())))
 
 
 def run(

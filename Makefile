@@ -1,0 +1,70 @@
+# Everything Carat does from a checkout, on a machine that has Python 3.11+, pip and make.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+CARAT := $(RUN)/carat
+
+# Arguments of `make etl`: DATE=2026-03-01, or FROM= and TO=; JOBS=sessions,events
+ETL_ARGUMENTS = $(if $(DATE),--date $(DATE)) $(if $(FROM),--from $(FROM)) $(if $(TO),--to $(TO)) $(if $(JOBS),--jobs $(JOBS))
+DEMO_ARGUMENTS = $(if $(CALLS),--calls $(CALLS)) $(if $(SEED),--seed $(SEED))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo test test-fast etl plan bench lint format lock clean
+
+help: ## Show what there is to make.
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.runtime ## Install Carat into .venv/.
+
+setup-dev: $(VENV)/.dev ## Install what tests, lint and the benchmark need, too.
+
+demo: setup ## A month of a believable shop, from nothing to its numbers. [CALLS=300000 SEED=7]
+	$(CARAT) demo $(DEMO_ARGUMENTS)
+
+test: setup-dev ## Every test.
+	$(RUN)/python -m pytest -q
+
+test-fast: setup-dev ## The tests that take less than a minute together.
+	$(RUN)/python -m pytest -q -m "not slow"
+
+etl: setup ## Build what is stale. [DATE=2026-03-01 | FROM= TO=] [JOBS=a,b]
+	$(CARAT) etl $(ETL_ARGUMENTS)
+
+plan: setup ## Show what is stale, and why.
+	$(CARAT) plan
+
+bench: setup-dev ## Carat beside SQL in the same engine, DuckDB and pandas. [BENCH="--calls 1000000"]
+	$(RUN)/python -m bench $(BENCH)
+
+lint: setup-dev ## Formatting, ruff and mypy.
+	$(RUN)/ruff format --check .
+	$(RUN)/ruff check .
+	$(RUN)/mypy
+
+format: setup-dev ## Put the code into its format.
+	$(RUN)/ruff format .
+	$(RUN)/ruff check --fix-only .
+
+lock: setup ## Pin the dependencies anew, with hashes and without naming a host.
+	$(RUN)/python -m pip install --quiet uv
+	$(RUN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url \
+		--python-version 3.11 --upgrade pyproject.toml --group build -o requirements.lock
+	$(RUN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url \
+		--python-version 3.11 --upgrade -c requirements.lock pyproject.toml --extra dev --group build -o requirements-dev.lock
+
+clean: ## Remove the virtual environment and the demo's files.
+	rm -rf $(VENV) var/demo
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Carat needs Python 3.11 or later: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: requirements.lock pyproject.toml | $(VENV)/bin/python
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
