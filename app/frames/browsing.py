@@ -33,7 +33,8 @@ def browse(events: pl.DataFrame) -> Browsing:
     shown = catalog.select("session_number", "position", "ts", "listing_id", product_id="shown_products")
     shown = shown.explode("product_id", empty_as_null=False)
     acted = pl.concat([_single_products(numbered), _order_items(numbered)]).filter(pl.col("product_id") != "")
-    products = pl.Enum(pl.concat([shown["product_id"], acted["product_id"]]).unique())
+    # In order, so that what is sorted by key is sorted by session and product.
+    products = pl.Enum(pl.concat([shown["product_id"], acted["product_id"]]).unique().sort())
     impressions = shown.select(product_key(products), "position", "ts", "listing_id")
     actions = acted.select(product_key(products), pl.exclude("session_number", "product_id")).sort("position")
     return Browsing(catalog, impressions, _credited(actions, impressions), products)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
+import pyarrow as pa
 
 from app.frames.json_fields import Kind, Leaf, extract
 from app.tracking import FIELDS, LIST_FIELDS, ORDER_ITEM_FIELDS, OTHER, EndpointMap, MappedCall
@@ -24,11 +25,12 @@ class TypedCalls:
     unreadable: int
 
 
-def type_calls(calls: pl.DataFrame, *, endpoint_map: EndpointMap) -> TypedCalls:
-    """The calls with their event and its fields; `method, endpoint, status, request, response` in.
+def type_calls(calls: pl.DataFrame, documents: pa.Table, *, endpoint_map: EndpointMap) -> TypedCalls:
+    """The calls with their event and its fields.
 
-    A failed call (status 400 or above) and one that the map does not know are `other`. Text fields are empty where
-    there is no value, numbers null, lists empty. Rows keep their order; request and response are dropped.
+    In: calls with `method, endpoint, status, document`, the last being their row in `documents`, which holds
+    `request` and `response` as Arrow text. A failed call (status 400 or above) and one that the map does not know are `other`. Text fields are empty where
+    there is no value, numbers null, lists empty. Rows keep their order.
     """
     known = calls.with_row_index("row").join(_mapped_endpoints(calls, endpoint_map), on=["method", "endpoint"], how="left")
     known = known.with_columns(
@@ -41,15 +43,16 @@ def type_calls(calls: pl.DataFrame, *, endpoint_map: EndpointMap) -> TypedCalls:
         if rows.is_empty():
             continue
         values = rows.select("row", *(name for name in mapped_call.path_fields if name))
-        for documents, leaves in ((rows["request"], mapped_call.request), (rows["response"], mapped_call.response)):
+        taken = rows["document"].to_arrow()
+        for side, leaves in (("request", mapped_call.request), ("response", mapped_call.response)):
             if leaves:
-                extraction = extract(documents, leaves)
+                extraction = extract(documents.column(side).take(taken), leaves)
                 columns, lost = _typed_fields(extraction.values, leaves)
                 values = values.hstack(columns.drop(values.columns, strict=False))
                 unreadable += extraction.unreadable + lost
         parts.append(values.with_columns(event=pl.lit(mapped_call.event)))
     typed = pl.concat([_EMPTY, *parts], how="diagonal")
-    events = known.drop("mapped", "product_id", "request", "response").join(typed, on="row", how="left", maintain_order="left")
+    events = known.drop("mapped", "product_id", "document").join(typed, on="row", how="left", maintain_order="left")
     return TypedCalls(events.drop("row").with_columns(_defaults()), unreadable)
 
 

@@ -9,8 +9,9 @@ before it refused:
    are exact on valid JSON (a raw quote cannot occur inside a JSON string);
 3. the refused rows alone, found by halving, decoded one by one, taking from each what it holds.
 
-A row contributes exactly one document or is refused: no row holds a newline, each begins with `{` and ends with `}`,
-and a string that runs over the end of its row is an error to the reader, so equal counts mean aligned rows.
+A row contributes exactly one document or is refused: each begins with `{` and ends with `}`, a newline stands between
+one's `}` and the next one's `{`, which is never valid inside a document, nor is a newline inside a string. So no document
+can hold two rows, and equal counts mean aligned rows.
 """
 
 import json
@@ -68,11 +69,14 @@ class Extraction:
     unreadable: int
 
 
-def extract(documents: pl.Series, leaves: Sequence[Leaf]) -> Extraction:
-    """The leaves of every document; null where a document has none. Empty text is an absent document."""
+def extract(documents: pa.ChunkedArray, leaves: Sequence[Leaf]) -> Extraction:
+    """The leaves of every document; null where a document has none. Empty text is an absent document.
+
+    The documents are an Arrow column of text: parsing them from Polars' string views would copy each twice.
+    """
     lines = _as_lines(documents)
     is_plain = pc.and_(pc.starts_with(lines, "{"), pc.ends_with(lines, "}\n"))
-    plain = lines.filter(is_plain)
+    plain = lines if pc.all(is_plain).as_py() else lines.filter(is_plain)
     parts: list[tuple[pa.Array, list[pa.Array]]] = []  # row numbers and the leaves' values
     rows = pc.indices_nonzero(is_plain)
     table = _read_learned(plain, leaves) if len(plain) else None
@@ -82,36 +86,36 @@ def extract(documents: pl.Series, leaves: Sequence[Leaf]) -> Extraction:
     else:
         accepted, refused = _read_by_halving(_as_text_fields(plain, leaves), rows, leaves)
         parts += accepted
-    odd = pl.concat([pl.Series(refused), pl.Series(pc.indices_nonzero(pc.invert(is_plain)))]).sort()
+    odd = pl.concat([pl.Series(refused), pl.Series(pc.indices_nonzero(pc.invert(is_plain)))]).sort().to_arrow()
     tolerant, unreadable = _read_tolerant(documents, odd, leaves)
-    parts.append((odd.to_arrow(), tolerant))
+    parts.append((odd, tolerant))
     return Extraction(_in_order(parts, leaves), unreadable)
 
 
-def extract_tolerant(documents: pl.Series, leaves: Sequence[Leaf]) -> Extraction:
+def extract_tolerant(documents: pa.ChunkedArray, leaves: Sequence[Leaf]) -> Extraction:
     """The same as `extract`, one document at a time."""
-    every = pl.int_range(len(documents), dtype=pl.UInt64, eager=True)
+    every = pl.int_range(len(documents), dtype=pl.UInt64, eager=True).to_arrow()
     values, unreadable = _read_tolerant(documents, every, leaves)
-    return Extraction(_in_order([(every.to_arrow(), values)], leaves), unreadable)
+    return Extraction(_in_order([(every, values)], leaves), unreadable)
 
 
 # ---- lines -------------------------------------------------------------------------------------------------------
 
 
-def _as_lines(documents: pl.Series) -> pa.Array:
-    text = documents.to_arrow(compat_level=pl.CompatLevel.oldest())
-    # A newline is white space between tokens, and never valid inside a string.
-    if pc.any(pc.match_substring(text, "\n")).as_py():
-        text = pc.utf8_trim_whitespace(pc.replace_substring(text, "\n", " "))
-    empty = pa.scalar("", text.type)
-    return pc.binary_join_element_wise(pc.fill_null(text, empty), pa.scalar("\n", text.type), empty)
+def _as_lines(documents: pa.ChunkedArray) -> pa.Array:
+    """Each document with a newline behind it, in one buffer."""
+    text = documents.cast(pa.large_string()).combine_chunks()
+    empty = pa.scalar("", pa.large_string())
+    return pc.binary_join_element_wise(pc.fill_null(text, empty), pa.scalar("\n", pa.large_string()), empty)
 
 
 def _as_text_fields(lines: pa.Array, leaves: Sequence[Leaf]) -> pa.Array:
     """The lines with every leaf's bare numbers quoted, and scalars in brackets where the leaf is a list of text."""
     keys = "|".join(re.escape(json.dumps(key)) for key in sorted({leaf.keys[-1] for leaf in leaves}))
     wrapped = [leaf.keys[-1] for leaf in leaves if leaf.kind is Kind.TEXTS]
-    text = pl.Series(lines).str.replace_all(rf"([{{,\s](?:{keys})\s*:\s*){_BARE_SCALAR}", '${1}"${2}"')
+    # A newline is white space between tokens, and never valid inside a string.
+    text = pl.Series(lines).str.replace_all(r"\n", " ", literal=False).str.strip_chars() + "\n"
+    text = text.str.replace_all(rf"([{{,\s](?:{keys})\s*:\s*){_BARE_SCALAR}", '${1}"${2}"')
     if wrapped:
         keys = "|".join(re.escape(json.dumps(key)) for key in sorted(set(wrapped)))
         text = text.str.replace_all(rf"([{{,\s](?:{keys})\s*:\s*){_QUOTED}", "${1}[${2}]")
@@ -266,10 +270,12 @@ def _flat(value: Any) -> list[Any]:
     return [item for item in (value if isinstance(value, list) else [value]) if item is not None]
 
 
-def _read_tolerant(documents: pl.Series, rows: pl.Series, leaves: Sequence[Leaf]) -> tuple[list[pa.Array], int]:
+def _read_tolerant(
+    documents: pa.ChunkedArray, rows: pa.Array, leaves: Sequence[Leaf]
+) -> tuple[list[pa.Array], int]:
     unreadable = 0
     columns: list[list[Any]] = [[] for _ in leaves]
-    for text in documents.gather(rows):
+    for text in documents.take(rows).to_pylist():
         document = _decode(text)
         if document is _UNREADABLE:
             unreadable += 1

@@ -1,16 +1,19 @@
-"""Builds one business day: shard by shard through the jobs into staging, then checks and publishes it as a whole."""
+"""Builds one business day: its shards through the jobs into staging, then checked and published as a whole."""
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from queue import SimpleQueue
 
 from app.contracts import DWH_TABLES
 from app.errors import ContractError
 from app.frames.browsing import browse
-from app.frames.days import day_spans
+from app.frames.days import DaySpans, day_spans
 from app.jobs import catalog_sessions, events, product_sessions, sessions
-from app.jobs.shards import count_calls, read_shards
+from app.jobs.shards import count_calls, read_shard, shard_count
 from app.settings import Settings
 from app.tracking import EndpointMap
 from app.warehouse import Staging, Warehouse, publish
@@ -41,33 +44,67 @@ def build_day(
     """Build the named tables of one day and publish them; what is published stays as it was if anything fails."""
     started = time.perf_counter()
     spans = day_spans(day, settings.zone)
-    tables = [table for table in DWH_TABLES if table.name in jobs]
     calls = count_calls(warehouse, spans)
     _require_raw(warehouse, day, calls)
+    tables = [table for table in DWH_TABLES if table.name in jobs]
     staging = Staging(warehouse, day, tables)
-    unreadable = 0
-    for shard in read_shards(
-        warehouse,
-        spans,
-        endpoint_map=endpoint_map,
-        timeout_ms=settings.session_timeout_ms,
-        day_calls=calls,
-        shard_calls=settings.shard_calls,
-    ):
-        shard_events = events.run(shard, staging, spans=spans, endpoint_map=endpoint_map, timeout_ms=settings.session_timeout_ms)
-        unreadable += shard_events.unreadable
-        if "sessions" in jobs:
-            sessions.run(shard_events.of_sessions, staging)
-        if {"catalog_sessions", "product_sessions"} & set(jobs):
-            browsing = browse(shard_events.of_sessions)
-            if "catalog_sessions" in jobs:
-                catalog_sessions.run(browsing, staging)
-            if "product_sessions" in jobs:
-                product_sessions.run(browsing, shard_events.of_sessions, staging)
-        on_calls(shard.calls.height)
+
+    count = shard_count(calls, shard_calls=settings.shard_calls)
+    workers = min(settings.workers, count)
+    with ExitStack() as stack, ThreadPoolExecutor(workers) as pool:
+        connections = SimpleQueue[Warehouse]()
+        for connection in (warehouse, *(stack.enter_context(warehouse.another()) for _ in range(workers - 1))):
+            connections.put(connection)
+
+        def build(number: int) -> int:
+            connection = connections.get()
+            try:
+                shard_calls, unreadable = _build_shard(
+                    connection, staging, number, count, spans=spans, settings=settings, endpoint_map=endpoint_map, jobs=jobs
+                )
+            finally:
+                connections.put(connection)
+            on_calls(shard_calls)
+            return unreadable
+
+        futures = [pool.submit(build, number) for number in range(count)]
+        try:
+            unreadable = sum(future.result() for future in futures)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
     staging.require_complete()
     publish(warehouse, day, [table.name for table in tables], now=datetime.now(tz=UTC))
     return DayBuilt(day, calls, dict(staging.rows), unreadable, time.perf_counter() - started)
+
+
+def _build_shard(
+    warehouse: Warehouse,
+    staging: Staging,
+    number: int,
+    count: int,
+    *,
+    spans: DaySpans,
+    settings: Settings,
+    endpoint_map: EndpointMap,
+    jobs: Sequence[str],
+) -> tuple[int, int]:
+    """Run the jobs over one shard; the calls it held, and the JSON values of them that could not be read."""
+    timeout_ms = settings.session_timeout_ms
+    shard = read_shard(warehouse, number, count, spans=spans, endpoint_map=endpoint_map, timeout_ms=timeout_ms)
+    if shard is None:
+        return 0, 0
+    built = events.run(shard, staging, through=warehouse, spans=spans, endpoint_map=endpoint_map, timeout_ms=timeout_ms)
+    if "sessions" in jobs:
+        sessions.run(built.of_sessions, staging, through=warehouse)
+    if {"catalog_sessions", "product_sessions"} & set(jobs):
+        browsing = browse(built.of_sessions)
+        if "catalog_sessions" in jobs:
+            catalog_sessions.run(browsing, staging, through=warehouse)
+        if "product_sessions" in jobs:
+            product_sessions.run(browsing, built.of_sessions, staging, through=warehouse)
+    return shard.calls.height, built.unreadable
 
 
 def _require_raw(warehouse: Warehouse, day: date, calls: int) -> None:
@@ -75,6 +112,6 @@ def _require_raw(warehouse: Warehouse, day: date, calls: int) -> None:
     if calls:
         return
     published = warehouse.scalar("SELECT count() FROM dwh.events WHERE event_date = {day:Date}", {"day": day})
-    oldest = warehouse.scalar("SELECT toDate(min(ts)) FROM pd.api_calls HAVING count() > 0 UNION ALL SELECT today() LIMIT 1")
+    oldest = warehouse.scalar("SELECT if(count() = 0, today(), toDate(min(ts))) FROM pd.api_calls")
     if published and day < oldest:
         raise ContractError(f"{day}: pd.api_calls no longer holds this day's calls, so what is published is kept as it is")

@@ -3,10 +3,10 @@
 from app.contracts import CATALOG_SESSIONS
 from app.frames.browsing import Browsing
 from app.frames.catalog_sessions import build_catalog_sessions
-from app.warehouse import Staging
+from app.warehouse import Staging, Warehouse
 
 
-def run(browsing: Browsing, staging: Staging) -> None:
+def run(browsing: Browsing, staging: Staging, *, through: Warehouse) -> None:
     catalog_sessions = build_catalog_sessions(browsing)
 
-    staging.append(CATALOG_SESSIONS, catalog_sessions)
+    staging.append(CATALOG_SESSIONS, catalog_sessions, through=through)

@@ -11,7 +11,7 @@ from app.frames.sessionize import assign_sessions, first_of_each_call
 from app.frames.sessions import counts_as_order
 from app.jobs.shards import Shard
 from app.tracking import EndpointMap
-from app.warehouse import Staging
+from app.warehouse import Staging, Warehouse
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,13 @@ class ShardEvents:
     unreadable: int
 
 
-def run(shard: Shard, staging: Staging, *, spans: DaySpans, endpoint_map: EndpointMap, timeout_ms: int) -> ShardEvents:
+def run(shard: Shard, staging: Staging, *, through: Warehouse, spans: DaySpans, endpoint_map: EndpointMap, timeout_ms: int) -> ShardEvents:
     calls = assign_sessions(first_of_each_call(shard.calls), shard.earlier, spans=spans, timeout_ms=timeout_ms)
 
-    typed = type_calls(calls, endpoint_map=endpoint_map)
+    typed = type_calls(calls, shard.documents, endpoint_map=endpoint_map)
     events = typed.calls.with_columns(is_counted_order=counts_as_order(), session_date=pl.lit(spans.day))
     of_day = events.filter(pl.col("ts").dt.epoch("ms") < spans.end).with_columns(event_date=pl.lit(spans.day))
 
     if EVENTS.name in staging.rows:
-        staging.append(EVENTS, of_day.select(EVENTS.schema.names()))
+        staging.append(EVENTS, of_day.select(EVENTS.schema.names()), through=through)
     return ShardEvents(events.filter("starts_today"), typed.unreadable)

@@ -5,12 +5,12 @@ import polars as pl
 from app.contracts import PRODUCT_SESSIONS
 from app.frames.browsing import Browsing
 from app.frames.product_sessions import build_product_sessions
-from app.warehouse import Staging
+from app.warehouse import Staging, Warehouse
 
 
-def run(browsing: Browsing, events: pl.DataFrame, staging: Staging) -> None:
+def run(browsing: Browsing, events: pl.DataFrame, staging: Staging, *, through: Warehouse) -> None:
     sessions = events.select("session_number", "session_date", "session_id", "visitor_id").unique("session_number")
 
     product_sessions = build_product_sessions(browsing, sessions)
 
-    staging.append(PRODUCT_SESSIONS, product_sessions)
+    staging.append(PRODUCT_SESSIONS, product_sessions, through=through)

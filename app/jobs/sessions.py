@@ -4,10 +4,10 @@ import polars as pl
 
 from app.contracts import SESSIONS
 from app.frames.sessions import build_sessions
-from app.warehouse import Staging
+from app.warehouse import Staging, Warehouse
 
 
-def run(events: pl.DataFrame, staging: Staging) -> None:
+def run(events: pl.DataFrame, staging: Staging, *, through: Warehouse) -> None:
     sessions = build_sessions(events)
 
-    staging.append(SESSIONS, sessions)
+    staging.append(SESSIONS, sessions, through=through)

@@ -3,7 +3,6 @@
 A session is one visitor's, so shards are independent, and no result depends on how many there are.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import polars as pl
@@ -18,6 +17,7 @@ from app.warehouse import Warehouse
 
 _HASHES = 2**64
 _MAX_SHARDS = 4096
+_DOCUMENTS = ["request", "response"]
 _TS = "fromUnixTimestamp64Milli({{{}:Int64}}, 'UTC')".format
 
 
@@ -25,10 +25,12 @@ _TS = "fromUnixTimestamp64Milli({{{}:Int64}}, 'UTC')".format
 class Shard:
     """The calls of some of the visitors of a day: its own, and what their sessions reach into the next day.
 
+    `documents` are the calls' `request` and `response`, which stay Arrow; a call's `document` is its row there.
     `earlier`: when these visitors called on the day before, as far as their sessions may have begun there.
     """
 
     calls: pl.DataFrame
+    documents: pa.Table
     earlier: pl.DataFrame
 
 
@@ -38,25 +40,29 @@ def count_calls(warehouse: Warehouse, spans: DaySpans) -> int:
     return int(warehouse.scalar(f"SELECT count() FROM pd.api_calls WHERE {where}", {"start": spans.start, "end": spans.end}))
 
 
-def read_shards(
-    warehouse: Warehouse, spans: DaySpans, *, endpoint_map: EndpointMap, timeout_ms: int, day_calls: int, shard_calls: int
-) -> Iterator[Shard]:
-    """The day in as many shards as keep each at about `shard_calls` calls."""
-    shards = min(max(1, -(-day_calls // shard_calls)), _MAX_SHARDS)
-    for number in range(shards):
-        parameters = {
-            "first_hash": number * _HASHES // shards,
-            "last_hash": (number + 1) * _HASHES // shards - 1,
-            "timeout_ms": timeout_ms,
-            "previous_start": spans.previous_start - timeout_ms,
-            "start": spans.start,
-            "end": spans.end,
-            "next_end": spans.next_end,
-        }
-        calls = _frame(warehouse.query_arrow(_calls_sql(endpoint_map), parameters))
-        if calls.is_empty():
-            continue
-        yield Shard(calls, _frame(warehouse.query_arrow(_EARLIER_SQL, parameters)))
+def shard_count(day_calls: int, *, shard_calls: int) -> int:
+    """How many shards keep each at about `shard_calls` calls."""
+    return min(max(1, -(-day_calls // shard_calls)), _MAX_SHARDS)
+
+
+def read_shard(
+    warehouse: Warehouse, number: int, count: int, *, spans: DaySpans, endpoint_map: EndpointMap, timeout_ms: int
+) -> Shard | None:
+    """The shard with this number, from 0, of so many; None if it holds no call."""
+    parameters = {
+        "first_hash": number * _HASHES // count,
+        "last_hash": (number + 1) * _HASHES // count - 1,
+        "timeout_ms": timeout_ms,
+        "previous_start": spans.previous_start - timeout_ms,
+        "start": spans.start,
+        "end": spans.end,
+        "next_end": spans.next_end,
+    }
+    table = _checked(warehouse.query_arrow(_calls_sql(endpoint_map), parameters))
+    if not table.num_rows:
+        return None
+    calls = _frame(table.drop_columns(_DOCUMENTS)).with_row_index("document")
+    return Shard(calls, table.select(_DOCUMENTS), _frame(warehouse.query_arrow(_EARLIER_SQL, parameters)))
 
 
 _IN_SHARD = "visitor_hash BETWEEN {first_hash:UInt64} AND {last_hash:UInt64}"
@@ -92,11 +98,15 @@ def _is_any(calls: list[MappedCall]) -> str:
     return f"status < {FAILED_STATUS} AND ({' OR '.join(matches) or '0'})"
 
 
-def _frame(table: pa.Table) -> pl.DataFrame:
+def _checked(table: pa.Table) -> pa.Table:
     try:  # nothing else on the way makes sure that stored text is UTF-8
         table.validate(full=True)
     except pa.ArrowInvalid as error:
         raise ContractError(f"reading pd.api_calls: {error}") from None
-    frame = pl.from_arrow(table)
+    return table
+
+
+def _frame(table: pa.Table) -> pl.DataFrame:
+    frame = pl.from_arrow(_checked(table))
     assert isinstance(frame, pl.DataFrame)
     return API_CALLS.check_dtypes(frame, where="reading pd.api_calls")

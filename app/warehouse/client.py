@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -39,10 +39,16 @@ _URL_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]*@")
 class Warehouse:
     """A connection to one ClickHouse engine, embedded or served."""
 
-    def __init__(self, client: Client, *, url: str) -> None:
-        self._client = client
+    def __init__(self, connect: Callable[[], Client], *, url: str) -> None:
+        self._connect = connect
         self.url = url
         self.is_embedded = url.startswith("chdb://")
+        with _readable_errors(url):
+            self._client = connect()
+
+    def another(self) -> "Warehouse":
+        """One more connection to the same engine: a thread needs one of its own."""
+        return Warehouse(self._connect, url=self.url)
 
     def __enter__(self) -> Self:
         return self
@@ -93,9 +99,12 @@ class Warehouse:
         checked = table.validate(frame, where=f"writing {target}")
         if checked.is_empty():
             return
-        arrow = checked.to_arrow(compat_level=pl.CompatLevel.oldest())
-        for index, column in enumerate(table.written):
+        # A nullable column that is null throughout is what the engine makes of a column that is not sent.
+        is_sent = {c.name: not c.is_nullable or checked[c.name].null_count() < checked.height for c in table.written}
+        arrow = checked.select(name for name, sent in is_sent.items() if sent).to_arrow(compat_level=pl.CompatLevel.oldest())
+        for column in table.written:
             if column.type == "UUID":
+                index = arrow.schema.get_field_index(column.name)
                 arrow = arrow.set_column(index, column.name, arrow.column(index).cast(pa.binary(16)))
         self._insert_arrow(target, arrow)
 
@@ -144,31 +153,40 @@ def public_url(text: str) -> str:
 
 def _connect_embedded(path: Path) -> Warehouse:
     url = f"chdb://{path}"
-    with _readable_errors(url):
+
+    def connect() -> Client:
         client = create_client(dsn=url)
         for name, value in _CONNECTION_SETTINGS.items():
             client.set_client_setting(name, value)
-    return Warehouse(client, url=url)
+        return client
+
+    return Warehouse(connect, url=url)
 
 
 def _connect_server(url: str) -> Warehouse:
     parts = urlsplit(url)
     options = dict(parse_qsl(parts.query))
-    secure = options.pop("secure", "false").lower() in {"1", "true", "yes"}
-    with _readable_errors(url):
-        client = clickhouse_connect.get_client(
+    secure = _is_true(options.get("secure", "false"))
+
+    def connect() -> Client:
+        return clickhouse_connect.get_client(
             host=parts.hostname or "localhost",
             port=parts.port or (8443 if secure else 8123),
             username=unquote(parts.username or "default"),
             password=unquote(parts.password or ""),
             secure=secure,
-            verify=options.pop("verify", "true").lower() not in {"0", "false", "no"},
+            verify=_is_true(options.get("verify", "true")),
             connect_timeout=30,
             send_receive_timeout=3600,
             compress=False,  # what is sent is compressed already
             settings=_CONNECTION_SETTINGS,
         )
-    return Warehouse(client, url=public_url(url))
+
+    return Warehouse(connect, url=public_url(url))
+
+
+def _is_true(text: str) -> bool:
+    return text.lower() in {"1", "true", "yes"}
 
 
 @contextmanager

@@ -8,6 +8,7 @@ publication again. Repeating a replacement is harmless.
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
+from threading import Lock
 
 import polars as pl
 
@@ -24,6 +25,7 @@ class Staging:
     def __init__(self, warehouse: Warehouse, day: date, tables: Sequence[Table]) -> None:
         self._warehouse = warehouse
         self._day = day
+        self._counting = Lock()
         self.rows = dict.fromkeys((table.name for table in tables), 0)
         for table in tables:
             name = _STAGED.format(table=table.name, day=day)
@@ -32,10 +34,12 @@ class Staging:
             # Merging parts that are about to move would take the cores that the build needs.
             warehouse.command(f"SYSTEM STOP MERGES {name}")
 
-    def append(self, table: Table, frame: pl.DataFrame) -> None:
+    def append(self, table: Table, frame: pl.DataFrame, *, through: Warehouse) -> None:
+        """Add rows by a connection of the calling thread's own."""
         table.require_unique(frame, where=f"building {self._day}")
-        self._warehouse.insert(table, frame, into=_STAGED.format(table=table.name, day=self._day))
-        self.rows[table.name] += frame.height
+        through.insert(table, frame, into=_STAGED.format(table=table.name, day=self._day))
+        with self._counting:
+            self.rows[table.name] += frame.height
 
     def require_complete(self) -> None:
         """Raise ContractError unless what is staged is what was appended, in this day's partition alone."""
