@@ -29,7 +29,9 @@ def browse(events: pl.DataFrame) -> Browsing:
     catalog = numbered.filter(is_event("catalog")).with_columns(
         seq=pl.int_range(1, pl.len() + 1, dtype=pl.UInt32).over("session_number"), listing=listing_key()
     )
-    catalog = catalog.with_columns(listing_id=listing_number())
+    # In two steps: a window inside a window would see its own group alone.
+    catalog = catalog.with_columns(listing_id=listings_so_far())
+    catalog = catalog.with_columns(pl.col("listing_id").first().over("session_number", "listing"))
     shown = catalog.select("session_number", "position", "ts", "listing_id", product_id="shown_products")
     shown = shown.explode("product_id", empty_as_null=False)
     acted = pl.concat([_single_products(numbered), _order_items(numbered)]).filter(pl.col("product_id") != "")
@@ -47,10 +49,10 @@ def listing_key() -> pl.Expr:
     return pl.concat_str("search_query", *filters, *prices, "sort", separator="\x1f")
 
 
-def listing_number() -> pl.Expr:
-    """Listings of a session numbered from 1 as they first appear; one that is come back to keeps its number."""
+def listings_so_far() -> pl.Expr:
+    """How many different listings the session has seen: at its first call, a listing's number."""
     is_new = pl.struct("session_number", "listing").is_first_distinct()
-    return is_new.cum_sum().over("session_number").first().over("session_number", "listing").cast(pl.UInt32)
+    return is_new.cast(pl.UInt32).cum_sum().over("session_number")
 
 
 def product_key(products: pl.Enum) -> pl.Expr:
