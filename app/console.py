@@ -14,7 +14,15 @@ from typing import Any
 
 import structlog
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 _WIDE = 200  # columns of what no terminal limits
@@ -46,7 +54,9 @@ def record_failure(error: BaseException) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         text = "".join(traceback.format_exception(error))
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"at": datetime.now(tz=UTC).isoformat(), "error": str(error), "traceback": text}) + "\n")
+            file.write(
+                json.dumps({"at": datetime.now(tz=UTC).isoformat(), "error": str(error), "traceback": text}) + "\n"
+            )
 
 
 def say(line: str) -> None:
@@ -86,7 +96,14 @@ def format_value(value: Any) -> str:
 @contextmanager
 def progress(label: str, total: int | None) -> Iterator["Bar"]:
     """A progress bar on stderr while a terminal is there to show it."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=_err, transient=True, disable=not _err.is_terminal) as shown:
         yield Bar(shown, shown.add_task(label, total=total))
 

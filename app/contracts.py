@@ -316,7 +316,7 @@ CATALOG_SESSIONS = Table(
         Column("call_id", "UUID", "the catalog call"),
         Column("ts", TIME, "when the call happened"),
         Column("seq", "UInt32", "position among the session's catalog calls, from 1"),
-        Column("listing_id", "UInt32", "one query + filters + sort within the session, numbered as they appear, from 1"),
+        Column("listing_id", "UInt32", "query + filters + sort: the session's listings, numbered from 1"),
         Column("search_query", "String", "what was searched for; empty if nothing"),
         Column("section", "Array(String)", "sections filtered by"),
         Column("material", "Array(String)", "materials filtered by"),

@@ -34,12 +34,24 @@ def examine() -> list[Finding]:
         settings = load_settings()
     except CaratError as error:
         return [Finding("settings", is_ok=False, detail=str(error))]
-    findings.append(Finding("settings", is_ok=True, detail=f"time zone {settings.timezone}, sessions end after {settings.session_timeout}"))
-    findings.append(_tried("endpoint map", lambda: f"{len(load_endpoint_map(settings.tracking).calls)} calls in {settings.tracking}"))
+    findings.append(
+        Finding(
+            "settings",
+            is_ok=True,
+            detail=f"time zone {settings.timezone}, sessions end after {settings.session_timeout}",
+        )
+    )
+    findings.append(
+        _tried(
+            "endpoint map", lambda: f"{len(load_endpoint_map(settings.tracking).calls)} calls in {settings.tracking}"
+        )
+    )
     findings.append(_disk(settings))
     try:
         with open_warehouse(settings, purpose="carat doctor") as warehouse:
-            findings.append(Finding("warehouse", is_ok=True, detail=f"{public_url(warehouse.url)}, ClickHouse {warehouse.version}"))
+            findings.append(
+                Finding("warehouse", is_ok=True, detail=f"{public_url(warehouse.url)}, ClickHouse {warehouse.version}")
+            )
             findings += _of_engine(warehouse)
     except CaratError as error:
         findings.append(Finding("warehouse", is_ok=False, detail=str(error)))
@@ -60,7 +72,9 @@ def _disk(settings: Settings) -> Finding:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     is_ok = free >= _NEEDED_FREE_BYTES
-    mend = "" if is_ok else "; a build needs room for the day beside the published one: free some, or move CARAT_WAREHOUSE"
+    mend = (
+        "" if is_ok else "; a build needs room for the day beside the published one: free some, or move CARAT_WAREHOUSE"
+    )
     return Finding("disk", is_ok=is_ok, detail=f"{free / 1024**3:.1f} GiB free at {folder}{mend}")
 
 
@@ -72,10 +86,18 @@ def _of_engine(warehouse: Warehouse) -> Iterator[Finding]:
     now_ms = warehouse.scalar("SELECT toUnixTimestamp64Milli(now64(3))")
     skew_s = abs(datetime.now(tz=UTC).timestamp() - now_ms / 1000)
     is_ok = skew_s <= _MAX_CLOCK_SKEW_S
-    yield Finding("clock", is_ok=is_ok, detail=f"{skew_s:.1f} s between this machine and the warehouse{'' if is_ok else ': set both by NTP'}")
+    yield Finding(
+        "clock",
+        is_ok=is_ok,
+        detail=f"{skew_s:.1f} s between this machine and the warehouse{'' if is_ok else ': set both by NTP'}",
+    )
     databases = set(warehouse.query("SELECT name FROM system.databases")["name"])
     missing = [name for name in ("pd", "dwh", "history", "etl") if name not in databases]
-    yield Finding("databases", is_ok=not missing, detail=f"run `carat migrate`: no {', '.join(missing)}" if missing else "pd, dwh, history, etl")
+    yield Finding(
+        "databases",
+        is_ok=not missing,
+        detail=f"run `carat migrate`: no {', '.join(missing)}" if missing else "pd, dwh, history, etl",
+    )
     yield from _privileges(warehouse)
 
 

@@ -12,7 +12,11 @@ from app.settings import Settings
 from app.tracking import EndpointMap
 from app.warehouse import Warehouse
 
-_INPUTS = {"raw_fingerprint": "calls came or went", "endpoint_map": "endpoint map changed", "rules": "settings or version changed"}
+_INPUTS = {
+    "raw_fingerprint": "calls came or went",
+    "endpoint_map": "endpoint map changed",
+    "rules": "settings or version changed",
+}
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ def inputs_now(warehouse: Warehouse, settings: Settings, endpoint_map: EndpointM
     A day's sessions reach into its neighbours, so their calls are part of it.
     """
     days = warehouse.query(
-        "SELECT toDate(ts, {zone:String}) AS day, count() AS calls, groupBitXor(cityHash64(call_id, content_hash)) AS hash "
+        "SELECT toDate(ts, {zone:String}) AS day, count() AS calls, "
+        "groupBitXor(cityHash64(call_id, content_hash)) AS hash "
         "FROM pd.api_calls GROUP BY day",
         {"zone": settings.timezone},
     ).cast({"calls": pl.UInt64, "hash": pl.UInt64})
@@ -53,10 +58,13 @@ def inputs_now(warehouse: Warehouse, settings: Settings, endpoint_map: EndpointM
     )
 
 
-def stale_days(warehouse: Warehouse, inputs: pl.DataFrame, *, jobs: Sequence[str], force: bool = False) -> list[StaleDay]:
+def stale_days(
+    warehouse: Warehouse, inputs: pl.DataFrame, *, jobs: Sequence[str], force: bool = False
+) -> list[StaleDay]:
     """The days whose last build had other inputs than there are now, oldest first; with `force` every day."""
     built = warehouse.query(
-        "SELECT day, job, raw_fingerprint, endpoint_map, rules FROM etl.ledger ORDER BY built_at DESC LIMIT 1 BY day, job"
+        "SELECT day, job, raw_fingerprint, endpoint_map, rules "
+        "FROM etl.ledger ORDER BY built_at DESC LIMIT 1 BY day, job"
     )
     known = {(row["day"], row["job"]): row for row in built.iter_rows(named=True)}
     stale = []
@@ -71,12 +79,18 @@ def stale_days(warehouse: Warehouse, inputs: pl.DataFrame, *, jobs: Sequence[str
             if changed or force:
                 reasons.setdefault(", ".join(changed) or "forced", []).append(job)
         if reasons:
-            stale.append(StaleDay(row["day"], tuple(job for group in reasons.values() for job in group), "; ".join(reasons)))
+            stale.append(
+                StaleDay(row["day"], tuple(job for group in reasons.values() for job in group), "; ".join(reasons))
+            )
     return stale
 
 
-def record_built(warehouse: Warehouse, inputs: pl.DataFrame, *, day: date, jobs: Iterable[str], unreadable: int, now: datetime) -> None:
+def record_built(
+    warehouse: Warehouse, inputs: pl.DataFrame, *, day: date, jobs: Iterable[str], unreadable: int, now: datetime
+) -> None:
     """Write down what a day's tables were built from."""
     built = inputs.filter(pl.col("day") == day).join(pl.DataFrame({"job": list(jobs)}), how="cross")
-    built = built.with_columns(built_at=pl.lit(now).cast(LEDGER.schema["built_at"]), unreadable=pl.lit(unreadable, pl.UInt64))
+    built = built.with_columns(
+        built_at=pl.lit(now).cast(LEDGER.schema["built_at"]), unreadable=pl.lit(unreadable, pl.UInt64)
+    )
     warehouse.insert(LEDGER, built.select(LEDGER.schema.names()))

@@ -98,7 +98,14 @@ def ingest(
         prepare(warehouse, settings)
         totals = ingest_paths(warehouse, settings, paths)
     if as_json:
-        console.say_json({"records": totals.records, "stored": totals.stored, "duplicates": totals.duplicates, "rejected": totals.rejected})
+        console.say_json(
+            {
+                "records": totals.records,
+                "stored": totals.stored,
+                "duplicates": totals.duplicates,
+                "rejected": totals.rejected,
+            }
+        )
         return
     console.say(ingest_summary(totals))
 
@@ -249,4 +256,6 @@ def _say_stale(stale: list[StaleDay]) -> None:
     if not stale:
         console.say("nothing to do: every day is what its calls say")
         return
-    console.say_table(f"{len(stale)} stale day(s)", ("day", "tables", "why"), [(s.day, ", ".join(s.jobs), s.reason) for s in stale])
+    console.say_table(
+        f"{len(stale)} stale day(s)", ("day", "tables", "why"), [(s.day, ", ".join(s.jobs), s.reason) for s in stale]
+    )

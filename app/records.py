@@ -17,7 +17,6 @@ import polars as pl
 from app.contracts import API_CALLS, CONTENT_FIELDS, CONTENT_SEPARATOR, REJECTS
 
 KEPT_REJECT_BYTES = 64 * 1024 * 1024
-_TOO_LARGE = "{} bytes, the limit is {} (CARAT_MAX_RECORD_BYTES)"
 _AHEAD = timedelta(days=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -47,7 +46,7 @@ class Record(msgspec.Struct):
     response: msgspec.Raw = msgspec.Raw(b"")
 
 
-class RejectedRecord(ValueError):
+class RejectedRecordError(ValueError):
     """Why a record cannot be stored: a short reason of a closed list, and the exact detail."""
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -84,12 +83,14 @@ def read_lines(lines: Sequence[Line], *, source: str, now: datetime, max_record_
     for line in lines:
         try:
             rows.append(_row(_decode(line, max_record_bytes), latest_ms))
-        except RejectedRecord as error:
+        except RejectedRecordError as error:
             rejects.append(reject(line, error, source=source, now=now))
     return Batch(_calls(rows, now), reject_frame(rejects))
 
 
-def read_rows(rows: Sequence[dict[str, Any]], *, first_position: int, source: str, now: datetime, max_record_bytes: int) -> Batch:
+def read_rows(
+    rows: Sequence[dict[str, Any]], *, first_position: int, source: str, now: datetime, max_record_bytes: int
+) -> Batch:
     """The calls and rejects of rows that are records already, as Parquet holds them; JSON is text in them."""
     lines = [
         Line(position, data, len(data))
@@ -100,14 +101,22 @@ def read_rows(rows: Sequence[dict[str, Any]], *, first_position: int, source: st
     latest_ms = (now + _AHEAD - _EPOCH) // _MILLISECOND
     for row, line in zip(rows, lines, strict=True):
         try:
-            if line.size > max_record_bytes:
-                raise RejectedRecord("too large", _TOO_LARGE.format(line.size, max_record_bytes))
-            known = {name: value for name, value in row.items() if name in Record.__struct_fields__ and value is not None}
-            raw = {name: _raw(known.pop(name, None)) for name in ("request", "response")}
-            calls.append(_row(Record(**known, **raw), latest_ms))
-        except RejectedRecord as error:
+            _require_size(line, max_record_bytes)
+            calls.append(_row(_record(row), latest_ms))
+        except RejectedRecordError as error:
             rejects.append(reject(line, error, source=source, now=now))
     return Batch(_calls(calls, now), reject_frame(rejects))
+
+
+def _record(row: dict[str, Any]) -> Record:
+    fields = {name: value for name, value in row.items() if name in Record.__struct_fields__ and value is not None}
+    return Record(**fields | {name: _raw(fields.get(name)) for name in ("request", "response")})
+
+
+def _require_size(line: Line, max_record_bytes: int) -> None:
+    if line.size > max_record_bytes:
+        detail = f"{line.size} bytes, the limit is {max_record_bytes} (CARAT_MAX_RECORD_BYTES)"
+        raise RejectedRecordError("too large", detail)
 
 
 def _raw(value: Any) -> msgspec.Raw:
@@ -117,19 +126,18 @@ def _raw(value: Any) -> msgspec.Raw:
 
 
 def _decode(line: Line, max_record_bytes: int) -> Record:
-    if line.size > max_record_bytes:
-        raise RejectedRecord("too large", _TOO_LARGE.format(line.size, max_record_bytes))
+    _require_size(line, max_record_bytes)
     try:
         line.data.decode()  # the JSON decoder takes raw request and response as they are
         return _decoder.decode(line.data)
     except UnicodeDecodeError as error:
-        raise RejectedRecord("not UTF-8", f"byte {error.start}: {error.reason}") from None
+        raise RejectedRecordError("not UTF-8", f"byte {error.start}: {error.reason}") from None
     except msgspec.ValidationError as error:
-        raise RejectedRecord("not an object", str(error)) from None
+        raise RejectedRecordError("not an object", str(error)) from None
     except msgspec.DecodeError as error:
-        raise RejectedRecord("not JSON", str(error)) from None
+        raise RejectedRecordError("not JSON", str(error)) from None
     except RecursionError:
-        raise RejectedRecord("nested too deeply", "lists and objects stand more than about 1000 deep") from None
+        raise RejectedRecordError("nested too deeply", "lists and objects stand more than about 1000 deep") from None
 
 
 def _row(record: Record, latest_ms: int) -> tuple[Any, ...]:
@@ -139,10 +147,10 @@ def _row(record: Record, latest_ms: int) -> tuple[Any, ...]:
     visitor_id, session_token, user_id, method, endpoint, ip, user_agent, referrer, page_url = texts
     for name, value in zip(_REQUIRED, (method, endpoint), strict=True):
         if not value:
-            raise RejectedRecord(f"no {name}", f"{name} is missing or empty")
+            raise RejectedRecordError(f"no {name}", f"{name} is missing or empty")
     content = (
         ts, visitor_id, session_token, user_id, method, endpoint.partition("?")[0],
-        _count(record.status, "status", _UINT16), _count(record.duration_ms, "duration_ms", _UINT32), ip, user_agent,
+        _count(record.status, _UINT16), _count(record.duration_ms, _UINT32), ip, user_agent,
         referrer, page_url, _json(record.request), _json(record.response),
     )  # fmt: skip
     return (*content, _call_id(record.call_id, content))
@@ -150,7 +158,7 @@ def _row(record: Record, latest_ms: int) -> tuple[Any, ...]:
 
 def _epoch_ms(value: Any, latest_ms: int) -> int:
     if value is None or value == "":
-        raise RejectedRecord("no time", "ts is missing")
+        raise RejectedRecordError("no time", "ts is missing")
     if isinstance(value, str):
         epoch_ms = int(value) if value.isascii() and value.isdigit() else _parse_time(value)
     elif isinstance(value, datetime):
@@ -159,11 +167,11 @@ def _epoch_ms(value: Any, latest_ms: int) -> int:
     elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         epoch_ms = int(value)
     else:
-        raise RejectedRecord("no time", f"ts {value!r:.80} is neither an RFC 3339 time nor epoch milliseconds")
+        raise RejectedRecordError("no time", f"ts {value!r:.80} is neither an RFC 3339 time nor epoch milliseconds")
     if epoch_ms > latest_ms:
-        raise RejectedRecord("in the future", f"ts {value!r:.80} is more than a day ahead of this machine's clock")
+        raise RejectedRecordError("in the future", f"ts {value!r:.80} is more than a day ahead of this machine's clock")
     if epoch_ms < 0:
-        raise RejectedRecord("no time", f"ts {value!r:.80} lies before 1970")
+        raise RejectedRecordError("no time", f"ts {value!r:.80} lies before 1970")
     return epoch_ms
 
 
@@ -171,9 +179,9 @@ def _parse_time(text: str) -> int:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise RejectedRecord("no time", f"ts {text!r:.80} is not an RFC 3339 time") from None
+        raise RejectedRecordError("no time", f"ts {text!r:.80} is not an RFC 3339 time") from None
     if moment.tzinfo is None:
-        raise RejectedRecord("no time", f"ts {text!r:.80} has no offset from UTC, such as Z or +01:00")
+        raise RejectedRecordError("no time", f"ts {text!r:.80} has no offset from UTC, such as Z or +01:00")
     return (moment - _EPOCH) // _MILLISECOND
 
 
@@ -184,11 +192,11 @@ def _text(value: Any, name: str) -> str:
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    raise RejectedRecord(f"bad {name}", f"{name} is {type(value).__name__}, not text")
+    raise RejectedRecordError(f"bad {name}", f"{name} is {type(value).__name__}, not text")
 
 
-def _count(value: Any, name: str, limit: int) -> int:
-    """A whole number below the limit; 0 where there is none. What is no number at all costs the number, not the call."""
+def _count(value: Any, limit: int) -> int:
+    """A whole number below the limit, 0 where there is none: what is no number costs the number, not the call."""
     if isinstance(value, str):
         value = int(value) if value.isascii() and value.isdigit() else None
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
@@ -207,7 +215,7 @@ def _call_id(value: Any, content: tuple[Any, ...]) -> bytes:
     try:
         return uuid.UUID(bytes=value).bytes if isinstance(value, bytes) else uuid.UUID(str(value)).bytes
     except ValueError:
-        raise RejectedRecord("bad call_id", f"call_id {value!r:.80} is not a UUID") from None
+        raise RejectedRecordError("bad call_id", f"call_id {value!r:.80} is not a UUID") from None
 
 
 def _content_digest(content: Iterable[Any]) -> bytes:
@@ -229,10 +237,12 @@ def _calls(rows: Sequence[tuple[Any, ...]], now: datetime) -> pl.DataFrame:
     ts = pl.Series("ts", columns.pop("ts"), dtype=pl.Int64).cast(pl.Datetime("ms", "UTC"))
     schema = {name: API_CALLS.schema[name] for name in columns}
     received_at = pl.lit(now).cast(pl.Datetime("ms", "UTC"))
-    return pl.DataFrame(columns, schema=schema).with_columns(ts, received_at=received_at).select(API_CALLS.schema.names())
+    return (
+        pl.DataFrame(columns, schema=schema).with_columns(ts, received_at=received_at).select(API_CALLS.schema.names())
+    )
 
 
-def reject(line: Line, error: RejectedRecord, *, source: str, now: datetime) -> tuple[Any, ...]:
+def reject(line: Line, error: RejectedRecordError, *, source: str, now: datetime) -> tuple[Any, ...]:
     """A row of `etl.rejects`. Its id makes a second run of the same source add nothing."""
     record = line.data[:KEPT_REJECT_BYTES]
     identity = f"{source}\0{line.position}\0{error.reason}\0".encode() + record

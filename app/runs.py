@@ -30,7 +30,7 @@ def prepare(warehouse: Warehouse, settings: Settings) -> None:
 def ingest_paths(
     warehouse: Warehouse, settings: Settings, paths: list[str], *, now: datetime | None = None
 ) -> ingest_job.Ingested:
-    """Ingest the sources one after the other, recorded as one run; `now` is the clock's unless a past day is replayed."""
+    """Ingest the sources one after the other, recorded as one run; `now` is the clock's unless a past is replayed."""
     run = _Run(warehouse, "ingest")
     totals = ingest_job.Ingested()
     done_bytes = 0
@@ -76,14 +76,19 @@ def build_stale(
     built: list[DayBuilt] = []
     if dry_run or not stale:
         return stale, built
-    own_calls = inputs.filter(pl.col("day").is_in([s.day for s in stale]))["calls"].sum() // 3
+    own_calls = int(inputs.filter(pl.col("day").is_in([s.day for s in stale]))["calls"].sum()) // 3
     with console.progress("etl", own_calls) as bar:
         for day in stale:
             bar.label(f"etl {day.day}")
             run = _Run(warehouse, "etl", day=day.day)
             try:
                 result = build_day(
-                    warehouse, day.day, settings=settings, endpoint_map=endpoint_map, jobs=day.jobs, on_calls=bar.advance
+                    warehouse,
+                    day.day,
+                    settings=settings,
+                    endpoint_map=endpoint_map,
+                    jobs=day.jobs,
+                    on_calls=bar.advance,
                 )
             except BaseException as error:
                 run.end(error=error)
@@ -100,12 +105,28 @@ class _Run:
 
     def __init__(self, warehouse: Warehouse, job: str, *, day: date | None = None) -> None:
         self._warehouse = warehouse
-        self._row: dict[str, Any] = {"run_id": uuid.uuid4().hex, "job": job, "day": day, "started_at": datetime.now(tz=UTC)}
+        self._row: dict[str, Any] = {
+            "run_id": uuid.uuid4().hex,
+            "job": job,
+            "day": day,
+            "started_at": datetime.now(tz=UTC),
+        }
         self._clock = time.perf_counter()
 
-    def end(self, *, rows_in: int = 0, rows_out: int = 0, rejected: int = 0, error: BaseException | None = None) -> None:
-        self._row |= {"ended_at": datetime.now(tz=UTC), "state": "failed" if error else "done", "rows_in": rows_in, "rows_out": rows_out}
-        self._row |= {"rows_rejected": rejected, "seconds": time.perf_counter() - self._clock, "error": str(error or "")}
+    def end(
+        self, *, rows_in: int = 0, rows_out: int = 0, rejected: int = 0, error: BaseException | None = None
+    ) -> None:
+        self._row |= {
+            "ended_at": datetime.now(tz=UTC),
+            "state": "failed" if error else "done",
+            "rows_in": rows_in,
+            "rows_out": rows_out,
+        }
+        self._row |= {
+            "rows_rejected": rejected,
+            "seconds": time.perf_counter() - self._clock,
+            "error": str(error or ""),
+        }
         try:
             self._warehouse.insert(RUNS, pl.DataFrame([self._row], schema=RUNS.schema))
         except CaratError:

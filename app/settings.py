@@ -21,7 +21,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours"}
 
 
 class _SecretFiles(EnvSettingsSource):
-    """`CARAT_X_FILE=/path` gives the setting X the file's content, as systemd credentials and containers hand it over."""
+    """`CARAT_X_FILE=/path` gives the setting X the file's content: how systemd and containers hand over secrets."""
 
     def __call__(self) -> dict[str, Any]:
         found: dict[str, Any] = {}

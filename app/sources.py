@@ -127,7 +127,9 @@ def _parquet_batches(
             on_bytes(raw.tell())
     except pa.ArrowException as error:
         first_line = str(error).splitlines()[0]
-        raise CaratError(f"{source} is no whole Parquet file ({first_line}): write it again, then repeat this") from None
+        raise CaratError(
+            f"{source} is no whole Parquet file ({first_line}): write it again, then repeat this"
+        ) from None
 
 
 def _parquet_rows(file: pq.ParquetFile) -> Iterator[list[dict[str, Any]]]:

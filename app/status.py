@@ -25,7 +25,8 @@ def freshness(warehouse: Warehouse) -> pl.DataFrame:
 def last_runs(warehouse: Warehouse, *, limit: int = 10) -> pl.DataFrame:
     """The newest runs first."""
     return warehouse.query(
-        "SELECT started_at, job, day, state, rows_in, rows_out, rows_rejected AS rejected, seconds, error FROM etl.runs "
+        "SELECT started_at, job, day, state, rows_in, rows_out, rows_rejected AS rejected, seconds, error "
+        "FROM etl.runs "
         f"ORDER BY started_at DESC LIMIT {limit}"
     )
 

@@ -47,7 +47,9 @@ def warehouse(settings) -> Iterator[Warehouse]:
 def ingest_records(warehouse, tmp_path) -> Callable[..., ingest.Ingested]:
     """Ingests records given as dicts (or raw bytes), and returns what became of them."""
 
-    def run(*records: dict | bytes, now: datetime = datetime(2026, 6, 1, tzinfo=UTC), max_record_bytes: int = 1024 * 1024):
+    def run(
+        *records: dict | bytes, now: datetime = datetime(2026, 6, 1, tzinfo=UTC), max_record_bytes: int = 1024 * 1024
+    ):
         path = tmp_path / f"records-{len(list(tmp_path.iterdir()))}.ndjson"
         path.write_bytes(b"\n".join(r if isinstance(r, bytes) else json.dumps(r).encode() for r in records))
         totals = ingest.Ingested()

@@ -5,8 +5,8 @@ from datetime import date
 
 import polars as pl
 
-from app.runs import build_stale
 from app.jobs.build import JOBS
+from app.runs import build_stale
 
 DAY = date(2026, 3, 1)
 
@@ -16,18 +16,46 @@ def call(ts: str, endpoint: str, *, method: str = "GET", visitor: str = "v1", **
 
 
 def catalog(ts: str, ids: list, *, q: str | None = None, total: int | None = None, **query) -> dict:
-    return call(ts, "/api/v1/catalog", request={"query": {"q": q, **query}}, response={"total": len(ids) if total is None else total, "items": [{"id": i} for i in ids]})
+    return call(
+        ts,
+        "/api/v1/catalog",
+        request={"query": {"q": q, **query}},
+        response={"total": len(ids) if total is None else total, "items": [{"id": i} for i in ids]},
+    )
 
 
 JOURNEY = [
     catalog("2026-03-01T10:00:00.000Z", [1, 2, 3], section=["rings"]),
     catalog("2026-03-01T10:01:00.000Z", [4, 5], section="rings", page="2"),
     call("2026-03-01T10:02:00Z", "/api/v1/products/4", response={"price": 19.9}),
-    call("2026-03-01T10:03:00Z", "/api/v1/cart/items", method="POST", request={"body": {"product_id": 4, "quantity": 2}}),
+    call(
+        "2026-03-01T10:03:00Z", "/api/v1/cart/items", method="POST", request={"body": {"product_id": 4, "quantity": 2}}
+    ),
     call("2026-03-01T10:04:00Z", "/api/v1/checkout", method="POST", status=500),
     call("2026-03-01T10:04:30Z", "/api/v1/checkout", method="POST"),
-    call("2026-03-01T10:05:00Z", "/api/v1/orders", method="POST", user_id="u7", response={"order_id": "o1", "total": "39.80", "currency": "EUR", "items": [{"product_id": 4, "quantity": 2, "price": 19.9}]}),
-    call("2026-03-01T10:05:01Z", "/api/v1/orders", method="POST", response={"order_id": "o1", "total": "39.80", "currency": "EUR", "items": [{"product_id": 4, "quantity": 2, "price": 19.9}]}),
+    call(
+        "2026-03-01T10:05:00Z",
+        "/api/v1/orders",
+        method="POST",
+        user_id="u7",
+        response={
+            "order_id": "o1",
+            "total": "39.80",
+            "currency": "EUR",
+            "items": [{"product_id": 4, "quantity": 2, "price": 19.9}],
+        },
+    ),
+    call(
+        "2026-03-01T10:05:01Z",
+        "/api/v1/orders",
+        method="POST",
+        response={
+            "order_id": "o1",
+            "total": "39.80",
+            "currency": "EUR",
+            "items": [{"product_id": 4, "quantity": 2, "price": 19.9}],
+        },
+    ),
 ]
 
 
@@ -48,17 +76,23 @@ def test_a_journey_becomes_one_session_with_every_step_counted_once(warehouse, s
     assert str(session["revenue"]) == "39.80"
 
 
-def test_pages_of_one_listing_share_its_id_and_a_click_counts_for_the_page_that_showed_the_product(warehouse, settings, ingest_records):
+def test_pages_of_one_listing_share_its_id_and_a_click_counts_for_the_page_that_showed_the_product(
+    warehouse, settings, ingest_records
+):
     ingest_records(*JOURNEY)
     build(warehouse, settings)
-    pages = warehouse.query("SELECT seq, listing_id, page, products_clicked, products_carted, products_bought FROM dwh.catalog_sessions")
+    pages = warehouse.query(
+        "SELECT seq, listing_id, page, products_clicked, products_carted, products_bought FROM dwh.catalog_sessions"
+    )
     assert sorted(pages.rows()) == [(1, 1, 1, 0, 0, 0), (2, 1, 2, 1, 1, 1)]
 
 
 def test_products_of_a_session_are_counted_from_impression_to_revenue(warehouse, settings, ingest_records):
     ingest_records(*JOURNEY)
     build(warehouse, settings)
-    products = warehouse.query("SELECT product_id, impressions, views, cart_adds, units_added, orders, units_bought, toFloat64(revenue) FROM dwh.product_sessions")
+    products = warehouse.query(
+        "SELECT product_id, impressions, views, cart_adds, units_added, orders, units_bought, toFloat64(revenue) FROM dwh.product_sessions"
+    )
     assert sorted(products.rows()) == [
         ("1", 1, 0, 0, 0, 0, 0, 0.0), ("2", 1, 0, 0, 0, 0, 0, 0.0), ("3", 1, 0, 0, 0, 0, 0, 0.0),
         ("4", 1, 1, 1, 2, 1, 2, 39.8), ("5", 1, 0, 0, 0, 0, 0, 0.0),
@@ -94,9 +128,14 @@ def test_a_session_over_midnight_belongs_to_the_day_it_starts_on(warehouse, sett
     assert len({session_id for _, session_id in days}) == 1
 
 
-def test_a_call_in_the_map_of_its_call_id_is_kept_whatever_order_two_records_come_in(warehouse, settings, ingest_records):
+def test_a_call_in_the_map_of_its_call_id_is_kept_whatever_order_two_records_come_in(
+    warehouse, settings, ingest_records
+):
     call_id = str(uuid.UUID(int=7))
-    early, late = call("2026-03-01T10:00:00Z", "/a", call_id=call_id), call("2026-03-03T10:00:00Z", "/b", call_id=call_id)
+    early, late = (
+        call("2026-03-01T10:00:00Z", "/a", call_id=call_id),
+        call("2026-03-03T10:00:00Z", "/b", call_id=call_id),
+    )
     for first, second in ((early, late), (late, early)):
         warehouse.command("TRUNCATE TABLE pd.api_calls")
         ingest_records(first)
@@ -106,6 +145,11 @@ def test_a_call_in_the_map_of_its_call_id_is_kept_whatever_order_two_records_com
 
 
 def test_every_table_and_column_carries_its_comment(warehouse):
-    bare = warehouse.query("SELECT database, table, name FROM system.columns WHERE database IN ('pd', 'dwh', 'etl') AND comment = ''")
+    bare = warehouse.query(
+        "SELECT database, table, name FROM system.columns WHERE database IN ('pd', 'dwh', 'etl') AND comment = ''"
+    )
     assert bare.filter(pl.col("table") != "incoming_ids").rows() == []
-    assert warehouse.query("SELECT name FROM system.tables WHERE database IN ('pd', 'dwh', 'etl') AND comment = ''").rows() == []
+    assert (
+        warehouse.query("SELECT name FROM system.tables WHERE database IN ('pd', 'dwh', 'etl') AND comment = ''").rows()
+        == []
+    )

@@ -33,9 +33,11 @@ def run_demo(settings: Settings, plan: DemoPlan, folder: Path) -> None:
         console.say(f"ingested {ingest_summary(totals)}  ({_seconds(started)})")
 
         _, built = build_stale(warehouse, settings, span=(None, None), jobs=JOBS)
-        console.say(f"built {len(built)} days, {sum(sum(day.rows.values()) for day in built):,} rows  ({_seconds(started)})")
+        console.say(
+            f"built {len(built)} days, {sum(sum(day.rows.values()) for day in built):,} rows  ({_seconds(started)})"
+        )
         say_summary(warehouse, folder / "shop.sqlite")
-        console.say(f"\nLook further: carat query \"SELECT * FROM dwh.sessions LIMIT 5\", on {public_url(warehouse.url)}")
+        console.say(f'\nLook further: carat query "SELECT * FROM dwh.sessions LIMIT 5", on {public_url(warehouse.url)}')
 
 
 def _make_shop(plan: DemoPlan, folder: Path) -> list[Path]:

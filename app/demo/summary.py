@@ -1,6 +1,7 @@
 """What a product officer would read first: how the shop did, where its shoppers were lost, what they looked for."""
 
 import sqlite3
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from app.warehouse import Warehouse
 _TOTALS = """
 SELECT count() AS sessions, uniqExact(visitor_id) AS visitors, sum(s.orders) AS orders, sum(s.revenue) AS revenue,
     countIf(s.orders > 0) / count() AS conversion, countIf(is_bounce) / count() AS bounces,
-    (SELECT count() FROM dwh.sessions WHERE is_bot) AS bot_sessions, min(session_date) AS first, max(session_date) AS last
+    (SELECT count() FROM dwh.sessions WHERE is_bot) AS bot_sessions,
+    min(session_date) AS first, max(session_date) AS last
 FROM dwh.sessions AS s WHERE NOT is_bot"""
 
 # A step counts whoever reached it or a later one: people also come straight to a product.
@@ -28,7 +30,8 @@ FROM dwh.catalog_sessions WHERE is_search AND page = 1
 GROUP BY search ORDER BY searches DESC, search LIMIT 8"""
 
 _PRODUCTS = """
-SELECT product_id, sum(impressions) AS shown, sum(views) AS viewed, sum(cart_adds) AS carted, sum(units_bought) AS bought,
+SELECT product_id, sum(impressions) AS shown, sum(views) AS viewed, sum(cart_adds) AS carted,
+    sum(units_bought) AS bought,
     sum(p.revenue) AS revenue
 FROM dwh.product_sessions AS p WHERE session_id IN (SELECT session_id FROM dwh.sessions WHERE NOT is_bot)
 GROUP BY product_id ORDER BY revenue DESC, product_id LIMIT 8"""
@@ -41,28 +44,64 @@ FROM dwh.sessions AS s WHERE NOT is_bot GROUP BY channel ORDER BY sessions DESC"
 def say_summary(warehouse: Warehouse, shop_db: Path) -> None:
     """Print the summary; product titles come from the shop's database."""
     totals = warehouse.query(_TOTALS).row(0, named=True)
-    console.say(f"\nThe shop from {totals['first']} to {totals['last']}, people only ({totals['bot_sessions']:,} sessions of bots left out)")
+    console.say(
+        f"\nThe shop from {totals['first']} to {totals['last']}, people only "
+        f"({totals['bot_sessions']:,} sessions of bots left out)"
+    )
     figures = (
-        ("sessions", f"{totals['sessions']:,}"), ("visitors", f"{totals['visitors']:,}"), ("orders", f"{totals['orders']:,}"),
-        ("revenue", f"{totals['revenue']:,} EUR"), ("conversion", _percent(totals["conversion"])), ("bounces", _percent(totals["bounces"])),
+        ("sessions", f"{totals['sessions']:,}"), ("visitors", f"{totals['visitors']:,}"),
+        ("orders", f"{totals['orders']:,}"),
+        ("revenue", f"{totals['revenue']:,} EUR"), ("conversion", _percent(totals["conversion"])),
+        ("bounces", _percent(totals["bounces"])),
     )  # fmt: skip
     console.say("   ".join(f"{name} {figure}" for name, figure in figures) + "\n")
 
     funnel = warehouse.query(_FUNNEL).rows()
     visits = funnel[0][1] or 1
-    lost = [None, *(1 - after / (before or 1) for (_, before), (_, after) in zip(funnel, funnel[1:], strict=False))]
-    rows = [(step, sessions, _percent(sessions / visits), _percent(loss)) for (step, sessions), loss in zip(funnel, lost, strict=True)]
-    console.say_table("How far sessions came", ("step", "sessions", "of all", "lost since the step before"), rows, right=("sessions", "of all", "lost since the step before"))
+    lost = [None, *(1 - after / (before or 1) for (_, before), (_, after) in pairwise(funnel))]
+    rows = [
+        (step, sessions, _percent(sessions / visits), _percent(loss))
+        for (step, sessions), loss in zip(funnel, lost, strict=True)
+    ]
+    console.say_table(
+        "How far sessions came",
+        ("step", "sessions", "of all", "lost since the step before"),
+        rows,
+        right=("sessions", "of all", "lost since the step before"),
+    )
 
-    searches = [(search, count, _percent(nothing), _percent(clicked)) for search, count, nothing, clicked in warehouse.query(_SEARCHES).rows()]
-    console.say_table("Top searches", ("search", "searches", "found nothing", "led to a click"), searches, right=("searches", "found nothing", "led to a click"))
+    searches = [
+        (search, count, _percent(nothing), _percent(clicked))
+        for search, count, nothing, clicked in warehouse.query(_SEARCHES).rows()
+    ]
+    console.say_table(
+        "Top searches",
+        ("search", "searches", "found nothing", "led to a click"),
+        searches,
+        right=("searches", "found nothing", "led to a click"),
+    )
 
     titles = _titles(shop_db)
-    products = [(titles.get(product_id, product_id), *counts) for product_id, *counts in warehouse.query(_PRODUCTS).rows()]
-    console.say_table("Top products", ("product", "shown", "viewed", "carted", "bought", "revenue"), products, right=("shown", "viewed", "carted", "bought", "revenue"))
+    products = [
+        (titles.get(product_id, product_id), *counts) for product_id, *counts in warehouse.query(_PRODUCTS).rows()
+    ]
+    console.say_table(
+        "Top products",
+        ("product", "shown", "viewed", "carted", "bought", "revenue"),
+        products,
+        right=("shown", "viewed", "carted", "bought", "revenue"),
+    )
 
-    channels = [(channel, sessions, _percent(rate), revenue) for channel, sessions, rate, revenue in warehouse.query(_CHANNELS).rows()]
-    console.say_table("Channels", ("channel", "sessions", "conversion", "revenue"), channels, right=("sessions", "conversion", "revenue"))
+    channels = [
+        (channel, sessions, _percent(rate), revenue)
+        for channel, sessions, rate, revenue in warehouse.query(_CHANNELS).rows()
+    ]
+    console.say_table(
+        "Channels",
+        ("channel", "sessions", "conversion", "revenue"),
+        channels,
+        right=("sessions", "conversion", "revenue"),
+    )
 
 
 def _titles(shop_db: Path) -> dict[str, Any]:

@@ -80,7 +80,14 @@ def _single_products(numbered: pl.DataFrame) -> pl.DataFrame:
 
 def _order_items(numbered: pl.DataFrame) -> pl.DataFrame:
     items = numbered.filter("is_counted_order").select(
-        "session_number", "position", "ts", "event", total="revenue", product_id="order_products", quantity="order_quantities", price="order_prices"
+        "session_number",
+        "position",
+        "ts",
+        "event",
+        total="revenue",
+        product_id="order_products",
+        quantity="order_quantities",
+        price="order_prices",
     )
     return (
         items.explode("product_id", "quantity", "price", empty_as_null=False)
@@ -107,4 +114,6 @@ def revenue_share() -> pl.Expr:
 def _credited(actions: pl.DataFrame, impressions: pl.DataFrame) -> pl.DataFrame:
     """The actions with the latest earlier page of their session that showed the product."""
     shown = impressions.join(actions, on="key", how="semi").select("key", "position", "listing_id", shown_at="position")
-    return actions.join_asof(shown.sort("position"), on="position", by="key", strategy="backward", check_sortedness=False)
+    return actions.join_asof(
+        shown.sort("position"), on="position", by="key", strategy="backward", check_sortedness=False
+    )

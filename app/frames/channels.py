@@ -1,11 +1,14 @@
-"""Where a session came from: a first, simple grouping by campaign tags and referrer, and the parts of a URL it needs."""
+"""Where a session came from: a first, simple grouping by campaign tags and referrer, and the parts of URLs it needs."""
 
 from urllib.parse import unquote_plus
 
 import polars as pl
 
 _SEARCH = r"(?:^|\.)(?:google|bing|yahoo|duckduckgo|ecosia|yandex|baidu|qwant|startpage|seznam|naver)\.[a-z.]+$"
-_SOCIAL = r"(?:^|\.)(?:facebook|instagram|pinterest|tiktok|twitter|x|linkedin|reddit|youtube|vk|threads|t)\.(?:com|co|net|ru)$"
+_SOCIAL = (
+    r"(?:^|\.)(?:facebook|instagram|pinterest|tiktok|twitter|x|linkedin|reddit|youtube|vk|threads|t)"
+    r"\.(?:com|co|net|ru)$"
+)
 _MAIL = r"(?:^|\.)mail\.|outlook\.live\.com$"
 
 
@@ -18,7 +21,12 @@ def channel(*, has_click_id: pl.Expr) -> pl.Expr:
         ("Display", medium.is_in(["display", "banner", "cpm", "interstitial", "expandable"])),
         ("Paid Social", (is_paid | has_click_id) & is_social),
         ("Paid Search", is_paid | has_click_id),
-        ("Email", medium.is_in(["email", "e-mail", "e_mail", "e mail"]) | source.is_in(["email", "newsletter"]) | host.str.contains(_MAIL)),
+        (
+            "Email",
+            medium.is_in(["email", "e-mail", "e_mail", "e mail"])
+            | source.is_in(["email", "newsletter"])
+            | host.str.contains(_MAIL),
+        ),
         ("Affiliates", medium.is_in(["affiliate", "affiliates"])),
         ("SMS", (source == "sms") | (medium == "sms")),
         ("Mobile Push", medium.str.ends_with("push") | medium.str.contains("mobile|notification")),

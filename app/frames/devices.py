@@ -15,7 +15,8 @@ _DEVICE_TYPES = (
     ("desktop", r"(?i)windows nt|macintosh|x11|cros "),
 )
 _BRANDS = (
-    ("Apple", r"iPhone|iPad|iPod|Macintosh|AppleTV"), ("Samsung", r"(?i)samsung|\bSM-|\bGT-"), ("Google", r"Pixel|Nexus"),
+    ("Apple", r"iPhone|iPad|iPod|Macintosh|AppleTV"), ("Samsung", r"(?i)samsung|\bSM-|\bGT-"),
+    ("Google", r"Pixel|Nexus"),
     ("Huawei", r"(?i)huawei|honor"), ("Xiaomi", r"(?i)xiaomi|redmi|\bmi \d|poco"), ("OnePlus", r"(?i)oneplus"),
     ("LG", r"\bLG[-;/ ]|Web0S"), ("Sony", r"(?i)sony|bravia|xperia"), ("Amazon", r"Kindle|Silk/|\bKF[A-Z]{2,}"),
 )  # fmt: skip
@@ -45,4 +46,6 @@ def device_columns(user_agents: pl.Series) -> pl.DataFrame:
 
 def _first_match(rules: tuple[tuple[str, str], ...], *, otherwise: str = "") -> pl.Expr:
     agent = pl.col("user_agent")
-    return pl.coalesce(*(pl.when(agent.str.contains(pattern)).then(pl.lit(name)) for name, pattern in rules), pl.lit(otherwise))
+    return pl.coalesce(
+        *(pl.when(agent.str.contains(pattern)).then(pl.lit(name)) for name, pattern in rules), pl.lit(otherwise)
+    )

@@ -28,11 +28,13 @@ class TypedCalls:
 def type_calls(calls: pl.DataFrame, documents: pa.Table, *, endpoint_map: EndpointMap) -> TypedCalls:
     """The calls with their event and its fields.
 
-    In: calls with `method, endpoint, status, document`, the last being their row in `documents`, which holds
-    `request` and `response` as Arrow text. A failed call (status 400 or above) and one that the map does not know are `other`. Text fields are empty where
-    there is no value, numbers null, lists empty. Rows keep their order.
+    In: calls with `method, endpoint, status, document`, the last being their row in `documents`, which holds `request`
+    and `response` as Arrow text. A failed call (status 400 or above) and one that the map does not know are `other`.
+    Text fields are empty where there is no value, numbers null, lists empty. Rows keep their order.
     """
-    known = calls.with_row_index("row").join(_mapped_endpoints(calls, endpoint_map), on=["method", "endpoint"], how="left")
+    known = calls.with_row_index("row").join(
+        _mapped_endpoints(calls, endpoint_map), on=["method", "endpoint"], how="left"
+    )
     known = known.with_columns(
         mapped=pl.when(pl.col("status") < FAILED_STATUS).then("mapped"), product_id=pl.col("product_id").fill_null("")
     )
@@ -61,7 +63,10 @@ def _mapped_endpoints(calls: pl.DataFrame, endpoint_map: EndpointMap) -> pl.Data
     endpoints = calls.select("method", "endpoint").unique()
     mapped = pl.coalesce(
         [pl.lit(None, pl.UInt32)]
-        + [pl.when(is_call(mapped_call)).then(pl.lit(number, pl.UInt32)) for number, mapped_call in enumerate(endpoint_map.calls)]
+        + [
+            pl.when(is_call(mapped_call)).then(pl.lit(number, pl.UInt32))
+            for number, mapped_call in enumerate(endpoint_map.calls)
+        ]
     )
     endpoints = endpoints.with_columns(mapped=mapped)
     names = {name for mapped_call in endpoint_map.calls for name in mapped_call.path_fields if name} | {"product_id"}
@@ -110,7 +115,7 @@ def _defaults() -> list[pl.Expr]:
 
 
 def _typed_fields(values: pl.DataFrame, leaves: Sequence[Leaf]) -> tuple[pl.DataFrame, int]:
-    """One column a field: of several places the first with a value, in the field's type; and how many were no number."""
+    """One column a field, of several places the first with a value; and how many values were no number."""
     columns = []
     unreadable = 0
     for field in dict.fromkeys(leaf.name.partition(".")[0] for leaf in leaves):
@@ -135,10 +140,14 @@ def _field_values(values: pl.Series, field: str) -> tuple[pl.Series, int]:
 def _relist(items: pl.Series, *, like: pl.Series) -> pl.Series:
     lengths = like.list.len().fill_null(0)
     return (
-        pl.DataFrame({"row": pl.int_range(like.len(), eager=True).repeat_by(lengths).explode(empty_as_null=False), "item": items})
+        pl.DataFrame(
+            {"row": pl.int_range(like.len(), eager=True).repeat_by(lengths).explode(empty_as_null=False), "item": items}
+        )
         .group_by("row", maintain_order=True)
         .agg("item")
-        .join(pl.DataFrame({"row": pl.int_range(like.len(), eager=True)}), on="row", how="right", maintain_order="right")["item"]
+        .join(
+            pl.DataFrame({"row": pl.int_range(like.len(), eager=True)}), on="row", how="right", maintain_order="right"
+        )["item"]
     )
 
 
@@ -164,7 +173,8 @@ def _exact_numbers(values: pl.Series) -> tuple[pl.Series, int]:
         return values.cast(decimal), 0
     text = pl.col("text").str.strip_chars()
     frame = pl.DataFrame({"text": values}).select(
-        number=pl.when(text.str.contains(_NUMBER_TEXT)).then(text).cast(decimal, strict=False), is_blank=text.fill_null("") == ""
+        number=pl.when(text.str.contains(_NUMBER_TEXT)).then(text).cast(decimal, strict=False),
+        is_blank=text.fill_null("") == "",
     )
     return frame["number"], frame.filter(~pl.col("is_blank"), pl.col("number").is_null()).height
 
@@ -172,17 +182,26 @@ def _exact_numbers(values: pl.Series) -> tuple[pl.Series, int]:
 def _texts(values: pl.Series) -> pl.Series:
     """A list of text from a list, a scalar or a comma list; null where nothing is left."""
     name = values.name
-    joined = values.cast(pl.List(pl.String)).list.join(",", ignore_nulls=True) if isinstance(values.dtype, pl.List) else values
-    parts = pl.col(name).cast(pl.String).str.split(",").list.eval(
-        pl.element().str.strip_chars().filter(pl.element().str.strip_chars() != "")
+    joined = (
+        values.cast(pl.List(pl.String)).list.join(",", ignore_nulls=True)
+        if isinstance(values.dtype, pl.List)
+        else values
+    )
+    parts = (
+        pl.col(name)
+        .cast(pl.String)
+        .str.split(",")
+        .list.eval(pl.element().str.strip_chars().filter(pl.element().str.strip_chars() != ""))
     )
     return pl.DataFrame({name: joined}).select(pl.when(parts.list.len() > 0).then(parts)).to_series()
 
 
 def _aligned_lists(fields: pl.DataFrame) -> pl.DataFrame:
-    """Lists without gaps: products shown all have an id; an order's item has a product, 1 unit and price 0 if unsaid."""
+    """Lists without gaps: a product shown has an id; an order's item has a product, 1 unit and price 0 if unsaid."""
     if "shown_products" in fields.columns:
-        fields = fields.with_columns(pl.col("shown_products").list.drop_nulls().list.eval(pl.element().filter(pl.element() != "")))
+        fields = fields.with_columns(
+            pl.col("shown_products").list.drop_nulls().list.eval(pl.element().filter(pl.element() != ""))
+        )
     if "order_products" not in fields.columns:
         return fields.drop(ORDER_ITEM_FIELDS, strict=False)
     products = pl.col("order_products").list.eval(pl.element().fill_null(""))

@@ -10,8 +10,8 @@ before it refused:
 3. the refused rows alone, found by halving, decoded one by one, taking from each what it holds.
 
 A row contributes exactly one document or is refused: each begins with `{` and ends with `}`, a newline stands between
-one's `}` and the next one's `{`, which is never valid inside a document, nor is a newline inside a string. So no document
-can hold two rows, and equal counts mean aligned rows.
+one's `}` and the next one's `{`, which is never valid inside a document, nor is a newline inside a string. So no
+document can hold two rows, and equal counts mean aligned rows.
 """
 
 import json
@@ -270,9 +270,7 @@ def _flat(value: Any) -> list[Any]:
     return [item for item in (value if isinstance(value, list) else [value]) if item is not None]
 
 
-def _read_tolerant(
-    documents: pa.ChunkedArray, rows: pa.Array, leaves: Sequence[Leaf]
-) -> tuple[list[pa.Array], int]:
+def _read_tolerant(documents: pa.ChunkedArray, rows: pa.Array, leaves: Sequence[Leaf]) -> tuple[list[pa.Array], int]:
     unreadable = 0
     columns: list[list[Any]] = [[] for _ in leaves]
     for text in documents.take(rows).to_pylist():
@@ -291,22 +289,24 @@ def _read_tolerant(
 
 
 def _as_text(value: Any, *, is_list: bool, may_wrap: bool) -> Any:
-    if value is None or value is _UNREADABLE:
-        return value
-    if is_list:
-        if not isinstance(value, list):
-            value = [value] if may_wrap else _UNREADABLE
-            if value is _UNREADABLE:
-                return value
-        texts = [_as_text(item, is_list=False, may_wrap=False) for item in value]
-        return _UNREADABLE if any(text is _UNREADABLE for text in texts) else texts
+    if value is None or not is_list:
+        return _scalar_as_text(value)
+    if may_wrap and not isinstance(value, list):
+        value = [value]
+    if not isinstance(value, list):
+        return _UNREADABLE
+    texts = [_scalar_as_text(item) for item in value]
+    return _UNREADABLE if _UNREADABLE in texts else texts
+
+
+def _scalar_as_text(value: Any) -> Any:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):  # a lone surrogate has no UTF-8; the escape is all that was sent
         return str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, int | float):  # from a cut-off document
         return repr(value)
-    return _UNREADABLE
+    return None if value is None else _UNREADABLE
 
 
 # ---- putting the parts together ----------------------------------------------------------------------------------
@@ -321,8 +321,10 @@ def _in_order(parts: Sequence[tuple[pa.Array, list[pa.Array]]], leaves: Sequence
     if len(frames) == 1:  # rows are ascending within a part
         return frames[0]
     if any(frame.schema != frames[0].schema for frame in frames):
-        as_text = {leaf.name: pl.List(pl.String) if leaf.is_list else pl.String for leaf in leaves}
-        frames = [_wrap_scalars(frame, as_text).cast(as_text) for frame in frames]
+        as_text: dict[str, pl.DataType] = {
+            leaf.name: pl.List(pl.String()) if leaf.is_list else pl.String() for leaf in leaves
+        }
+        frames = [_wrap_scalars(frame, as_text).cast(pl.Schema(as_text)) for frame in frames]
     rows = pl.concat([pl.Series("row", part_rows) for part_rows, _ in filled])
     return pl.concat(frames).select(pl.all().sort_by(rows))
 

@@ -7,8 +7,8 @@ from app.frames.browsing import Browsing, session_and_product
 from app.frames.sessions import is_event
 
 _COUNTS = (
-    "impressions", "views", "favorites_added", "favorites_removed", "cart_adds", "cart_removes", "units_added", "orders",
-    "units_bought", "revenue",
+    "impressions", "views", "favorites_added", "favorites_removed", "cart_adds", "cart_removes", "units_added",
+    "orders", "units_bought", "revenue",
 )  # fmt: skip
 _FROM_HISTORY = ("title", "section", "material", "metal", "list_price", "stock_qty")
 
@@ -16,7 +16,9 @@ _FROM_HISTORY = ("title", "section", "material", "metal", "list_price", "stock_q
 def build_product_sessions(browsing: Browsing, sessions: pl.DataFrame) -> pl.DataFrame:
     """The rows of `dwh.product_sessions`; `sessions`: `session_number, session_date, session_id, visitor_id`."""
     shown = browsing.impressions.group_by("key").agg(
-        impressions=pl.len(), shown_first_at=pl.col("ts").min(), shown_in=pl.col("listing_id").sort_by("position").first()
+        impressions=pl.len(),
+        shown_first_at=pl.col("ts").min(),
+        shown_in=pl.col("listing_id").sort_by("position").first(),
     )
     done = browsing.actions.group_by("key").agg(
         acted_first_at=pl.col("ts").min(),

@@ -29,7 +29,12 @@ def assign_sessions(calls: pl.DataFrame, earlier: pl.DataFrame, *, spans: DaySpa
     there just before midnight. Calls of the next day that belong to no session of this day are left out.
     `session_number` is ascending in the calls' order and dense within the frame, no identity beyond it.
     """
-    moments = pl.concat([earlier.select(CALL_ORDER).with_columns(row=pl.lit(None, pl.UInt32)), calls.with_row_index("row").select(*CALL_ORDER, "row")])
+    moments = pl.concat(
+        [
+            earlier.select(CALL_ORDER).with_columns(row=pl.lit(None, pl.UInt32)),
+            calls.with_row_index("row").select(*CALL_ORDER, "row"),
+        ]
+    )
     starts = (
         moments.sort(CALL_ORDER)
         .with_columns(at=pl.col("ts").dt.epoch("ms"))
@@ -78,8 +83,12 @@ def _paused_within(day: pl.Expr) -> pl.Expr:
 
 
 def _with_session_id(calls: pl.DataFrame) -> pl.DataFrame:
-    sessions = calls.select("session_number", "visitor_hash", "started").unique("session_number", keep="first", maintain_order=True)
-    ids = sessions.select("session_number", session_id=_hex(sessions["visitor_hash"]) + "-" + sessions["started"].cast(pl.String))
+    sessions = calls.select("session_number", "visitor_hash", "started").unique(
+        "session_number", keep="first", maintain_order=True
+    )
+    ids = sessions.select(
+        "session_number", session_id=_hex(sessions["visitor_hash"]) + "-" + sessions["started"].cast(pl.String)
+    )
     return calls.join(ids, on="session_number", how="left", maintain_order="left")
 
 

@@ -54,7 +54,9 @@ def build_sessions(events: pl.DataFrame) -> pl.DataFrame:
             furthest_step=furthest_step(),
             is_bounce=pl.col("named_events") <= 1,
             **{name: url_parameter("campaign_page", name) for name in _UTM},
-            click_id=pl.coalesce(pl.when(p != "").then(p) for p in (url_parameter("campaign_page", k) for k in CLICK_IDS)).fill_null(""),
+            click_id=pl.coalesce(
+                pl.when(p != "").then(p) for p in (url_parameter("campaign_page", k) for k in CLICK_IDS)
+            ).fill_null(""),
         )
         .join(device_columns(behaviour["user_agent"]), on="user_agent", how="left", maintain_order="left")
         .with_columns(channel=channel(has_click_id=pl.col("click_id") != ""))
@@ -81,7 +83,9 @@ def furthest_step() -> pl.Expr:
         "product": pl.col("product_views") > 0,
         "catalog": pl.col("catalog_views") > 0,
     }
-    return pl.coalesce(*(pl.when(has_reached).then(pl.lit(step)) for step, has_reached in reached.items()), pl.lit("visit"))
+    return pl.coalesce(
+        *(pl.when(has_reached).then(pl.lit(step)) for step, has_reached in reached.items()), pl.lit("visit")
+    )
 
 
 def first_text(column: str, *, matching: str | None = None) -> pl.Expr:

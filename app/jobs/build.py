@@ -60,7 +60,14 @@ def build_day(
             connection = connections.get()
             try:
                 shard_calls, unreadable = _build_shard(
-                    connection, staging, number, count, spans=spans, settings=settings, endpoint_map=endpoint_map, jobs=jobs
+                    connection,
+                    staging,
+                    number,
+                    count,
+                    spans=spans,
+                    settings=settings,
+                    endpoint_map=endpoint_map,
+                    jobs=jobs,
                 )
             finally:
                 connections.put(connection)
@@ -114,4 +121,6 @@ def _require_raw(warehouse: Warehouse, day: date, calls: int) -> None:
     published = warehouse.scalar("SELECT count() FROM dwh.events WHERE event_date = {day:Date}", {"day": day})
     oldest = warehouse.scalar("SELECT if(count() = 0, today(), toDate(min(ts))) FROM pd.api_calls")
     if published and day < oldest:
-        raise ContractError(f"{day}: pd.api_calls no longer holds this day's calls, so what is published is kept as it is")
+        raise ContractError(
+            f"{day}: pd.api_calls no longer holds this day's calls, so what is published is kept as it is"
+        )

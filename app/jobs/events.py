@@ -22,7 +22,9 @@ class ShardEvents:
     unreadable: int
 
 
-def run(shard: Shard, staging: Staging, *, through: Warehouse, spans: DaySpans, endpoint_map: EndpointMap, timeout_ms: int) -> ShardEvents:
+def run(
+    shard: Shard, staging: Staging, *, through: Warehouse, spans: DaySpans, endpoint_map: EndpointMap, timeout_ms: int
+) -> ShardEvents:
     calls = assign_sessions(first_of_each_call(shard.calls), shard.earlier, spans=spans, timeout_ms=timeout_ms)
 
     typed = type_calls(calls, shard.documents, endpoint_map=endpoint_map)

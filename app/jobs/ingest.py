@@ -8,7 +8,7 @@ import msgspec
 import polars as pl
 
 from app.contracts import API_CALLS, REJECTS, sql_text
-from app.records import Line, RejectedRecord, content_hashes, reject, reject_frame
+from app.records import Line, RejectedRecordError, content_hashes, reject, reject_frame
 from app.sources import read_batches
 from app.warehouse import Warehouse
 
@@ -47,7 +47,7 @@ def run(
     totals: Ingested,
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Ingest one source, adding to `totals` what was done; raises CaratError where it is damaged, after its good part."""
+    """Ingest one source and add to `totals` what was done; CaratError where it is damaged, after its good part."""
     for batch in read_batches(name, now=now, max_record_bytes=max_record_bytes, on_bytes=on_bytes):
         calls, lost = _without_repeats(batch.calls)
         known = _known_calls(warehouse, calls)
@@ -83,7 +83,11 @@ def _without_repeats(calls: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     if not is_repeated.any():
         return calls, calls.clear()
     repeated = calls.filter(is_repeated)
-    ranked = repeated.with_columns(content_hashes(repeated)).unique(_IDENTITY, maintain_order=True).sort("ts", "content_hash")
+    ranked = (
+        repeated.with_columns(content_hashes(repeated))
+        .unique(_IDENTITY, maintain_order=True)
+        .sort("ts", "content_hash")
+    )
     is_first = ranked["call_id"].is_first_distinct()
     return pl.concat([calls.filter(~is_repeated), ranked.filter(is_first)]), ranked.filter(~is_first)
 
@@ -105,7 +109,11 @@ def _against_known(calls: pl.DataFrame, known: pl.DataFrame) -> tuple[pl.DataFra
     fresh = calls.join(known, on="call_id", how="anti")
     met = calls.join(known, on="call_id", how="semi")
     met = met.with_columns(content_hashes(met)).join(known, on=_IDENTITY, how="anti")  # the same record again
-    winners = pl.concat([met.select(_IDENTITY), known.select(_IDENTITY)]).sort("ts", "content_hash").unique("call_id", keep="first")
+    winners = (
+        pl.concat([met.select(_IDENTITY), known.select(_IDENTITY)])
+        .sort("ts", "content_hash")
+        .unique("call_id", keep="first")
+    )
     winning = met.join(winners, on=_IDENTITY, how="semi")
     beaten = met.join(winners, on=_IDENTITY, how="anti")
     return pl.concat([fresh, winning]), beaten, known.join(winners, on=_IDENTITY, how="anti")
@@ -113,9 +121,11 @@ def _against_known(calls: pl.DataFrame, known: pl.DataFrame) -> tuple[pl.DataFra
 
 def _conflict_rejects(calls: pl.DataFrame, *, source: str, now: datetime) -> pl.DataFrame:
     detail = "another record with this call_id counts: the earlier one, then that with the smaller content hash"
-    error = RejectedRecord("call_id taken", detail)
+    error = RejectedRecordError("call_id taken", detail)
     rows = []
-    for call in calls.with_columns(pl.col("call_id").bin.encode("hex"), pl.col("ts", "received_at").cast(pl.String)).iter_rows(named=True):
+    for call in calls.with_columns(
+        pl.col("call_id").bin.encode("hex"), pl.col("ts", "received_at").cast(pl.String)
+    ).iter_rows(named=True):
         data = msgspec.json.encode(call)
         rows.append(reject(Line(0, data, len(data)), error, source=source, now=now))
     return reject_frame(rows)

@@ -37,7 +37,9 @@ class Shard:
 def count_calls(warehouse: Warehouse, spans: DaySpans) -> int:
     """The calls of the day itself."""
     where = f"ts >= {_TS('start')} AND ts < {_TS('end')}"
-    return int(warehouse.scalar(f"SELECT count() FROM pd.api_calls WHERE {where}", {"start": spans.start, "end": spans.end}))
+    return int(
+        warehouse.scalar(f"SELECT count() FROM pd.api_calls WHERE {where}", {"start": spans.start, "end": spans.end})
+    )
 
 
 def shard_count(day_calls: int, *, shard_calls: int) -> int:

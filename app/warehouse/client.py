@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import clickhouse_connect
@@ -101,7 +101,9 @@ class Warehouse:
             return
         # A nullable column that is null throughout is what the engine makes of a column that is not sent.
         is_sent = {c.name: not c.is_nullable or checked[c.name].null_count() < checked.height for c in table.written}
-        arrow = checked.select(name for name, sent in is_sent.items() if sent).to_arrow(compat_level=pl.CompatLevel.oldest())
+        arrow = checked.select(name for name, sent in is_sent.items() if sent).to_arrow(
+            compat_level=pl.CompatLevel.oldest()
+        )
         for column in table.written:
             if column.type == "UUID":
                 index = arrow.schema.get_field_index(column.name)
@@ -111,13 +113,15 @@ class Warehouse:
     def keep_aside(self, name: str, ids: pl.Series) -> None:
         """Put UUIDs, as 16 bytes each, into a table in memory that holds them alone, in column `id`."""
         self.command(f"CREATE OR REPLACE TABLE {name} (id UUID) ENGINE = Memory")
-        self._insert_arrow(name, pa.table({"id": ids.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.binary(16))}))
+        self._insert_arrow(
+            name, pa.table({"id": ids.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.binary(16))})
+        )
 
     def _insert_arrow(self, target: str, arrow: pa.Table) -> None:
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, arrow.schema, options=_IPC_OPTIONS) as writer:
             writer.write_table(arrow)
-        block = memoryview(sink.getvalue())
+        block = cast("bytes", memoryview(sink.getvalue()))  # a view spares a copy
         with _readable_errors(self.url):
             self._client.raw_insert(target, column_names=arrow.column_names, insert_block=block, fmt="ArrowStream")
 

@@ -18,7 +18,8 @@ def migrate(warehouse: Warehouse, settings: Settings) -> list[str]:
     existing = {
         (row["database"], row["table"], row["name"]): row
         for row in warehouse.query(
-            "SELECT database, table, name, type, comment FROM system.columns WHERE database IN {databases:Array(String)}",
+            "SELECT database, table, name, type, comment FROM system.columns "
+            "WHERE database IN {databases:Array(String)}",
             {"databases": list(DATABASES)},
         ).iter_rows(named=True)
     }
@@ -52,8 +53,6 @@ def _upgrade_column(warehouse: Warehouse, table: Table, column: Column, found: d
             "table away and run `carat migrate` again"
         )
     if found["comment"] != column.comment:
-        warehouse.command(
-            f"ALTER TABLE {table.full_name} COMMENT COLUMN `{column.name}` {sql_text(column.comment)}"
-        )
+        warehouse.command(f"ALTER TABLE {table.full_name} COMMENT COLUMN `{column.name}` {sql_text(column.comment)}")
         return [f"updated the comment of {table.full_name}.{column.name}"]
     return []

@@ -46,11 +46,11 @@ class Staging:
         for name, expected in self.rows.items():
             staged = _STAGED.format(table=name, day=self._day)
             column = next(table.partition_by for table in DWH_TABLES if table.name == name)
-            found = self._warehouse.scalar(
-                f"SELECT countIf({column} = {{day:Date}}) FROM {staged}", {"day": self._day}
-            )
+            found = self._warehouse.scalar(f"SELECT countIf({column} = {{day:Date}}) FROM {staged}", {"day": self._day})
             if found != expected:
-                raise ContractError(f"{staged} holds {found} rows of {self._day}, {expected} were written: not published")
+                raise ContractError(
+                    f"{staged} holds {found} rows of {self._day}, {expected} were written: not published"
+                )
 
 
 def publish(warehouse: Warehouse, day: date, tables: Sequence[str], *, now: datetime) -> None:
@@ -81,7 +81,7 @@ def recover(warehouse: Warehouse) -> list[date]:
     for row in interrupted.iter_rows(named=True):
         _replace_partitions(warehouse, row["day"], row["tables"])
         done = pl.DataFrame({**row, "tables": [row["tables"]], "state": "published", "at": datetime.now(tz=UTC)})
-        warehouse.insert(PUBLICATIONS, done.cast(dict(PUBLICATIONS.schema)))
+        warehouse.insert(PUBLICATIONS, done.cast(PUBLICATIONS.schema))
         days.append(row["day"])
     leftover = warehouse.query("SELECT name FROM system.tables WHERE database = 'etl' AND name LIKE 'staged\\_%'")
     for name in leftover.iter_rows():

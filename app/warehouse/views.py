@@ -60,7 +60,8 @@ FROM dwh.sessions AS sessions GROUP BY visitor_id""",
     ended_at > now64(3, 'UTC') - INTERVAL {timeout_s:.0f} SECOND AS is_open
 FROM dwh.sessions AS sessions
 WINDOW earlier AS (PARTITION BY visitor_id ORDER BY started_at, session_id),
-    before AS (PARTITION BY visitor_id ORDER BY started_at, session_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+    before AS (PARTITION BY visitor_id ORDER BY started_at, session_id
+        ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
     last_one AS (PARTITION BY visitor_id ORDER BY started_at, session_id ROWS BETWEEN 1 PRECEDING AND 1 PRECEDING)""",
             of_sessions
             | {

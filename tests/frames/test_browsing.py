@@ -24,10 +24,18 @@ def events(*rows: dict) -> pl.DataFrame:
     """Events a minute apart; what is not said is as if the call did not carry it."""
     start = datetime(2026, 3, 1, 12, tzinfo=UTC)
     filled = [
-        {**_DEFAULTS, **_SESSION, "ts": start + timedelta(minutes=n), "call_id": n.to_bytes(16), **row} for n, row in enumerate(rows)
+        {**_DEFAULTS, **_SESSION, "ts": start + timedelta(minutes=n), "call_id": n.to_bytes(16), **row}
+        for n, row in enumerate(rows)
     ]
-    schema = dict(EVENTS.schema) | {"session_number": pl.UInt32, "user_agent": pl.String, "referrer": pl.String, "page_url": pl.String}
-    return pl.DataFrame(filled, schema=schema).with_columns(session_date=pl.lit(date(2026, 3, 1)), is_counted_order=counts_as_order())
+    schema = dict(EVENTS.schema) | {
+        "session_number": pl.UInt32,
+        "user_agent": pl.String,
+        "referrer": pl.String,
+        "page_url": pl.String,
+    }
+    return pl.DataFrame(filled, schema=schema).with_columns(
+        session_date=pl.lit(date(2026, 3, 1)), is_counted_order=counts_as_order()
+    )
 
 
 def listing(*products: str, **fields) -> dict:
@@ -53,7 +61,12 @@ def session(*rows: dict) -> dict:
 
 
 def test_turning_pages_keeps_the_listing_and_another_filter_opens_one():
-    assert pages(listing(section=["a"]), listing(section=["a"], page=2), listing(section=["b"]), listing(section=["a"], sort="price")) == [(1, 0), (1, 0), (2, 0), (3, 0)]
+    assert pages(
+        listing(section=["a"]),
+        listing(section=["a"], page=2),
+        listing(section=["b"]),
+        listing(section=["a"], sort="price"),
+    ) == [(1, 0), (1, 0), (2, 0), (3, 0)]
 
 
 def test_a_listing_that_is_come_back_to_is_the_same_and_the_order_of_filters_does_not_matter():
@@ -61,7 +74,11 @@ def test_a_listing_that_is_come_back_to_is_the_same_and_the_order_of_filters_doe
 
 
 def test_a_click_counts_for_the_latest_earlier_page_that_showed_the_product():
-    assert pages(listing("1", "2"), listing("2", "3"), view("2"), view("1"), view("9"), listing("3")) == [(1, 1), (1, 1), (1, 0)]
+    assert pages(listing("1", "2"), listing("2", "3"), view("2"), view("1"), view("9"), listing("3")) == [
+        (1, 1),
+        (1, 1),
+        (1, 0),
+    ]
 
 
 def test_a_product_viewed_before_it_was_shown_is_no_click():
@@ -79,15 +96,36 @@ def test_sessions_do_not_click_on_each_others_pages():
 
 def test_outcomes_of_a_page_are_counted_by_product():
     cart = {"event": "cart_add", "product_id": "2"}
-    buy = {"event": "purchase", "order_id": "o", "order_products": ["2", "1"], "order_quantities": [1, 1], "order_prices": [Decimal(5), Decimal(5)], "revenue": Decimal(10)}
-    columns = ("products_clicked", "products_carted", "products_bought", "filters_used", "is_search", "is_zero_result", "page")
+    buy = {
+        "event": "purchase",
+        "order_id": "o",
+        "order_products": ["2", "1"],
+        "order_quantities": [1, 1],
+        "order_prices": [Decimal(5), Decimal(5)],
+        "revenue": Decimal(10),
+    }
+    columns = (
+        "products_clicked",
+        "products_carted",
+        "products_bought",
+        "filters_used",
+        "is_search",
+        "is_zero_result",
+        "page",
+    )
     row = listing("1", "2", search_query="ring", section=["a"], price_min=Decimal(1), price_max=Decimal(9))
     assert pages(row, view("2"), cart, buy, columns=columns) == [(1, 1, 2, 2, True, False, 1)]
     assert pages(listing(search_query="zzz"), columns=columns)[0][-2] is True
 
 
 def test_impressions_views_and_carts_meet_in_one_row_a_product():
-    found = products(listing("1", "2"), listing("1"), view("1", price=Decimal("9.50")), {"event": "cart_add", "product_id": "1"}, {"event": "favorite_add", "product_id": "7"})
+    found = products(
+        listing("1", "2"),
+        listing("1"),
+        view("1", price=Decimal("9.50")),
+        {"event": "cart_add", "product_id": "1"},
+        {"event": "favorite_add", "product_id": "7"},
+    )
     assert {p: (r["impressions"], r["views"], r["cart_adds"], r["units_added"], r["favorites_added"]) for p, r in found.items()} == {
         "1": (2, 1, 1, 1, 0), "2": (1, 0, 0, 0, 0), "7": (0, 0, 0, 0, 1),
     }  # fmt: skip
@@ -97,14 +135,26 @@ def test_impressions_views_and_carts_meet_in_one_row_a_product():
 
 def order(order_id: str, total: str, *items: tuple[str, int, str]) -> dict:
     names, units, prices = zip(*items, strict=True)
-    lists = {"order_products": list(names), "order_quantities": list(units), "order_prices": [Decimal(p) for p in prices]}
+    lists = {
+        "order_products": list(names),
+        "order_quantities": list(units),
+        "order_prices": [Decimal(p) for p in prices],
+    }
     return {"event": "purchase", "order_id": order_id, "revenue": Decimal(total), "quantity": sum(units), **lists}
 
 
 def test_an_order_repeated_in_a_session_counts_once():
-    rows = (order("o1", "10.00", ("1", 2, "5")), order("o1", "10.00", ("1", 2, "5")), order("o2", "3.00", ("1", 1, "3")))
+    rows = (
+        order("o1", "10.00", ("1", 2, "5")),
+        order("o1", "10.00", ("1", 2, "5")),
+        order("o2", "3.00", ("1", 1, "3")),
+    )
     assert (session(*rows)["orders"], session(*rows)["units"], session(*rows)["revenue"]) == (2, 3, Decimal("13.00"))
-    assert (products(*rows)["1"]["orders"], products(*rows)["1"]["units_bought"], products(*rows)["1"]["revenue"]) == (2, 3, Decimal("13.00"))
+    assert (products(*rows)["1"]["orders"], products(*rows)["1"]["units_bought"], products(*rows)["1"]["revenue"]) == (
+        2,
+        3,
+        Decimal("13.00"),
+    )
 
 
 def test_orders_without_an_id_all_count():
@@ -140,7 +190,16 @@ def test_the_last_user_is_the_sessions_and_makes_it_registered():
 
 def test_a_session_comes_from_where_its_first_call_that_says_so_came():
     first = {"page_url": "https://shop.example/rings?x=1"}
-    second = {"page_url": "https://shop.example/?utm_source=news%20letter&utm_medium=email&gclid=AbC", "referrer": "https://www.Mail.example/x"}
+    second = {
+        "page_url": "https://shop.example/?utm_source=news%20letter&utm_medium=email&gclid=AbC",
+        "referrer": "https://www.Mail.example/x",
+    }
     found = session(first, second)
     columns = ("landing_page", "referrer_host", "utm_source", "utm_medium", "click_id")
-    assert tuple(found[c] for c in columns) == ("https://shop.example/rings", "mail.example", "news letter", "email", "AbC")
+    assert tuple(found[c] for c in columns) == (
+        "https://shop.example/rings",
+        "mail.example",
+        "news letter",
+        "email",
+        "AbC",
+    )

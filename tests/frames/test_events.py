@@ -17,10 +17,15 @@ SHIPPED = load_endpoint_map(Path(SHIPPED_TRACKING))
 
 def typed(*calls: dict, endpoint_map=SHIPPED):
     frame = pl.DataFrame(
-        [{"method": "GET", "status": 200, **{k: v for k, v in call.items() if k not in {"request", "response"}}} for call in calls],
+        [
+            {"method": "GET", "status": 200, **{k: v for k, v in call.items() if k not in {"request", "response"}}}
+            for call in calls
+        ],
         schema_overrides={"status": pl.UInt16},
     ).with_row_index("document")
-    sides = {side: [json.dumps(call[side]) if side in call else "" for call in calls] for side in ("request", "response")}
+    sides = {
+        side: [json.dumps(call[side]) if side in call else "" for call in calls] for side in ("request", "response")
+    }
     return type_calls(frame, pa.table(sides), endpoint_map=endpoint_map)
 
 
@@ -39,7 +44,9 @@ def test_the_shipped_map_names_each_call(method, endpoint, event):
     assert one("event", method=method, endpoint=endpoint) == event
 
 
-@pytest.mark.parametrize(("status", "event"), [(0, "catalog"), (200, "catalog"), (399, "catalog"), (400, "other"), (503, "other")])
+@pytest.mark.parametrize(
+    ("status", "event"), [(0, "catalog"), (200, "catalog"), (399, "catalog"), (400, "other"), (503, "other")]
+)
 def test_a_failed_call_is_other_and_a_missing_status_is_success(status, event):
     assert one("event", endpoint="/api/v1/catalog", status=status) == event
 
@@ -67,7 +74,9 @@ def test_what_is_no_count_is_null_and_counted(value):
     (9999999999999999, "9999999999999999.00"), (1e16, None),
 ])  # fmt: skip
 def test_money_is_exact_and_rounds_half_to_even(value, money):
-    assert one("price", endpoint="/api/v1/products/1", response={"price": value}) == (None if money is None else Decimal(money))
+    assert one("price", endpoint="/api/v1/products/1", response={"price": value}) == (
+        None if money is None else Decimal(money)
+    )
 
 
 @pytest.mark.parametrize("value", [["a", "b"], "a,b", "a, b", ["a,b"], [" a", "b ", ""], ["a", None, "b"]])
@@ -79,17 +88,28 @@ def test_a_filter_may_be_written_with_brackets_in_its_name():
     assert one("metal", endpoint="/api/v1/catalog", request={"query": {"metal[]": ["gold"]}}).to_list() == ["gold"]
 
 
-@pytest.mark.parametrize(("ids", "shown"), [([1, 2], ["1", "2"]), (["r-1", 2], ["r-1", "2"]), ([1, None], ["1"]), ([], [])])
+@pytest.mark.parametrize(
+    ("ids", "shown"), [([1, 2], ["1", "2"]), (["r-1", 2], ["r-1", "2"]), ([1, None], ["1"]), ([], [])]
+)
 def test_ids_are_text_in_the_warehouse(ids, shown):
     items = [{"id": i} for i in ids]
     assert one("shown_products", endpoint="/api/v1/catalog", response={"items": items}).to_list() == shown
 
 
 def test_a_purchase_has_its_items_with_one_unit_where_none_is_said():
-    response = {"order_id": 9, "total": "30", "currency": "EUR", "items": [{"product_id": 1, "quantity": 2, "price": 10}, {"product_id": "x"}]}
+    response = {
+        "order_id": 9,
+        "total": "30",
+        "currency": "EUR",
+        "items": [{"product_id": 1, "quantity": 2, "price": 10}, {"product_id": "x"}],
+    }
     row = typed({"method": "POST", "endpoint": "/api/v1/orders", "response": response}).calls.row(0, named=True)
     assert (row["order_id"], row["revenue"], row["quantity"]) == ("9", Decimal("30.00"), 3)
-    assert (row["order_products"], row["order_quantities"], row["order_prices"]) == (["1", "x"], [2, 1], [Decimal("10.00"), Decimal("0.00")])
+    assert (row["order_products"], row["order_quantities"], row["order_prices"]) == (
+        ["1", "x"],
+        [2, 1],
+        [Decimal("10.00"), Decimal("0.00")],
+    )
 
 
 def test_calls_of_every_kind_keep_their_order():
@@ -99,6 +119,14 @@ def test_calls_of_every_kind_keep_their_order():
 
 def test_a_map_without_items_still_counts_orders():
     toml = '[[call]]\nevent="purchase"\nmethod="POST"\npath="/buy/{order_id}"\nfields.revenue="response.sum"'
-    result = typed({"method": "POST", "endpoint": "/buy/77", "response": {"sum": 5}}, endpoint_map=parse_endpoint_map(toml, source="x"))
+    result = typed(
+        {"method": "POST", "endpoint": "/buy/77", "response": {"sum": 5}},
+        endpoint_map=parse_endpoint_map(toml, source="x"),
+    )
     row = result.calls.row(0, named=True)
-    assert (row["event"], row["order_id"], row["revenue"], row["order_products"]) == ("purchase", "77", Decimal("5.00"), [])
+    assert (row["event"], row["order_id"], row["revenue"], row["order_products"]) == (
+        "purchase",
+        "77",
+        Decimal("5.00"),
+        [],
+    )

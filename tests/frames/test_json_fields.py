@@ -41,8 +41,11 @@ def as_text(values: pl.DataFrame) -> list[tuple]:
     return [
         tuple(plain(item) for item in row)
         for row in values.with_columns(
-            pl.col(name).cast(pl.List(exact) if isinstance(types[name], pl.List) else exact, strict=False) for name in numbers
-        ).with_columns(pl.col(name).cast(types[name]) for name in types if name not in numbers).rows()
+            pl.col(name).cast(pl.List(exact) if isinstance(types[name], pl.List) else exact, strict=False)
+            for name in numbers
+        )
+        .with_columns(pl.col(name).cast(types[name]) for name in types if name not in numbers)
+        .rows()
     ]
 
 
@@ -95,7 +98,9 @@ def test_of_a_document_that_is_cut_off_what_came_before_the_cut_is_taken():
 
 
 def test_what_cannot_be_read_is_counted():
-    assert extract(documents("nope", '{"items":{"id":1}}', GOOD), LEAVES).unreadable == 3  # no JSON; ids and prices of no list
+    assert (
+        extract(documents("nope", '{"items":{"id":1}}', GOOD), LEAVES).unreadable == 3
+    )  # no JSON; ids and prices of no list
 
 
 def test_pretty_printed_documents_are_read_on_the_fast_path(monkeypatch):
@@ -103,8 +108,14 @@ def test_pretty_printed_documents_are_read_on_the_fast_path(monkeypatch):
         raise AssertionError("the tolerant path was taken")
 
     texts = [json.dumps(json.loads(GOOD), indent=2)] * 50
-    monkeypatch.setattr(json_fields, "_decode", lambda text, decode=json_fields._decode: decode(text) if text.endswith("\n") else refuse())
-    assert as_text(extract(documents(*texts), LEAVES).values) == as_text(extract(documents(*[GOOD] * 50), LEAVES).values)
+    monkeypatch.setattr(
+        json_fields,
+        "_decode",
+        lambda text, decode=json_fields._decode: decode(text) if text.endswith("\n") else refuse(),
+    )
+    assert as_text(extract(documents(*texts), LEAVES).values) == as_text(
+        extract(documents(*[GOOD] * 50), LEAVES).values
+    )
 
 
 # ---- property: both paths agree on good documents ----------------------------------------------------------------
@@ -117,11 +128,23 @@ good = st.fixed_dictionaries(
     {},
     optional={
         "query": st.fixed_dictionaries(
-            {}, optional={"q": texts | st.none() | whole, "section": texts | st.lists(texts, max_size=3) | whole, "page": numeric | st.none(), "other": texts}
+            {},
+            optional={
+                "q": texts | st.none() | whole,
+                "section": texts | st.lists(texts, max_size=3) | whole,
+                "page": numeric | st.none(),
+                "other": texts,
+            },
         ),
         "total": numeric,
-        "items": st.lists(st.fixed_dictionaries({}, optional={"id": texts | whole, "price": numeric, "title": texts}), max_size=4),
-        "noise": st.recursive(texts | number | st.booleans() | st.none(), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3), max_leaves=6),
+        "items": st.lists(
+            st.fixed_dictionaries({}, optional={"id": texts | whole, "price": numeric, "title": texts}), max_size=4
+        ),
+        "noise": st.recursive(
+            texts | number | st.booleans() | st.none(),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+            max_leaves=6,
+        ),
     },
 )
 

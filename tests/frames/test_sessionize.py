@@ -30,14 +30,20 @@ def sessions_of_day(calls: list[tuple[int, int]], day: date, zone: ZoneInfo) -> 
     spans = day_spans(day, zone)
     every = frame(calls)
     at = pl.col("ts").dt.epoch("ms")
-    just_before = every.filter(at.is_between(spans.start - TIMEOUT_MS, spans.start, closed="left"))["visitor_hash"].unique()
-    just_before_end = every.filter(at.is_between(spans.end - TIMEOUT_MS, spans.end, closed="left"))["visitor_hash"].unique()
+    just_before = every.filter(at.is_between(spans.start - TIMEOUT_MS, spans.start, closed="left"))[
+        "visitor_hash"
+    ].unique()
+    just_before_end = every.filter(at.is_between(spans.end - TIMEOUT_MS, spans.end, closed="left"))[
+        "visitor_hash"
+    ].unique()
     own = every.filter(
         at.is_between(spans.start, spans.end, closed="left")
-        | at.is_between(spans.end, spans.next_end, closed="left") & pl.col("visitor_hash").is_in(just_before_end.implode())
+        | at.is_between(spans.end, spans.next_end, closed="left")
+        & pl.col("visitor_hash").is_in(just_before_end.implode())
     )
     earlier = every.filter(
-        at.is_between(spans.previous_start - TIMEOUT_MS, spans.start, closed="left") & pl.col("visitor_hash").is_in(just_before.implode())
+        at.is_between(spans.previous_start - TIMEOUT_MS, spans.start, closed="left")
+        & pl.col("visitor_hash").is_in(just_before.implode())
     )
     return assign_sessions(own, earlier, spans=spans, timeout_ms=TIMEOUT_MS)
 
@@ -66,7 +72,9 @@ def test_a_session_crosses_one_midnight_and_belongs_to_the_day_it_starts_on():
     calls = [(1, at("2026-03-09T23:50")), (1, at("2026-03-10T00:10")), (1, at("2026-03-10T00:20"))]
     assert sizes(calls, date(2026, 3, 9)) == [3]
     assert sizes(calls, DAY) == []
-    assert sessions_of_day(calls, DAY, ZoneInfo("UTC")).height == 2  # events of the day, in the session of the day before
+    assert (
+        sessions_of_day(calls, DAY, ZoneInfo("UTC")).height == 2
+    )  # events of the day, in the session of the day before
 
 
 def tireless(first: str, last: str) -> list[tuple[int, int]]:
@@ -99,7 +107,8 @@ def test_business_days_of_other_lengths_are_right(zone, day, hours):
 
 def test_of_two_records_with_one_call_id_the_earlier_counts_then_the_smaller_hash():
     calls = frame([(1, 5), (1, 3), (1, 3), (2, 9)]).with_columns(
-        call_id=pl.Series([b"a" * 16, b"a" * 16, b"a" * 16, b"b" * 16]), content_hash=pl.Series([1, 9, 4, 2], dtype=pl.UInt64)
+        call_id=pl.Series([b"a" * 16, b"a" * 16, b"a" * 16, b"b" * 16]),
+        content_hash=pl.Series([1, 9, 4, 2], dtype=pl.UInt64),
     )
     kept = first_of_each_call(calls).sort("call_id")
     assert kept.select(pl.col("ts").dt.epoch("ms"), "content_hash").rows() == [(3, 4), (9, 2)]
@@ -120,7 +129,9 @@ def reference(calls: list[tuple[int, int]], zone: ZoneInfo) -> dict[int, tuple[d
         start = 0
         for i, (t, number) in enumerate(own):
             is_first_of_day = i > 0 and days[i] != days[i - 1]
-            if paused[i] or (is_first_of_day and days[i - 1] in never_paused and days[i] - days[i - 1] == timedelta(days=1)):
+            if paused[i] or (
+                is_first_of_day and days[i - 1] in never_paused and days[i] - days[i - 1] == timedelta(days=1)
+            ):
                 start = t
             found[number] = (business_day(start, zone), start)
     return found
@@ -130,7 +141,9 @@ moments = st.one_of(
     st.integers(at("2026-03-27T00:00"), at("2026-03-31T23:59")),
     st.integers(0, 5).map(lambda n: at("2026-03-27T23:00") + n * 24 * 60 * MINUTE),
 )
-walks = st.lists(st.sampled_from([1, MINUTE, 20 * MINUTE, TIMEOUT_MS, TIMEOUT_MS + 1, 29 * MINUTE]), min_size=1, max_size=30)
+walks = st.lists(
+    st.sampled_from([1, MINUTE, 20 * MINUTE, TIMEOUT_MS, TIMEOUT_MS + 1, 29 * MINUTE]), min_size=1, max_size=30
+)
 tireless_walks = st.integers(100, 180).map(lambda n: [25 * MINUTE] * n)
 
 
@@ -162,4 +175,6 @@ def test_built_day_by_day_every_call_is_in_the_session_the_rule_says(calls, zone
             if business_day(calls[number][1], zone) == day:
                 in_events[number] = session_id
     assert in_sessions == expected
-    assert {number: int(session_id.rpartition("-")[2]) for number, session_id in in_events.items()} == {n: start for n, (_, start) in expected.items()}
+    assert {number: int(session_id.rpartition("-")[2]) for number, session_id in in_events.items()} == {
+        n: start for n, (_, start) in expected.items()
+    }

@@ -21,14 +21,30 @@ def random_calls(seed: int, count: int) -> list[dict]:
     rng = random.Random(seed)
     calls = []
     for number in range(count):
-        minute = rng.choice([rng.randrange(3 * 1440), 1440 - rng.randrange(60), 1440 + rng.randrange(60), 2880 + rng.randrange(-30, 30)])
+        minute = rng.choice(
+            [rng.randrange(3 * 1440), 1440 - rng.randrange(60), 1440 + rng.randrange(60), 2880 + rng.randrange(-30, 30)]
+        )
         product = rng.randrange(4)
         method, endpoint, body, response = rng.choice(
             [
-                ("GET", "/api/v1/catalog", {"query": {"section": rng.choice([["x"], "x", "x,y"])}}, {"total": 2, "items": [{"id": product}, {"id": product + 1}]}),
+                (
+                    "GET",
+                    "/api/v1/catalog",
+                    {"query": {"section": rng.choice([["x"], "x", "x,y"])}},
+                    {"total": 2, "items": [{"id": product}, {"id": product + 1}]},
+                ),
                 ("GET", f"/api/v1/products/{product}", None, {"price": 9.99}),
                 ("POST", "/api/v1/cart/items", {"body": {"product_id": str(product)}}, None),
-                ("POST", "/api/v1/orders", None, {"order_id": rng.randrange(3), "total": "7.77", "items": [{"product_id": product, "quantity": 2, "price": 3}]}),
+                (
+                    "POST",
+                    "/api/v1/orders",
+                    None,
+                    {
+                        "order_id": rng.randrange(3),
+                        "total": "7.77",
+                        "items": [{"product_id": product, "quantity": 2, "price": 3}],
+                    },
+                ),
                 ("GET", "/ping", None, None),
             ]
         )
@@ -54,7 +70,9 @@ def start_anew(warehouse) -> None:
 
 @hypothesis_settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10**6), cuts=st.lists(st.integers(0, 40), max_size=3), build_between=st.booleans())
-def test_any_order_and_split_of_ingestion_gives_the_same_tables(warehouse, settings, ingest_records, seed, cuts, build_between):
+def test_any_order_and_split_of_ingestion_gives_the_same_tables(
+    warehouse, settings, ingest_records, seed, cuts, build_between
+):
     calls = random_calls(seed, 40)
     start_anew(warehouse)
     ingest_records(*calls)
@@ -111,7 +129,9 @@ def test_days_are_those_of_the_business_time_zone(warehouse, settings, ingest_re
     build_stale(warehouse, settings.model_copy(update={"timezone": zone}), span=(None, None), jobs=JOBS)
     wrong = f"SELECT count() FROM dwh.events WHERE event_date != toDate(ts, '{zone}')"
     assert warehouse.scalar(wrong) == 0
-    assert warehouse.scalar("SELECT sum(calls) FROM dwh.sessions") == warehouse.scalar("SELECT count() FROM pd.api_calls")
+    assert warehouse.scalar("SELECT sum(calls) FROM dwh.sessions") == warehouse.scalar(
+        "SELECT count() FROM pd.api_calls"
+    )
 
 
 def test_some_jobs_leave_the_other_tables_as_they_are(warehouse, settings, ingest_records):
