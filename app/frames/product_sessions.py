@@ -13,15 +13,18 @@ _COUNTS = (
 _FROM_HISTORY = ("title", "section", "material", "metal", "list_price", "stock_qty")
 
 
-def build_product_sessions(browsing: Browsing, sessions: pl.DataFrame) -> pl.DataFrame:
-    """The rows of `dwh.product_sessions`; `sessions`: `session_number, session_date, session_id, visitor_id`."""
+def build_product_sessions(browsing: Browsing, sessions: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The rows of `dwh.product_sessions`: first products that were shown and no more, then those something came of.
+
+    In two frames because the first, by far the larger, is zero in most columns: it is cheaper built and written apart.
+    `sessions`: `session_number, session_date, session_id, visitor_id`.
+    """
+    # Impressions and actions are in call order, so the first of a group is its earliest.
     shown = browsing.impressions.group_by("key").agg(
-        impressions=pl.len(),
-        shown_first_at=pl.col("ts").min(),
-        shown_in=pl.col("listing_id").sort_by("position").first(),
+        impressions=pl.len(), shown_first_at=pl.col("ts").first(), shown_in=pl.col("listing_id").first()
     )
-    done = browsing.actions.group_by("key").agg(
-        acted_first_at=pl.col("ts").min(),
+    acted = browsing.actions.group_by("key").agg(
+        acted_first_at=pl.col("ts").first(),
         views=is_event("product_view").sum(),
         favorites_added=is_event("favorite_add").sum(),
         favorites_removed=is_event("favorite_remove").sum(),
@@ -34,15 +37,23 @@ def build_product_sessions(browsing: Browsing, sessions: pl.DataFrame) -> pl.Dat
         price=pl.col("price").filter(pl.col("price").is_not_null()).last(),
         clicked_in=pl.col("listing_id").filter(is_event("product_view") & pl.col("listing_id").is_not_null()).first(),
     )
-    both = shown.join(done, on="key", how="full", coalesce=True).sort("key")
+    only_shown = shown.join(acted, on="key", how="anti").rename({"shown_first_at": "first_seen_at"})
+    only_shown = only_shown.with_columns(pl.lit(0).alias(name) for name in _COUNTS if name != "impressions")
+    acted = acted.join(shown, on="key", how="left").with_columns(
+        pl.col("impressions").fill_null(0), first_seen_at=pl.min_horizontal("shown_first_at", "acted_first_at")
+    )
     return (
-        both.hstack(session_and_product(both["key"], browsing.products))
+        _rows(only_shown.with_columns(price=pl.lit(None), listing_id="shown_in"), browsing, sessions),
+        _rows(acted.with_columns(listing_id=pl.coalesce("clicked_in", "shown_in")), browsing, sessions),
+    )
+
+
+def _rows(products: pl.DataFrame, browsing: Browsing, sessions: pl.DataFrame) -> pl.DataFrame:
+    """Keyed products as rows of the table, sorted as it is."""
+    products = products.sort("key")
+    return (
+        products.hstack(session_and_product(products["key"], browsing.products))
         .join(sessions, on="session_number", how="left", maintain_order="left")
-        .with_columns(
-            first_seen_at=pl.min_horizontal("shown_first_at", "acted_first_at"),
-            listing_id=pl.coalesce("clicked_in", "shown_in"),
-            **{name: pl.lit(None) for name in _FROM_HISTORY},
-        )
-        .with_columns(pl.col(*_COUNTS).fill_null(0))
+        .with_columns(pl.lit(None).alias(name) for name in _FROM_HISTORY)
         .select(pl.col(name).cast(dtype) for name, dtype in PRODUCT_SESSIONS.schema.items())
     )

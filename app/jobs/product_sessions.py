@@ -11,6 +11,7 @@ from app.warehouse import Staging, Warehouse
 def run(browsing: Browsing, events: pl.DataFrame, staging: Staging, *, through: Warehouse) -> None:
     sessions = events.select("session_number", "session_date", "session_id", "visitor_id").unique("session_number")
 
-    product_sessions = build_product_sessions(browsing, sessions)
+    only_shown, acted = build_product_sessions(browsing, sessions)
 
-    staging.append(PRODUCT_SESSIONS, product_sessions, through=through)
+    staging.append(PRODUCT_SESSIONS, only_shown, through=through)
+    staging.append(PRODUCT_SESSIONS, acted, through=through)

@@ -64,7 +64,9 @@ def read_shard(
     if not table.num_rows:
         return None
     calls = _frame(table.drop_columns(_DOCUMENTS)).with_row_index("document")
-    return Shard(calls, table.select(_DOCUMENTS), _frame(warehouse.query_arrow(_EARLIER_SQL, parameters)))
+    return Shard(
+        calls, table.select(_DOCUMENTS).combine_chunks(), _frame(warehouse.query_arrow(_EARLIER_SQL, parameters))
+    )
 
 
 _IN_SHARD = "visitor_hash BETWEEN {first_hash:UInt64} AND {last_hash:UInt64}"

@@ -17,7 +17,7 @@ from clickhouse_connect.driver import create_client
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from app.contracts import Table
+from app.contracts import MONEY, Column, Table
 from app.errors import SettingsError, WarehouseError
 from app.settings import Settings
 from app.warehouse.lock import hold_embedded
@@ -33,6 +33,7 @@ _CONNECTION_SETTINGS: dict[str, Any] = {
 }
 # Tables travel with their buffers compressed: product_sessions shrinks more than tenfold.
 _IPC_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
+_COUNTS = frozenset({"UInt8", "UInt16", "UInt32", "UInt64", MONEY})
 _URL_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]*@")
 
 
@@ -99,14 +100,14 @@ class Warehouse:
         checked = table.validate(frame, where=f"writing {target}")
         if checked.is_empty():
             return
-        # A nullable column that is null throughout is what the engine makes of a column that is not sent.
-        is_sent = {c.name: not c.is_nullable or checked[c.name].null_count() < checked.height for c in table.written}
-        arrow = checked.select(name for name, sent in is_sent.items() if sent).to_arrow(
-            compat_level=pl.CompatLevel.oldest()
-        )
+        # What is a column's default throughout is what the engine makes of a column that is not sent.
+        sent = [column.name for column in table.written if not _is_default(checked[column.name], column)] or [
+            table.written[0].name
+        ]
+        arrow = checked.select(sent).to_arrow(compat_level=pl.CompatLevel.oldest())
         for column in table.written:
             if column.type == "UUID":
-                index = arrow.schema.get_field_index(column.name)
+                index = sent.index(column.name)
                 arrow = arrow.set_column(index, column.name, arrow.column(index).cast(pa.binary(16)))
         self._insert_arrow(target, arrow)
 
@@ -191,6 +192,13 @@ def _connect_server(url: str) -> Warehouse:
 
 def _is_true(text: str) -> bool:
     return text.lower() in {"1", "true", "yes"}
+
+
+def _is_default(values: pl.Series, column: Column) -> bool:
+    """Whether every value is the one an insert without this column would give: null, or zero where null cannot be."""
+    if column.is_nullable:
+        return values.null_count() == len(values)
+    return column.type in _COUNTS and not (values != 0).any()
 
 
 @contextmanager
