@@ -35,6 +35,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("carat")
 def set_up_logging() -> None:
     """Readable lines on a terminal, one JSON object a line otherwise, both on stderr."""
     is_terminal = sys.stderr.isatty()
+    logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)  # what it says comes as an error, too
     renderer = structlog.dev.ConsoleRenderer() if is_terminal else structlog.processors.JSONRenderer(default=str)
     structlog.configure(
         processors=[

@@ -52,11 +52,13 @@ def main() -> None:
         sys.exit(0)
     except OSError as error:
         console.record_failure(error)
-        console.say_error(f"{error.filename or 'system'}: {error.strerror}. Mend that and run the same command again")
+        problem = error.strerror or str(error).partition("\n")[0] or type(error).__name__
+        console.say_error(f"{error.filename or 'system'}: {problem}. Mend that and run the same command again")
         sys.exit(1)
     except Exception as error:  # noqa: BLE001  a bare traceback tells a user nothing
         console.record_failure(error)
-        console.say_error(f"unexpected {type(error).__name__}: {error}. This is a defect of Carat; please report it")
+        problem = str(error).strip().partition("\n")[0]
+        console.say_error(f"unexpected {type(error).__name__}: {problem}. This is a defect of Carat; please report it")
         sys.exit(1)
 
 

@@ -20,6 +20,8 @@ KEPT_REJECT_BYTES = 64 * 1024 * 1024
 _AHEAD = timedelta(days=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+_LONGEST_NUMBER = 19  # digits
+_LARGEST_ID = 10**30
 _UINT16 = 2**16
 _UINT32 = 2**32
 _REQUIRED = ("method", "endpoint")
@@ -65,6 +67,14 @@ class Line:
 
 
 @dataclass(frozen=True)
+class UnreadableRow:
+    """A row of Parquet that Python has no values for: the row as an Arrow stream, and why."""
+
+    data: bytes
+    problem: str
+
+
+@dataclass(frozen=True)
 class Batch:
     """What became of some lines: `calls` in the shape of `pd.api_calls`, `rejects` in that of `etl.rejects`."""
 
@@ -89,18 +99,23 @@ def read_lines(lines: Sequence[Line], *, source: str, now: datetime, max_record_
 
 
 def read_rows(
-    rows: Sequence[dict[str, Any]], *, first_position: int, source: str, now: datetime, max_record_bytes: int
+    rows: Sequence[dict[str, Any] | UnreadableRow],
+    *,
+    first_position: int,
+    source: str,
+    now: datetime,
+    max_record_bytes: int,
 ) -> Batch:
     """The calls and rejects of rows that are records already, as Parquet holds them; JSON is text in them."""
-    lines = [
-        Line(position, data, len(data))
-        for position, data in enumerate((msgspec.json.encode(row, enc_hook=str) for row in rows), start=first_position)
-    ]
     calls = []
     rejects = []
     latest_ms = (now + _AHEAD - _EPOCH) // _MILLISECOND
-    for row, line in zip(rows, lines, strict=True):
+    for position, row in enumerate(rows, start=first_position):
+        data = row.data if isinstance(row, UnreadableRow) else msgspec.json.encode(row, enc_hook=str)
+        line = Line(position, data, len(data))
         try:
+            if isinstance(row, UnreadableRow):
+                raise RejectedRecordError("unreadable row", row.problem)  # noqa: TRY301
             _require_size(line, max_record_bytes)
             calls.append(_row(_record(row), latest_ms))
         except RejectedRecordError as error:
@@ -122,16 +137,16 @@ def _require_size(line: Line, max_record_bytes: int) -> None:
 def _raw(value: Any) -> msgspec.Raw:
     if value is None:
         return msgspec.Raw(b"")
-    return msgspec.Raw(value.encode() if isinstance(value, str) else msgspec.json.encode(value))
+    if isinstance(value, str | bytes):
+        return msgspec.Raw(value.encode() if isinstance(value, str) else _utf8(value).encode())
+    return msgspec.Raw(msgspec.json.encode(value, enc_hook=str))
 
 
 def _decode(line: Line, max_record_bytes: int) -> Record:
     _require_size(line, max_record_bytes)
+    _utf8(line.data)  # the JSON decoder takes raw request and response as they are
     try:
-        line.data.decode()  # the JSON decoder takes raw request and response as they are
         return _decoder.decode(line.data)
-    except UnicodeDecodeError as error:
-        raise RejectedRecordError("not UTF-8", f"byte {error.start}: {error.reason}") from None
     except msgspec.ValidationError as error:
         raise RejectedRecordError("not an object", str(error)) from None
     except msgspec.DecodeError as error:
@@ -145,11 +160,12 @@ def _row(record: Record, latest_ms: int) -> tuple[Any, ...]:
     ts = _epoch_ms(record.ts, latest_ms)
     texts = [_text(getattr(record, name), name) for name in _TEXTS]
     visitor_id, session_token, user_id, method, endpoint, ip, user_agent, referrer, page_url = texts
+    endpoint = endpoint.partition("?")[0]
     for name, value in zip(_REQUIRED, (method, endpoint), strict=True):
         if not value:
             raise RejectedRecordError(f"no {name}", f"{name} is missing or empty")
     content = (
-        ts, visitor_id, session_token, user_id, method, endpoint.partition("?")[0],
+        ts, visitor_id, session_token, user_id, method, endpoint,
         _count(record.status, _UINT16), _count(record.duration_ms, _UINT32), ip, user_agent,
         referrer, page_url, _json(record.request), _json(record.response),
     )  # fmt: skip
@@ -159,49 +175,75 @@ def _row(record: Record, latest_ms: int) -> tuple[Any, ...]:
 def _epoch_ms(value: Any, latest_ms: int) -> int:
     if value is None or value == "":
         raise RejectedRecordError("no time", "ts is missing")
-    if isinstance(value, str):
-        epoch_ms = int(value) if value.isascii() and value.isdigit() else _parse_time(value)
-    elif isinstance(value, datetime):
+    if isinstance(value, datetime):
         moment = value if value.tzinfo else value.replace(tzinfo=UTC)
-        epoch_ms = (moment - _EPOCH) // _MILLISECOND
-    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        epoch_ms = int(value)
+        epoch_ms: int | None = (moment - _EPOCH) // _MILLISECOND
     else:
-        raise RejectedRecordError("no time", f"ts {value!r:.80} is neither an RFC 3339 time nor epoch milliseconds")
+        epoch_ms = _whole(value)
+        if epoch_ms is None and isinstance(value, str):
+            epoch_ms = _parse_time(value)
+    if epoch_ms is None:
+        raise RejectedRecordError("no time", f"ts {_shown(value)} is neither an RFC 3339 time nor epoch milliseconds")
     if epoch_ms > latest_ms:
-        raise RejectedRecordError("in the future", f"ts {value!r:.80} is more than a day ahead of this machine's clock")
+        raise RejectedRecordError(
+            "in the future", f"ts {_shown(value)} is more than a day ahead of this machine's clock"
+        )
     if epoch_ms < 0:
-        raise RejectedRecordError("no time", f"ts {value!r:.80} lies before 1970")
+        raise RejectedRecordError("no time", f"ts {_shown(value)} lies before 1970")
     return epoch_ms
+
+
+def _whole(value: Any) -> int | None:
+    """A number, or one written as text, as a whole number; None for anything else."""
+    if isinstance(value, str):
+        digits = value.lstrip("0")
+        if not (value.isascii() and value.isdigit()):
+            return None
+        return int(digits or "0") if len(digits) <= _LONGEST_NUMBER else 10**_LONGEST_NUMBER
+    if isinstance(value, float):
+        return int(value) if math.isfinite(value) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)[:80]
+    except ValueError:  # Python refuses to write out numbers of thousands of digits
+        return "of thousands of digits"
 
 
 def _parse_time(text: str) -> int:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise RejectedRecordError("no time", f"ts {text!r:.80} is not an RFC 3339 time") from None
+        raise RejectedRecordError("no time", f"ts {_shown(text)} is not an RFC 3339 time") from None
     if moment.tzinfo is None:
-        raise RejectedRecordError("no time", f"ts {text!r:.80} has no offset from UTC, such as Z or +01:00")
+        raise RejectedRecordError("no time", f"ts {_shown(text)} has no offset from UTC, such as Z or +01:00")
     return (moment - _EPOCH) // _MILLISECOND
 
 
 def _text(value: Any, name: str) -> str:
     if value is None:
         return ""
+    if isinstance(value, bytes):
+        value = _utf8(value)
     if isinstance(value, str):
         return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST_ID:
         return str(value)
-    raise RejectedRecordError(f"bad {name}", f"{name} is {type(value).__name__}, not text")
+    raise RejectedRecordError(f"bad {name}", f"{name} is {type(value).__name__} {_shown(value)}, not text")
+
+
+def _utf8(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise RejectedRecordError("not UTF-8", f"byte {error.start}: {error.reason}") from None
 
 
 def _count(value: Any, limit: int) -> int:
     """A whole number below the limit, 0 where there is none: what is no number costs the number, not the call."""
-    if isinstance(value, str):
-        value = int(value) if value.isascii() and value.isdigit() else None
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        return 0
-    return min(max(round(value), 0), limit - 1)
+    return min(max(_whole(value) or 0, 0), limit - 1)
 
 
 def _json(raw: msgspec.Raw) -> str:
@@ -215,7 +257,7 @@ def _call_id(value: Any, content: tuple[Any, ...]) -> bytes:
     try:
         return uuid.UUID(bytes=value).bytes if isinstance(value, bytes) else uuid.UUID(str(value)).bytes
     except ValueError:
-        raise RejectedRecordError("bad call_id", f"call_id {value!r:.80} is not a UUID") from None
+        raise RejectedRecordError("bad call_id", f"call_id {_shown(value)} is not a UUID") from None
 
 
 def _content_digest(content: Iterable[Any]) -> bytes:

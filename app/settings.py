@@ -17,6 +17,7 @@ from app.errors import SettingsError
 SHIPPED_TRACKING = Path(__file__).parent / "tracking.toml"
 _PREFIX = "CARAT_"
 _DURATION = re.compile(r"(?P<amount>\d+(?:\.\d+)?)\s*(?P<unit>s|sec|m|min|h)?")
+_LONGEST_AMOUNT = 12
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours"}
 
 
@@ -61,6 +62,8 @@ class Settings(BaseSettings):
     @classmethod
     def _minutes_when_bare(cls, value: Any) -> Any:
         if match := _DURATION.fullmatch(str(value).strip()):
+            if len(match["amount"]) > _LONGEST_AMOUNT:
+                raise ValueError("must lie between 1 second and 12 hours")
             return timedelta(**{_UNITS[(match["unit"] or "m")[0]]: float(match["amount"])})
         return value
 
@@ -83,8 +86,18 @@ class Settings(BaseSettings):
     @field_validator("warehouse")
     @classmethod
     def _known_engine(cls, value: SecretStr) -> SecretStr:
-        if urlsplit(value.get_secret_value()).scheme not in {"chdb", "clickhouse"}:
+        url = value.get_secret_value()
+        if not url.startswith(("chdb://", "clickhouse://")):
             raise ValueError("must begin with chdb:// or clickhouse://")
+        if url.startswith("clickhouse://"):
+            try:
+                has_host = bool(urlsplit(url).hostname) and urlsplit(url).port != 0
+            except ValueError:
+                has_host = False
+            if not has_host:
+                raise ValueError(
+                    "is no URL such as clickhouse://user:password@host:8123/ (in a password, @ is written %40, / %2F)"
+                )
         return value
 
     @property
@@ -112,5 +125,8 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        wrong = "; ".join(f"{_PREFIX}{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        wrong = "; ".join(
+            f"{_PREFIX}{'_'.join(map(str, e['loc'])).upper()}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        )
         raise SettingsError(f"{wrong}. See `carat doctor --help` for every setting") from None

@@ -11,10 +11,14 @@ from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 from app.errors import CaratError, SettingsError
-from app.records import KEPT_REJECT_BYTES, Batch, Line, read_lines, read_rows
+from app.records import KEPT_REJECT_BYTES, Batch, Line, UnreadableRow, read_lines, read_rows
 
 STDIN = "-"
 _CHUNK_BYTES = 1024 * 1024
@@ -70,7 +74,7 @@ def _decompressed(raw: io.BufferedReader, magic: bytes) -> IO[bytes]:
     if magic[:2] == b"\x1f\x8b":
         return cast("IO[bytes]", gzip.GzipFile(fileobj=raw))
     if magic == b"\x28\xb5\x2f\xfd":
-        return cast("IO[bytes]", zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True))
+        return cast("IO[bytes]", zstd.ZstdFile(raw))
     return raw
 
 
@@ -78,7 +82,8 @@ def _lines(stream: IO[bytes]) -> Iterator[Line]:
     """The lines that are not blank. Of an endless one no more is held than a reject keeps."""
     position, pieces, kept, size = 1, list[bytes](), 0, 0
     is_first = True
-    while chunk := stream.read(_CHUNK_BYTES):
+    read = getattr(stream, "read1", stream.read)  # what a damaged file still holds comes before its error
+    while chunk := read(_CHUNK_BYTES):
         parts = (chunk.removeprefix(_UTF8_MARK) if is_first else chunk).split(b"\n")
         is_first = False
         for number, part in enumerate(parts):
@@ -104,7 +109,7 @@ def _batched(lines: Iterator[Line], source: str) -> Iterator[list[Line]]:
             if len(batch) >= _BATCH_RECORDS or held >= _BATCH_BYTES:
                 yield batch
                 batch, held = [], 0
-    except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile, zstd.ZstdError) as error:
         if batch:
             yield batch
         raise CaratError(
@@ -121,17 +126,35 @@ def _parquet_batches(
     try:
         file = pq.ParquetFile(raw)
         position = 1
-        for rows in _parquet_rows(file):
-            yield read_rows(rows, first_position=position, source=source, now=now, max_record_bytes=max_record_bytes)
-            position += len(rows)
+        for part in file.iter_batches(batch_size=_BATCH_RECORDS):
+            for rows in _parquet_rows(part):
+                yield read_rows(
+                    rows, first_position=position, source=source, now=now, max_record_bytes=max_record_bytes
+                )
+                position += len(rows)
             on_bytes(raw.tell())
-    except pa.ArrowException as error:
-        first_line = str(error).splitlines()[0]
+    except (pa.ArrowException, OSError) as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise CaratError(
             f"{source} is no whole Parquet file ({first_line}): write it again, then repeat this"
         ) from None
 
 
-def _parquet_rows(file: pq.ParquetFile) -> Iterator[list[dict[str, Any]]]:
-    for batch in file.iter_batches(batch_size=_BATCH_RECORDS):
-        yield batch.to_pylist()
+def _parquet_rows(part: pa.RecordBatch) -> Iterator[list[dict[str, Any] | UnreadableRow]]:
+    """The rows of a batch; where one of them cannot be had in Python, row by row."""
+    try:
+        yield part.to_pylist()
+    except (ValueError, OverflowError):  # text that is no UTF-8, years past 9999, nanoseconds
+        for number in range(part.num_rows):
+            row = part.slice(number, 1)
+            try:
+                yield row.to_pylist()
+            except (ValueError, OverflowError) as error:
+                yield [UnreadableRow(_row_bytes(row), str(error))]
+
+
+def _row_bytes(row: pa.RecordBatch) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, row.schema) as writer:
+        writer.write_batch(row)
+    return bytes(sink.getvalue())

@@ -88,7 +88,13 @@ def parse_endpoint_map(text: str, *, source: str) -> EndpointMap:
     entries = content.get("call")
     if not isinstance(entries, list) or not entries:
         raise SettingsError(f"{source}: no [[call]] table; see the shipped app/tracking.toml for an example")
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise SettingsError(f"{source}: `call` must be [[call]] tables, not a list of values")
     calls = tuple(_call(entry, number, lines) for number, entry in enumerate(entries, start=1))
+    seen: dict[tuple[str, str], int] = {}
+    for number, call in enumerate(calls, start=1):
+        if (first := seen.setdefault((call.method, call.path_pattern), number)) != number:
+            raise lines.error(number, "path", f"this method and path are already those of call number {first}")
     return EndpointMap(calls, hashlib.sha256(repr(calls).encode()).hexdigest()[:16])
 
 
@@ -147,7 +153,7 @@ def _leaves(name: str, paths: Any, number: int, lines: _Lines) -> Iterator[tuple
     for position, path in enumerate(paths if isinstance(paths, list) else [paths]):
         if not isinstance(path, str):
             raise lines.error(number, name, "a path is text, such as request.query.q")
-        side, *keys = _keys(path)
+        side, *keys = _keys(path) or [""]
         if side not in {"request", "response"} or not keys or keys[-1] == EACH or keys.count(EACH) > 1:
             problem = f"{path!r} is no path; write request.… or response.…, with at most one [], not at the end"
             raise lines.error(number, name, problem)

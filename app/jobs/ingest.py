@@ -73,7 +73,9 @@ def write_rejects(warehouse: Warehouse, rejects: pl.DataFrame) -> None:
     known = warehouse.query("SELECT reject_id FROM etl.rejects WHERE reject_id IN {ids:Array(String)}", {"ids": ids})
     if not known.is_empty():
         rejects = rejects.join(known, on="reject_id", how="anti")
-    warehouse.insert(REJECTS, rejects.unique("reject_id", maintain_order=True))
+    if rejects["reject_id"].is_duplicated().any():
+        rejects = rejects.unique("reject_id", maintain_order=True)
+    warehouse.insert(REJECTS, rejects)
 
 
 def _without_repeats(calls: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -123,9 +125,11 @@ def _conflict_rejects(calls: pl.DataFrame, *, source: str, now: datetime) -> pl.
     detail = "another record with this call_id counts: the earlier one, then that with the smaller content hash"
     error = RejectedRecordError("call_id taken", detail)
     rows = []
-    for call in calls.with_columns(
-        pl.col("call_id").bin.encode("hex"), pl.col("ts", "received_at").cast(pl.String)
-    ).iter_rows(named=True):
+    # Without the time of receipt: the same record read again is the same reject.
+    readable = calls.drop("received_at", "content_hash", strict=False).with_columns(
+        pl.col("call_id").bin.encode("hex"), pl.col("ts").cast(pl.String)
+    )
+    for call in readable.iter_rows(named=True):
         data = msgspec.json.encode(call)
         rows.append(reject(Line(0, data, len(data)), error, source=source, now=now))
     return reject_frame(rows)

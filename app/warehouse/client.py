@@ -3,7 +3,7 @@
 `chdb://path` runs the engine in this process, `clickhouse://…` speaks HTTP to a server.
 """
 
-import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +22,7 @@ from app.errors import SettingsError, WarehouseError
 from app.settings import Settings
 from app.warehouse.lock import hold_embedded
 
+_NEEDED_ROOM_BYTES = 64 * 1024**2
 # Set once a connection: a per-query setting costs the embedded engine a SET and its undoing.
 _CONNECTION_SETTINGS: dict[str, Any] = {
     "output_format_arrow_string_as_string": 1,
@@ -34,22 +35,22 @@ _CONNECTION_SETTINGS: dict[str, Any] = {
 # Tables travel with their buffers compressed: product_sessions shrinks more than tenfold.
 _IPC_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 _COUNTS = frozenset({"UInt8", "UInt16", "UInt32", "UInt64", MONEY})
-_URL_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]*@")
 
 
 class Warehouse:
     """A connection to one ClickHouse engine, embedded or served."""
 
-    def __init__(self, connect: Callable[[], Client], *, url: str) -> None:
+    def __init__(self, connect: Callable[[], Client], *, url: str, secret: str = "") -> None:
         self._connect = connect
+        self._secret = secret
         self.url = url
         self.is_embedded = url.startswith("chdb://")
-        with _readable_errors(url):
+        with self._readable_errors():
             self._client = connect()
 
     def another(self) -> "Warehouse":
         """One more connection to the same engine: a thread needs one of its own."""
-        return Warehouse(self._connect, url=self.url)
+        return Warehouse(self._connect, url=self.url, secret=self._secret)
 
     def __enter__(self) -> Self:
         return self
@@ -57,18 +58,32 @@ class Warehouse:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
+    def require_room(self) -> None:
+        """Raise WarehouseError where a write could fill the disk: the embedded engine survives that badly.
+
+        A statement that creates a table on a full disk leaves a broken one behind, with which it never opens again.
+        """
+        if self.is_embedded:
+            folder = self.url.removeprefix("chdb://")
+            free = shutil.disk_usage(folder).free
+            if free < _NEEDED_ROOM_BYTES:
+                raise WarehouseError(
+                    f"the disk is full: {free // 1024**2} MiB free at {folder}, a write needs "
+                    f"{_NEEDED_ROOM_BYTES // 1024**2} MiB. Free some space and run the same command again"
+                )
+
     @property
     def version(self) -> str:
         return str(self._client.server_version)
 
     def command(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
         """Run a statement that returns nothing."""
-        with _readable_errors(self.url):
+        with self._readable_errors():
             self._client.command(sql, parameters=dict(parameters or {}))
 
     def query_arrow(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
         """The result of a query as Arrow; UUIDs as their 16 bytes."""
-        with _readable_errors(self.url):
+        with self._readable_errors():
             stream = self._client.raw_query(sql, parameters=dict(parameters or {}), fmt="ArrowStream")
         if not stream:  # the embedded engine answers an empty result with no schema at all
             return pa.table({})
@@ -91,7 +106,7 @@ class Warehouse:
 
     def raw(self, sql: str, *, fmt: str) -> bytes:
         """The result of a query in one of ClickHouse's own output formats."""
-        with _readable_errors(self.url):
+        with self._readable_errors():
             return bytes(self._client.raw_query(sql, fmt=fmt))
 
     def insert(self, table: Table, frame: pl.DataFrame, *, into: str | None = None) -> None:
@@ -100,6 +115,7 @@ class Warehouse:
         checked = table.validate(frame, where=f"writing {target}")
         if checked.is_empty():
             return
+        self.require_room()
         # What is a column's default throughout is what the engine makes of a column that is not sent.
         sent = [column.name for column in table.written if not _is_default(checked[column.name], column)] or [
             table.written[0].name
@@ -118,12 +134,22 @@ class Warehouse:
             name, pa.table({"id": ids.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.binary(16))})
         )
 
+    @contextmanager
+    def _readable_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except ClickHouseError as error:
+            message = (str(error).strip().splitlines() or [type(error).__name__])[0][:2000]
+            if self._secret:
+                message = message.replace(self._secret, "***")
+            raise WarehouseError(f"{self.url}: {message}{_mend(message)}") from error
+
     def _insert_arrow(self, target: str, arrow: pa.Table) -> None:
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, arrow.schema, options=_IPC_OPTIONS) as writer:
             writer.write_table(arrow)
         block = cast("bytes", memoryview(sink.getvalue()))  # a view spares a copy
-        with _readable_errors(self.url):
+        with self._readable_errors():
             self._client.raw_insert(target, column_names=arrow.column_names, insert_block=block, fmt="ArrowStream")
 
 
@@ -151,9 +177,12 @@ def embedded_path(url: str) -> Path:
     return Path(path).expanduser().resolve()
 
 
-def public_url(text: str) -> str:
-    """The text with the password of every URL in it blanked."""
-    return _URL_PASSWORD.sub(r"\1***@", text)
+def public_url(url: str) -> str:
+    """The URL without its password."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return parts._replace(netloc=f"{parts.username}:***@{parts.netloc.rpartition('@')[2]}", query="").geturl()
 
 
 def _connect_embedded(path: Path) -> Warehouse:
@@ -187,7 +216,7 @@ def _connect_server(url: str) -> Warehouse:
             settings=_CONNECTION_SETTINGS,
         )
 
-    return Warehouse(connect, url=public_url(url))
+    return Warehouse(connect, url=public_url(url), secret=unquote(parts.password or ""))
 
 
 def _is_true(text: str) -> bool:
@@ -199,15 +228,6 @@ def _is_default(values: pl.Series, column: Column) -> bool:
     if column.is_nullable:
         return values.null_count() == len(values)
     return column.type in _COUNTS and not (values != 0).any()
-
-
-@contextmanager
-def _readable_errors(url: str) -> Iterator[None]:
-    try:
-        yield
-    except ClickHouseError as error:
-        first_line = str(error).strip().splitlines()[0][:2000]
-        raise WarehouseError(f"{public_url(url)}: {public_url(first_line)}{_mend(first_line)}") from error
 
 
 def _mend(message: str) -> str:

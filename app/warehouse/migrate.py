@@ -4,12 +4,13 @@ from app.contracts import API_CALLS, DATABASES, TABLES, Column, Table, sql_text
 from app.errors import WarehouseError
 from app.settings import Settings
 from app.warehouse.client import Warehouse
-from app.warehouse.views import views
+from app.warehouse.views import View, views
 
 
 def migrate(warehouse: Warehouse, settings: Settings) -> list[str]:
     """What was changed, a line each; empty when everything was as the contracts say."""
     changes = []
+    warehouse.require_room()
     known = set(warehouse.query("SELECT name FROM system.databases")["name"])
     for name, comment in DATABASES.items():
         if name not in known:
@@ -35,10 +36,24 @@ def migrate(warehouse: Warehouse, settings: Settings) -> list[str]:
             found = existing.get((table.database, table.name, column.name))
             changes += _upgrade_column(warehouse, table, column, found)
     for view in views(settings):
-        warehouse.command(view.create_statement)
-        for name, comment in view.columns.items():
-            warehouse.command(f"ALTER TABLE {view.full_name} COMMENT COLUMN IF EXISTS `{name}` {sql_text(comment)}")
+        changes += _replace_view(warehouse, view)
     return changes
+
+
+def _replace_view(warehouse: Warehouse, view: View) -> list[str]:
+    database, _, name = view.full_name.partition(".")
+    wanted = warehouse.scalar("SELECT formatQuerySingleLine({select:String})", {"select": view.select})
+    found = warehouse.query(
+        "SELECT as_select FROM system.tables WHERE database = {database:String} AND name = {name:String}",
+        {"database": database, "name": name},
+    )
+    if not found.is_empty() and found.item() == wanted:
+        return []
+    warehouse.require_room()
+    warehouse.command(view.create_statement)
+    for column, comment in view.columns.items():
+        warehouse.command(f"ALTER TABLE {view.full_name} COMMENT COLUMN IF EXISTS `{column}` {sql_text(comment)}")
+    return [f"{'created' if found.is_empty() else 'replaced'} view {view.full_name}"]
 
 
 def _upgrade_column(warehouse: Warehouse, table: Table, column: Column, found: dict[str, str] | None) -> list[str]:

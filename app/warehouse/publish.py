@@ -23,6 +23,7 @@ class Staging:
     """The tables of one business day while they are being built, beside the published ones."""
 
     def __init__(self, warehouse: Warehouse, day: date, tables: Sequence[Table]) -> None:
+        warehouse.require_room()
         self._warehouse = warehouse
         self._day = day
         self._counting = Lock()
@@ -66,6 +67,7 @@ def publish(warehouse: Warehouse, day: date, tables: Sequence[str], *, now: date
         schema=PUBLICATIONS.schema,
     )
     warehouse.insert(PUBLICATIONS, journal)
+    warehouse.require_room()
     _replace_partitions(warehouse, day, tables)
     warehouse.insert(PUBLICATIONS, journal.with_columns(state=pl.lit("published")))
     _drop_staged(warehouse, day, tables)
@@ -79,6 +81,7 @@ def recover(warehouse: Warehouse) -> list[date]:
     )
     days = []
     for row in interrupted.iter_rows(named=True):
+        warehouse.require_room()
         _replace_partitions(warehouse, row["day"], row["tables"])
         done = pl.DataFrame({**row, "tables": [row["tables"]], "state": "published", "at": datetime.now(tz=UTC)})
         warehouse.insert(PUBLICATIONS, done.cast(PUBLICATIONS.schema))
