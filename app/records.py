@@ -287,9 +287,9 @@ def _calls(rows: Sequence[tuple[Any, ...]], now: datetime) -> pl.DataFrame:
 def reject(line: Line, error: RejectedRecordError, *, source: str, now: datetime) -> tuple[Any, ...]:
     """A row of `etl.rejects`. Its id makes a second run of the same source add nothing."""
     record = line.data[:KEPT_REJECT_BYTES]
-    identity = f"{source}\0{line.position}\0{error.reason}\0".encode() + record
-    digest = hashlib.md5(identity, usedforsecurity=False).hexdigest()
-    return (now, source, line.position, error.reason, error.detail, line.size, record, digest)
+    digest = hashlib.md5(f"{source}\0{line.position}\0{error.reason}\0".encode(), usedforsecurity=False)
+    digest.update(record)
+    return (now, source, line.position, error.reason, error.detail, line.size, record, digest.hexdigest())
 
 
 def reject_frame(rows: Sequence[tuple[Any, ...]]) -> pl.DataFrame:

