@@ -1,0 +1,27 @@
+"""Carat itself: one day by its own build, all four jobs, from `pd.api_calls` to the published `dwh`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from app.contracts import DWH_TABLES
+from app.jobs.build import build_day
+from app.tracking import load_endpoint_map
+from app.warehouse import migrate, open_warehouse, recover
+from bench.day import DAY, Dataset
+from bench.engine_sql import bench_settings, read_outcome
+from bench.measure import Contender
+
+
+@contextmanager
+def contender(day: Dataset) -> Iterator[Contender]:
+    settings = bench_settings(day)
+    endpoint_map = load_endpoint_map(settings.tracking)
+    with open_warehouse(settings, purpose="bench") as warehouse:
+        migrate(warehouse, settings)
+        recover(warehouse)
+        for table in DWH_TABLES:
+            warehouse.command(f"TRUNCATE TABLE {table.full_name} SYNC")
+        yield Contender(
+            lambda: build_day(warehouse, DAY, settings=settings, endpoint_map=endpoint_map),
+            lambda sessions: read_outcome(warehouse, sessions, database="dwh"),
+        )
