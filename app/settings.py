@@ -39,7 +39,9 @@ class _SecretFiles(EnvSettingsSource):
 class Settings(BaseSettings):
     """What an installation can decide; every field has a default that runs on one machine without a server."""
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     warehouse: SecretStr = Field(
         SecretStr("chdb://./var/warehouse"),

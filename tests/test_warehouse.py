@@ -1,6 +1,5 @@
 """The one writer and its checks, publishing and its recovery, and migration, over both engines."""
 
-import sys
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
@@ -9,7 +8,7 @@ import pytest
 
 from app.contracts import CATALOG_SESSIONS, DWH_TABLES, EVENTS, RUNS, SESSIONS
 from app.errors import ContractError, WarehouseError
-from app.warehouse import Staging, migrate, publish, recover
+from app.warehouse import Staging, migrate, publication, publish, recover
 from app.warehouse.client import public_url
 
 DAY = date(2026, 3, 1)
@@ -88,9 +87,7 @@ def test_publishing_nothing_empties_the_day(warehouse):
 def test_an_interrupted_publication_is_finished_on_the_next_start(warehouse, monkeypatch):
     warehouse.insert(SESSIONS, sessions("old"))
     stage(warehouse, sessions("new"))
-    monkeypatch.setattr(
-        sys.modules["app.warehouse.publish"], "_replace_partitions", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
-    )
+    monkeypatch.setattr(publication, "_replace_partitions", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         publish(warehouse, DAY, ["sessions"], now=NOW)
     assert ids_of(warehouse) == ["old"]
