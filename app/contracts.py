@@ -232,7 +232,7 @@ EVENTS = Table(
         Column("quantity", "Nullable(UInt32)", "units put in or taken from the cart; of a purchase, units bought"),
         Column("price", f"Nullable({MONEY})", "price of the product at the call, where the call says it"),
         Column("order_id", "String", "the order of a purchase; empty if none"),
-        Column("revenue", f"Nullable({MONEY})", "total of the order"),
+        Column("revenue", f"Nullable({MONEY})", "total of the order; an order sent again repeats it here"),
         Column("currency", LABEL, "currency of the order, as the shop writes it"),
         Column("search_query", "String", "what was searched for, trimmed; empty if not a search"),
         Column("section", "Array(String)", "sections filtered by"),

@@ -60,13 +60,12 @@ def read_shard(
         "end": spans.end,
         "next_end": spans.next_end,
     }
-    table = _checked(warehouse.query_arrow(_calls_sql(endpoint_map), parameters))
+    table = _read(warehouse, _calls_sql(endpoint_map), parameters)
     if not table.num_rows:
         return None
     calls = _frame(table.drop_columns(_DOCUMENTS)).with_row_index("document")
-    return Shard(
-        calls, table.select(_DOCUMENTS).combine_chunks(), _frame(warehouse.query_arrow(_EARLIER_SQL, parameters))
-    )
+    documents = table.select(_DOCUMENTS).combine_chunks()
+    return Shard(calls, documents, _frame(_read(warehouse, _EARLIER_SQL, parameters)))
 
 
 _IN_SHARD = "visitor_hash BETWEEN {first_hash:UInt64} AND {last_hash:UInt64}"
@@ -102,7 +101,8 @@ def _is_any(calls: list[MappedCall]) -> str:
     return f"status < {FAILED_STATUS} AND ({' OR '.join(matches) or '0'})"
 
 
-def _checked(table: pa.Table) -> pa.Table:
+def _read(warehouse: Warehouse, sql: str, parameters: dict[str, int]) -> pa.Table:
+    table = warehouse.query_arrow(sql, parameters)
     try:  # nothing else on the way makes sure that stored text is UTF-8
         table.validate(full=True)
     except pa.ArrowInvalid as error:
@@ -111,6 +111,6 @@ def _checked(table: pa.Table) -> pa.Table:
 
 
 def _frame(table: pa.Table) -> pl.DataFrame:
-    frame = pl.from_arrow(_checked(table))
+    frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
     return API_CALLS.check_dtypes(frame, where="reading pd.api_calls")
