@@ -21,7 +21,7 @@ from bench.measure import MODULES, Measured, measure
 _TITLES = {
     "carat": "Carat", "sql": "SQL, same engine", "duckdb": "DuckDB", "pandas": "pandas",
 }  # fmt: skip
-_FLAT = 1.25  # what still counts as flat from the smallest size to the largest
+_FLAT = 1.25  # up to this ratio of the largest size to the best one it counts as flat
 _MB = 1e6
 
 console = Console()
@@ -70,7 +70,10 @@ def _options() -> argparse.Namespace:
         "--folder", type=Path, default=Path("var/bench"), help="where generated days are kept for later runs"
     )
     parser.add_argument("--repeat", type=int, default=1, help="rounds; what is shown is the median")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.repeat < 1 or min([options.calls, *options.growth]) < 1:
+        parser.error("calls, sizes and rounds begin at 1")
+    return options
 
 
 def _built(folder: Path, calls: int) -> Dataset:
@@ -136,16 +139,14 @@ def _print_growth(measured: dict[int, list[Measured]]) -> None:
             f"{_peak(runs):,.0f} MB",
         )
     console.print(table)
-    smallest, largest = min(measured), max(measured)
-    if smallest == largest:
+    if len(measured) == 1:
         return
-    growth = {
-        "time a call": per_call[largest] / per_call[smallest],
-        "peak memory": _peak(measured[largest]) / _peak(measured[smallest]),
-    }
-    for name, ratio in growth.items():
+    peaks = {calls: _peak(runs) for calls, runs in measured.items()}
+    for name, by_size in (("time a call", per_call), ("peak memory", peaks)):
+        least, largest = min(by_size, key=by_size.__getitem__), max(by_size)
+        ratio = by_size[largest] / by_size[least]
         verdict = "flat" if ratio <= _FLAT else "[red]not flat[/red]"
-        console.print(f"From {smallest:,} to {largest:,} calls, {name}: {ratio:.2f}x, {verdict}.", highlight=False)
+        console.print(f"{name}: {ratio:.2f} x the least (at {least:,} calls) with {largest:,} calls, {verdict}")
 
 
 def _seconds(runs: list[Measured]) -> float:
@@ -157,4 +158,7 @@ def _peak(runs: list[Measured]) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except subprocess.CalledProcessError as error:  # the process that failed has said why
+        sys.exit(f"bench: {' '.join(error.cmd[1:])} ended with {error.returncode}")

@@ -10,23 +10,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from app.contracts import CATALOG_SESSIONS, DWH_TABLES, EVENTS, PRODUCT_SESSIONS, SESSIONS, Table
-from app.settings import Settings, load_settings
+from app.settings import SHIPPED_TRACKING, Settings, load_settings
 from app.warehouse import Warehouse, open_warehouse
 from bench.day import DAY, Dataset
 from bench.measure import Contender, Outcome
 
-_STAGES = ("calls", "pages", "actions")
 _OF_DAY = f"ts >= toDateTime64('{DAY}', 3, 'UTC') AND ts < toDateTime64('{DAY}', 3, 'UTC') + INTERVAL 1 DAY"
 
 
 @contextmanager
 def contender(day: Dataset) -> Iterator[Contender]:
     with open_warehouse(bench_settings(day), purpose="bench") as warehouse:
-        for name in _STAGES:
-            warehouse.command(f"DROP TABLE IF EXISTS plain.{name}")
-        warehouse.command("CREATE DATABASE IF NOT EXISTS plain")
+        warehouse.command("DROP DATABASE IF EXISTS plain SYNC")
+        warehouse.command("CREATE DATABASE plain")
         for table in DWH_TABLES:
-            warehouse.command(f"DROP TABLE IF EXISTS plain.{table.name} SYNC")
             warehouse.command(table.create_statement(name=f"plain.{table.name}"))
 
         def work() -> None:
@@ -34,10 +31,14 @@ def contender(day: Dataset) -> Iterator[Contender]:
                 warehouse.command(statement)
 
         yield Contender(work, lambda sessions: read_outcome(warehouse, sessions, database="plain"))
+        warehouse.command("DROP DATABASE plain SYNC")
 
 
 def bench_settings(day: Dataset) -> Settings:
-    return load_settings(warehouse=f"chdb://{day.warehouse}", timezone="UTC", session_timeout="30min")
+    """The settings of this environment, save for what decides the result."""
+    return load_settings(
+        warehouse=f"chdb://{day.warehouse}", timezone="UTC", session_timeout="30min", tracking=SHIPPED_TRACKING
+    )
 
 
 def read_outcome(warehouse: Warehouse, sessions_file: Path, *, database: str) -> Outcome:

@@ -29,7 +29,7 @@ class Outcome:
 class Contender:
     """A contender that is connected, its output empty: `work` is measured, `outcome` asked afterwards.
 
-    `outcome` also writes the sessions to a Parquet file: `visitor_id, started_at` (epoch ms)`, calls, product_views,
+    `outcome` also writes the sessions to a Parquet file: `visitor_id, started_at` (epoch ms), `calls, product_views,
     orders, revenue_cents`.
     """
 
@@ -40,7 +40,7 @@ class Contender:
 @dataclass(frozen=True)
 class Measured:
     seconds: float
-    cpu_seconds: float  # of all its threads: what a busy machine cannot spoil
+    cpu_seconds: float  # of all its threads: what a busy machine distorts least
     peak_bytes: int  # VmHWM where there is one, else ru_maxrss
     max_rss_bytes: int  # ru_maxrss; Linux counts in it what the parent held when it started the process
     rows: dict[str, int]

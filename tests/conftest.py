@@ -1,6 +1,7 @@
 """The same tests run over both engines: the embedded one, and one served over HTTP by a support server."""
 
 import json
+import resource
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,9 @@ from app.jobs import ingest
 from app.settings import Settings
 from app.warehouse import Warehouse, migrate, open_warehouse
 from tests.support.clickhouse_http import running_server
+
+# The embedded engine leaves some thirty files of /proc open each time it is started in a process, as tests do often.
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 

@@ -192,4 +192,4 @@ def test_a_run_that_fails_is_recorded_with_its_error(warehouse):
 
 
 def test_no_password_is_shown():
-    assert public_url("clickhouse://me:s3cr:et@host:1/?x") == "clickhouse://me:***@host:1/?x"
+    assert public_url("clickhouse://me:s3cr:et@host:1/?x") == "clickhouse://me:***@host:1/"

@@ -11,7 +11,7 @@ import http.client
 import io
 import json
 import re
-import select
+import selectors
 import signal
 import subprocess
 import sys
@@ -376,7 +376,9 @@ def running_server(path: Path, password: str = "secret") -> Iterator[RunningServ
     ):
         try:
             assert process.stdout
-            ready = select.select([process.stdout], [], [], 60)[0]
+            with selectors.DefaultSelector() as selector:  # select() takes no descriptor past 1023
+                selector.register(process.stdout, selectors.EVENT_READ)
+                ready = selector.select(60)
             line = process.stdout.readline().decode() if ready else ""
             if not line.startswith("listening on "):
                 process.kill()
