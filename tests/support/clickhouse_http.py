@@ -121,6 +121,8 @@ class Engine:
     sessions: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for left_by_a_killed_server in self.path.glob("spool-*"):
+            left_by_a_killed_server.unlink()
         self.root = self.connect()  # the engine lives as long as a handle is open
         self.version, self.timezone = self.run(self.root, "SELECT version(), timezone()").bytes().decode().split()
 
