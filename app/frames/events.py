@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from app.frames.json_fields import Kind, Leaf, extract
 from app.tracking import FIELDS, LIST_FIELDS, ORDER_ITEM_FIELDS, OTHER, EndpointMap, MappedCall
@@ -138,22 +139,16 @@ def _field_values(values: pl.Series, field: str) -> tuple[pl.Series, int]:
 
 
 def _relist(items: pl.Series, *, like: pl.Series) -> pl.Series:
-    lengths = like.list.len().fill_null(0)
-    return (
-        pl.DataFrame(
-            {"row": pl.int_range(like.len(), eager=True).repeat_by(lengths).explode(empty_as_null=False), "item": items}
-        )
-        .group_by("row", maintain_order=True)
-        .agg("item")
-        .join(
-            pl.DataFrame({"row": pl.int_range(like.len(), eager=True)}), on="row", how="right", maintain_order="right"
-        )["item"]
-    )
+    """The items, which are those of `like` in another type, back in its lists."""
+    lists = like.to_arrow(compat_level=pl.CompatLevel.oldest())
+    mask = lists.is_null() if lists.null_count else None
+    values = items.to_arrow(compat_level=pl.CompatLevel.oldest())
+    return pl.Series(pa.LargeListArray.from_arrays(pc.subtract(lists.offsets, lists.offsets[0]), values, mask=mask))
 
 
 def _scalars(values: pl.Series, field: str) -> tuple[pl.Series, int]:
     if FIELDS[field] is Kind.TEXT:
-        return values.cast(pl.String).str.strip_chars(), 0
+        return values.str.strip_chars() if values.dtype == pl.String else values.cast(pl.String), 0
     numbers, lost = _exact_numbers(values)
     frame = pl.DataFrame({"number": numbers})
     number = pl.col("number")
