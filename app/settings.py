@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     tracking: Path = Field(SHIPPED_TRACKING, description="endpoint map: which call is which event")
     raw_retention_days: Annotated[int, Field(ge=0)] = Field(0, description="days pd.api_calls is kept; 0 keeps all")
     max_record_bytes: Annotated[int, Field(ge=1024)] = Field(1024 * 1024, description="largest call record taken")
-    shard_calls: Annotated[int, Field(ge=1000)] = Field(40_000, description="calls a worker of a build holds in memory")
+    shard_calls: Annotated[int, Field(ge=1000)] = Field(80_000, description="calls a worker of a build holds in memory")
     workers: Annotated[int, Field(ge=1, le=64)] = Field(
         min(os.cpu_count() or 1, 4), description="shards of a day that are built at the same time"
     )
