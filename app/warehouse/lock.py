@@ -28,7 +28,7 @@ def hold_embedded(path: Path, *, purpose: str) -> Iterator[None]:
         except BlockingIOError:
             raise LockedError(f"the warehouse {path} is held by {_holder(handle)}; try again later") from None
         since = datetime.now(tz=UTC).isoformat(timespec="seconds")
-        with suppress(OSError):  # a full disk must not keep the name of the holder from being optional
+        with suppress(OSError):  # on a full disk the lock still holds, only its holder has no name
             os.ftruncate(handle, 0)
             os.pwrite(handle, json.dumps({"pid": os.getpid(), "command": purpose, "since": since}).encode(), 0)
         yield
