@@ -16,12 +16,19 @@ from app.errors import ContractError
 
 MONEY = "Decimal(18, 2)"
 TIME = "DateTime64(3, 'UTC')"
+PRECISE_TIME = "DateTime64(6, 'UTC')"
 LABEL = "LowCardinality(String)"
+NULLABLE_LABEL = "LowCardinality(Nullable(String))"
 
 _DTYPES: dict[str, DataType] = {
     "Bool": pl.Boolean(),
     "Date": pl.Date(),
+    "Date32": pl.Date(),
+    "Float32": pl.Float32(),
     "Float64": pl.Float64(),
+    "Int8": pl.Int8(),
+    "Int16": pl.Int16(),
+    "Int32": pl.Int32(),
     "Int64": pl.Int64(),
     "String": pl.String(),
     "UInt8": pl.UInt8(),
@@ -29,17 +36,20 @@ _DTYPES: dict[str, DataType] = {
     "UInt32": pl.UInt32(),
     "UInt64": pl.UInt64(),
     "UUID": pl.Binary(),  # 16 bytes, in the order in which the text form reads
-    LABEL: pl.String(),
-    MONEY: pl.Decimal(18, 2),
     TIME: pl.Datetime("ms", "UTC"),
+    PRECISE_TIME: pl.Datetime("us", "UTC"),
 }
-_WRAPPED = re.compile(r"(Nullable|Array)\((.*)\)")
+_WRAPPED = re.compile(r"(Nullable|Array|LowCardinality)\((.*)\)")
+_DECIMAL = re.compile(r"Decimal\((\d+), (\d+)\)")
 
 
-def _dtype_of(clickhouse_type: str) -> DataType:
+def dtype_of(clickhouse_type: str) -> DataType:
+    """The dtype in which a column of this ClickHouse type is held in a frame."""
     if match := _WRAPPED.fullmatch(clickhouse_type):
-        inner = _dtype_of(match[2])
+        inner = dtype_of(match[2])
         return pl.List(inner) if match[1] == "Array" else inner
+    if match := _DECIMAL.fullmatch(clickhouse_type):
+        return pl.Decimal(int(match[1]), int(match[2]))
     return _DTYPES[clickhouse_type]
 
 
@@ -56,11 +66,11 @@ class Column:
 
     @property
     def is_nullable(self) -> bool:
-        return self.type.startswith("Nullable(")
+        return "Nullable(" in self.type and not self.type.startswith("Array(")
 
     @property
     def dtype(self) -> DataType:
-        return pl.Binary() if self.holds_bytes else _dtype_of(self.type)
+        return pl.Binary() if self.holds_bytes else dtype_of(self.type)
 
     @property
     def ddl(self) -> str:
@@ -361,10 +371,10 @@ PRODUCT_SESSIONS = Table(
         Column("revenue", MONEY, "its share of those orders' totals, by price times units"),
         Column("price", f"Nullable({MONEY})", "last price a call of the session gave for it"),
         Column("listing_id", "Nullable(UInt32)", "listing of its first click, else the first that showed it"),
-        Column("title", "Nullable(String)", "title at that moment, from history; null if unknown"),
-        Column("section", "Nullable(String)", "section at that moment, from history"),
-        Column("material", "Nullable(String)", "material at that moment, from history"),
-        Column("metal", "Nullable(String)", "metal at that moment, from history"),
+        Column("title", NULLABLE_LABEL, "title at that moment, from history; null if unknown"),
+        Column("section", NULLABLE_LABEL, "section at that moment, from history"),
+        Column("material", NULLABLE_LABEL, "material at that moment, from history"),
+        Column("metal", NULLABLE_LABEL, "metal at that moment, from history"),
         Column("list_price", f"Nullable({MONEY})", "list price at that moment, from history"),
         Column("stock_qty", "Nullable(Int64)", "units in stock at that moment, from history"),
     ),
@@ -434,13 +444,41 @@ LEDGER = Table(
         Column("raw_fingerprint", "UInt64", "those calls, hashed in no particular order"),
         Column("endpoint_map", "String", "digest of the endpoint map"),
         Column("rules", "String", "time zone, session timeout and transform version"),
+        Column("history_fingerprint", "UInt64", "versions of the products' rows up to the end of the day after it"),
         Column("unreadable", "UInt64", "JSON values the endpoint map names that could not be read"),
     ),
     order_by="(day, job, built_at)",
 )  # fmt: skip
 
+SNAPSHOTS = Table(
+    "etl", "snapshots",
+    "Journal of snapshots: one row per snapshot, table and state; a table's last state is what became of it.",
+    (
+        Column("snapshot_id", "String", "one run of `carat snapshot`"),
+        Column("table", LABEL, "the table of history"),
+        Column("at", TIME, "the instant of the snapshot: valid_from of what it changed"),
+        Column("recorded_at", TIME, "when this row was written"),
+        Column("state", LABEL, "publishing, then done; or failed: refused or unreadable, nothing was changed"),
+        Column("mode", LABEL, "append; rewrite when columns came or changed their type; rebuild when begun anew"),
+        Column("guarantee", "String", "what instant was read, and what is not guaranteed of it"),
+        Column("rows", "UInt64", "rows that the shop's table had"),
+        Column("inserts", "UInt64", "rows that came, or came back"),
+        Column("updates", "UInt64", "rows that changed"),
+        Column("deletes", "UInt64", "rows that went"),
+        Column("bounded", "UInt64", "dates before 1900 or after 2299, kept as the nearest that the warehouse can hold"),
+        Column("columns", "Array(String)", "columns of the shop's table that were kept, each with its type"),
+        Column("added", "Array(String)", "columns that came with this snapshot"),
+        Column("dropped", "Array(String)", "columns that went with it: null from now on"),
+        Column("retyped", "Array(String)", "columns whose type changed, from what to what"),
+        Column("staged_uuid", "String", "the staged table: how an interrupted swap is told from a finished one"),
+        Column("seconds", "Float64", "how long it took"),
+        Column("error", "String", "why it was refused or failed"),
+    ),
+    order_by="(table, recorded_at)",
+)  # fmt: skip
+
 DWH_TABLES = (EVENTS, SESSIONS, CATALOG_SESSIONS, PRODUCT_SESSIONS)
-TABLES = (API_CALLS, *DWH_TABLES, RUNS, REJECTS, PUBLICATIONS, LEDGER)
+TABLES = (API_CALLS, *DWH_TABLES, RUNS, REJECTS, PUBLICATIONS, LEDGER, SNAPSHOTS)
 DATABASES = {
     "pd": "Raw calls of the shop's API",
     "dwh": "The warehouse for people and BI",

@@ -25,5 +25,9 @@ class WarehouseError(CaratError):
     """The warehouse could not be reached or refused a statement."""
 
 
+class ShopError(CaratError):
+    """The shop's database could not be read, or what it answered cannot be trusted."""
+
+
 class ContractError(CaratError):
     """A frame does not have the shape its table's contract promises."""

@@ -1,7 +1,7 @@
 """The command line: one verb each, every error as one line with the right exit code."""
 
 import sys
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -9,10 +9,10 @@ import typer
 
 from app import __version__, console
 from app.doctor import examine
-from app.errors import CaratError, SettingsError
+from app.errors import CaratError, SettingsError, ShopError
 from app.jobs.build import JOBS
 from app.ledger import StaleDay
-from app.runs import build_stale, ingest_paths, ingest_summary, prepare
+from app.runs import build_stale, ingest_paths, ingest_summary, prepare, take_snapshot
 from app.settings import load_settings
 from app.sources import require_readable
 from app.status import freshness, last_runs, recent_rejects
@@ -110,6 +110,47 @@ def ingest(
         )
         return
     console.say(ingest_summary(totals))
+
+
+@app.command()
+def snapshot(
+    *,
+    at: Annotated[str | None, typer.Option("--at", help="The instant that was read, for a replay from dumps.")] = None,
+    tables: Annotated[str | None, typer.Option("--tables", help="Some of the snapshot plan's, a,b.")] = None,
+    accept_deletes: Annotated[
+        bool, typer.Option("--accept-deletes", help="Believe that most rows or columns are gone.")
+    ] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Forget the history of --tables and begin it anew.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read the shop's database and append what changed to history.
+
+    Example: carat snapshot --tables items,stock
+    """
+    settings = load_settings()
+    if rebuild and not tables:
+        raise SettingsError("--rebuild forgets history: name the --tables it is for")
+    names = [name.strip() for name in (tables or "").split(",") if name.strip()]
+    with open_warehouse(settings, purpose="carat snapshot") as warehouse:
+        prepare(warehouse, settings)
+        taken = take_snapshot(
+            warehouse, settings, at=_instant(at), names=names, accept_deletes=accept_deletes, rebuild=rebuild
+        )
+    if as_json:
+        console.say_json(taken)
+    else:
+        counts = ("rows", "inserts", "updates", "deletes")
+        rows = [
+            (row["table"], *(row[name] for name in counts), "refused" if row["error"] else row["guarantee"])
+            for row in taken
+        ]
+        console.say_table(
+            f"snapshot of {taken[0]['at']:%Y-%m-%d %H:%M:%S}", ("table", *counts, "read at"), rows, right=counts
+        )
+    if failed := [f"{row['table']}: {row['error']}" for row in taken if row["error"]]:
+        raise ShopError(f"{'; '.join(failed)}. Nothing was changed there")
 
 
 @app.command()
@@ -245,6 +286,15 @@ def _date(text: str | None) -> date | None:
         return date.fromisoformat(text) if text else None
     except ValueError:
         raise SettingsError(f"{text!r} is no date; write it as 2026-03-01") from None
+
+
+def _instant(text: str | None) -> datetime | None:
+    """An instant; one without an offset is UTC."""
+    try:
+        at = datetime.fromisoformat(text) if text else None
+    except ValueError:
+        raise SettingsError(f"--at {text!r} is no instant; write it as 2026-03-01T12:00:00Z") from None
+    return at.replace(tzinfo=UTC) if at and at.tzinfo is None else at and at.astimezone(UTC)
 
 
 def _jobs(text: str | None) -> tuple[str, ...]:

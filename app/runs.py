@@ -1,7 +1,10 @@
 """The order in which jobs run, each run recorded in `etl.runs`: ingest sources, build what is stale."""
 
+import tempfile
 import time
 import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -10,19 +13,24 @@ import polars as pl
 
 from app import console
 from app.contracts import RUNS
-from app.errors import CaratError
+from app.errors import CaratError, SettingsError, ShopError
 from app.jobs import ingest as ingest_job
 from app.jobs.build import DayBuilt, build_day
+from app.jobs.snapshot import Limits, Snapshot, snapshot_tables
 from app.ledger import StaleDay, inputs_now, record_built, stale_days
 from app.settings import Settings
+from app.shop import open_shop
+from app.snapshot_plan import load_snapshot_plan
 from app.sources import STDIN, total_bytes
 from app.tracking import load_endpoint_map
-from app.warehouse import Warehouse, migrate, recover
+from app.warehouse import Warehouse, migrate, recover, recover_snapshots
 
 
 def prepare(warehouse: Warehouse, settings: Settings) -> None:
     """Make sure the tables are there, and finish what a killed process left half-done."""
     migrate(warehouse, settings)
+    for table in recover_snapshots(warehouse):
+        console.log.warning("finished a snapshot after an interruption", table=table)
     for day in recover(warehouse):
         console.log.warning("published again after an interruption", day=str(day))
 
@@ -98,6 +106,52 @@ def build_stale(
             run.end(rows_in=result.calls, rows_out=sum(result.rows.values()), rejected=result.unreadable)
             built.append(result)
     return stale, built
+
+
+def take_snapshot(
+    warehouse: Warehouse,
+    settings: Settings,
+    *,
+    at: datetime | None = None,
+    names: Sequence[str] = (),
+    accept_deletes: bool = False,
+    rebuild: bool = False,
+) -> list[dict[str, Any]]:
+    """Take one snapshot of the shop's database; per table its row of `etl.snapshots`, with its state.
+
+    A table that is refused or could not be read changes nothing, and does not keep the others from being taken.
+    """
+    plan = load_snapshot_plan(settings.snapshots)
+    plan = plan.select(names) if names else plan
+    now = datetime.now(tz=UTC)
+    at = (at or now).replace(microsecond=(at or now).microsecond // 1000 * 1000)
+    if at > now:
+        raise SettingsError(f"--at {at.isoformat()} lies in the future")
+    run = _Run(warehouse, "snapshot")
+    snapshot = Snapshot(f"{at:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}", at)
+    limits = Limits(settings.max_deleted_share, accept_deletes=accept_deletes, rebuild=rebuild)
+    try:
+        with open_shop(settings) as shop, _scratch(settings.scratch) as folder:
+            done = snapshot_tables(
+                warehouse, shop, plan, snapshot, folder=folder, limits=limits, limit_s=settings.snapshot_timeout_s
+            )
+    except BaseException as error:
+        run.end(error=error)
+        raise
+    failed = [f"{row['table']}: {row['error']}" for row in done if row["error"]]
+    run.end(
+        rows_in=sum(row["rows"] for row in done),
+        rows_out=sum(row["inserts"] + row["updates"] + row["deletes"] for row in done if not row["error"]),
+        error=ShopError("; ".join(failed)) if failed else None,
+    )
+    return done
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="snapshot-", dir=folder) as path:
+        yield Path(path).resolve()
 
 
 class _Run:

@@ -15,6 +15,7 @@ from pydantic_settings.sources import EnvSettingsSource
 from app.errors import SettingsError
 
 SHIPPED_TRACKING = Path(__file__).parent / "tracking.toml"
+SHIPPED_SNAPSHOTS = Path(__file__).parent / "snapshots.toml"
 _PREFIX = "CARAT_"
 _DURATION = re.compile(r"(?P<amount>\d+(?:\.\d+)?)\s*(?P<unit>s|sec|m|min|h)?")
 _LONGEST_AMOUNT = 12
@@ -53,6 +54,15 @@ class Settings(BaseSettings):
         timedelta(minutes=30), description="a longer pause opens a new session: 30 (minutes), 30min, 1800s, PT30M"
     )
     tracking: Path = Field(SHIPPED_TRACKING, description="endpoint map: which call is which event")
+    snapshots: Path = Field(
+        SHIPPED_SNAPSHOTS, description="snapshot plan: which tables of the shop are kept in history"
+    )
+    snapshot_timeout_s: Annotated[int, Field(ge=1)] = Field(1800, description="longest time that reading may take")
+    max_deleted_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5, description="a snapshot in which a larger share of a table's rows vanishes is refused"
+    )
+    max_replica_lag_s: Annotated[int, Field(ge=0)] = Field(300, description="a replica further behind is not read")
+    scratch: Path = Field(Path("var/scratch"), description="directory for what is read before it is compared")
     raw_retention_days: Annotated[int, Field(ge=0)] = Field(0, description="days pd.api_calls is kept; 0 keeps all")
     max_record_bytes: Annotated[int, Field(ge=1024)] = Field(1024 * 1024, description="largest call record taken")
     shard_calls: Annotated[int, Field(ge=1000)] = Field(80_000, description="calls a worker of a build holds in memory")
@@ -99,6 +109,25 @@ class Settings(BaseSettings):
             if not has_host:
                 raise ValueError(
                     "is no URL such as clickhouse://user:password@host:8123/ (in a password, @ is written %40, / %2F)"
+                )
+        return value
+
+    @field_validator("shop_db")
+    @classmethod
+    def _known_shop(cls, value: SecretStr | None) -> SecretStr | None:
+        url = value.get_secret_value() if value else ""
+        if not url:
+            return None
+        if not url.startswith(("mysql://", "sqlite:///")):
+            raise ValueError("must begin with mysql:// or sqlite:///")
+        if url.startswith("mysql://"):
+            try:
+                is_whole = bool(urlsplit(url).hostname) and urlsplit(url).port != 0 and len(urlsplit(url).path) > 1
+            except ValueError:
+                is_whole = False
+            if not is_whole:
+                raise ValueError(
+                    "is no URL such as mysql://user:password@host:3306/shop (in a password, @ is written %40, / %2F)"
                 )
         return value
 

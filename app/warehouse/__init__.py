@@ -1,7 +1,8 @@
-"""The warehouse: one connection, its tables, and the one way in which a day is published."""
+"""The warehouse: one connection, its tables, and the ways in which days and snapshots are published."""
 
 from app.warehouse.client import Warehouse, open_warehouse
+from app.warehouse.history import recover_snapshots
 from app.warehouse.migration import migrate
 from app.warehouse.publication import Staging, publish, recover
 
-__all__ = ["Staging", "Warehouse", "migrate", "open_warehouse", "publish", "recover"]
+__all__ = ["Staging", "Warehouse", "migrate", "open_warehouse", "publish", "recover", "recover_snapshots"]

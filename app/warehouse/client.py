@@ -17,7 +17,7 @@ from clickhouse_connect.driver import create_client
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from app.contracts import MONEY, Column, Table
+from app.contracts import MONEY, Column, Table, sql_text
 from app.errors import SettingsError, WarehouseError
 from app.settings import Settings
 from app.warehouse.lock import hold_embedded
@@ -108,6 +108,17 @@ class Warehouse:
         """The result of a query in one of ClickHouse's own output formats."""
         with self._readable_errors():
             return bytes(self._client.raw_query(sql, fmt=fmt))
+
+    def write_arrow_file(self, sql: str, path: Path) -> None:
+        """Write the result of a query to an Arrow file on this machine, in bounded memory; text as bytes."""
+        plain = "output_format_arrow_string_as_string = 0, output_format_arrow_compression_method = 'none'"
+        with self._readable_errors():
+            if self.is_embedded:
+                target = f"INSERT INTO FUNCTION file({sql_text(str(path.resolve()))}, 'Arrow')"
+                self._client.command(f"{target} {sql} SETTINGS {plain}, engine_file_truncate_on_insert = 1")
+            else:
+                with self._client.raw_stream(f"{sql} SETTINGS {plain}", fmt="Arrow") as source, path.open("wb") as file:
+                    shutil.copyfileobj(source, file)
 
     def insert(self, table: Table, frame: pl.DataFrame, *, into: str | None = None) -> None:
         """Append a frame to a table (or to `into`, a table of the same contract), after checking it."""

@@ -4,7 +4,8 @@ from app.contracts import API_CALLS, DATABASES, TABLES, Column, Table, sql_text
 from app.errors import WarehouseError
 from app.settings import Settings
 from app.warehouse.client import Warehouse
-from app.warehouse.views import View, views
+from app.warehouse.history import existing_history, history_names, refresh_history_views
+from app.warehouse.views import replace_view, views
 
 
 def migrate(warehouse: Warehouse, settings: Settings) -> list[str]:
@@ -36,24 +37,12 @@ def migrate(warehouse: Warehouse, settings: Settings) -> list[str]:
             found = existing.get((table.database, table.name, column.name))
             changes += _upgrade_column(warehouse, table, column, found)
     for view in views(settings):
-        changes += _replace_view(warehouse, view)
+        changes += replace_view(warehouse, view)
+    for name in history_names(warehouse):
+        history = existing_history(warehouse, name)
+        assert history is not None
+        changes += refresh_history_views(warehouse, history)
     return changes
-
-
-def _replace_view(warehouse: Warehouse, view: View) -> list[str]:
-    database, _, name = view.full_name.partition(".")
-    wanted = warehouse.scalar("SELECT formatQuerySingleLine({select:String})", {"select": view.select})
-    found = warehouse.query(
-        "SELECT as_select FROM system.tables WHERE database = {database:String} AND name = {name:String}",
-        {"database": database, "name": name},
-    )
-    if not found.is_empty() and found.item() == wanted:
-        return []
-    warehouse.require_room()
-    warehouse.command(view.create_statement)
-    for column, comment in view.columns.items():
-        warehouse.command(f"ALTER TABLE {view.full_name} COMMENT COLUMN IF EXISTS `{column}` {sql_text(comment)}")
-    return [f"{'created' if found.is_empty() else 'replaced'} view {view.full_name}"]
 
 
 def _upgrade_column(warehouse: Warehouse, table: Table, column: Column, found: dict[str, str] | None) -> list[str]:

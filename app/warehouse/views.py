@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from app.contracts import SESSIONS, sql_text
 from app.settings import Settings
+from app.warehouse.client import Warehouse
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,23 @@ class View:
     @property
     def create_statement(self) -> str:
         return f"CREATE OR REPLACE VIEW {self.full_name} AS\n{self.select}\nCOMMENT {sql_text(self.comment)}"
+
+
+def replace_view(warehouse: Warehouse, view: View) -> list[str]:
+    """Create the view, or replace one of another meaning; what was changed, a line."""
+    database, _, name = view.full_name.partition(".")
+    wanted = warehouse.scalar("SELECT formatQuerySingleLine({select:String})", {"select": view.select})
+    found = warehouse.query(
+        "SELECT as_select FROM system.tables WHERE database = {database:String} AND name = {name:String}",
+        {"database": database, "name": name},
+    )
+    if not found.is_empty() and found.item() == wanted:
+        return []
+    warehouse.require_room()
+    warehouse.command(view.create_statement)
+    for column, comment in view.columns.items():
+        warehouse.command(f"ALTER TABLE {view.full_name} COMMENT COLUMN IF EXISTS `{column}` {sql_text(comment)}")
+    return [f"{'created' if found.is_empty() else 'replaced'} view {view.full_name}"]
 
 
 def views(settings: Settings) -> tuple[View, ...]:

@@ -1,0 +1,41 @@
+"""The shop's own database: what its tables look like, and all of them read at one instant."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from app.errors import SettingsError
+from app.settings import Settings
+from app.shop.columns import ShopColumn
+from app.shop.mysql import MySQLShop
+from app.shop.reading import Read
+from app.shop.sqlite import SQLiteShop
+from app.snapshot_plan import SnapshotTable
+
+__all__ = ["MySQLShop", "Read", "Shop", "ShopColumn", "open_shop"]
+
+
+class Shop(Protocol):
+    """A connection to the shop's database."""
+
+    name: str
+
+    def describe(self, table: SnapshotTable) -> list[ShopColumn]: ...
+
+    def read(
+        self, tables: dict[SnapshotTable, list[ShopColumn]], folder: Path, *, limit_s: float
+    ) -> tuple[Read, dict[str, str]]: ...
+
+
+@contextmanager
+def open_shop(settings: Settings) -> Iterator[Shop]:
+    """The configured shop's database; ShopError says why it cannot be reached or trusted."""
+    if settings.shop_db is None:
+        raise SettingsError("CARAT_SHOP_DB is not set: mysql://user:pass@host:3306/shop, or sqlite:///path")
+    url = settings.shop_db.get_secret_value()
+    shop = (
+        MySQLShop(url, max_replica_lag_s=settings.max_replica_lag_s) if url.startswith("mysql://") else SQLiteShop(url)
+    )
+    with closing(shop):
+        yield shop

@@ -1,0 +1,133 @@
+"""How a column of the shop's database is read, and as what it is kept.
+
+What connectorx would lose, round or panic on is guarded in the SQL that reads it: impossible dates, times beyond a day,
+wide decimals, BIT, JSON and geometries.
+"""
+
+import re
+from dataclasses import dataclass
+
+from app.contracts import PRECISE_TIME, Column
+
+# Names that the columns of a version need for themselves.
+VERSION_COLUMNS = ("version", "valid_from", "op", "is_deleted", "changed", "snapshot_id", "valid_to")
+
+_MOST_DIGITS = 38  # of a decimal that Arrow can hold in 128 bits
+_MOST_READ_SCALE = 10  # connectorx reads every decimal as Decimal(38, 10), through a type of 28 digits
+_MOST_READ_INTEGER_DIGITS = 18
+
+
+@dataclass(frozen=True)
+class ShopColumn:
+    """A column of the shop: its name there, the ClickHouse type it is kept as, and the SQL that reads it.
+
+    `order_by` is SQL that sorts as the warehouse does: by value, text by its UTF-8 bytes.
+    """
+
+    name: str
+    type: str
+    select: str
+    order_by: str
+    declared: str
+    holds_bytes: bool = False
+
+    @property
+    def kept_as(self) -> str:
+        """The name in history; one that versions need for themselves gets a prefix."""
+        return f"source_{self.name}" if self.name in VERSION_COLUMNS else self.name
+
+    def in_history(self, *, is_key: bool) -> Column:
+        """The column of the history table."""
+        comment = f"{self.name} of the shop's table, {self.declared} there"
+        return Column(
+            self.kept_as,
+            self.type if is_key else f"Nullable({self.type})",
+            comment,
+            holds_bytes=self.holds_bytes,
+        )
+
+
+# ---- MySQL -------------------------------------------------------------------------------------------------------
+
+_INTEGERS = {"tinyint": 8, "smallint": 16, "mediumint": 32, "int": 32, "bigint": 64}
+_TEXTS = {"char", "varchar", "tinytext", "text", "mediumtext", "longtext", "enum", "set"}
+_BYTES = {"binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob"}
+_GEOMETRIES = {
+    "geometry", "point", "linestring", "polygon", "multipoint", "multilinestring", "multipolygon",
+    "geometrycollection", "geomcollection",
+}  # fmt: skip
+
+
+def mysql_column(  # noqa: C901, PLR0911  one case each
+    name: str, data_type: str, column_type: str, precision: int | None, scale: int | None
+) -> ShopColumn:
+    """A column as the information schema describes it."""
+    field = f"t.`{name.replace('`', '``')}`"
+    data_type = data_type.lower()
+
+    def column(kept: str, select: str = field, *, as_text: bool = False, holds_bytes: bool = False) -> ShopColumn:
+        order_by = f"CAST(CONVERT({select} USING utf8mb4) AS BINARY)" if as_text else select
+        return ShopColumn(name, kept, select, order_by, column_type, holds_bytes)
+
+    if data_type in _INTEGERS:
+        return column(f"{'U' if 'unsigned' in column_type.lower() else ''}Int{_INTEGERS[data_type]}")
+    if data_type == "decimal":
+        digits, scale = precision or 10, scale or 0
+        if digits > _MOST_DIGITS:
+            return column("String", f"CAST({field} AS CHAR)", as_text=True)
+        if scale > _MOST_READ_SCALE or digits - scale > _MOST_READ_INTEGER_DIGITS:
+            text = f"CAST({field} AS CHAR)"
+            return ShopColumn(name, f"Decimal({digits}, {scale})", text, field, column_type)
+        return column(f"Decimal({digits}, {scale})")
+    if data_type in {"float", "double"}:
+        return column("Float32" if data_type == "float" else "Float64")
+    if data_type in {"date", "datetime", "timestamp"}:
+        # Zero dates and days that no month has: the reader would panic on them.
+        possible = f"IF(LAST_DAY({field}) IS NULL OR DAY({field}) > DAY(LAST_DAY({field})), NULL, {field})"
+        return column("Date32" if data_type == "date" else PRECISE_TIME, possible)
+    if data_type == "year":
+        return column("UInt16", f"CAST({field} AS UNSIGNED)")
+    if data_type == "bit":
+        return column("UInt64", f"CAST({field} AS UNSIGNED)")
+    if data_type in _BYTES:
+        return column("String", holds_bytes=True)
+    if data_type in _GEOMETRIES:
+        return column("String", f"ST_AsText({field})", as_text=True)
+    if data_type in _TEXTS - {"enum", "set"}:
+        return column("String", as_text=True)
+    return column("String", f"CAST({field} AS CHAR)", as_text=True)  # time, json, enum, set, uuid, inet6, …
+
+
+# ---- SQLite ------------------------------------------------------------------------------------------------------
+
+_SQLITE_DECIMAL = re.compile(r"(?:DECIMAL|NUMERIC)\s*(?:\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\))?", re.IGNORECASE)
+_SQLITE_TIMES = ("DATETIME", "TIMESTAMP")
+
+
+def sqlite_column(name: str, declared: str) -> ShopColumn:  # noqa: PLR0911  one case each
+    """A column as its table declares it; SQLite itself would put anything into it."""
+    field = f't."{name.replace(chr(34), chr(34) * 2)}"'
+    upper = declared.upper().strip()
+    as_text = f"CAST({field} AS TEXT)"
+
+    def column(kept: str, select: str, *, holds_bytes: bool = False) -> ShopColumn:
+        return ShopColumn(name, kept, select, f"{select} COLLATE BINARY", declared or "untyped", holds_bytes)
+
+    if upper == "DATE":
+        return column("Date32", as_text)
+    if upper.startswith(_SQLITE_TIMES):
+        return column(PRECISE_TIME, as_text)
+    if match := _SQLITE_DECIMAL.match(upper):
+        digits, scale = int(match[1] or _MOST_DIGITS), int(match[2] or (0 if match[1] else _MOST_READ_SCALE))
+        is_wide = digits > _MOST_DIGITS
+        return column("String" if is_wide else f"Decimal({digits}, {scale})", as_text)
+    # SQLite's own rules of affinity, in their order.
+    if "INT" in upper or upper.startswith("BOOL"):
+        return column("Int64", f"CAST({field} AS INTEGER)")
+    if any(word in upper for word in ("CHAR", "CLOB", "TEXT")):
+        return column("String", as_text)
+    if "BLOB" in upper:
+        return column("String", f"CAST({field} AS BLOB)", holds_bytes=True)
+    if any(word in upper for word in ("REAL", "FLOA", "DOUB")):
+        return column("Float64", f"CAST({field} AS REAL)")
+    return column("String", as_text)
