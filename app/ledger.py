@@ -7,8 +7,10 @@ from datetime import date, datetime, timedelta
 import polars as pl
 
 from app import TRANSFORM_VERSION
-from app.contracts import LEDGER
+from app.contracts import LEDGER, PRODUCT_SESSIONS
+from app.jobs.product_history import history_fingerprints
 from app.settings import Settings
+from app.snapshot_plan import SnapshotPlan
 from app.tracking import EndpointMap
 from app.warehouse import Warehouse
 
@@ -16,6 +18,7 @@ _INPUTS = {
     "raw_fingerprint": "calls came or went",
     "endpoint_map": "endpoint map changed",
     "rules": "settings or version changed",
+    "history_fingerprint": "history of its products changed",
 }
 
 
@@ -28,10 +31,11 @@ class StaleDay:
     reason: str
 
 
-def inputs_now(warehouse: Warehouse, settings: Settings, endpoint_map: EndpointMap) -> pl.DataFrame:
-    """What each business day would be built from now: `day, calls, raw_fingerprint, endpoint_map, rules`.
+def inputs_now(warehouse: Warehouse, settings: Settings, endpoint_map: EndpointMap, plan: SnapshotPlan) -> pl.DataFrame:
+    """What each day would be built from now: `day, calls, raw_fingerprint, endpoint_map, rules, history_fingerprint`.
 
-    A day's sessions reach into its neighbours, so their calls are part of it.
+    A day's sessions reach into its neighbours, so their calls are part of it, and all versions of its products' rows
+    up to the end of the day after it.
     """
     days = warehouse.query(
         "SELECT toDate(ts, {zone:String}) AS day, count() AS calls, "
@@ -47,14 +51,19 @@ def inputs_now(warehouse: Warehouse, settings: Settings, endpoint_map: EndpointM
         )
         for offset in (-1, 0, 1)
     ]
-    rules = f"{settings.timezone} {settings.session_timeout_ms} {TRANSFORM_VERSION}"
-    return pl.concat([wanted, *around], how="horizontal").select(
+    rules = f"{settings.timezone} {settings.session_timeout_ms} {TRANSFORM_VERSION} {plan.products_digest}"
+    history = history_fingerprints(warehouse, plan, settings.timezone).select(
+        "day", history_fingerprint=pl.col("hash").cumulative_eval(pl.element().bitwise_xor())
+    )
+    known = wanted.select(until=pl.col("day") + timedelta(days=1)).join_asof(history, left_on="until", right_on="day")
+    return pl.concat([wanted, *around, known.select("history_fingerprint")], how="horizontal").select(
         "day",
         calls=pl.col("calls-1") + pl.col("calls0") + pl.col("calls1"),
         # What is before, in and after the day must not cancel each other out when a call moves between days.
         raw_fingerprint=pl.col("hash-1") ^ (pl.col("hash0") // 3) ^ (pl.col("hash1") // 7),
         endpoint_map=pl.lit(endpoint_map.digest),
         rules=pl.lit(rules),
+        history_fingerprint=pl.col("history_fingerprint").fill_null(0),
     )
 
 
@@ -63,7 +72,7 @@ def stale_days(
 ) -> list[StaleDay]:
     """The days whose last build had other inputs than there are now, oldest first; with `force` every day."""
     built = warehouse.query(
-        "SELECT day, job, raw_fingerprint, endpoint_map, rules "
+        "SELECT day, job, raw_fingerprint, endpoint_map, rules, history_fingerprint "
         "FROM etl.ledger ORDER BY built_at DESC LIMIT 1 BY day, job"
     )
     known = {(row["day"], row["job"]): row for row in built.iter_rows(named=True)}
@@ -75,7 +84,7 @@ def stale_days(
             if last is None:
                 reasons.setdefault("never built", []).append(job)
                 continue
-            changed = [why for name, why in _INPUTS.items() if last[name] != row[name]]
+            changed = [why for name, why in _INPUTS.items() if last[name] != row[name] and _concerns(job, name)]
             if changed or force:
                 reasons.setdefault(", ".join(changed) or "forced", []).append(job)
         if reasons:
@@ -83,6 +92,11 @@ def stale_days(
                 StaleDay(row["day"], tuple(job for group in reasons.values() for job in group), "; ".join(reasons))
             )
     return stale
+
+
+def _concerns(job: str, name: str) -> bool:
+    """Whether a table is built from this input: only product sessions join history."""
+    return name != "history_fingerprint" or job == PRODUCT_SESSIONS.name
 
 
 def record_built(

@@ -78,7 +78,8 @@ def build_stale(
 ) -> tuple[list[StaleDay], list[DayBuilt]]:
     """The stale days in the span, oldest first, and what became of those that were built."""
     endpoint_map = load_endpoint_map(settings.tracking)
-    inputs = inputs_now(warehouse, settings, endpoint_map)
+    plan = load_snapshot_plan(settings.snapshots)
+    inputs = inputs_now(warehouse, settings, endpoint_map, plan)
     first, last = span[0] or date.min, span[1] or date.max
     stale = [s for s in stale_days(warehouse, inputs, jobs=jobs, force=force) if first <= s.day <= last]
     built: list[DayBuilt] = []
@@ -95,6 +96,7 @@ def build_stale(
                     day.day,
                     settings=settings,
                     endpoint_map=endpoint_map,
+                    plan=plan,
                     jobs=day.jobs,
                     on_calls=bar.advance,
                 )

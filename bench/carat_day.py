@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from app.contracts import DWH_TABLES
 from app.jobs.build import build_day
+from app.snapshot_plan import load_snapshot_plan
 from app.tracking import load_endpoint_map
 from app.warehouse import migrate, open_warehouse, recover
 from bench.day import DAY, Dataset
@@ -16,12 +17,13 @@ from bench.measure import Contender
 def contender(day: Dataset) -> Iterator[Contender]:
     settings = bench_settings(day)
     endpoint_map = load_endpoint_map(settings.tracking)
+    plan = load_snapshot_plan(settings.snapshots)
     with open_warehouse(settings, purpose="bench") as warehouse:
         migrate(warehouse, settings)
         recover(warehouse)
         for table in DWH_TABLES:
             warehouse.command(f"TRUNCATE TABLE {table.full_name} SYNC")
         yield Contender(
-            lambda: build_day(warehouse, DAY, settings=settings, endpoint_map=endpoint_map),
+            lambda: build_day(warehouse, DAY, settings=settings, endpoint_map=endpoint_map, plan=plan),
             lambda sessions: read_outcome(warehouse, sessions, database="dwh"),
         )

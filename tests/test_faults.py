@@ -29,6 +29,7 @@ from app.errors import CaratError, SettingsError
 from app.jobs.build import JOBS, build_day
 from app.runs import build_stale, ingest_paths, prepare
 from app.settings import SHIPPED_TRACKING, Settings, load_settings
+from app.snapshot_plan import SnapshotPlan
 from app.tracking import load_endpoint_map
 from app.warehouse import Warehouse, open_warehouse, publish, recover
 from tests.support.clickhouse_http import running_server
@@ -234,7 +235,8 @@ def history(tmp_path_factory) -> History:
     staged = stale.copy(folder / "staged")
     with staged.opened() as warehouse, pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(app.jobs.build, "publish", lambda *_, **__: None)
-        build_day(warehouse, LATE_DAY, settings=staged.settings, endpoint_map=load_endpoint_map(SHIPPED_TRACKING))
+        endpoint_map = load_endpoint_map(SHIPPED_TRACKING)
+        build_day(warehouse, LATE_DAY, settings=staged.settings, endpoint_map=endpoint_map, plan=SnapshotPlan(()))
     history = History(
         built, stale, staged, published(built), published(after), count_statements(staged.copy(folder / "counted"))
     )

@@ -63,11 +63,17 @@ def product_key(products: pl.Enum) -> pl.Expr:
 
 def session_and_product(keys: pl.Series, products: pl.Enum) -> pl.DataFrame:
     """The `session_number` and `product_id` of keys."""
-    code = (pl.col("key") % 2**32).cast(pl.UInt32)
-    return pl.DataFrame({"key": keys}).select(
-        session_number=(pl.col("key") // 2**32).cast(pl.UInt32),
-        product_id=code.cat.to(products).cast(pl.String),
+    return pl.DataFrame(
+        {
+            "session_number": (keys // 2**32).cast(pl.UInt32),
+            "product_id": product_codes(keys).cat.to(products).cast(pl.String),
+        }
     )
+
+
+def product_codes(keys: pl.Series) -> pl.Series:
+    """The products of keys, as physical values of their Enum."""
+    return (keys % 2**32).cast(pl.UInt32)
 
 
 _ACTION_COLUMNS = ("session_number", "product_id", "position", "ts", "event", "quantity", "price", "revenue")

@@ -1,9 +1,12 @@
 """Products in a session: how often each was shown, viewed, kept, carted and bought."""
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from app.contracts import PRODUCT_SESSIONS
-from app.frames.browsing import Browsing, session_and_product
+from app.frames.as_of import attributes_as_of
+from app.frames.browsing import Browsing, product_codes, session_and_product
 from app.frames.sessions import is_event
 
 _COUNTS = (
@@ -13,11 +16,14 @@ _COUNTS = (
 _FROM_HISTORY = ("title", "section", "material", "metal", "list_price", "stock_qty")
 
 
-def build_product_sessions(browsing: Browsing, sessions: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+def build_product_sessions(
+    browsing: Browsing, sessions: pl.DataFrame, versions: Sequence[pl.DataFrame]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The rows of `dwh.product_sessions`: first products that were shown and no more, then those something came of.
 
     In two frames because the first, by far the larger, is zero in most columns: it is cheaper built and written apart.
-    `sessions`: `session_number, session_date, session_id, visitor_id`.
+    `sessions`: `session_number, session_date, session_id, visitor_id`. `versions`: what history knows of products, as
+    `attributes_as_of` takes it.
     """
     # Impressions and actions are in call order, so the first of a group is its earliest.
     shown = browsing.impressions.group_by("key").agg(
@@ -43,17 +49,25 @@ def build_product_sessions(browsing: Browsing, sessions: pl.DataFrame) -> tuple[
         pl.col("impressions").fill_null(0), first_seen_at=pl.min_horizontal("shown_first_at", "acted_first_at")
     )
     return (
-        _rows(only_shown.with_columns(price=pl.lit(None), listing_id="shown_in"), browsing, sessions),
-        _rows(acted.with_columns(listing_id=pl.coalesce("clicked_in", "shown_in")), browsing, sessions),
+        _rows(only_shown.with_columns(price=pl.lit(None), listing_id="shown_in"), browsing, sessions, versions),
+        _rows(acted.with_columns(listing_id=pl.coalesce("clicked_in", "shown_in")), browsing, sessions, versions),
     )
 
 
-def _rows(products: pl.DataFrame, browsing: Browsing, sessions: pl.DataFrame) -> pl.DataFrame:
+def _rows(
+    products: pl.DataFrame, browsing: Browsing, sessions: pl.DataFrame, versions: Sequence[pl.DataFrame]
+) -> pl.DataFrame:
     """Keyed products as rows of the table, sorted as it is."""
     products = products.sort("key")
+    codes = product_codes(products["key"])
+    known = attributes_as_of(codes, products["first_seen_at"], browsing.products, versions)
+    unknown = [pl.lit(None).alias(name) for name in _FROM_HISTORY if name not in known.columns]
+    rows = products.hstack(session_and_product(products["key"], browsing.products)).hstack(known)
     return (
-        products.hstack(session_and_product(products["key"], browsing.products))
-        .join(sessions, on="session_number", how="left", maintain_order="left")
-        .with_columns(pl.lit(None).alias(name) for name in _FROM_HISTORY)
-        .select(pl.col(name).cast(dtype) for name, dtype in PRODUCT_SESSIONS.schema.items())
+        rows.join(sessions, on="session_number", how="left", maintain_order="left")
+        .with_columns(unknown)
+        .select(
+            pl.col(name) if name in known.columns else pl.col(name).cast(dtype)
+            for name, dtype in PRODUCT_SESSIONS.schema.items()
+        )
     )

@@ -90,6 +90,8 @@ def in_pieces(batches: Iterator[pl.DataFrame], *, rows: int = _PIECE_ROWS) -> It
     """The batches joined to pieces of about so many rows: each piece costs some time of its own."""
     waiting: list[pl.DataFrame] = []
     for batch in batches:
+        if not batch.height:
+            continue
         waiting.append(batch)
         if sum(frame.height for frame in waiting) >= rows:
             yield pl.concat(waiting, rechunk=True)

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from queue import SimpleQueue
 
-from app.contracts import DWH_TABLES
+import polars as pl
+
+from app.contracts import DWH_TABLES, PRODUCT_SESSIONS
 from app.errors import ContractError
 from app.frames.browsing import browse
 from app.frames.days import DaySpans, day_spans
 from app.jobs import catalog_sessions, events, product_sessions, sessions
+from app.jobs.product_history import read_product_versions
 from app.jobs.shards import count_calls, read_shard, shard_count
 from app.settings import Settings
+from app.snapshot_plan import SnapshotPlan
 from app.tracking import EndpointMap
 from app.warehouse import Staging, Warehouse, publish
 
@@ -38,6 +42,7 @@ def build_day(
     *,
     settings: Settings,
     endpoint_map: EndpointMap,
+    plan: SnapshotPlan,
     jobs: Sequence[str] = JOBS,
     on_calls: Callable[[int], None] = lambda _: None,
 ) -> DayBuilt:
@@ -47,6 +52,7 @@ def build_day(
     calls = count_calls(warehouse, spans)
     _require_raw(warehouse, day, calls)
     tables = [table for table in DWH_TABLES if table.name in jobs]
+    versions = read_product_versions(warehouse, plan, spans) if PRODUCT_SESSIONS in tables else []
     staging = Staging(warehouse, day, tables)
 
     count = shard_count(calls, shard_calls=settings.shard_calls)
@@ -67,6 +73,7 @@ def build_day(
                     spans=spans,
                     settings=settings,
                     endpoint_map=endpoint_map,
+                    versions=versions,
                     jobs=jobs,
                 )
             finally:
@@ -95,6 +102,7 @@ def _build_shard(
     spans: DaySpans,
     settings: Settings,
     endpoint_map: EndpointMap,
+    versions: Sequence[pl.DataFrame],
     jobs: Sequence[str],
 ) -> tuple[int, int]:
     """Run the jobs over one shard; the calls it held, and the JSON values of them that could not be read."""
@@ -110,7 +118,7 @@ def _build_shard(
         if "catalog_sessions" in jobs:
             catalog_sessions.run(browsing, staging, through=warehouse)
         if "product_sessions" in jobs:
-            product_sessions.run(browsing, built.of_sessions, staging, through=warehouse)
+            product_sessions.run(browsing, built.of_sessions, staging, through=warehouse, versions=versions)
     return shard.calls.height, built.unreadable
 
 

@@ -53,7 +53,7 @@ def pages(*rows: dict, columns: tuple[str, ...] = ("listing_id", "products_click
 def products(*rows: dict) -> dict[str, dict]:
     frame = events(*rows)
     sessions = frame.select("session_number", "session_date", "session_id", "visitor_id").unique()
-    return {row["product_id"]: row for row in pl.concat(build_product_sessions(browse(frame), sessions)).to_dicts()}
+    return {row["product_id"]: row for row in pl.concat(build_product_sessions(browse(frame), sessions, [])).to_dicts()}
 
 
 def session(*rows: dict) -> dict:
