@@ -14,9 +14,11 @@ from app.jobs.build import JOBS
 from app.ledger import StaleDay
 from app.runs import build_stale, ingest_paths, ingest_summary, prepare, take_snapshot
 from app.settings import load_settings
+from app.shop import MySQLShop, open_shop
 from app.sources import require_readable
 from app.status import freshness, last_runs, recent_rejects
 from app.warehouse import migrate, open_warehouse
+from app.warehouse.shop_link import link_shop
 
 app = typer.Typer(
     name="carat",
@@ -71,13 +73,17 @@ def _version(*, version: Annotated[bool, typer.Option("--version", help="Show th
 
 @app.command("migrate")
 def migrate_command(*, as_json: AsJson = False) -> None:
-    """Create and upgrade the databases and tables; safe to repeat.
+    """Create and upgrade the databases and tables, and the link to the shop's MySQL; safe to repeat.
 
     Example: carat migrate
     """
     settings = load_settings()
     with open_warehouse(settings, purpose="carat migrate") as warehouse:
         changes = migrate(warehouse, settings)
+        if settings.has_mysql:
+            with open_shop(settings) as shop:
+                assert isinstance(shop, MySQLShop)
+                changes += link_shop(warehouse, shop)
     if as_json:
         console.say_json({"changes": changes})
     else:

@@ -136,6 +136,11 @@ class Settings(BaseSettings):
         return ZoneInfo(self.timezone)
 
     @property
+    def has_mysql(self) -> bool:
+        """Whether the shop's database is a MySQL, which the warehouse can be linked to."""
+        return self.shop_db is not None and self.shop_db.get_secret_value().startswith("mysql://")
+
+    @property
     def session_timeout_ms(self) -> int:
         return self.session_timeout // timedelta(milliseconds=1)
 

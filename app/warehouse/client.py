@@ -244,6 +244,8 @@ def _is_default(values: pl.Series, column: Column) -> bool:
 def _mend(message: str) -> str:
     if "NOT_ENOUGH_SPACE" in message or "No space left" in message or "Cannot reserve" in message:
         return ". The disk is full: free some space and run the same command again, nothing half-done is shown"
+    if "Connections to mysql failed" in message:
+        return ". The database mysql is a link to the shop's: check that it runs, and CARAT_SHOP_DB"
     if "UNKNOWN_DATABASE" in message or "UNKNOWN_TABLE" in message:
         return ". Run `carat migrate` first"
     if "AUTHENTICATION_FAILED" in message or "REQUIRED_PASSWORD" in message:

@@ -18,7 +18,7 @@ def hold_embedded(path: Path, *, purpose: str) -> Iterator[None]:
     The kernel frees the lock with the process, however it dies, so there is never a stale one to remove.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)  # it may hold the login of a linked shop
         handle = os.open(path / "carat.lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise SettingsError(f"CARAT_WAREHOUSE: cannot use the directory {path}: {error.strerror}") from None
