@@ -18,7 +18,7 @@ from typing import NamedTuple
 import msgspec
 
 from app.demo import crawlers
-from app.demo.catalogue import Catalogue, build_catalogue
+from app.demo.assortment import Assortment, assortment_of
 from app.demo.chance import Weighted, between, seeded
 from app.demo.plan import DAY_MS, HOUR_MS, MINUTE_MS, DemoPlan
 from app.demo.records import Call
@@ -27,12 +27,13 @@ from app.demo.visits import Counter, Visit
 
 __all__ = ["DemoPlan", "day_arrivals", "day_records", "write_month"]
 
+# A visit or a crawl ends within hours, a late call comes within three days: nothing is under way for longer.
+DAYS_UNDER_WAY = 4
+
 _LATE_RATE = 0.004
 _OFFLINE_RATE = 0.02
 _DUPLICATE_RATE = 0.005
 _LATEST_HOURS = 72
-# A visit or a crawl ends within hours, a late call comes within three days: nothing is under way for longer.
-_DAYS_UNDER_WAY = 4
 _REGULAR_VISITS = 0.33
 _LINES_A_WRITE = 256
 
@@ -94,12 +95,17 @@ def write_month(plan: DemoPlan, folder: Path, progress: Callable[[int], None] | 
             pool.shutdown(cancel_futures=True)
 
 
+def calls_path(plan: DemoPlan, folder: Path, day_index: int) -> Path:
+    """The file of the lines that arrive on the day."""
+    return folder / f"calls-{plan.day(day_index)}.ndjson.gz"
+
+
 class _Post:
     """Brings a plan's lines to the day of their arrival."""
 
     def __init__(self, plan: DemoPlan) -> None:
         self._plan = plan
-        self._catalogue = build_catalogue(plan.seed, plan.start)
+        self._assortment = assortment_of(plan)
         # Day of the visit -> its lines that arrive on later days.
         self._under_way: dict[int, list[Arrival]] = {}
 
@@ -107,7 +113,7 @@ class _Post:
         """The lines of one day in order of arrival."""
         plan = self._plan
         starts, ends = plan.day_starts_ms(day_index), plan.day_starts_ms(day_index + 1)
-        earlier = range(max(0, day_index - _DAYS_UNDER_WAY), day_index)
+        earlier = range(max(0, day_index - DAYS_UNDER_WAY), day_index)
         for day in earlier:
             if day not in self._under_way:
                 self._send(day)
@@ -121,7 +127,7 @@ class _Post:
     def _send(self, day_index: int) -> list[Arrival]:
         """Makes the day's calls; those that arrive on the same day are returned, the others stay under way."""
         ends = self._plan.day_starts_ms(day_index + 1)
-        sent = _sent(self._plan, self._catalogue, day_index)
+        sent = _sent(self._plan, self._assortment, day_index)
         self._under_way[day_index] = [arrival for arrival in sent if arrival.at_ms >= ends]
         return [arrival for arrival in sent if arrival.at_ms < ends]
 
@@ -131,11 +137,11 @@ def _post(plan: DemoPlan) -> _Post:
     return _Post(plan)
 
 
-def _sent(plan: DemoPlan, catalogue: Catalogue, day_index: int) -> list[Arrival]:
+def _sent(plan: DemoPlan, assortment: Assortment, day_index: int) -> list[Arrival]:
     """All lines that the visits and crawls beginning on the day send off, with their moments of arrival."""
     arrivals: list[Arrival] = []
     rng = seeded(plan.seed, "post", day_index)
-    for calls, is_cut_off in _visits_and_crawls(plan, catalogue, day_index):
+    for calls, is_cut_off in _visits_and_crawls(plan, assortment, day_index):
         # A phone without a network keeps its calls and hands them in together.
         offline_from = int(rng.random() * len(calls)) if is_cut_off else len(calls)
         offline_ms = _lateness_ms(rng)
@@ -162,7 +168,7 @@ def _lateness_ms(rng: Random) -> int:
     return int(HOUR_MS * _LATEST_HOURS ** rng.random())
 
 
-def _visits_and_crawls(plan: DemoPlan, catalogue: Catalogue, day_index: int) -> Iterator[tuple[list[Call], bool]]:
+def _visits_and_crawls(plan: DemoPlan, assortment: Assortment, day_index: int) -> Iterator[tuple[list[Call], bool]]:
     """The calls of each visit and crawl that begins on the day, and whether its client went offline."""
     share = plan.share_of_day(day_index)
     scheduled = crawlers.scheduled(plan)
@@ -171,12 +177,12 @@ def _visits_and_crawls(plan: DemoPlan, catalogue: Catalogue, day_index: int) -> 
 
     machines = seeded(plan.seed, "machines", day_index)
     yield crawlers.monitor_calls(plan, day_index, machines), False
-    yield crawlers.tireless_calls(plan, catalogue, day_index, machines), False
-    yield from _enough(_crawls(plan, catalogue, day_index, machines), crawled * share)
-    yield from _enough(_visits(plan, catalogue, day_index), shopped * share)
+    yield crawlers.tireless_calls(plan, assortment, day_index, machines), False
+    yield from _enough(_crawls(plan, assortment, day_index, machines), crawled * share)
+    yield from _enough(_visits(plan, assortment, day_index), shopped * share)
 
 
-def _visits(plan: DemoPlan, catalogue: Catalogue, day_index: int) -> Iterator[tuple[list[Call], bool]]:
+def _visits(plan: DemoPlan, assortment: Assortment, day_index: int) -> Iterator[tuple[list[Call], bool]]:
     """Visits of shoppers without end."""
     rng = seeded(plan.seed, "visits", day_index)
     counter = Counter(plan, day_index)
@@ -188,16 +194,16 @@ def _visits(plan: DemoPlan, catalogue: Catalogue, day_index: int) -> Iterator[tu
         shopper = regular(plan.seed, int(known * rng.random() ** 1.7)) if is_regular else newcomer(rng)
         starts_ms = plan.day_starts_ms(day_index) + _HOURS.draw(rng) * HOUR_MS + int(rng.random() * HOUR_MS)
         visit = Visit(
-            rng, catalogue, shopper, counter, starts_ms, is_campaign=is_campaign, outage_ms=plan.checkout_outage_ms
+            rng, assortment, shopper, counter, starts_ms, is_campaign=is_campaign, outage_ms=plan.checkout_outage_ms
         )
         yield visit.calls(), visit.device.client == "app" and rng.random() < _OFFLINE_RATE
 
 
-def _crawls(plan: DemoPlan, catalogue: Catalogue, day_index: int, rng: Random) -> Iterator[tuple[list[Call], bool]]:
+def _crawls(plan: DemoPlan, assortment: Assortment, day_index: int, rng: Random) -> Iterator[tuple[list[Call], bool]]:
     """Crawls without end."""
     while True:
         starts_ms = plan.day_starts_ms(day_index) + int(rng.random() * DAY_MS)
-        yield crawlers.run(rng, catalogue, crawlers.CRAWLERS.draw(rng), starts_ms), False
+        yield crawlers.run(rng, assortment, crawlers.CRAWLERS.draw(rng), starts_ms), False
 
 
 def _enough(stories: Iterator[tuple[list[Call], bool]], wanted: float) -> Iterator[tuple[list[Call], bool]]:
@@ -252,7 +258,7 @@ def _moment(arrival: Arrival) -> int:
 
 def _write_day(plan: DemoPlan, folder: Path, day_index: int) -> Path:
     """Writes one day's file, whole or not at all."""
-    path = folder / f"calls-{plan.day(day_index)}.ndjson.gz"
+    path = calls_path(plan, folder, day_index)
     unfinished = path.with_name(path.name + ".part")
     lines = [arrival.line for arrival in day_arrivals(plan, day_index)]
     with (

@@ -1,9 +1,9 @@
 """The demo shop's catalogue: about two thousand pieces of jewelry and accessories, and the listings of them."""
 
 import math
-from bisect import bisect_left, bisect_right
-from collections import defaultdict
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from functools import cached_property, lru_cache
@@ -12,13 +12,21 @@ from typing import NamedTuple
 
 import msgspec
 
-from app.demo.chance import Weighted, normal, pick, seeded, shuffled
+from app.demo.chance import Weighted, between, normal, pick, seeded, shuffled
 
 PER_PAGE = 24
 SORTS = ("popular", "price_asc", "price_desc", "newest")
 
 _LISTINGS_REMEMBERED = 8_192
 _YEARS_OPEN = 3
+_ITEMS_TO_COME = 60
+
+# One title is misspelt until somebody notices: that of a piece that many see.
+RIGHT_WORD, MISSPELT_WORD = "pendant", "pendent"
+_MISSPELT_RANK = 60
+
+# Title, section, material, metal.
+Description = tuple[str, str, str | None, str | None]
 
 
 class Section(NamedTuple):
@@ -133,6 +141,7 @@ _SYNONYMS = {
     "steel": "steel edelstahl stahl acier сталь acero acciaio",
     "titanium": "titanium titan titane титан titanio",
 }
+_TRANSLATIONS = {value: words.split() for value, words in _SYNONYMS.items()}
 _STOP_WORDS = (
     "a an and the with for of in to mit und für aus der die das de du des en et pour avec le la à с из и для на con "
     "para di per z ze dla i women men damen herren femme homme her him"
@@ -144,9 +153,12 @@ _PRODUCT_TEXT = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Item:
-    """One article of the shop as it stood before the demo's first day."""
+    """One article of the shop: what an edition of the catalogue says of it, and its stock when it was first shown.
+
+    What the API says of it is encoded once and kept with it, so that whatever changes it starts afresh.
+    """
 
     id: int
     sku: str
@@ -160,9 +172,49 @@ class Item:
     weight_g: float
 
     @property
+    def description(self) -> Description:
+        """What the shop's search goes by."""
+        return self.title, self.section, self.material, self.metal
+
+    @property
     def slug(self) -> str:
         """The title as it appears in page addresses."""
         return self.title.lower().replace(" ", "-").replace(".", "")
+
+    @cached_property
+    def cents(self) -> int:
+        """The price as a whole number, which compares fastest."""
+        return int(self.price.scaleb(2))
+
+    @cached_property
+    def card(self) -> bytes:
+        """The item in the API's listings."""
+        return b'{"id":%d,"title":%b,"price":%b,"image":"/i/%d.jpg"}' % (
+            self.id,
+            msgspec.json.encode(self.title),
+            str(self.price).encode(),
+            self.id,
+        )
+
+    @cached_property
+    def page(self) -> bytes:
+        """The API's response body for the item's page while it is in stock."""
+        return msgspec.json.encode(
+            {
+                "id": self.id,
+                "sku": self.sku,
+                "title": self.title,
+                "price": msgspec.Raw(str(self.price).encode()),
+                "currency": "EUR",
+                "section": self.section,
+                "material": self.material,
+                "metal": self.metal,
+                "in_stock": True,
+                "rating": 3.5 + self.id % 16 / 10,
+                "description": _PRODUCT_TEXT[self.id % len(_PRODUCT_TEXT)],
+                "images": [f"/i/{self.id}-{view}.jpg" for view in range(1, 3 + self.id % 3)],
+            },
+        )
 
 
 class Listing(NamedTuple):
@@ -176,44 +228,107 @@ class Listing(NamedTuple):
     price_max: int | None = None
     sort: str = "popular"
 
+    @property
+    def asks_for_prices(self) -> bool:
+        """Whether other prices could change what is found, or its order."""
+        return self.price_min is not None or self.price_max is not None or self.sort in {"price_asc", "price_desc"}
+
+
+class Wording:
+    """What the catalogue says besides prices, and what can be found by it; editions that agree in it share it."""
+
+    def __init__(self, ranked: Sequence[Item], before: "Wording | None" = None) -> None:
+        self.descriptions = {item.id: item.description for item in ranked}
+        self._ranks = {item.id: rank for rank, item in enumerate(ranked)}
+        self._created = {item.id: item.created_at for item in ranked}
+        self._by_section: dict[str, list[int]] = {section.slug: [] for section in SECTIONS}
+        for item in ranked:
+            self._by_section[item.section].append(item.id)
+        self.popular_by_section = {
+            # Zipf-like, flattened at the top so that no single piece carries the shop.
+            section: Weighted((item_id, 1 / (self._ranks[item_id] + 12) ** 0.95) for item_id in ids)
+            for section, ids in self._by_section.items()
+        }
+        self.words: dict[str, frozenset[int]] = {} if before is None else dict(before.words)
+        self._index({} if before is None else before.descriptions)
+        self._found: dict[Listing, tuple[int, ...]] = {}
+
+    def found(self, listing: Listing) -> tuple[int, ...]:
+        """The ids of all items that a listing without prices matches, in its order."""
+        ids = self._found.get(listing)
+        if ids is None:
+            if len(self._found) >= _LISTINGS_REMEMBERED:
+                self._found.clear()
+            ids = self._found[listing] = self._search(listing)
+        return ids
+
+    def _search(self, listing: Listing) -> tuple[int, ...]:
+        if listing.sort == "newest":
+            latest_id_first = sorted(self.found(listing._replace(sort="popular")), reverse=True)
+            return tuple(sorted(latest_id_first, key=self._created.__getitem__, reverse=True))
+        section = listing.section
+        ids: Iterable[int] = self._ranks
+        if (by_words := self._by_words(listing.q)) is not None:
+            ids = sorted(by_words, key=self._ranks.__getitem__)
+        elif len(section) == 1:
+            ids, section = self._by_section.get(section[0], ()), ()
+        for place, values in ((1, section), (2, listing.material), (3, listing.metal)):
+            if values:
+                ids = [item_id for item_id in ids if self.descriptions[item_id][place] in values]
+        return tuple(ids)
+
+    def _by_words(self, q: str | None) -> frozenset[int] | None:
+        """The ids of the items that a search text finds; None if it asks for nothing."""
+        stop_words = _STOP_WORDS.split()
+        words = [word for word in (q or "").casefold().split() if word not in stop_words]
+        having = [self.words.get(word, frozenset()) for word in words]
+        return having[0].intersection(*having[1:]) if having else None
+
+    def _index(self, before: dict[int, Description]) -> None:
+        """Brings word -> ids of the items it finds up to date: the words of the titles, and their translations."""
+        now = self.descriptions
+        came: defaultdict[str, set[int]] = defaultdict(set)
+        went: defaultdict[str, set[int]] = defaultdict(set)
+        for item_id in before.keys() | now.keys():
+            if before.get(item_id) != now.get(item_id):
+                for description, words in ((before.get(item_id), went), (now.get(item_id), came)):
+                    for word in _words(description) if description else ():
+                        words[word].add(item_id)
+        for word in went.keys() | came.keys():
+            self.words[word] = (self.words.get(word, frozenset()) - went[word]) | came[word]
+
 
 class Catalogue:
-    """The items and everything the shop's API says about them, answers encoded once and kept."""
+    """The items on show and everything the shop's API says about them: one edition of the catalogue.
 
-    def __init__(self, items: tuple[Item, ...], popularity: list[int]) -> None:
-        self.items = items
-        self.by_id = {item.id: item for item in items}
-        ranked = [items[place] for place in popularity]
-        # Zipf-like, flattened at the top so that no single piece carries the shop.
-        self.popular = Weighted((item.id, 1 / (rank + 12) ** 0.95) for rank, item in enumerate(ranked))
-        self._orders: dict[str, list[Item]] = {
-            "popular": ranked,
-            "price_asc": sorted(items, key=lambda item: (item.price, item.id)),
-            "price_desc": sorted(items, key=lambda item: (-item.price, item.id)),
-            "newest": sorted(items, key=lambda item: (item.created_at, item.id), reverse=True),
-        }
-        self._words = _search_index(items)
+    Items that are hidden are neither listed nor recommended, but their pages still answer.
+    """
+
+    def __init__(
+        self,
+        ranked: Sequence[Item],
+        *,
+        sold_out: frozenset[int],
+        hidden: Iterable[Item] = (),
+        before: "Catalogue | None" = None,
+    ) -> None:
+        self.ranked = ranked
+        self.items = tuple(sorted(ranked, key=lambda item: item.id))
+        self.by_id = {item.id: item for item in (*hidden, *self.items)}
+        self.sold_out = sold_out
+        self.wording = self._wording_after(before)
+        self._cents = {item.id: item.cents for item in ranked}
         self._found: dict[Listing, tuple[int, ...]] = {}
-        self._cards = {
-            item.id: b'{"id":%d,"title":%b,"price":%b,"image":"/i/%d.jpg"}'
-            % (item.id, msgspec.json.encode(item.title), str(item.price).encode(), item.id)
-            for item in items
-        }
-        self._products: dict[int, bytes] = {}
 
-    @cached_property
+    @property
     def popular_by_section(self) -> dict[str, Weighted[int]]:
         """Per section the ids of its items, drawn by popularity."""
-        ranked = self._orders["popular"]
-        return {
-            section.slug: Weighted(
-                (item.id, 1 / (rank + 12) ** 0.95) for rank, item in enumerate(ranked) if item.section == section.slug
-            )
-            for section in SECTIONS
-        }
+        return self.wording.popular_by_section
 
     def found(self, listing: Listing) -> tuple[int, ...]:
         """The ids of all items the listing matches, in its order."""
+        if not listing.asks_for_prices:
+            return self.wording.found(listing)
         ids = self._found.get(listing)
         if ids is None:
             if len(self._found) >= _LISTINGS_REMEMBERED:
@@ -223,104 +338,114 @@ class Catalogue:
 
     def listing_answer(self, listing: Listing, page: int, per_page: int) -> tuple[tuple[int, ...], bytes]:
         """The ids shown on one page (from 1), and the API's response body."""
-        ids = self.found(listing)
+        ids, by_id = self.found(listing), self.by_id
         shown = ids[(page - 1) * per_page : page * per_page]
-        cards = b",".join([self._cards[item_id] for item_id in shown])
+        cards = b",".join([by_id[item_id].card for item_id in shown])
         return shown, b'{"total":%d,"page":%d,"per_page":%d,"items":[%b]}' % (len(ids), page, per_page, cards)
 
     def product_answer(self, item_id: int) -> bytes:
         """The API's response body for one product's page."""
-        answer = self._products.get(item_id)
-        if answer is None:
-            item = self.by_id[item_id]
-            answer = self._products[item_id] = msgspec.json.encode(
-                {
-                    "id": item.id,
-                    "sku": item.sku,
-                    "title": item.title,
-                    "price": msgspec.Raw(str(item.price).encode()),
-                    "currency": "EUR",
-                    "section": item.section,
-                    "material": item.material,
-                    "metal": item.metal,
-                    "in_stock": item.stock > 0,
-                    "rating": 3.5 + item.id % 16 / 10,
-                    "description": _PRODUCT_TEXT[item.id % len(_PRODUCT_TEXT)],
-                    "images": [f"/i/{item.id}-{view}.jpg" for view in range(1, 3 + item.id % 3)],
-                },
-            )
-        return answer
+        page = self.by_id[item_id].page
+        return page.replace(b'"in_stock":true', b'"in_stock":false') if item_id in self.sold_out else page
 
     def similar(self, item_id: int) -> tuple[int, ...]:
         """Ids of pieces the shop recommends beside this one."""
         neighbours = self.found(Listing(section=(self.by_id[item_id].section,)))
-        here = neighbours.index(item_id)
+        here = neighbours.index(item_id) if item_id in neighbours else 0
         return tuple(other for other in neighbours[max(0, here - 2) : here + 3] if other != item_id)
 
     def similar_answer(self, item_id: int) -> bytes:
         """The API's response body for the recommendations beside a product."""
-        return b'{"items":[%b]}' % b",".join(self._cards[other] for other in self.similar(item_id))
+        return b'{"items":[%b]}' % b",".join(self.by_id[other].card for other in self.similar(item_id))
+
+    def _wording_after(self, before: "Catalogue | None") -> Wording:
+        if before is None:
+            return Wording(self.ranked)
+        differs_in_prices_only = len(self.items) == len(before.items) and all(
+            item is same or (item.id == same.id and item.description == same.description)
+            for item, same in zip(self.items, before.items, strict=True)
+        )
+        return before.wording if differs_in_prices_only else Wording(self.ranked, before.wording)
 
     def _search(self, listing: Listing) -> tuple[int, ...]:
-        ids: set[int] | None = None
-        stop_words = _STOP_WORDS.split()
-        for word in (listing.q or "").casefold().split():
-            if word not in stop_words:
-                having = self._words.get(word, frozenset())
-                ids = set(having) if ids is None else ids & having
-        by_price = self._orders["price_asc"]
-        low = 0 if listing.price_min is None else bisect_left(by_price, Decimal(listing.price_min), key=_price)
-        high = None if listing.price_max is None else bisect_right(by_price, Decimal(listing.price_max), key=_price)
-        affordable = {item.id for item in by_price[low:high]}
-        return tuple(
-            item.id
-            for item in self._orders[listing.sort]
-            if (ids is None or item.id in ids)
-            and item.id in affordable
-            and (not listing.section or item.section in listing.section)
-            and (not listing.material or item.material in listing.material)
-            and (not listing.metal or item.metal in listing.metal)
+        is_by_price = listing.sort in {"price_asc", "price_desc"}
+        sort = "popular" if is_by_price else listing.sort
+        ids: Iterable[int] = self.wording.found(listing._replace(price_min=None, price_max=None, sort=sort))
+        cents = self._cents
+        if listing.price_min is not None:
+            ids = [item_id for item_id in ids if cents[item_id] >= 100 * listing.price_min]
+        if listing.price_max is not None:
+            ids = [item_id for item_id in ids if cents[item_id] <= 100 * listing.price_max]
+        if is_by_price:
+            ids = sorted(sorted(ids), key=cents.__getitem__, reverse=listing.sort == "price_desc")
+        return tuple(ids)
+
+
+class ItemMaker:
+    """Thinks up items, each with an id, an article number and a title of its own."""
+
+    def __init__(self, start: date) -> None:
+        self._opened = datetime.combine(start, time()) - timedelta(days=_YEARS_OPEN * 365)
+        self._last_id = 1_000
+        self._numbers: Counter[str] = Counter()
+        self._titles: Counter[str] = Counter()
+
+    def item(self, rng: Random, section: Section) -> Item:
+        """The section's next item."""
+        # Gaps are the articles that were delisted over the years.
+        self._last_id += 1 + (rng.random() < 0.12)
+        self._numbers[section.slug] += 1
+        material, metal = _choices(section.materials).draw(rng), _choices(section.metals).draw(rng)
+        title = _title(rng, section, material, metal)
+        self._titles[title] += 1
+        if self._titles[title] > 1:
+            title = f"{title} No. {self._titles[title]}"
+        factor = _METAL_FACTORS.get(metal or "", 1) * _MATERIAL_FACTORS.get(material or "", 1)
+        euros = max(4.9, section.median_eur * factor * math.exp(section.spread * 0.75 * normal(rng)))
+        alloy = "".join(word[0] for word in (metal or "x").split()).upper()
+        # Squared: a shop adds more pieces every year.
+        age = rng.random() ** 2
+        return Item(
+            id=self._last_id,
+            sku=f"{section.code}-{alloy}-{self._numbers[section.slug]:04d}",
+            title=title,
+            section=section.slug,
+            material=material,
+            metal=metal,
+            price=_shop_price(rng, euros),
+            created_at=self._opened + timedelta(seconds=int((1 - age) * (_YEARS_OPEN * 365 - 1) * 86_400)),
+            stock=0 if rng.random() < 0.04 else 1 + int(40 * rng.random() ** 3 * (1 if euros > 400 else 4)),
+            weight_g=round(section.weight_g * math.exp(0.35 * normal(rng)), 1),
         )
 
 
+class Collection(NamedTuple):
+    """The shop on its first day, and the items that it will add later in its first month."""
+
+    catalogue: Catalogue
+    to_come: tuple[Item, ...]
+
+
 @lru_cache(maxsize=4)
+def build_collection(seed: int, start: date) -> Collection:
+    """The collection of the shop with this seed."""
+    rng, maker = seeded(seed, "catalogue"), ItemMaker(start)
+    items = [maker.item(rng, section) for section in SECTIONS for _ in range(section.pieces)]
+    ranked = [items[place] for place in shuffled(rng, range(len(items)))]
+    misspelt = next(place for place in range(_MISSPELT_RANK, len(ranked)) if RIGHT_WORD in ranked[place].title)
+    ranked[misspelt] = replace(ranked[misspelt], title=ranked[misspelt].title.replace(RIGHT_WORD, MISSPELT_WORD))
+    sold_out = frozenset(item.id for item in items if not item.stock)
+
+    rng, sections = seeded(seed, "to come"), Weighted((section, section.pieces) for section in SECTIONS)
+    to_come = tuple(
+        replace(maker.item(rng, sections.draw(rng)), stock=between(rng, 6, 40)) for _ in range(_ITEMS_TO_COME)
+    )
+    return Collection(Catalogue(ranked, sold_out=sold_out), to_come)
+
+
 def build_catalogue(seed: int, start: date) -> Catalogue:
     """The catalogue of the shop with this seed, as of its first day."""
-    rng = seeded(seed, "catalogue")
-    items: list[Item] = []
-    taken: dict[str, int] = {}
-    opened = datetime.combine(start, time()) - timedelta(days=_YEARS_OPEN * 365)
-    item_id = 1_000
-    for section in SECTIONS:
-        materials, metals = Weighted(section.materials), Weighted(section.metals)
-        for number in range(1, section.pieces + 1):
-            # Gaps are the articles that were delisted over the years.
-            item_id += 1 + (rng.random() < 0.12)
-            material, metal = materials.draw(rng), metals.draw(rng)
-            title = _title(rng, section, material, metal)
-            taken[title] = taken.get(title, 0) + 1
-            if taken[title] > 1:
-                title = f"{title} No. {taken[title]}"
-            factor = _METAL_FACTORS.get(metal or "", 1) * _MATERIAL_FACTORS.get(material or "", 1)
-            euros = max(4.9, section.median_eur * factor * math.exp(section.spread * 0.75 * normal(rng)))
-            alloy = "".join(word[0] for word in (metal or "x").split()).upper()
-            # Squared: a shop adds more pieces every year.
-            age = rng.random() ** 2
-            items.append(
-                Item(
-                    id=item_id,
-                    sku=f"{section.code}-{alloy}-{number:04d}",
-                    title=title,
-                    section=section.slug,
-                    material=material,
-                    metal=metal,
-                    price=_shop_price(rng, euros),
-                    created_at=opened + timedelta(seconds=int((1 - age) * (_YEARS_OPEN * 365 - 1) * 86_400)),
-                    stock=0 if rng.random() < 0.04 else 1 + int(40 * rng.random() ** 3 * (1 if euros > 400 else 4)),
-                    weight_g=round(section.weight_g * math.exp(0.35 * normal(rng)), 1),
-                ),
-            )
-    return Catalogue(tuple(items), shuffled(rng, range(len(items))))
+    return build_collection(seed, start).catalogue
 
 
 def _title(rng: Random, section: Section, material: str | None, metal: str | None) -> str:
@@ -338,21 +463,17 @@ def _shop_price(rng: Random, euros: float) -> Decimal:
     return (Decimal(int(euros)) + Decimal(cents) / 100).quantize(Decimal("0.01"))
 
 
-def _price(item: Item) -> Decimal:
-    return item.price
+@lru_cache
+def _choices(values: tuple[tuple[str | None, float], ...]) -> Weighted[str | None]:
+    return Weighted(values)
 
 
-def _search_index(items: tuple[Item, ...]) -> dict[str, frozenset[int]]:
-    """Word -> ids of the items it finds: the words of the titles, and their translations."""
-    translations = {value: words.split() for value, words in _SYNONYMS.items()}
-    index: defaultdict[str, set[int]] = defaultdict(set)
-    for item in items:
-        words = set(item.title.casefold().replace("-", " ").split())
-        for value in (item.section, item.material):
-            words.update(translations.get(value or "", ()))
-        for metal, names in translations.items():
-            if item.metal and metal in item.metal:
-                words.update(names)
-        for word in words:
-            index[word].add(item.id)
-    return {word: frozenset(ids) for word, ids in index.items()}
+def _words(description: Description) -> set[str]:
+    title, section, material, metal = description
+    words = set(title.casefold().replace("-", " ").split())
+    for value in (section, material):
+        words.update(_TRANSLATIONS.get(value or "", ()))
+    for metal_name, names in _TRANSLATIONS.items():
+        if metal and metal_name in metal:
+            words.update(names)
+    return words

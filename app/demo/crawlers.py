@@ -5,7 +5,8 @@ from random import Random
 from typing import NamedTuple
 
 from app.demo import user_agents
-from app.demo.catalogue import PER_PAGE, SECTIONS, Catalogue, Listing
+from app.demo.assortment import Assortment
+from app.demo.catalogue import PER_PAGE, SECTIONS, Listing
 from app.demo.chance import Weighted, between, pick
 from app.demo.plan import HOUR_MS, MINUTE_MS, SECOND_MS, DemoPlan
 from app.demo.records import API, Call, Diary, error_answer
@@ -32,7 +33,7 @@ MONITOR = Crawler(user_agents.MONITOR, "192.0.2", "probes")
 TIRELESS = Crawler(user_agents.TIRELESS, "198.51.100", "crawls")
 
 
-def run(rng: Random, catalogue: Catalogue, crawler: Crawler, starts_ms: int) -> list[Call]:
+def run(rng: Random, assortment: Assortment, crawler: Crawler, starts_ms: int) -> list[Call]:
     """The calls of one run of a crawler."""
     diary = _diary(rng, crawler, starts_ms, between(rng, 1, 250))
     match crawler.habit:
@@ -42,19 +43,19 @@ def run(rng: Random, catalogue: Catalogue, crawler: Crawler, starts_ms: int) -> 
             for _ in range(between(rng, 4, 40)):
                 if rng.random() < 0.12:
                     page += 1
-                    _list(diary, catalogue, Listing(section=(section,)), page)
+                    _list(diary, assortment, Listing(section=(section,)), page)
                 elif rng.random() < 0.03:
                     diary.send("GET", f"{API}/products/{between(rng, 400, 999)}", _NOTHING_HERE, status=404)
                 else:
-                    _view(diary, catalogue)
+                    _view(diary, assortment)
                 diary.now_ms += between(rng, SECOND_MS, 40 * SECOND_MS)
         case "previews":
-            _view(diary, catalogue)
+            _view(diary, assortment)
         case "scrapes":
             listing = Listing(section=(pick(rng, SECTIONS).slug,), sort="price_asc")
             # The page after the last one tells the scraper that it is done.
-            for page in range(1, 2 + -(-len(catalogue.found(listing)) // PER_PAGE)):
-                _list(diary, catalogue, listing, page)
+            for page in range(1, 2 + -(-len(assortment.at(starts_ms).found(listing)) // PER_PAGE)):
+                _list(diary, assortment, listing, page)
                 diary.now_ms += between(rng, 150, 2 * SECOND_MS)
         case "probes":
             for _ in range(between(rng, 1, 5)):
@@ -73,13 +74,13 @@ def monitor_calls(plan: DemoPlan, day_index: int, rng: Random) -> list[Call]:
     return diary.calls
 
 
-def tireless_calls(plan: DemoPlan, catalogue: Catalogue, day_index: int, rng: Random) -> list[Call]:
+def tireless_calls(plan: DemoPlan, assortment: Assortment, day_index: int, rng: Random) -> list[Call]:
     """That day's part of a crawl that goes on for over two days and never rests as long as a session's timeout."""
     every_ms = _tireless_every_ms(plan)
     diary = _diary(rng, TIRELESS, 0, 77)
     for moment_ms in _tireless_moments(plan, day_index, every_ms):
         diary.now_ms = moment_ms + int(rng.random() * every_ms / 3)
-        _view(diary, catalogue)
+        _view(diary, assortment)
     return diary.calls
 
 
@@ -112,14 +113,15 @@ def _diary(rng: Random, crawler: Crawler, starts_ms: int, host: int) -> Diary:
     return Diary(rng, starts_ms, {"ip": f"{crawler.network}.{host}", "user_agent": crawler.user_agent})
 
 
-def _list(diary: Diary, catalogue: Catalogue, listing: Listing, page: int) -> None:
-    _, answer = catalogue.listing_answer(listing, page, PER_PAGE)
+def _list(diary: Diary, assortment: Assortment, listing: Listing, page: int) -> None:
+    _, answer = assortment.at(diary.now_ms).listing_answer(listing, page, PER_PAGE)
     query: dict[str, object] = {"section": listing.section[0], "page": str(page)}
     if listing.sort != "popular":
         query["sort"] = listing.sort
     diary.send("GET", f"{API}/catalog", answer, query=query, typical_ms=110)
 
 
-def _view(diary: Diary, catalogue: Catalogue) -> None:
+def _view(diary: Diary, assortment: Assortment) -> None:
+    catalogue = assortment.at(diary.now_ms)
     item = pick(diary.rng, catalogue.items)
     diary.send("GET", f"{API}/products/{item.id}", catalogue.product_answer(item.id), typical_ms=70)

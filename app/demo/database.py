@@ -1,7 +1,6 @@
 """The demo shop's own database, as a SQLite file in place of the shop's MySQL.
 
-What is in the tables is a `ShopState`; the file is one state written out. A later day's database is the same state,
-changed and written again.
+What is in the tables is a `ShopState`; the file is one state written out. `life` moves it on through the month.
 """
 
 import sqlite3
@@ -13,7 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
-from app.demo.catalogue import build_catalogue
+from app.demo.catalogue import Item, build_catalogue
 from app.demo.chance import geometric, seeded
 from app.demo.plan import DemoPlan
 from app.demo.shoppers import regular, regulars, wanted_item
@@ -79,6 +78,25 @@ class ShopState:
     cart: dict[tuple[int, int], CartRow]
     favorites: dict[tuple[int, int], FavoriteRow]
 
+    def copy(self) -> "ShopState":
+        """The same rows, to be kept while this state moves on."""
+        return ShopState(dict(self.items), dict(self.stock), dict(self.cart), dict(self.favorites))
+
+
+def item_row(item: Item, updated_at: datetime) -> ItemRow:
+    """What `items` says of an item."""
+    return ItemRow(
+        item.sku,
+        item.title,
+        item.section,
+        item.material,
+        item.metal,
+        item.price,
+        item.weight_g,
+        item.created_at,
+        updated_at,
+    )
+
 
 def opening_state(plan: DemoPlan) -> ShopState:
     """The shop as it stands at the start of the plan's first day."""
@@ -89,17 +107,7 @@ def opening_state(plan: DemoPlan) -> ShopState:
         rng = seeded(plan.seed, "row", item.id)
         age_s = (opens - item.created_at).total_seconds()
         changed_at = opens - timedelta(seconds=int(age_s * rng.random()))
-        state.items[item.id] = ItemRow(
-            item.sku,
-            item.title,
-            item.section,
-            item.material,
-            item.metal,
-            item.price,
-            item.weight_g,
-            item.created_at,
-            changed_at,
-        )
+        state.items[item.id] = item_row(item, changed_at)
         sold_at = opens - timedelta(seconds=int(age_s * rng.random() ** 4))
         state.stock[item.id] = StockRow(item.stock, sold_at)
     for number in range(regulars(plan)):

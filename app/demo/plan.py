@@ -10,6 +10,9 @@ MINUTE_MS = 60 * SECOND_MS
 HOUR_MS = 60 * MINUTE_MS
 DAY_MS = 24 * HOUR_MS
 
+# The shop changes its catalogue at night, while hardly anybody is awake.
+_UPDATE_MS = 4 * HOUR_MS
+
 CAMPAIGN = "spring-sparkle"
 
 # Monday to Sunday: people look at jewelry when they have time for it.
@@ -18,6 +21,11 @@ _CAMPAIGN_WEIGHT = 1.45
 _CAMPAIGN_FROM, _CAMPAIGN_DAYS = 14, 7
 _OUTAGE_DAY = 9
 _TIRELESS_DAY = 11
+
+
+def shop_time(moment_ms: int) -> datetime:
+    """The moment as the shop's database writes it: UTC, to the second."""
+    return datetime.fromtimestamp(moment_ms // SECOND_MS, tz=UTC).replace(tzinfo=None)
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,14 @@ class DemoPlan:
     def day_starts_ms(self, day_index: int) -> int:
         """The day's first moment, epoch ms."""
         return self.starts_ms + day_index * DAY_MS
+
+    def edition_at(self, moment_ms: int) -> int:
+        """Which edition of the catalogue is in force: that of the day from 04:00 on, before it the last day's."""
+        return min(max(0, (moment_ms - self.starts_ms - _UPDATE_MS) // DAY_MS), self.days - 1)
+
+    def edition_starts_ms(self, edition: int) -> int:
+        """From when on an edition of the catalogue is in force, epoch ms; the first one since ever."""
+        return self.day_starts_ms(edition) + (_UPDATE_MS if edition else 0)
 
     def is_campaign(self, day_index: int) -> bool:
         """Whether the shop advertises loudly on that day."""

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from app.demo.assortment import Assortment
 from app.demo.catalogue import PER_PAGE, SECTIONS, Catalogue, Item, Listing
 from app.demo.chance import Weighted, between, geometric, pick
 from app.demo.plan import HOUR_MS, MINUTE_MS, SECOND_MS, DemoPlan
@@ -88,7 +89,7 @@ class Visit:
     def __init__(
         self,
         rng: Random,
-        catalogue: Catalogue,
+        assortment: Assortment,
         shopper: Shopper,
         counter: Counter,
         starts_ms: int,
@@ -97,7 +98,7 @@ class Visit:
         outage_ms: tuple[int, int],
     ) -> None:
         self.rng = rng
-        self.catalogue = catalogue
+        self.assortment = assortment
         self.shopper = shopper
         self.persona: Persona = shopper.persona
         self.counter = counter
@@ -133,6 +134,11 @@ class Visit:
         self.shown: tuple[int, ...] = ()
         self.viewed: list[int] = []
         self.rests = 2
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The catalogue as it is now; what the shopper saw before may have changed."""
+        return self.assortment.at(self.diary.now_ms)
 
     def calls(self) -> list[Call]:
         """The visit's calls in the order they happened."""
@@ -220,7 +226,6 @@ class Visit:
 
     def _list(self) -> None:
         listing = self.listing
-        self.shown, answer = self.catalogue.listing_answer(listing, self.page, self.per_page)
         turn = f"?page={self.page}" if self.page > 1 else ""
         if listing.q is None:
             self._open((listing.section[0] if listing.section else "all") + turn)
@@ -228,6 +233,7 @@ class Visit:
             if self.diary.calls and self.page == 1 and self.rng.random() < 0.35:
                 self._suggest(listing.q)
             self._open(f"search?q={_quoted(listing.q)}" + turn.replace("?", "&"))
+        self.shown, answer = self.catalogue.listing_answer(listing, self.page, self.per_page)
         status = self.diary.send("GET", f"{API}/catalog", answer, query=self._query(), typical_ms=110)
         if status >= 400:
             self.shown = ()
@@ -404,7 +410,7 @@ class Visit:
             body["quantity"] = self._number(quantity)
         for _ in range(2):
             self.diary.now_ms += between(rng, 4_000, 45_000)
-            if not item.stock:
+            if item_id in self.catalogue.sold_out:
                 self.diary.send("POST", f"{API}/cart/items", _OUT_OF_STOCK, body=body, status=409)
                 # Sold: what was viewed last is no longer wanted.
                 self.viewed.clear()
@@ -465,6 +471,10 @@ class Visit:
             if self.outage_ms[0] <= self.diary.now_ms < self.outage_ms[1]:
                 self.diary.send("POST", f"{API}/orders", _OUTAGE, body=payment, status=503, typical_ms=5_000)
                 return
+            if not self.catalogue.sold_out.isdisjoint(self.cart):
+                # Sold out since it was put into the cart.
+                self.diary.send("POST", f"{API}/orders", _OUT_OF_STOCK, body=payment, status=409, typical_ms=90)
+                return
             if rng.random() < 0.06:
                 self.diary.send("POST", f"{API}/orders", _DECLINED, body=payment, status=402, typical_ms=900)
                 continue
@@ -480,7 +490,8 @@ class Visit:
                 return
 
     def _cart_answer(self, cart: dict[int, int]) -> bytes:
-        lines = [(self.catalogue.by_id[item_id], quantity) for item_id, quantity in cart.items()]
+        by_id = self.catalogue.by_id
+        lines = [(by_id[item_id], quantity) for item_id, quantity in cart.items()]
         subtotal = sum((item.price * quantity for item, quantity in lines), Decimal(0))
         return b'{"items":[%b],"subtotal":%b,"currency":"EUR"}' % (
             b",".join(_line(item, quantity) for item, quantity in lines),
@@ -488,7 +499,8 @@ class Visit:
         )
 
     def _order_answer(self, order_id: str) -> bytes:
-        lines = [(self.catalogue.by_id[item_id], quantity) for item_id, quantity in self.cart.items()]
+        by_id = self.catalogue.by_id
+        lines = [(by_id[item_id], quantity) for item_id, quantity in self.cart.items()]
         worth = sum((item.price * quantity for item, quantity in lines), Decimal(0))
         shipping = Decimal("0.00") if worth >= _FREE_SHIPPING_FROM else _SHIPPING
         # Orders of the app leave out a quantity of one now and then, as its cart does.

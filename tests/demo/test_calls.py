@@ -9,8 +9,8 @@ from uuid import UUID
 import pytest
 
 from app.demo import calls
+from app.demo.assortment import assortment_of
 from app.demo.calls import DemoPlan, day_arrivals, day_records, write_month
-from app.demo.catalogue import build_catalogue
 
 from .conftest import Month, moment_ms, readable
 
@@ -167,9 +167,9 @@ def test_nothing_arrives_before_its_time_or_outside_its_day(month: Month) -> Non
 
 
 def test_every_call_within_the_month_arrives(month: Month) -> None:
-    catalogue = build_catalogue(month.plan.seed, month.plan.start)
+    assortment = assortment_of(month.plan)
     sent = Counter(
-        arrival.line for day in range(month.plan.days) for arrival in calls._sent(month.plan, catalogue, day)
+        arrival.line for day in range(month.plan.days) for arrival in calls._sent(month.plan, assortment, day)
     )
     arrived = Counter(arrival.line for day in month.days for arrival in day)
     assert not sent - arrived
@@ -277,11 +277,11 @@ def test_an_order_sent_again_keeps_its_number_and_content(month: Month) -> None:
 
 
 def test_order_totals_add_up_to_the_cent(month: Month) -> None:
-    prices = {item.id: item.price for item in build_catalogue(month.plan.seed, month.plan.start).items}
-    for record in month.records:
+    assortment = assortment_of(month.plan)
+    for record in sorted(month.records, key=moment_ms):
         if record["endpoint"] == "/api/v1/orders" and (record.get("status") or 200) < 400:
-            order = record["response"]
-            worth = sum(prices[line["product_id"]] * line.get("quantity", 1) for line in order["items"])
+            order, items = record["response"], assortment.at(moment_ms(record)).by_id
+            worth = sum(items[line["product_id"]].price * line.get("quantity", 1) for line in order["items"])
             assert order["currency"] == "EUR"
             assert f"{float(worth) + order['shipping']:.2f}" == f"{order['total']:.2f}"
 

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
+from app.demo.assortment import assortment_of
 from app.demo.catalogue import SECTIONS, SORTS, Catalogue, Listing, build_catalogue
 from app.demo.shoppers import SEARCHES
 
-from .conftest import Month
+from .conftest import Month, moment_ms
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +27,10 @@ def number(value: Any) -> int | None:
     return None if value is None else int(value)
 
 
-def listings(month: Month) -> list[tuple[Listing, int, int, dict[str, Any]]]:
-    """Each answered catalogue call: its listing, page, page size and response."""
+def listings(month: Month) -> list[tuple[int, Listing, int, int, dict[str, Any]]]:
+    """Each answered catalogue call: the edition it was answered from, its listing, page, page size and response."""
     found = []
-    for record in month.records:
+    for record in sorted(month.records, key=moment_ms):
         if record["endpoint"] == "/api/v1/catalog" and (record.get("status") or 200) < 400:
             query = record["request"]["query"]
             listing = Listing(
@@ -41,9 +42,9 @@ def listings(month: Month) -> list[tuple[Listing, int, int, dict[str, Any]]]:
                 price_max=number(query.get("price_max")),
                 sort=query.get("sort") or "popular",
             )
-            found.append(
-                (listing, number(query.get("page")) or 1, number(query.get("per_page")) or 24, record["response"])
-            )
+            edition = month.plan.edition_at(moment_ms(record))
+            page, per_page = number(query.get("page")) or 1, number(query.get("per_page")) or 24
+            found.append((edition, listing, page, per_page, record["response"]))
     return found
 
 
@@ -75,24 +76,24 @@ def test_about_two_thousand_believable_items(catalogue: Catalogue) -> None:
     )
 
 
-def test_totals_and_pages_are_true(month: Month, catalogue: Catalogue) -> None:
-    seen = listings(month)
+def test_totals_and_pages_are_true(month: Month) -> None:
+    seen, assortment = listings(month), assortment_of(month.plan)
     assert len(seen) > 3_000
-    expected: dict[Listing, set[int]] = {}
-    for listing, page, per_page, response in seen:
-        if listing not in expected:
-            expected[listing] = matching(listing, catalogue)
-        total = len(expected[listing])
+    expected: dict[tuple[int, Listing], set[int]] = {}
+    for edition, listing, page, per_page, response in seen:
+        if (edition, listing) not in expected:
+            expected[edition, listing] = matching(listing, assortment.catalogue(edition))
+        total = len(expected[edition, listing])
         assert response["total"] == total
         shown = [card["id"] for card in response["items"]]
         assert len(shown) == len(set(shown)) == max(0, min(per_page, total - (page - 1) * per_page))
-        assert set(shown) <= expected[listing]
+        assert set(shown) <= expected[edition, listing]
 
 
 def test_pages_of_one_listing_never_show_the_same_item(month: Month) -> None:
-    pages: dict[tuple[Listing, int], dict[int, tuple[int, ...]]] = defaultdict(dict)
-    for listing, page, per_page, response in listings(month):
-        pages[listing, per_page][page] = tuple(card["id"] for card in response["items"])
+    pages: dict[tuple[int, Listing, int], dict[int, tuple[int, ...]]] = defaultdict(dict)
+    for edition, listing, page, per_page, response in listings(month):
+        pages[edition, listing, per_page][page] = tuple(card["id"] for card in response["items"])
     assert any(len(turned) > 2 for turned in pages.values())
     for turned in pages.values():
         shown = [item_id for ids in turned.values() for item_id in ids]
@@ -121,12 +122,12 @@ def test_searches_are_understood_in_every_language_and_misspelt_ones_find_nothin
     assert not catalogue.found(Listing(q="perl earings"))
 
 
-def test_products_and_their_prices_agree_with_the_catalogue(month: Month, catalogue: Catalogue) -> None:
-    viewed = 0
-    for record in month.records:
+def test_products_and_their_prices_agree_with_the_catalogue(month: Month) -> None:
+    viewed, assortment = 0, assortment_of(month.plan)
+    for record in sorted(month.records, key=moment_ms):
         response = record.get("response")
         if record["endpoint"].startswith("/api/v1/products/") and response and "price" in response:
-            item = catalogue.by_id[int(record["endpoint"].rsplit("/", 1)[1])]
+            item = assortment.at(moment_ms(record)).by_id[int(record["endpoint"].rsplit("/", 1)[1])]
             assert (response["id"], response["title"]) == (item.id, item.title)
             assert Decimal(str(response["price"])) == item.price
             viewed += 1
