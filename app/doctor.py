@@ -8,6 +8,8 @@ from pathlib import Path
 
 from app.errors import CaratError
 from app.settings import Settings, load_settings
+from app.shop import open_shop
+from app.snapshot_plan import load_snapshot_plan
 from app.tracking import load_endpoint_map
 from app.warehouse import Warehouse, open_warehouse
 from app.warehouse.client import embedded_path, public_url
@@ -46,6 +48,14 @@ def examine() -> list[Finding]:
             "endpoint map", lambda: f"{len(load_endpoint_map(settings.tracking).calls)} calls in {settings.tracking}"
         )
     )
+    findings.append(
+        _tried(
+            "snapshot plan",
+            lambda: f"{len(load_snapshot_plan(settings.snapshots).tables)} tables in {settings.snapshots}",
+        )
+    )
+    if settings.shop_db is not None:
+        findings.append(_tried("shop database", lambda: _shop(settings)))
     findings.append(_disk(settings))
     try:
         with open_warehouse(settings, purpose="carat doctor") as warehouse:
@@ -63,6 +73,14 @@ def _tried(check: str, action: Callable[[], str]) -> Finding:
         return Finding(check, is_ok=True, detail=action())
     except CaratError as error:
         return Finding(check, is_ok=False, detail=str(error))
+
+
+def _shop(settings: Settings) -> str:
+    """Every table of the plan as the shop has it; what could not be read at one instant with the others is said."""
+    plan = load_snapshot_plan(settings.snapshots)
+    with open_shop(settings) as shop:
+        columns = {table.name: len(shop.describe(table)) for table in plan.tables}
+    return f"{shop.name}: " + ", ".join(f"{name} ({count} columns)" for name, count in columns.items())
 
 
 def _disk(settings: Settings) -> Finding:

@@ -16,7 +16,7 @@ from app.runs import build_stale, ingest_paths, ingest_summary, prepare, take_sn
 from app.settings import load_settings
 from app.shop import MySQLShop, open_shop
 from app.sources import require_readable
-from app.status import freshness, last_runs, recent_rejects
+from app.status import freshness, last_runs, last_snapshots, recent_rejects
 from app.warehouse import migrate, open_warehouse
 from app.warehouse.shop_link import link_shop
 
@@ -233,7 +233,12 @@ def status(*, as_json: AsJson = False) -> None:
     settings = load_settings()
     with open_warehouse(settings, purpose="carat status") as warehouse:
         prepare(warehouse, settings)
-        reports = {"tables": freshness(warehouse), "runs": last_runs(warehouse), "rejects": recent_rejects(warehouse)}
+        reports = {
+            "tables": freshness(warehouse),
+            "snapshots": last_snapshots(warehouse),
+            "runs": last_runs(warehouse),
+            "rejects": recent_rejects(warehouse),
+        }
     if as_json:
         console.say_json({name: report.to_dicts() for name, report in reports.items()})
         return
@@ -249,7 +254,8 @@ def doctor(*, as_json: AsJson = False) -> None:
     Example: carat doctor
 
     Settings (environment, .env, or CARAT_…_FILE): WAREHOUSE, SHOP_DB, TIMEZONE, SESSION_TIMEOUT, TRACKING,
-    RAW_RETENTION_DAYS, MAX_RECORD_BYTES, SHARD_CALLS, each with the prefix CARAT_.
+    RAW_RETENTION_DAYS, MAX_RECORD_BYTES, SHARD_CALLS, WORKERS, SNAPSHOTS, SNAPSHOT_TIMEOUT_S, MAX_DELETED_SHARE,
+    MAX_REPLICA_LAG_S, SCRATCH, each with the prefix CARAT_.
     """
     findings = examine()
     if as_json:

@@ -1,4 +1,4 @@
-"""How the warehouse is doing: freshness and rows of each table, the last runs, what was rejected lately."""
+"""How the warehouse is doing: freshness and rows of each table, last snapshots and runs, what was rejected lately."""
 
 import polars as pl
 
@@ -20,6 +20,14 @@ def freshness(warehouse: Warehouse) -> pl.DataFrame:
             f"if(rows = 0, NULL, {built}) AS built_at FROM {table.full_name}"
         )
     return warehouse.query(" UNION ALL ".join(f"SELECT * FROM ({part})" for part in parts)).sort("table")
+
+
+def last_snapshots(warehouse: Warehouse) -> pl.DataFrame:
+    """What became of each history table last, refused and interrupted snapshots included."""
+    return warehouse.query(
+        "SELECT table, at, state, rows, inserts, updates, deletes, guarantee, error FROM etl.snapshots "
+        "ORDER BY recorded_at DESC LIMIT 1 BY table"
+    ).sort("table")
 
 
 def last_runs(warehouse: Warehouse, *, limit: int = 10) -> pl.DataFrame:

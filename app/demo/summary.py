@@ -1,9 +1,7 @@
 """What a product officer would read first: how the shop did, where its shoppers were lost, what they looked for."""
 
-import sqlite3
+from datetime import datetime, timedelta
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 from app import console
 from app.warehouse import Warehouse
@@ -31,8 +29,7 @@ GROUP BY search ORDER BY searches DESC, search LIMIT 8"""
 
 _PRODUCTS = """
 SELECT product_id, sum(impressions) AS shown, sum(views) AS viewed, sum(cart_adds) AS carted,
-    sum(units_bought) AS bought,
-    sum(p.revenue) AS revenue
+    sum(units_bought) AS bought, sum(p.revenue) AS revenue, argMax(title, first_seen_at) AS title
 FROM dwh.product_sessions AS p WHERE session_id IN (SELECT session_id FROM dwh.sessions WHERE NOT is_bot)
 GROUP BY product_id ORDER BY revenue DESC, product_id LIMIT 8"""
 
@@ -40,9 +37,23 @@ _CHANNELS = """
 SELECT channel, count() AS sessions, countIf(orders > 0) / count() AS conversion, sum(s.revenue) AS revenue
 FROM dwh.sessions AS s WHERE NOT is_bot GROUP BY channel ORDER BY sessions DESC"""
 
+# The product with the most revenue among those whose price changed.
+_REPRICED = """
+SELECT product_id, any(title) AS name FROM dwh.product_sessions AS p
+WHERE product_id IN (SELECT toString(id) FROM history.items GROUP BY id HAVING uniqExact(price) > 1)
+GROUP BY product_id ORDER BY sum(p.revenue) DESC, product_id LIMIT 1"""
 
-def say_summary(warehouse: Warehouse, shop_db: Path) -> None:
-    """Print the summary; product titles come from the shop's database."""
+_PRICES = """
+SELECT valid_from, valid_to, version, op, price, arrayStringConcat(changed, ', ') AS changed
+FROM history.items_versions WHERE toString(id) = {product:String} ORDER BY version"""
+
+_AS_OF = """
+SELECT price, quantity FROM history.items_at(ts = {at:String}) AS items
+JOIN history.stock_at(ts = {at:String}) AS stock ON stock.product_id = items.id WHERE toString(id) = {product:String}"""
+
+
+def say_summary(warehouse: Warehouse) -> None:
+    """Print the summary."""
     totals = warehouse.query(_TOTALS).row(0, named=True)
     console.say(
         f"\nThe shop from {totals['first']} to {totals['last']}, people only "
@@ -81,10 +92,7 @@ def say_summary(warehouse: Warehouse, shop_db: Path) -> None:
         right=("searches", "found nothing", "led to a click"),
     )
 
-    titles = _titles(shop_db)
-    products = [
-        (titles.get(product_id, product_id), *counts) for product_id, *counts in warehouse.query(_PRODUCTS).rows()
-    ]
+    products = [(title or product_id, *counts) for product_id, *counts, title in warehouse.query(_PRODUCTS).rows()]
     console.say_table(
         "Top products",
         ("product", "shown", "viewed", "carted", "bought", "revenue"),
@@ -102,13 +110,21 @@ def say_summary(warehouse: Warehouse, shop_db: Path) -> None:
         channels,
         right=("sessions", "conversion", "revenue"),
     )
+    _say_history(warehouse)
 
 
-def _titles(shop_db: Path) -> dict[str, Any]:
-    with sqlite3.connect(shop_db) as database:
-        titles = dict(database.execute("SELECT CAST(id AS TEXT), title FROM items"))
-    database.close()
-    return titles
+def _say_history(warehouse: Warehouse) -> None:
+    """One product's versions, and what was true of it at an instant between two of them."""
+    repriced = warehouse.query(_REPRICED)
+    if repriced.is_empty():
+        return
+    product, title = repriced.row(0)
+    versions = warehouse.query(_PRICES, {"product": product})
+    console.say_table(f"History of {title} (product {product})", versions.columns, versions.rows(), right=("price",))
+    changed_at: datetime = versions.filter(versions["changed"].str.contains("price"))["valid_from"][0]
+    for at in (changed_at - timedelta(hours=1), changed_at):
+        price, quantity = warehouse.query(_AS_OF, {"at": f"{at:%Y-%m-%d %H:%M:%S}", "product": product}).row(0)
+        console.say(f"At {at:%Y-%m-%d %H:%M} it cost {price} EUR, {quantity} in stock.")
 
 
 def _percent(share: float | None) -> str:

@@ -4,7 +4,7 @@ Both states come sorted by key, so that only a piece of each is in memory howeve
 column by column, never by a hash or by a column that claims to know when it changed.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
@@ -18,8 +18,13 @@ from app.errors import ShopError
 _FIRST_DAY, _LAST_DAY = date(1900, 1, 1), date(2299, 12, 31)
 _FIRST_MOMENT = datetime(1900, 1, 1, tzinfo=UTC)
 _LAST_MOMENT = datetime(2299, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
+_MOMENT = pl.Datetime("us", "UTC")
+_MOST_DIGITS = 38
 _PIECE_ROWS = 131_072
 _EXAMPLES = 5
+# Before the name of a column, what the latest version says of it; no column of a database has a name like this.
+_WAS = "\0was "
+_VERSION = {"version": pl.UInt32(), "op": pl.String(), "changed": pl.List(pl.String)}
 
 
 @dataclass(frozen=True)
@@ -38,13 +43,20 @@ class Changes:
 # ---- as the warehouse keeps it -----------------------------------------------------------------------------------
 
 
-def as_kept(rows: pl.DataFrame, kept: dict[str, DataType]) -> tuple[pl.DataFrame, int]:
+def as_kept(rows: pl.DataFrame, kept: Mapping[str, DataType]) -> tuple[pl.DataFrame, int]:
     """The rows in the dtypes they are kept as, exactly; and how many dates had to be bounded or were none.
 
-    Raises polars' InvalidOperationError where a value does not fit.
+    Text is kept as its bytes. Raises ShopError or polars' InvalidOperationError where a value does not fit.
     """
     kept_as = {name: _kept(pl.col(name), rows.schema[name], dtype) for name, dtype in kept.items()}
     frame = rows.select(expression.alias(name) for name, expression in kept_as.items())
+    for name, dtype in kept.items():
+        if isinstance(dtype, pl.Decimal) and rows.schema[name] == pl.String:
+            rounded = rows[name].filter(rows.select(_is_rounded(pl.col(name), dtype.scale)).to_series())
+            if rounded.len():
+                raise ShopError(
+                    f"{rounded.len()} value(s) of {name} have more than {dtype.scale} decimals: {rounded[0]}"
+                )
     changed = [
         pl.col(name).is_not_null() & _time(pl.col(name), rows.schema[name], dtype).ne_missing(kept_as[name])
         | pl.col(name).is_not_null() & kept_as[name].is_null()
@@ -59,7 +71,13 @@ def _kept(column: pl.Expr, have: DataType, want: DataType) -> pl.Expr:
         return _bounded(_time(column, have, want), want)
     if isinstance(want, pl.Float32 | pl.Float64):
         return column.cast(want).fill_nan(None)
-    return column if have == want else column.cast(want)
+    if have == want:
+        return column
+    if want == pl.Binary():
+        # A column that once was text stays so: as a database would write it, without a fraction that is zero.
+        text = column.dt.strftime("%Y-%m-%d %H:%M:%S%.f") if isinstance(have, pl.Datetime) else column.cast(pl.String)
+        return text.cast(pl.Binary)
+    return column.cast(want)
 
 
 def _time(column: pl.Expr, have: DataType, want: DataType) -> pl.Expr:
@@ -67,36 +85,48 @@ def _time(column: pl.Expr, have: DataType, want: DataType) -> pl.Expr:
         text = column.str.replace("T", " ", literal=True).str.strip_suffix("Z")
         if want == pl.Date():
             return text.str.slice(0, 10).str.to_date("%Y-%m-%d", strict=False)
-        whole = text + pl.when(text.str.len_bytes() == 10).then(pl.lit(" 00:00:00")).otherwise(pl.lit(""))  # noqa: PLR2004
-        return whole.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False).dt.replace_time_zone("UTC")
+        day = pl.when(text.str.len_bytes() == 10).then(pl.lit(" 00:00:00")).otherwise(pl.lit(""))  # noqa: PLR2004
+        minute = pl.when(text.str.len_bytes() == 16).then(pl.lit(":00")).otherwise(pl.lit(""))  # noqa: PLR2004
+        whole = text + day + minute
+        return pl.coalesce(
+            whole.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False).dt.replace_time_zone("UTC"),
+            whole.str.to_datetime("%Y-%m-%d %H:%M:%S%.f%:z", time_unit="us", strict=False).cast(_MOMENT),
+        )
     if want == pl.Date():
         return column.cast(pl.Date())
     return column.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
 
 
 def _bounded(column: pl.Expr, dtype: DataType) -> pl.Expr:
-    first, last = _bounds(dtype)
+    first, last = (_FIRST_DAY, _LAST_DAY) if dtype == pl.Date() else (_FIRST_MOMENT, _LAST_MOMENT)
     return column.clip(pl.lit(first, dtype), pl.lit(last, dtype))
 
 
-def _bounds(dtype: DataType) -> tuple[Any, Any]:
-    return (_FIRST_DAY, _LAST_DAY) if dtype == pl.Date() else (_FIRST_MOMENT, _LAST_MOMENT)
+def _is_rounded(text: pl.Expr, scale: int) -> pl.Expr:
+    """Whether a number as text loses by so many decimals: a cast would round it without a word."""
+    may_lose = text.str.contains(rf"[eE]|\.\d{{{scale}}}\d*[1-9]")
+    exactly = text.cast(pl.Float64, strict=False) == text.cast(pl.Decimal(_MOST_DIGITS, scale), strict=False).cast(
+        pl.Float64
+    )
+    return may_lose & ~exactly
 
 
 # ---- pieces of equal key ranges ----------------------------------------------------------------------------------
 
 
-def in_pieces(batches: Iterator[pl.DataFrame], *, rows: int = _PIECE_ROWS) -> Iterator[pl.DataFrame]:
-    """The batches joined to pieces of about so many rows: each piece costs some time of its own."""
-    waiting: list[pl.DataFrame] = []
+def in_pieces(batches: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """The batches cut and joined to pieces of so many rows: each costs some time of its own."""
+    waiting = list[pl.DataFrame]()
+    rows = 0
     for batch in batches:
-        if not batch.height:
-            continue
         waiting.append(batch)
-        if sum(frame.height for frame in waiting) >= rows:
-            yield pl.concat(waiting, rechunk=True)
-            waiting = []
-    if waiting:
+        rows += batch.height
+        if rows >= _PIECE_ROWS:
+            joined = pl.concat(waiting, rechunk=True)
+            rows %= _PIECE_ROWS
+            yield from joined[: joined.height - rows].iter_slices(_PIECE_ROWS)
+            waiting = [joined[joined.height - rows :]]
+    if rows:
         yield pl.concat(waiting, rechunk=True)
 
 
@@ -136,25 +166,35 @@ def latest(pieces: Iterator[pl.DataFrame], key: Sequence[str]) -> Iterator[pl.Da
 def aligned(
     previous: Iterator[pl.DataFrame], rows: Iterator[pl.DataFrame], key: Sequence[str]
 ) -> Iterator[tuple[pl.DataFrame | None, pl.DataFrame | None]]:
-    """Pieces of both states, both in key order, that hold the same range of keys; None where one has nothing left."""
-    rest: pl.DataFrame | None = next(previous, None)
-    for piece in rows:
-        last = piece.select(key).row(-1)
-        while rest is not None and (not rest.height or rest.select(key).row(-1) < last):
-            more = next(previous, None)
-            if more is None:
-                break
-            rest = pl.concat([rest, more])
-        if rest is None:
-            yield None, piece
+    """Pieces of both states, both in key order, that hold the same range of keys; None where one has nothing left.
+
+    Each is cut where the other ends, so that neither grows, however many keys of one fall between two of the other.
+    """
+    was: pl.DataFrame | None = None
+    now: pl.DataFrame | None = None
+    while True:
+        was, now = _topped_up(was, previous), _topped_up(now, rows)
+        if was is None or now is None:
+            if was is None and now is None:
+                return
+            yield was, now
+            was = now = None
             continue
-        reached = rest.select((~_later(key, dict(zip(key, last, strict=True)).__getitem__)).sum()).item()
-        yield rest[:reached], piece
-        rest = rest[reached:]
-    if rest is not None and rest.height:
-        yield rest, None
-    for piece in previous:
-        yield piece, None
+        bound = min(was.select(key).row(-1), now.select(key).row(-1))
+        is_later = _later(key, dict(zip(key, bound, strict=True)).__getitem__)
+        old, new = (frame.height - int(frame.select(is_later.sum()).item()) for frame in (was, now))
+        yield was[:old], now[:new]
+        was, now = was[old:], now[new:]
+
+
+def _topped_up(rest: pl.DataFrame | None, pieces: Iterator[pl.DataFrame]) -> pl.DataFrame | None:
+    """What is left of a state with its next pieces, of half a piece at least; None at its end."""
+    while rest is None or rest.height < (_PIECE_ROWS + 1) // 2:
+        piece = next(pieces, None)
+        if piece is None:
+            return rest if rest is not None and rest.height else None
+        rest = piece if rest is None or not rest.height else pl.concat([rest, piece], rechunk=True)
+    return rest
 
 
 def _later(key: Sequence[str], bound: Callable[[str], Any]) -> pl.Expr:
@@ -166,83 +206,123 @@ def _later(key: Sequence[str], bound: Callable[[str], Any]) -> pl.Expr:
 
 
 def _examples(keys: pl.DataFrame) -> str:
-    shown = [", ".join("null" if value is None else str(value) for value in row) for row in keys.head(_EXAMPLES).rows()]
+    shown = [", ".join(_shown(value) for value in row) for row in keys.head(_EXAMPLES).rows()]
     return "; ".join(shown) + ("; …" if keys.height > _EXAMPLES else "")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return f"0x{value.hex()}"
+    return "null" if value is None else str(value)
 
 
 # ---- what changed ------------------------------------------------------------------------------------------------
 
 
 def changes(
-    previous: pl.DataFrame, rows: pl.DataFrame, *, key: Sequence[str], compared: Sequence[str], filled: Sequence[str]
+    previous: pl.DataFrame,
+    rows: pl.DataFrame,
+    *,
+    key: Sequence[str],
+    compared: Sequence[str],
+    filled: Sequence[str],
+    returned: Mapping[str, datetime],
 ) -> Changes:
     """What a piece of a table changed.
 
     `previous`: the latest version of each key, tombstones included, with `version, is_deleted`. `compared`: columns
     that both have beside the key. `filled`: columns of `rows` that unchanged rows get without a new version.
+    `returned`: compared columns that had gone, and when they were last seen: a version of later (`valid_from`) never
+    knew them.
     """
     was_live = int((~previous["is_deleted"]).sum())
+    was = previous.select(*key, pl.exclude(key).name.prefix(_WAS))
     if previous.height == rows.height == was_live and previous.select(key).equals(rows.select(key)):
-        known = rows.hstack(previous.select(pl.col("version", *compared).name.prefix("_was_")))
-        gone = previous.clear()
-        came = rows.clear().with_columns(_was_version=pl.lit(None, pl.UInt32))
+        known = rows.hstack(was.drop(key))
+        came, gone = known.clear(), previous.clear()
     else:
-        was = previous.select(*key, pl.col("version", "is_deleted", *compared).name.prefix("_was_"))
         met = rows.join(was, on=key, how="left", maintain_order="left")
-        is_known = pl.col("_was_version").is_not_null() & ~pl.col("_was_is_deleted")
-        known, came = met.filter(is_known), met.filter(~is_known.fill_null(value=False))
+        was_there = met[f"{_WAS}is_deleted"].eq_missing(other=False)
+        known, came = met.filter(was_there), met.filter(~was_there)
         gone = previous.filter(~pl.col("is_deleted")).join(rows.select(key), on=key, how="anti", maintain_order="left")
 
-    differs = {name: _differs(name, known.schema[name], previous.schema[name]) for name in compared}
-    is_changed = known.select(pl.any_horizontal(pl.lit(value=False), *differs.values())).to_series()
-    if is_changed.len() != known.height:  # a literal alone is one row
-        is_changed = pl.repeat(value=False, n=known.height, eager=True)
-    updated = known.filter(is_changed).with_columns(
-        version=pl.col("_was_version") + 1,
-        op=pl.lit("update"),
-        changed=pl.concat_list(
-            pl.lit([], pl.List(pl.String)),
-            *(pl.when(differs[name]).then(pl.lit(name)) for name in compared),
-        ).list.drop_nulls(),
+    differences = known.select(
+        _differs(name, rows.schema[name], previous.schema[name], returned.get(name)).alias(name) for name in compared
     )
-    inserted = came.with_columns(
-        version=pl.col("_was_version").fill_null(0) + 1, op=pl.lit("insert"), changed=pl.lit([], pl.List(pl.String))
+    is_changed = (
+        differences.select(pl.any_horizontal(pl.all())).to_series()
+        if compared
+        else pl.repeat(value=False, n=known.height, eager=True, dtype=pl.Boolean)
     )
-    deleted = gone.with_columns(
-        version=pl.col("version") + 1, op=pl.lit("delete"), changed=pl.lit([], pl.List(pl.String))
-    )
-    names = [*rows.columns, "version", "op", "changed"]
-    schema = rows.schema | {"version": pl.UInt32(), "op": pl.String(), "changed": pl.List(pl.String)}
-    versions = pl.concat(
-        [
-            _with_columns_of(frame, schema).select(pl.col(name).cast(schema[name], strict=False) for name in names)
-            for frame in (inserted, updated, deleted)
-        ]
-    )
-    unchanged = known.select(*key, pl.col("_was_version").alias("version"), *filled)
+    new = [
+        _versions(came, pl.col(f"{_WAS}version").fill_null(0), "insert", rows.schema),
+        _versions(
+            known.filter(is_changed), pl.col(f"{_WAS}version"), "update", rows.schema, differences.filter(is_changed)
+        ),
+        _versions(gone, pl.col("version"), "delete", rows.schema),
+    ]
+    unchanged = known.select(*key, pl.col(f"{_WAS}version").alias("version"), *filled)
     return Changes(
-        versions.with_columns(is_deleted=pl.col("op") == "delete"),
+        pl.concat(new).with_columns(is_deleted=pl.col("op") == "delete"),
         unchanged.filter(~is_changed) if filled else unchanged.clear(),
         was_live,
     )
 
 
-def _with_columns_of(frame: pl.DataFrame, schema: dict[str, DataType] | Any) -> pl.DataFrame:
-    """The frame with null where it lacks a column: a deleted row never had what came with this snapshot."""
-    return frame.with_columns(
-        pl.lit(None, dtype).alias(name) for name, dtype in schema.items() if name not in frame.columns
+def _versions(
+    rows: pl.DataFrame,
+    before: pl.Expr,
+    op: str,
+    schema: Mapping[str, DataType],
+    differences: pl.DataFrame | None = None,
+) -> pl.DataFrame:
+    """The version after `before` of each row; a deleted one has no value of what came with this snapshot."""
+    changed = pl.Series("changed", [[]], dtype=_VERSION["changed"]).new_from_index(0, rows.height)
+    if differences is not None and differences.width:
+        named = [pl.when(pl.col(name)).then(pl.lit(name)) for name in differences.columns]
+        changed = differences.select(changed=pl.concat_list(named).list.drop_nulls()).to_series()
+    # A deleted row's values come from history, in the dtypes that they had there.
+    values = [
+        (pl.col(name).cast(dtype, strict=False) if name in rows.columns else pl.lit(None, dtype)).alias(name)
+        for name, dtype in schema.items()
+    ]
+    return rows.select(
+        *values, (before + 1).cast(_VERSION["version"]).alias("version"), pl.lit(op).alias("op"), changed
     )
 
 
-def _differs(name: str, now: DataType, before: DataType) -> pl.Expr:
-    """Whether a column differs, null equal to null; where its type has changed, in a type that holds both exactly."""
-    value, was = pl.col(name), pl.col(f"_was_{name}")
+def _differs(name: str, now: DataType, before: DataType, seen: datetime | None) -> pl.Expr:
+    """Whether a column differs, null equal to null; where its type changed, as what both types can say exactly."""
+    value, was = pl.col(name), pl.col(_WAS + name)
+    if seen is not None:
+        differs = _differs(name, now, before, None)
+        return differs & (pl.col(f"{_WAS}valid_from") <= pl.lit(seen).cast(_MOMENT))
     if now == before:
         return value.ne_missing(was)
-    if now == pl.String() and before.is_temporal():
-        as_before = _time(value, now, before)
-    elif now == pl.String():
-        as_before = value.cast(before, strict=False)
+    if now != pl.Binary():
+        if before == pl.Float32():  # 0.1 of so few digits is another 0.1 than that of a wider type
+            return value.cast(before, strict=False).ne_missing(was)
+        return value.ne_missing(_moment(was, before) if before == pl.Date() else was.cast(now, strict=False))
+    # It was a number or a time, and is text from now on: the text must say the same number or time.
+    text = value.cast(pl.String, strict=False)
+    if before.is_temporal():
+        said, meant = _bounded(_time(text, pl.String(), _MOMENT), _MOMENT), _moment(was, before)
+    elif isinstance(before, pl.Float32 | pl.Float64):
+        said, meant = text.cast(before, strict=False), was
     else:
-        return value.ne_missing(was.cast(now, strict=False))
-    return as_before.ne_missing(was) | (as_before.is_null() & value.is_not_null())
+        scale = before.scale if isinstance(before, pl.Decimal) else 0
+        exact = pl.Decimal(_MOST_DIGITS, scale)
+        said = pl.when(~_is_rounded(text, scale)).then(text.cast(exact, strict=False))
+        meant = was.cast(exact, strict=False)
+    return said.ne_missing(meant) | (said.is_null() & value.is_not_null())
+
+
+def _moment(column: pl.Expr, dtype: DataType) -> pl.Expr:
+    """A date as the moment it begins; the last that can be kept stands for all after it, as the last moment does."""
+    if dtype != pl.Date():
+        return column
+    is_last = column == pl.lit(_LAST_DAY)
+    return pl.when(is_last).then(pl.lit(_LAST_MOMENT, _MOMENT)).otherwise(column.cast(_MOMENT))

@@ -1,28 +1,31 @@
 """Job snapshot: one table of the shop, as it was read, against its latest versions; what changed, to `history`."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
+from polars.datatypes import DataType
 
 from app import console
-from app.contracts import TIME, Column, Table, dtype_of
+from app.contracts import Column, Table
 from app.errors import ShopError
 from app.frames.snapshots import aligned, as_kept, changes, in_pieces, latest, require_keys
 from app.frames.widening import wider
-from app.shop import Read, Shop, ShopColumn
-from app.shop.columns import VERSION_COLUMNS
+from app.shop import Shop, ShopColumn
 from app.snapshot_plan import SnapshotPlan, SnapshotTable
 from app.warehouse import Warehouse
 from app.warehouse.history import (
+    LastSnapshot,
     StagedVersions,
+    absences,
+    columns_of_shop,
     existing_history,
     history_table,
     key_of,
@@ -49,16 +52,24 @@ class Comparison:
     kept: Table  # as history will be
     old: Table | None  # as history is; None where it begins
     columns: tuple[ShopColumn, ...]
-    compared: tuple[str, ...]  # columns beside the key that history has of the last snapshot
-    filled: tuple[str, ...]  # columns that unchanged rows get without a new version
-    added: tuple[str, ...]
-    dropped: tuple[str, ...]
-    retyped: tuple[str, ...]
     mode: str
+    compared: tuple[str, ...] = ()  # columns beside the key that history knows
+    filled: tuple[str, ...] = ()  # columns that unchanged rows get without a new version
+    added: tuple[str, ...] = ()
+    returned: Mapping[str, datetime] = field(default_factory=dict)  # of those added: had gone, and when last seen
+    dropped: tuple[str, ...] = ()
+    retyped: tuple[str, ...] = ()
 
     @property
     def key(self) -> list[str]:
         return key_of(self.kept)
+
+    @property
+    def known(self) -> dict[str, DataType]:
+        """Of a version that history has, what is compared, and in which dtypes; keys in those they will have."""
+        names = [*self.key, *self.compared, "version", "is_deleted", *(["valid_from"] if self.returned else [])]
+        had = (self.old or self.kept).schema
+        return {name: self.kept.schema[name] if name in self.key else had[name] for name in names}
 
     def record(self) -> dict[str, Any]:
         """What `etl.snapshots` says of the columns."""
@@ -99,21 +110,30 @@ def snapshot_tables(
             comparisons[table.name] = compare_schemas(warehouse, table, columns, at=snapshot.at, limits=limits)
             records[table.name] |= comparisons[table.name].record()
 
-    wanted = {comparison.table: list(comparison.columns) for comparison in comparisons.values()}
-    with warehouse.another() as connection, ThreadPoolExecutor(1) as beside:
-        known = beside.submit(_write_known, connection, list(comparisons.values()), folder)
-        read, guarantees = shop.read(wanted, folder, limit_s=limit_s) if wanted else (Read(), {})
-        known.result()
-
-    with console.progress("snapshot", sum(read.rows.values())) as bar:
-        for name, comparison in comparisons.items():
-            record = records[name]
-            record["guarantee"] = guarantees.get(name, "")
-            with _failing(record):
-                if problem := read.errors.get(name):
-                    raise ShopError(f"{comparison.table.source} could not be read whole: {problem}")
-                run(warehouse, comparison, folder / f"{name}.arrow", record, limits=limits, started=started)
-            bar.advance(read.rows.get(name, 0))
+    if comparisons:
+        wanted = {comparison.table: list(comparison.columns) for comparison in comparisons.values()}
+        with (
+            warehouse.another() as connection,
+            ThreadPoolExecutor(1) as beside,
+            shop.reading(wanted, folder, limit_s=limit_s) as reading,
+            console.progress("snapshot", None) as bar,
+        ):
+            known = {name: beside.submit(_write_known, connection, c, folder) for name, c in comparisons.items()}
+            for name, comparison in comparisons.items():
+                record = records[name]
+                record["guarantee"] = reading.guarantees[name]
+                bar.label(f"snapshot {name}")
+                with _failing(record):
+                    known[name].result()
+                    run(
+                        warehouse,
+                        comparison,
+                        _frames(reading.batches(name), bar),
+                        _known_file(folder, comparison),
+                        record,
+                        limits=limits,
+                        started=started,
+                    )
     for record in records.values():
         if record["error"]:
             record["seconds"] = time.perf_counter() - started
@@ -146,18 +166,20 @@ def compare_schemas(
     names = [column.name for column in columns]
     if missing := [name for name in (*table.key, *table.columns) if name not in names]:
         raise ShopError(f"{table.source} has no column {', '.join(missing)}: another schema? See CARAT_SNAPSHOTS")
+    if odd := [name for name in names if "`" in name or "\\" in name]:
+        raise ShopError(f"{table.source} has a column {odd[0]!r}, which history cannot have: exclude it")
     fresh = {column.kept_as: column.in_history(is_key=column.name in table.key) for column in columns}
     if len(fresh) < len(columns):
         raise ShopError(f"{table.source}: two columns would be kept under one name; exclude one of them")
     key = [column.kept_as for name in table.key for column in columns if column.name == name]
-    old, last = existing_history(warehouse, table.name), last_snapshot(warehouse, table.name)
-    if old is None or last is None or limits.rebuild:
+    old = existing_history(warehouse, table.name)
+    last = last_snapshot(warehouse, old) if old is not None and not limits.rebuild else None
+    if old is None or last is None:
         kept = history_table(table.name, list(fresh.values()), key)
-        mode = "append" if old is None else "rebuild"
-        return Comparison(table, kept, old, tuple(columns), (), (), (), (), (), mode)
-    if at < last["at"]:
+        return Comparison(table, kept, old, tuple(columns), mode="append" if old is None else "rebuild")
+    if at < last.at:
         raise ShopError(
-            f"history.{table.name} already has a snapshot of {_text(last['at'])}: {_text(at)} lies before it. Replay "
+            f"history.{table.name} already has a snapshot of {_text(last.at)}: {_text(at)} lies before it. Replay "
             f"in the order of time, or begin anew: `carat snapshot --rebuild --tables {table.name} --at …`"
         )
     if key_of(old) != key:
@@ -165,83 +187,85 @@ def compare_schemas(
             f"history.{table.name} has the key {', '.join(key_of(old))}, the plan now says {', '.join(key)}: begin it "
             f"anew with `carat snapshot --rebuild --tables {table.name}`"
         )
-    had = [name.partition(" ")[0] for name in last["columns"]]
-    return _evolved(table, tuple(columns), fresh=fresh, old=old, had=had, limits=limits)
+    gone = [name for name in last.columns if name not in fresh]
+    others = len(last.columns) - len(key)
+    if len(gone) > others / 2 and not limits.accept_deletes:
+        raise ShopError(
+            f"{table.source} answers with another schema: {len(gone)} of {others} columns are gone "
+            f"({', '.join(gone)}). If that is right: --accept-deletes"
+        )
+    return _evolved(warehouse, table, tuple(columns), fresh=fresh, old=old, last=last)
 
 
 def _evolved(
+    warehouse: Warehouse,
     table: SnapshotTable,
     columns: tuple[ShopColumn, ...],
     *,
     fresh: dict[str, Column],
     old: Table,
-    had: list[str],
-    limits: Limits,
+    last: LastSnapshot,
 ) -> Comparison:
-    key = key_of(old)
-    dropped = [name for name in had if name not in fresh]
-    others = len(had) - len(key)
-    if len(dropped) > others / 2 and not limits.accept_deletes:
-        raise ShopError(
-            f"{table.source} answers with another schema: {len(dropped)} of {others} columns are gone "
-            f"({', '.join(dropped)}). If that is right: --accept-deletes"
-        )
-    was = {column.name: column for column in old.columns if column.name not in VERSION_COLUMNS}
-    retyped = []
+    """How a table is compared whose columns may have come, gone or changed their type."""
+    key, was = key_of(old), columns_of_shop(old)
     kept = dict(was)  # in the order of what is there; what went stays, for the versions that had it
+    retyped = dict[str, str]()
     for name, column in fresh.items():
         type_ = wider(was[name].type, column.type) if name in was else column.type
+        if name in key and "String" in {was[name].type, type_} and was[name].type != column.type:
+            # Text and numbers sort differently, so that their keys cannot be compared.
+            raise ShopError(
+                f"{table.source} answers with another schema: its key {name} is now {column.type}, it was "
+                f"{was[name].type}. If that is right, begin it anew: `carat snapshot --rebuild --tables {table.name}`"
+            )
         if name in was and type_ != was[name].type:
-            if name in key and dtype_of(type_) == pl.String():
-                raise ShopError(f"{table.source} answers with another schema: its key {name} is now {column.type}")
-            retyped.append(f"{name}: {was[name].type} -> {type_}")
-        # Text and bytes are one type to the warehouse, and two to a frame.
-        kept[name] = Column(name, type_, column.comment, holds_bytes=column.holds_bytes and type_.endswith("String)"))
-    added = [name for name in fresh if name not in had]
-    contract = history_table(table.name, list(kept.values()), key)
+            retyped[name] = f"{name}: {was[name].type} -> {type_}"
+        kept[name] = Column(name, type_, column.comment)
+    added = [name for name in fresh if name not in last.columns]
+    # A column that comes back is compared with what the versions of its time say of it, and fills those of later.
+    absent = absences(warehouse, table.name, [name for name in added if name in was])
     return Comparison(
         table,
-        contract,
+        history_table(table.name, list(kept.values()), key),
         old,
         columns,
-        compared=tuple(name for name in fresh if name in had and name not in key),
-        filled=tuple(
-            name for name in fresh if name not in key and (name in added or kept[name].type != was[name].type)
-        ),
-        added=tuple(added),
-        dropped=tuple(dropped),
-        retyped=tuple(retyped),
         mode="rewrite" if added or retyped else "append",
+        compared=tuple(name for name in fresh if name in was and name not in key),
+        filled=tuple(name for name in fresh if name not in key and (name in added or name in retyped)),
+        added=tuple(added),
+        returned={name: absence.last_seen for name, absence in absent.items()},
+        dropped=tuple(name for name in last.columns if name not in fresh),
+        retyped=tuple(retyped.values()),
     )
 
 
 def run(
     warehouse: Warehouse,
     comparison: Comparison,
-    file: Path,
+    batches: Iterator[pl.DataFrame],
+    known: Path,
     record: dict[str, Any],
     *,
     limits: Limits,
     started: float,
 ) -> None:
-    """Compare one table and publish what changed, counted in `record`.
+    """Compare one table, while it is being read, and publish what changed, counted in `record`.
 
     Raises ShopError where the table is refused: history stays as it was.
     """
     key, kept = comparison.key, comparison.kept
-    of_shop = {c.kept_as: kept.schema[c.kept_as] for c in comparison.columns}
+    of_shop = {column.kept_as: kept.schema[column.kept_as] for column in comparison.columns}
     staged = StagedVersions(warehouse, kept, filled=comparison.filled)
     try:
         was_live = 0
-        for previous, rows in aligned(
-            _previous(_known_file(file.parent, comparison), comparison), _rows(file, of_shop, key, record), key
-        ):
+        for previous, rows in aligned(_previous(known, comparison), _rows(batches, of_shop, key, record), key):
             piece = changes(
-                _none_of(comparison) if previous is None else previous,
+                pl.DataFrame(schema=comparison.known) if previous is None else previous,
                 pl.DataFrame(schema=of_shop) if rows is None else rows,
                 key=key,
                 compared=comparison.compared,
                 filled=comparison.filled,
+                returned=comparison.returned,
             )
             was_live += piece.was_live
             for op, count in piece.versions["op"].value_counts().iter_rows():
@@ -275,22 +299,22 @@ def _require_believable(record: dict[str, Any], comparison: Comparison, was_live
 # ---- the two states ----------------------------------------------------------------------------------------------
 
 
-def _write_known(warehouse: Warehouse, comparisons: Sequence[Comparison], folder: Path) -> None:
-    """Write what history knows of each table to a file, while the shop is being read."""
-    for comparison in comparisons:
-        if comparison.old is not None and comparison.mode != "rebuild":
-            columns = [*comparison.key, *comparison.compared]
-            write_versions(warehouse, comparison.old, columns, _known_file(folder, comparison))
+def _write_known(warehouse: Warehouse, comparison: Comparison, folder: Path) -> None:
+    """Write what history knows of a table to a file, while the shop is being read."""
+    if comparison.old is not None and comparison.mode != "rebuild":
+        write_versions(warehouse, comparison.old, list(comparison.known), _known_file(folder, comparison))
 
 
 def _known_file(folder: Path, comparison: Comparison) -> Path:
     return folder / f"{comparison.table.name}.known.arrow"
 
 
-def _rows(file: Path, of_shop: dict[str, Any], key: Sequence[str], record: dict[str, Any]) -> Iterator[pl.DataFrame]:
+def _rows(
+    batches: Iterator[pl.DataFrame], of_shop: dict[str, Any], key: Sequence[str], record: dict[str, Any]
+) -> Iterator[pl.DataFrame]:
     """What was read, as it is kept; counted, its keys checked."""
     last = None
-    for piece in in_pieces(_batches(file)):
+    for piece in in_pieces(batches):
         try:
             rows, bounded = as_kept(piece, of_shop)
         except pl.exceptions.PolarsError as error:
@@ -302,44 +326,38 @@ def _rows(file: Path, of_shop: dict[str, Any], key: Sequence[str], record: dict[
 
 
 def _previous(file: Path, comparison: Comparison) -> Iterator[pl.DataFrame]:
-    """The latest version of each key, from all versions; text comes as bytes from the warehouse."""
-    if not file.exists():
-        return
-    wanted = _none_of(comparison).schema
-    for piece in latest(in_pieces(_batches(file)), comparison.key):
-        yield piece.select(pl.col(name).cast(dtype, strict=False) for name, dtype in wanted.items())
+    """The latest version of each key, from all versions."""
+    if file.exists():
+        for piece in latest(in_pieces(_batches(file)), comparison.key):
+            yield piece.select(pl.col(name).cast(dtype) for name, dtype in comparison.known.items())
 
 
-def _none_of(comparison: Comparison) -> pl.DataFrame:
-    """No row, in the dtypes in which the latest versions are compared."""
-    schema = dict[str, Any]()
-    for name in (*comparison.key, *comparison.compared):
-        kept = comparison.kept.schema[name]
-        assert comparison.old is None or name in comparison.old.schema
-        had = comparison.old.schema[name] if comparison.old is not None else kept
-        schema[name] = kept if name in comparison.key or had == pl.String() == kept or kept == pl.Binary() else had
-    return pl.DataFrame(schema=schema | {"version": pl.UInt32(), "is_deleted": pl.Boolean()})
+def _frames(batches: Iterator[pa.RecordBatch], bar: console.Bar) -> Iterator[pl.DataFrame]:
+    for batch in batches:
+        bar.advance(batch.num_rows)
+        yield _frame(batch)
 
 
 def _batches(file: Path) -> Iterator[pl.DataFrame]:
     """The batches of an Arrow file, one in memory at a time (the pages of a mapped one would count as held)."""
     with pa.OSFile(str(file)) as source, pa.ipc.open_file(source) as reader:
-        if not reader.num_record_batches:
-            return
         for number in range(reader.num_record_batches):
-            frame = pl.from_arrow(pa.Table.from_batches([reader.get_batch(number)]))
-            assert isinstance(frame, pl.DataFrame)
-            yield frame
+            yield _frame(reader.get_batch(number))
+
+
+def _frame(batch: pa.RecordBatch) -> pl.DataFrame:
+    frame = pl.from_arrow(pa.Table.from_batches([batch]))
+    assert isinstance(frame, pl.DataFrame)
+    return frame
 
 
 def _as_versions(versions: pl.DataFrame, kept: Table, record: dict[str, Any]) -> pl.DataFrame:
     """New versions as rows of the history table; a column that the shop's table no longer has is null."""
-    return versions.with_columns(
-        pl.lit(record["at"]).cast(dtype_of(TIME)).alias("valid_from"),
-        pl.lit(record["snapshot_id"]).alias("snapshot_id"),
-        *(pl.lit(None, dtype).alias(name) for name, dtype in kept.schema.items() if name not in versions.columns
-          and name not in {"valid_from", "snapshot_id"}),
-    ).select(kept.schema.names())  # fmt: skip
+    said = {"valid_from": record["at"], "snapshot_id": record["snapshot_id"]}
+    return versions.select(
+        pl.col(name) if name in versions.columns else pl.lit(said.get(name)).cast(dtype).alias(name)
+        for name, dtype in kept.schema.items()
+    )
 
 
 def _text(at: datetime) -> str:

@@ -1,7 +1,7 @@
 """The shop's own database: what its tables look like, and all of them read at one instant."""
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -9,11 +9,11 @@ from app.errors import SettingsError
 from app.settings import Settings
 from app.shop.columns import ShopColumn
 from app.shop.mysql import MySQLShop
-from app.shop.reading import Read
+from app.shop.reading import ShopReading
 from app.shop.sqlite import SQLiteShop
 from app.snapshot_plan import SnapshotTable
 
-__all__ = ["MySQLShop", "Read", "Shop", "ShopColumn", "open_shop"]
+__all__ = ["MySQLShop", "Shop", "ShopColumn", "ShopReading", "open_shop"]
 
 
 class Shop(Protocol):
@@ -23,9 +23,9 @@ class Shop(Protocol):
 
     def describe(self, table: SnapshotTable) -> list[ShopColumn]: ...
 
-    def read(
+    def reading(
         self, tables: dict[SnapshotTable, list[ShopColumn]], folder: Path, *, limit_s: float
-    ) -> tuple[Read, dict[str, str]]: ...
+    ) -> AbstractContextManager[ShopReading]: ...
 
 
 @contextmanager

@@ -82,8 +82,8 @@ def mysql_column(  # noqa: C901, PLR0911  one case each
     if data_type in {"float", "double"}:
         return column("Float32" if data_type == "float" else "Float64")
     if data_type in {"date", "datetime", "timestamp"}:
-        # Zero dates and days that no month has: the reader would panic on them.
-        possible = f"IF(LAST_DAY({field}) IS NULL OR DAY({field}) > DAY(LAST_DAY({field})), NULL, {field})"
+        # Not zero, nor a day that no month has: the reader would panic on them.
+        possible = f"IF(DAY({field}) BETWEEN 1 AND DAY(LAST_DAY({field})), {field}, NULL)"
         return column("Date32" if data_type == "date" else PRECISE_TIME, possible)
     if data_type == "year":
         return column("UInt16", f"CAST({field} AS UNSIGNED)")

@@ -8,7 +8,8 @@ import ssl
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -19,7 +20,7 @@ from pymysql.cursors import DictCursor
 
 from app.errors import SettingsError, ShopError
 from app.shop.columns import ShopColumn, mysql_column
-from app.shop.reading import Read, ReaderProcess, Reading
+from app.shop.reading import ReaderProcess, Reading, ShopReading
 from app.snapshot_plan import SnapshotTable
 
 _CONNECT_TIMEOUT_S = 5
@@ -102,15 +103,19 @@ class MySQLShop:
             raise ShopError(f"{self.name}, {table.source}: {error}") from None
         return columns
 
-    def read(
+    @contextmanager
+    def reading(
         self, tables: dict[SnapshotTable, list[ShopColumn]], folder: Path, *, limit_s: float
-    ) -> tuple[Read, dict[str, str]]:
-        """Read the tables, by name of history; and what is guaranteed of the instant each was read at."""
+    ) -> Iterator[ShopReading]:
+        """The tables as they were at one instant, while they are being read."""
         locks = {table.name: f"carat-{uuid.uuid4().hex[:12]}-{number}" for number, table in enumerate(tables)}
-        layout = {row["name"]: row for row in self._rows(
-            "SELECT TABLE_NAME AS name, ENGINE AS engine, AVG_ROW_LENGTH AS row_bytes FROM information_schema.tables "
-            "WHERE TABLE_SCHEMA = DATABASE()"
-        )}  # fmt: skip
+        layout = {
+            row["name"]: row
+            for row in self._rows(
+                "SELECT TABLE_NAME AS name, ENGINE AS engine, AVG_ROW_LENGTH AS row_bytes "
+                "FROM information_schema.tables WHERE TABLE_SCHEMA = DATABASE()"
+            )
+        }
         readings = []
         for table, columns in tables.items():
             order_by = ", ".join(next(c.order_by for c in columns if c.name == key) for key in table.key)
@@ -124,29 +129,22 @@ class MySQLShop:
                     before=(*self._session(limit_s), f"DO GET_LOCK('{locks[table.name]}', 0)"),
                 )
             )
-        counter = self.connect()
-        try:
-            with ReaderProcess(self._reader_url(), readings, limit_s=limit_s).started() as reader:
-                with self._lock(list(tables)) as unlocked:
-                    _run(counter, "START TRANSACTION WITH CONSISTENT SNAPSHOT")
-                    reader.go()
-                    began = time.monotonic()
-                    unguarded = unlocked or self._wait_until_open(reader, locks)
-                    held_ms = (time.monotonic() - began) * 1000
-                guarantee = unguarded or f"one instant for all tables (writers were held for {held_ms:.0f} ms)"
-                guarantees = dict.fromkeys(locks, guarantee)
-                for table in tables:
-                    engine = layout.get(table.source, {}).get("engine")
-                    if engine and engine not in _TRANSACTIONAL:
-                        guarantees[table.name] = f"none: {table.source} is {engine}, written while it was read"
-                counts = {} if unguarded else self._counts(counter, tables, guarantees)
-                read = reader.finish()
-        finally:
-            counter.close()
-        for name, rows in counts.items():
-            if name in read.rows and read.rows[name] != rows:
-                read.errors[name] = f"partial: {read.rows.pop(name)} rows were read, the table had {rows}"
-        return read, guarantees
+        reader = ReaderProcess(self._reader_url(), readings, limit_s=limit_s)
+        with closing(self.connect()) as counter, reader.started(), ThreadPoolExecutor(1) as beside:
+            with self._lock(list(tables)) as unlocked:
+                _run(counter, "START TRANSACTION WITH CONSISTENT SNAPSHOT")
+                reader.go()
+                began = time.monotonic()
+                unguarded = unlocked or self._wait_until_open(reader, locks)
+                held_ms = (time.monotonic() - began) * 1000
+            guarantee = unguarded or f"one instant for all tables (writers were held for {held_ms:.0f} ms)"
+            guarantees = dict.fromkeys(locks, guarantee)
+            for table in tables:
+                engine = layout.get(table.source, {}).get("engine")
+                if engine and engine not in _TRANSACTIONAL:
+                    guarantees[table.name] = f"none: {table.source} is {engine}, written while it was read"
+            counted = [table for table in tables if not unguarded and not guarantees[table.name].startswith("none")]
+            yield ShopReading(reader, guarantees, beside.submit(_counts, counter, counted))
 
     # ---- the one instant -----------------------------------------------------------------------------------------
 
@@ -178,26 +176,12 @@ class MySQLShop:
         while waiting and time.monotonic() < deadline:
             reader.poll(0.002)
             for table, lock in list(waiting.items()):
-                is_open = table in reader.read.opened or reader.read.has_ended(table)
+                is_open = table in reader.read.batches or reader.read.has_ended(table)
                 if is_open or self._value(f"SELECT IS_USED_LOCK('{lock}')") is not None:
                     del waiting[table]
         if waiting:
             return f"each table by itself: {', '.join(waiting)} could not be opened within {_LOCK_WAIT_S} s"
         return ""
-
-    def _counts(
-        self, counter: Connection, tables: dict[SnapshotTable, Any], guarantees: dict[str, str]
-    ) -> dict[str, int]:
-        """Rows of each table at that same instant: what was read must be as many."""
-        counts = {}
-        for table in tables:
-            if not guarantees[table.name].startswith("none"):
-                where = f" WHERE {table.where}" if table.where else ""
-                with suppress(pymysql.Error):  # the reading itself says better what is wrong
-                    counts[table.name] = int(
-                        _run(counter, f"SELECT COUNT(*) AS n FROM {_quoted(table.source)} AS t{where}")[0]["n"]
-                    )
-        return counts
 
     def _session(self, limit_s: float) -> tuple[str, ...]:
         limit = (
@@ -269,6 +253,17 @@ def _run(connection: Connection, sql: str, *values: str) -> list[dict[str, Any]]
     with connection.cursor(DictCursor) as cursor:
         cursor.execute(sql, values or None)
         return list(cursor.fetchall())
+
+
+def _counts(counter: Connection, tables: list[SnapshotTable]) -> dict[str, int]:
+    """Rows of each table at that same instant: what is read must be as many."""
+    counts = {}
+    for table in tables:
+        where = f" WHERE {table.where}" if table.where else ""
+        with suppress(pymysql.Error):  # the reading itself says better what is wrong
+            found = _run(counter, f"SELECT COUNT(*) AS n FROM {_quoted(table.source)} AS t{where}")
+            counts[table.name] = int(found[0]["n"])
+    return counts
 
 
 def _select(table: SnapshotTable, columns: list[ShopColumn]) -> str:

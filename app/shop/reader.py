@@ -1,8 +1,9 @@
 """The process that reads: every table by a connection and a thread of its own, streamed to a file each.
 
 Run as `python -m app.shop.reader`, it takes one JSON request on stdin (so that no password stands in a process list),
-says `ready`, waits for a line that says go, and reports each table on stdout, a JSON line each. It ends with its
-parent. A panic of connectorx is a BaseException and stays in its table's thread.
+says `ready`, waits for a line that says go, and reports each batch and table on stdout, a JSON line each: what was
+reported can be read from the file already. It ends with its parent. A panic of connectorx is a BaseException and stays
+in its table's thread.
 """
 
 import json
@@ -39,12 +40,11 @@ def _read(reading: dict[str, Any], url: str) -> None:
             batch_size=reading["batch_rows"],
             pre_execution_query=reading["before"] or None,
         )
-        with pa.OSFile(reading["path"], "wb") as file, pa.ipc.new_file(file, batches.schema) as writer:
-            for batch in batches:
-                if not rows:
-                    _say({"state": "open", "table": reading["table"]})
+        with pa.OSFile(reading["path"], "wb") as file, pa.ipc.new_stream(file, batches.schema) as writer:
+            for number, batch in enumerate(batches, start=1):
                 writer.write_batch(batch)
                 rows += batch.num_rows
+                _say({"state": "batch", "table": reading["table"], "batches": number})
     except BaseException as error:  # noqa: BLE001  a panic is no Exception, and must not end the other tables
         problem = (str(error).strip().splitlines() or [type(error).__name__])[0]
         _say({"state": "failed", "table": reading["table"], "error": problem})

@@ -5,12 +5,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
+
+import pyarrow as pa
 
 from app.errors import ShopError
 
@@ -34,7 +37,7 @@ class Read:
 
     rows: dict[str, int] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
-    opened: set[str] = field(default_factory=set)
+    batches: dict[str, int] = field(default_factory=dict)  # that are in the file
 
     def has_ended(self, table: str) -> bool:
         return table in self.rows or table in self.errors
@@ -79,11 +82,31 @@ class ReaderProcess:
     def finish(self) -> Read:
         """What was read, once every table has ended, or its time is up."""
         while not all(self.read.has_ended(reading.table) for reading in self._readings):
-            try:
-                self._receive(max(self._deadline - time.monotonic(), 0))
-            except TimeoutError:
-                self._fail_rest(f"not read within {self._limit_s:.0f} s (CARAT_SNAPSHOT_TIMEOUT_S)")
+            self._wait()
         return self.read
+
+    def follow(self, table: str) -> Iterator[pa.RecordBatch]:
+        """The batches of a table while they are being read; ShopError where it could not be read to its end."""
+        while table not in self.read.batches and not self.read.has_ended(table):
+            self._wait()
+        if self.read.batches.get(table):
+            path = next(reading.path for reading in self._readings if reading.table == table)
+            with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as batches:
+                done = 0
+                while done < self.read.batches[table] or not self.read.has_ended(table):
+                    if done == self.read.batches[table]:
+                        self._wait()
+                        continue
+                    yield batches.read_next_batch()
+                    done += 1
+        if table in self.read.errors:
+            raise ShopError(f"could not be read whole: {self.read.errors[table]}")
+
+    def _wait(self) -> None:
+        try:
+            self._receive(max(self._deadline - time.monotonic(), 0))
+        except TimeoutError:
+            self._fail_rest(f"not read within {self._limit_s:.0f} s (CARAT_SNAPSHOT_TIMEOUT_S)")
 
     def _receive(self, wait_s: float) -> None:
         try:
@@ -96,8 +119,8 @@ class ReaderProcess:
             self._fail_rest("the reading process died")
             return
         table = message.get("table", "")
-        if message["state"] == "open":
-            self.read.opened.add(table)
+        if message["state"] == "batch":
+            self.read.batches[table] = message["batches"]
         elif message["state"] == "done":
             self.read.rows[table] = message["rows"]
         elif message["state"] == "failed":
@@ -119,3 +142,22 @@ class ReaderProcess:
         for line in self._process.stdout:
             self._messages.put(json.loads(line))
         self._messages.put(None)
+
+
+@dataclass(frozen=True)
+class ShopReading:
+    """Tables of the shop that are being read, and what is guaranteed of the instant each is read at."""
+
+    reader: ReaderProcess
+    guarantees: dict[str, str]
+    counts: Future[dict[str, int]] | None = None  # rows that tables had at that instant, where that is known
+
+    def batches(self, table: str) -> Iterator[pa.RecordBatch]:
+        """The table's batches as they come, in the order of its key; ShopError after them if it was not read whole."""
+        rows = 0
+        for batch in self.reader.follow(table):
+            rows += batch.num_rows
+            yield batch
+        expected = self.counts.result().get(table, rows) if self.counts else rows
+        if rows != expected:
+            raise ShopError(f"could not be read whole: partial, {rows} rows were read, the table had {expected}")

@@ -5,13 +5,14 @@ puts anything anywhere, and the reader would take a column's type from its first
 """
 
 import sqlite3
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
 from app.errors import ShopError
 from app.shop.columns import ShopColumn, sqlite_column
-from app.shop.reading import Read, ReaderProcess, Reading
+from app.shop.reading import ReaderProcess, Reading, ShopReading
 from app.snapshot_plan import SnapshotTable
 
 _BATCH_ROWS = 65_536
@@ -53,17 +54,16 @@ class SQLiteShop:
             raise ShopError(f"{self.name}, {table.source}: {error}") from None
         return columns
 
-    def read(
+    @contextmanager
+    def reading(
         self, tables: dict[SnapshotTable, list[ShopColumn]], folder: Path, *, limit_s: float
-    ) -> tuple[Read, dict[str, str]]:
-        """Read the tables, by name of history; and what is guaranteed of the instant each was read at."""
+    ) -> Iterator[ShopReading]:
+        """The tables as they were at one instant, while they are being read."""
         copy = folder / "shop.sqlite"
-        failed = Read()
         try:
             self._copy(tables, copy)
         except sqlite3.Error as error:
-            failed.errors = dict.fromkeys((table.name for table in tables), str(error))
-            return failed, {}
+            raise ShopError(f"{self.name}: {error}; nothing was changed") from None
         readings = [
             Reading(
                 table.name,
@@ -73,10 +73,10 @@ class SQLiteShop:
             )
             for table in tables
         ]
-        with ReaderProcess(f"sqlite://{quote(str(copy))}", readings, limit_s=limit_s).started() as reader:
+        reader = ReaderProcess(f"sqlite://{quote(str(copy))}", readings, limit_s=limit_s)
+        with reader.started():
             reader.go()
-            read = reader.finish()
-        return read, dict.fromkeys((table.name for table in tables), "one instant for all tables")
+            yield ShopReading(reader, dict.fromkeys((table.name for table in tables), "one instant for all tables"))
 
     def _copy(self, tables: dict[SnapshotTable, list[ShopColumn]], path: Path) -> None:
         run = self._connection.execute

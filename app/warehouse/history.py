@@ -5,15 +5,17 @@ the whole table is written anew beside the old one and exchanged with it. Either
 so that `recover_snapshots` finishes what a killed process began. A staged table is dropped only when that is recorded.
 """
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from app.contracts import LABEL, SNAPSHOTS, TIME, Column, Table
-from app.errors import ContractError
+from app.contracts import LABEL, SNAPSHOTS, TIME, Column, Table, sql_text
+from app.errors import ContractError, WarehouseError
 from app.warehouse.client import Warehouse
 from app.warehouse.views import View, replace_view
 
@@ -27,29 +29,50 @@ _VERSION = (
     Column("changed", "Array(String)", "columns that an update changed"),
     Column("snapshot_id", "String", "the snapshot in etl.snapshots"),
 )
-_VALID_TO = "instant from which on this version no longer holds; null for the latest"
+_VERSION_NAMES = frozenset(column.name for column in _VERSION)
+_VALID_TO = Column("valid_to", f"Nullable({TIME})", "when this version ceased to hold; null for the latest")
+_LOST = "a process was killed while it published this, and what it had staged is gone: nothing was changed"
+_SORTED_BY = re.compile(r"`([^`]*)`|([^\s,`]+)")
+# A type has blanks within parentheses only, a name may have them anywhere.
+_NAME_AND_TYPE = re.compile(r"(.*) ([A-Za-z]\w*(?:\([^()]*\))?)", re.DOTALL)
+
+
+# ---- what there is -----------------------------------------------------------------------------------------------
 
 
 def history_table(name: str, columns: Sequence[Column], key: Sequence[str]) -> Table:
-    """The contract of a history table: the shop's columns, then what a version says of itself."""
+    """The contract of a history table: the shop's columns, then what a version says of itself.
+
+    To the warehouse text and bytes are one type: frames hold both as bytes, and so compare and sort as it does.
+    """
     order_by = ", ".join(f"`{column}`" for column in (*key, "version"))
     comment = f"Versions of the shop's {name}, append-only; read {name}_current, {name}_versions or {name}_at(ts = …)"
-    return Table("history", name, comment, (*columns, *_VERSION), order_by=f"({order_by})")
+    of_shop = [replace(column, holds_bytes=column.type in {"String", "Nullable(String)"}) for column in columns]
+    return Table(
+        "history", name, comment, (*of_shop, *_VERSION), order_by=f"({order_by})", unique_key=(*key, "version")
+    )
+
+
+def key_of(table: Table) -> list[str]:
+    """The key columns of a history table's contract."""
+    return list(table.unique_key[:-1])
+
+
+def columns_of_shop(table: Table) -> dict[str, Column]:
+    """The columns of a history table's contract that are the shop's own."""
+    return {column.name: column for column in table.columns if column.name not in _VERSION_NAMES}
 
 
 def existing_history(warehouse: Warehouse, name: str) -> Table | None:
     """The contract of a history table as it is in the warehouse; None where there is none."""
-    columns = warehouse.query(
-        "SELECT name, type, comment, is_in_sorting_key AS is_key FROM system.columns "
-        "WHERE database = 'history' AND table = {name:String} ORDER BY position",
-        {"name": name},
-    )
-    if columns.is_empty():
+    columns = _columns(warehouse, name)
+    if not columns:
         return None
-    own = {column.name for column in _VERSION}
-    of_shop = [row for row in columns.iter_rows(named=True) if row["name"] not in own]
-    key = [row["name"] for row in of_shop if row["is_key"]]
-    return history_table(name, [Column(row["name"], row["type"], row["comment"]) for row in of_shop], key)
+    sorted_by = warehouse.scalar(
+        "SELECT sorting_key FROM system.tables WHERE database = 'history' AND name = {name:String}", {"name": name}
+    )
+    key = [quoted or bare for quoted, bare in _SORTED_BY.findall(sorted_by)]
+    return history_table(name, [column for column in columns if column.name not in _VERSION_NAMES], key[:-1])
 
 
 def history_names(warehouse: Warehouse) -> list[str]:
@@ -58,14 +81,13 @@ def history_names(warehouse: Warehouse) -> list[str]:
     return sorted(found["name"]) if found.height else []
 
 
-def last_snapshot(warehouse: Warehouse, name: str) -> dict[str, Any] | None:
-    """The table's last snapshot that was done: its `at` and `columns`."""
+def _columns(warehouse: Warehouse, name: str) -> list[Column]:
     found = warehouse.query(
-        "SELECT at, columns FROM etl.snapshots WHERE table = {name:String} AND state = 'done' "
-        "ORDER BY recorded_at DESC LIMIT 1",
+        "SELECT name, type, comment FROM system.columns "
+        "WHERE database = 'history' AND table = {name:String} ORDER BY position",
         {"name": name},
     )
-    return None if found.is_empty() else found.row(0, named=True)
+    return [Column(*row) for row in found.iter_rows()]
 
 
 def write_versions(warehouse: Warehouse, table: Table, columns: Sequence[str], path: Path) -> None:
@@ -73,13 +95,74 @@ def write_versions(warehouse: Warehouse, table: Table, columns: Sequence[str], p
 
     The engine could leave out all but the latest of each key, but takes twice as long over it.
     """
-    selected = ", ".join(f"`{name}`" for name in (*columns, "version", "is_deleted"))
+    selected = ", ".join(f"`{name}`" for name in columns)
     warehouse.write_arrow_file(f"SELECT {selected} FROM {table.full_name} ORDER BY {table.order_by.strip('()')}", path)
 
 
-def key_of(table: Table) -> list[str]:
-    """The key columns of a history table's contract."""
-    return [name for name in table.order_by.strip("()").replace("`", "").split(", ") if name != "version"]
+# ---- what the journal knows --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LastSnapshot:
+    """When a table was last taken, and the columns that the shop's table had."""
+
+    at: datetime
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Absence:
+    """A column's last snapshot before it went, and the first without it."""
+
+    last_seen: datetime
+    since: datetime
+
+
+def last_snapshot(warehouse: Warehouse, table: Table) -> LastSnapshot | None:
+    """The last snapshot of a history table that was done; None where there is no version either.
+
+    Versions that the journal knows nothing of are not forgotten: they say when the last snapshot was at the earliest.
+    """
+    for taken in _taken(warehouse, table.name, "LIMIT 1"):
+        return taken
+    latest = warehouse.query(f"SELECT max(valid_from) AS at FROM {table.full_name} HAVING count() > 0")
+    return LastSnapshot(latest.item(), tuple(columns_of_shop(table))) if latest.height else None
+
+
+def absences(warehouse: Warehouse, table: str, columns: Sequence[str]) -> dict[str, Absence]:
+    """Since when the named columns have been gone from the shop's table; without those that never were part of it."""
+    found = dict[str, Absence]()
+    since = dict[str, datetime]()
+    if not columns:
+        return found
+    for taken in _taken(warehouse, table):
+        for name in columns:
+            if name in found:
+                continue
+            if name in taken.columns:
+                found[name] = Absence(taken.at, since.get(name, taken.at))
+            else:
+                since[name] = taken.at
+        if len(found) == len(columns):
+            break
+    return found
+
+
+def _taken(warehouse: Warehouse, table: str, limit: str = "") -> Iterator[LastSnapshot]:
+    """A table's snapshots that were done, the last one first, back to where its history began."""
+    done = warehouse.query(
+        "SELECT at, columns, mode FROM etl.snapshots WHERE table = {table:String} AND state = 'done' "
+        f"ORDER BY recorded_at DESC {limit}",
+        {"table": table},
+    )
+    for at, columns, mode in done.iter_rows():
+        names = (_NAME_AND_TYPE.fullmatch(column) for column in columns)
+        yield LastSnapshot(at, tuple(match[1] for match in names if match))
+        if mode == "rebuild":
+            return
+
+
+# ---- writing -----------------------------------------------------------------------------------------------------
 
 
 class StagedVersions:
@@ -90,6 +173,7 @@ class StagedVersions:
         self._table = table
         self._filled = filled
         self._is_made = False
+        self._is_announced = False
         self.rows = 0
 
     def append(self, versions: pl.DataFrame) -> None:
@@ -107,27 +191,32 @@ class StagedVersions:
 
     def publish(self, snapshot: dict[str, Any], *, old: Table | None) -> None:
         """Make the versions part of history and record the snapshot as done; `old` is the table as it is there."""
-        mode = snapshot["mode"]
+        mode, staged = snapshot["mode"], _STAGED(self._table.name)
         self._warehouse.require_room()
         if mode != "append":
             self._make()
         if mode == "rewrite":
             assert old is not None
             self._rewrite(old)
-        if self._is_made:
-            if old is None:
-                self._warehouse.command(self._table.create_statement())
-            snapshot["staged_uuid"] = _uuid_of(self._warehouse, _STAGED(self._table.name))
-            _record(self._warehouse, snapshot, state="publishing")
-            _swap(self._warehouse, snapshot)
-        elif old is None:
+        if old is None:
             self._warehouse.command(self._table.create_statement())
+        if self._is_made:
+            self._require_complete(old if mode == "rewrite" else None)
+            snapshot["staged_uuid"] = _uuids(self._warehouse, staged)[staged]
+            self._is_announced = True  # from here on only what is recorded as done may be dropped
+            _record(self._warehouse, snapshot, state="publishing")
+            if not _swap(self._warehouse, snapshot):
+                raise WarehouseError(f"{staged} vanished before it could become part of {self._table.full_name}")
         _record(self._warehouse, snapshot, state="done")
+        self._is_announced = False
         self.discard()
-        refresh_history_views(self._warehouse, self._table)
+        has_new_words = mode == "append" and old is not None and self._renew_comments(old)
+        if old is None or mode != "append" or snapshot["dropped"] or has_new_words:
+            refresh_history_views(self._warehouse, self._table)
 
     def discard(self) -> None:
-        if self._is_made:
+        """Forget what is staged, unless it is announced: the next start then finishes what this one could not."""
+        if self._is_made and not self._is_announced:
             for name in (_STAGED(self._table.name), _FILLS(self._table.name)):
                 self._warehouse.command(f"DROP TABLE IF EXISTS {name} SYNC")
 
@@ -142,44 +231,65 @@ class StagedVersions:
             return
         self._warehouse.require_room()
         staged, fills = _STAGED(self._table.name), _FILLS(self._table.name)
+        self._is_made = True
         self._warehouse.command(f"DROP TABLE IF EXISTS {staged} SYNC")
         self._warehouse.command(self._table.create_statement(name=staged))
         if self._filled:
             self._warehouse.command(f"DROP TABLE IF EXISTS {fills} SYNC")
             self._warehouse.command(self._fills_table.create_statement(name=fills))
-        self._is_made = True
 
     def _rewrite(self, old: Table) -> None:
         """Stage the old versions, too, in the new types; those that hold now get the values that came with it."""
         columns = [column.name for column in self._table.columns]
-        types = {column.name: column.type for column in self._table.columns}
-        had = {column.name for column in old.columns}
-        key = key_of(self._table)
-
-        def as_now(name: str) -> str:
-            old_value = f"CAST(`{name}` AS {types[name]})" if name in had else f"CAST(NULL AS {types[name]})"
-            return f"{old_value} AS `{name}`"
-
-        before = f"SELECT {', '.join(as_now(name) for name in columns)} FROM {old.full_name}"
+        had = {column.name: column.type for column in old.columns}
+        selected = ", ".join(
+            f"{_converted(column.name, had.get(column.name), column.type)} AS `{column.name}`"
+            for column in self._table.columns
+        )
+        before = f"SELECT {selected} FROM {old.full_name}"
         if self._filled:
+            joined = " AND ".join(f"h.`{name}` = f.`{name}`" for name in self._table.unique_key)
+            # No version is 0: that is how one that has nothing to be filled with is told.
             chosen = ", ".join(
-                f"if(f.is_filled, f.`{name}`, h.`{name}`)" if name in self._filled else f"h.`{name}`"
+                f"if(f.version = 0, h.`{name}`, f.`{name}`)" if name in self._filled else f"h.`{name}`"
                 for name in columns
             )
-            joined = " AND ".join(f"h.`{name}` = f.`{name}`" for name in (*key, "version"))
-            before = (
-                f"SELECT {chosen} FROM ({before}) AS h LEFT JOIN "
-                f"(SELECT *, true AS is_filled FROM {_FILLS(self._table.name)}) AS f ON {joined}"
-            )
+            before = f"SELECT {chosen} FROM ({before}) AS h LEFT JOIN {_FILLS(self._table.name)} AS f ON {joined}"
         target = f"{_STAGED(self._table.name)} ({', '.join(f'`{name}`' for name in columns)})"
         # Both sides are in the order of the key: a merge keeps memory bounded.
         self._warehouse.command(
             f"INSERT INTO {target} {before} SETTINGS join_algorithm = 'full_sorting_merge', join_use_nulls = 0"
         )
-        wanted = self._warehouse.scalar(f"SELECT count() FROM {old.full_name}") + self.rows
-        found = self._warehouse.scalar(f"SELECT count() FROM {_STAGED(self._table.name)}")
-        if found != wanted:
-            raise ContractError(f"writing {old.full_name} anew gave {found} rows of {wanted}: nothing was changed")
+
+    def _require_complete(self, rewritten: Table | None) -> None:
+        """Raise ContractError unless what is staged is what was appended, beside the versions written anew."""
+        staged = _STAGED(self._table.name)
+        wanted = self.rows + (_count(self._warehouse, rewritten.full_name) if rewritten else 0)
+        if (found := _count(self._warehouse, staged)) != wanted:
+            raise ContractError(f"{staged} holds {found} versions, {wanted} were written: nothing was changed")
+
+    def _renew_comments(self, old: Table) -> bool:
+        """Say of the columns what the shop now declares, where that took no new type."""
+        had = {column.name: column.comment for column in old.columns}
+        changed = [
+            f"COMMENT COLUMN `{column.name}` {sql_text(column.comment)}"
+            for column in self._table.columns
+            if had[column.name] != column.comment
+        ]
+        if changed:
+            self._warehouse.command(f"ALTER TABLE {self._table.full_name} {', '.join(changed)}")
+        return bool(changed)
+
+
+def _converted(name: str, was: str | None, now: str) -> str:
+    """SQL of a column in its new type, exactly; null where it is new."""
+    if was is None:
+        return f"CAST(NULL AS {now})"
+    if was == now:
+        return f"`{name}`"
+    if "Decimal" in was and "Float64" in now:  # the engine multiplies by a power of ten, which rounds twice
+        return f"CAST(toString(`{name}`) AS {now})"
+    return f"CAST(`{name}` AS {now})"
 
 
 def record_failed(warehouse: Warehouse, snapshot: dict[str, Any]) -> None:
@@ -188,86 +298,163 @@ def record_failed(warehouse: Warehouse, snapshot: dict[str, Any]) -> None:
 
 
 def recover_snapshots(warehouse: Warehouse) -> list[str]:
-    """Finish the snapshots that a killed process had announced; the tables they are of."""
+    """Finish the snapshots that a killed process had announced; the tables they are of.
+
+    One whose staged versions are gone changes nothing: the next snapshot finds the same differences again.
+    """
     interrupted = warehouse.query(
         "SELECT * FROM etl.snapshots WHERE state = 'publishing' "
         "AND (table, snapshot_id) NOT IN (SELECT table, snapshot_id FROM etl.snapshots WHERE state != 'publishing')"
     )
+    finished = []
     for snapshot in interrupted.iter_rows(named=True):
-        _swap(warehouse, snapshot)
+        if not _swap(warehouse, snapshot, is_repeated=True):
+            _record(warehouse, {**snapshot, "error": _LOST}, state="failed")
+            continue
         _record(warehouse, snapshot, state="done")
+        finished.append(snapshot["table"])
         table = existing_history(warehouse, snapshot["table"])
         assert table is not None
         refresh_history_views(warehouse, table)
-    return interrupted["table"].to_list() if interrupted.height else []
+    return finished
 
 
-def _swap(warehouse: Warehouse, snapshot: dict[str, Any]) -> None:
-    """Bring the staged table into history; repeating it after a kill at any moment gives the same."""
+def _swap(warehouse: Warehouse, snapshot: dict[str, Any], *, is_repeated: bool = False) -> bool:
+    """Bring the staged table into history; repeating it after a kill at any moment gives the same.
+
+    False where that cannot be, as what was staged is gone: history then is as it was before.
+    """
     name, staged = f"history.{snapshot['table']}", _STAGED(snapshot["table"])
     warehouse.require_room()
+    uuids = _uuids(warehouse, name, staged)
+    is_staged = bool(uuids.get(staged) == snapshot["staged_uuid"])
+    if name not in uuids:
+        return False
     if snapshot["mode"] != "append":
-        if _uuid_of(warehouse, name) != snapshot["staged_uuid"]:
+        if uuids[name] == snapshot["staged_uuid"]:
+            return True
+        if is_staged:
             warehouse.command(f"EXCHANGE TABLES {staged} AND {name}")
-        return
+        return is_staged
     expected = snapshot["inserts"] + snapshot["updates"] + snapshot["deletes"]
-    where = "snapshot_id = {snapshot_id:String}"
-    parameters = {"snapshot_id": snapshot["snapshot_id"]}
-    found = warehouse.scalar(f"SELECT count() FROM {name} WHERE {where}", parameters)
-    if found == expected:
-        return
-    if found:  # killed between the parts
-        warehouse.command(f"ALTER TABLE {name} DELETE WHERE {where}", parameters)
+    if is_repeated:
+        where, parameters = "snapshot_id = {snapshot_id:String}", {"snapshot_id": snapshot["snapshot_id"]}
+        found = warehouse.scalar(f"SELECT count() FROM {name} WHERE {where}", parameters)
+        if found == expected:
+            return True
+        if found:  # killed between the parts
+            warehouse.command(f"ALTER TABLE {name} DELETE WHERE {where}", parameters)
+    if not is_staged:
+        return False
+    before = _count(warehouse, name)
     warehouse.command(f"ALTER TABLE {name} ATTACH PARTITION ID 'all' FROM {staged}")
+    if (found := _count(warehouse, name) - before) != expected:  # a client may send a statement twice
+        raise ContractError(f"{name} got {found} versions of {expected}: the next command of Carat mends that")
+    return True
+
+
+def _count(warehouse: Warehouse, full_name: str) -> int:
+    return int(warehouse.scalar(f"SELECT count() FROM {full_name}"))
 
 
 def _record(warehouse: Warehouse, snapshot: dict[str, Any], *, state: str) -> None:
-    row = {**snapshot, "state": state, "recorded_at": datetime.now(tz=UTC)}
+    """Add a row to the journal, later than the table's other rows even where the clock went back."""
+    last = warehouse.scalar(
+        "SELECT max(recorded_at) FROM etl.snapshots WHERE table = {table:String}", {"table": snapshot["table"]}
+    )
+    recorded_at = max(datetime.now(tz=UTC), last + timedelta(milliseconds=1))
+    row = {**snapshot, "state": state, "recorded_at": recorded_at}
     frame = pl.DataFrame([{name: row[name] for name in SNAPSHOTS.schema}], schema_overrides=SNAPSHOTS.schema)
     warehouse.insert(SNAPSHOTS, frame.cast(SNAPSHOTS.schema))
 
 
-def _uuid_of(warehouse: Warehouse, full_name: str) -> str:
-    database, _, name = full_name.partition(".")
-    return str(
-        warehouse.scalar(
-            "SELECT toString(uuid) FROM system.tables WHERE database = {database:String} AND name = {name:String}",
-            {"database": database, "name": name},
-        )
+def _uuids(warehouse: Warehouse, *full_names: str) -> dict[str, str]:
+    """What tells each of the tables from others of its name; without those that are not there."""
+    found = warehouse.query(
+        "SELECT database || '.' || name AS full_name, toString(uuid) FROM system.tables "
+        "WHERE database IN ('etl', 'history') AND full_name IN {names:Array(String)}",
+        {"names": list(full_names)},
     )
+    return dict(found.iter_rows())
 
 
 # ---- views -------------------------------------------------------------------------------------------------------
 
 
 def refresh_history_views(warehouse: Warehouse, table: Table) -> list[str]:
-    """Create or replace the views of a history table; what was changed, a line each."""
-    return [line for view in history_views(table) for line in replace_view(warehouse, view)]
+    """Create the views of a history table, or replace those of another meaning; what was changed, a line each."""
+    last = last_snapshot(warehouse, table)
+    gone = [name for name in columns_of_shop(table) if last is not None and name not in last.columns]
+    missing = {name: absence.since for name, absence in absences(warehouse, table.name, gone).items()}
+    lines = []
+    for view, columns in history_views(table, missing):
+        # A view keeps the columns and types that it was made with, whatever became of its table.
+        if columns and _columns(warehouse, view.full_name.partition(".")[2]) != columns:
+            declared = ",\n  ".join(column.ddl for column in columns)
+            warehouse.require_room()
+            warehouse.command(
+                f"CREATE OR REPLACE VIEW {view.full_name}\n(\n  {declared}\n)\nAS {view.select}\n"
+                f"COMMENT {sql_text(view.comment)}"
+            )
+            lines.append(f"made view {view.full_name}")
+        else:
+            lines += replace_view(warehouse, view)
+    return lines
 
 
-def history_views(table: Table) -> tuple[View, ...]:
+def history_views(table: Table, missing: Mapping[str, datetime]) -> list[tuple[View, list[Column]]]:
+    """The views of a history table and their columns; `missing`: columns the shop no longer has, and since when.
+
+    Versions remember what such a column was when they began, and hold on after it went.
+    """
     key = ", ".join(f"`{name}`" for name in key_of(table))
     latest = f"ORDER BY {key}, version DESC LIMIT 1 BY {key}"
-    comments = {column.name: column.comment for column in table.columns}
-    return (
-        View(
-            f"{table.full_name}_current",
-            f"The rows of the shop's {table.name} as of the last snapshot.",
-            f"SELECT * FROM (SELECT * FROM {table.full_name} {latest}) WHERE NOT is_deleted",
-            comments,
-        ),
-        View(
-            f"{table.full_name}_versions",
-            f"Every version of the shop's {table.name} with the span in which it held: [valid_from, valid_to).",
-            f"SELECT *, leadInFrame(toNullable(valid_from)) OVER (PARTITION BY {key} ORDER BY version "
-            f"ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING) AS valid_to FROM {table.full_name}",
-            comments | {"valid_to": _VALID_TO},
-        ),
-        View(
-            f"{table.full_name}_at",
-            f"The rows of the shop's {table.name} that were live at an instant: {table.name}_at(ts = …).",
-            f"SELECT * FROM (SELECT * FROM {table.full_name} "
-            f"WHERE valid_from <= {{ts:DateTime64(3, 'UTC')}} {latest}) WHERE NOT is_deleted",
-            {},  # a view with a parameter keeps no comments of columns
-        ),
+    columns = [replace(column, holds_bytes=False) for column in table.columns]
+    now = _selected(table, dict.fromkeys(missing, "NULL"))
+    then = _selected(
+        table,
+        {name: f"if({{ts:{TIME}}} < {_instant(since)}, `{name}`, NULL)" for name, since in missing.items()},
     )
+    return [
+        (
+            View(
+                f"{table.full_name}_current",
+                f"The rows of the shop's {table.name} as of the last snapshot.",
+                f"SELECT {now} FROM (SELECT * FROM {table.full_name} {latest}) WHERE NOT is_deleted",
+                {},
+            ),
+            columns,
+        ),
+        (
+            View(
+                f"{table.full_name}_versions",
+                f"Every version of the shop's {table.name} with the span in which it held: [valid_from, valid_to).",
+                f"SELECT {_selected(table, {})}, leadInFrame(toNullable(valid_from)) OVER "
+                f"(PARTITION BY {key} ORDER BY version ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING) AS valid_to "
+                f"FROM {table.full_name}",
+                {},
+            ),
+            [*columns, _VALID_TO],
+        ),
+        (
+            View(
+                f"{table.full_name}_at",
+                f"The rows of the shop's {table.name} that were live at an instant: {table.name}_at(ts = …).",
+                f"SELECT {then} FROM (SELECT * FROM {table.full_name} "
+                f"WHERE valid_from <= {{ts:{TIME}}} {latest}) WHERE NOT is_deleted",
+                {},
+            ),
+            [],  # a view with a parameter keeps no columns
+        ),
+    ]
+
+
+def _selected(table: Table, instead: Mapping[str, str]) -> str:
+    types = {column.name: column.type for column in table.columns}
+    return ", ".join(
+        f"CAST({instead[name]} AS {types[name]}) AS `{name}`" if name in instead else f"`{name}`" for name in types
+    )
+
+
+def _instant(at: datetime) -> str:
+    return f"fromUnixTimestamp64Milli({round(at.timestamp() * 1000)}, 'UTC')"
