@@ -10,7 +10,7 @@ ETL_ARGUMENTS = $(if $(DATE),--date $(DATE)) $(if $(FROM),--from $(FROM)) $(if $
 DEMO_ARGUMENTS = $(if $(CALLS),--calls $(CALLS)) $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-fast etl plan bench lint format lock clean
+.PHONY: help setup setup-dev demo test test-fast etl plan bench bench-day bench-snapshots lint format lock clean
 
 help: ## Show what there is to make.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,8 +34,13 @@ etl: setup ## Build what is stale. [DATE=2026-03-01 | FROM= TO=] [JOBS=a,b]
 plan: setup ## Show what is stale, and why.
 	$(CARAT) plan
 
-bench: setup-dev ## Carat beside SQL in the same engine, DuckDB and pandas. [BENCH="--calls 1000000"]
+bench: bench-day bench-snapshots ## Both benchmarks, beside SQL in the same engine, DuckDB and pandas.
+
+bench-day: setup-dev ## A day of calls, from raw to published. [BENCH="--calls 1000000"]
 	$(RUN)/python -m bench $(BENCH)
+
+bench-snapshots: setup-dev ## A table of the shop, from MariaDB to its history. [BENCH="--rows 5000000"]
+	$(RUN)/python -m bench.snapshots $(BENCH)
 
 lint: setup-dev ## Formatting, ruff and mypy.
 	$(RUN)/ruff format --check .

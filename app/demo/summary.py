@@ -37,11 +37,12 @@ _CHANNELS = """
 SELECT channel, count() AS sessions, countIf(orders > 0) / count() AS conversion, sum(s.revenue) AS revenue
 FROM dwh.sessions AS s WHERE NOT is_bot GROUP BY channel ORDER BY sessions DESC"""
 
-# The product with the most revenue among those whose price changed.
+# The product whose price changed most often; of these, the one with the most revenue.
 _REPRICED = """
-SELECT product_id, any(title) AS name FROM dwh.product_sessions AS p
-WHERE product_id IN (SELECT toString(id) FROM history.items GROUP BY id HAVING uniqExact(price) > 1)
-GROUP BY product_id ORDER BY sum(p.revenue) DESC, product_id LIMIT 1"""
+SELECT product_id, any(p.title) AS name FROM dwh.product_sessions AS p
+JOIN (SELECT toString(id) AS product, uniqExact(price) AS prices FROM history.items GROUP BY id) AS i
+    ON i.product = p.product_id
+GROUP BY product_id HAVING any(prices) > 1 ORDER BY any(prices) DESC, sum(p.revenue) DESC, product_id LIMIT 1"""
 
 _PRICES = """
 SELECT valid_from, valid_to, version, op, price, arrayStringConcat(changed, ', ') AS changed

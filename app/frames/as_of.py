@@ -14,6 +14,8 @@ def attributes_as_of(
     of a product's versions, then the attributes, null where the row was gone. Text comes as Enum: millions of rows
     share few values.
     """
+    if not versions:
+        return pl.DataFrame()
     rows = pl.DataFrame({"code": codes, "moment": moments}).with_row_index("row").sort("moment")
     for table in versions:
         texts = [name for name, dtype in table.schema.items() if dtype == pl.String and name != "product_id"]

@@ -1,6 +1,6 @@
 """Snapshots: read + compare + append of a table of the shop, Carat beside DuckDB, ClickHouse SQL and pandas.
 
-python -m bench.snapshots [--rows 5000000] [--only carat,duckdb,sql,pandas] [--growth 500000,5000000]
+python -m bench.snapshots [--rows 5000000] [--only carat,duckdb,sql,pandas] [--repeat 1] [--growth 500000,50000000]
 """
 
 import argparse
@@ -10,15 +10,18 @@ import subprocess
 import sys
 import tempfile
 import threading
-from contextlib import suppress
+from collections import defaultdict
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+from statistics import median
 
 from rich.console import Console
 from rich.table import Table
 
 from bench.snapshots import shop
-from bench.snapshots.contender import MODULES, STAGES
+from bench.snapshots.contender import STAGES
 from tests.support.mariadb import MariaDB, running_mariadb
 
 _TITLES = {"read": "the read alone", "carat": "Carat", "duckdb": "DuckDB", "sql": "ClickHouse SQL", "pandas": "pandas"}
@@ -39,29 +42,46 @@ class Measured:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.snapshots", description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=5_000_000)
-    parser.add_argument("--only", default="carat,duckdb,sql,pandas")
+    parser.add_argument("--only", default="carat,duckdb,sql,pandas", help="contenders, in the order of the run")
+    parser.add_argument("--repeat", type=int, default=1, help="rounds; what is shown is the median")
     parser.add_argument("--growth", default="", help="sizes for Carat alone, such as 500000,5000000,50000000")
     options = parser.parse_args()
-    names = [name for name in options.only.split(",") if name]
     console.print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start")
-    ok = not names or _compare(names, options.rows)
+    names = [name for name in options.only.split(",") if name]
+    ok = not names or _compare(names, options.rows, rounds=options.repeat)
     for rows in [int(size) for size in options.growth.split(",") if size]:
-        _compare(["carat"], rows)
+        _compare(["carat"], rows, rounds=1)
     return 0 if ok else 1
 
 
-def _compare(names: list[str], rows: int) -> bool:
-    with tempfile.TemporaryDirectory(dir=Path("var")) as path, _server(Path(path)) as server:
-        folder = Path(path)
-        with console.status(f"making a table of {rows:,} rows"):
-            shop.make(server, rows)
-        measured = dict[tuple[str, str], Measured]()
-        for stage in STAGES:
-            if stage == "changed":
-                shop.change(server, rows)
-            for name in ("read", *names):
-                with console.status(f"{_TITLES[name]}, {stage}"):
-                    measured[name, stage] = _measure(name, stage, folder, server)
+def _compare(names: list[str], rows: int, *, rounds: int) -> bool:
+    """Run every contender through the stages and print them; whether all appended the same."""
+    runs = defaultdict[tuple[str, str], list[Measured]](list)
+    for number in range(rounds):
+        Path("var").mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir="var") as path, _server(Path(path)) as server:
+            with console.status(f"making a table of {rows:,} rows"):
+                shop.make(server, rows)
+            for stage in STAGES:
+                if stage == "changed":
+                    shop.change(server, rows)
+                for name in ("read", *names):
+                    with console.status(f"{_TITLES[name]}, {stage}, round {number + 1} of {rounds}"):
+                        runs[name, stage].append(_measure(name, stage, Path(path), server))
+    _print(names, runs, rows)
+    first = names[0]
+    same = True
+    for stage, name in product(STAGES, names[1:]):
+        mine, theirs = runs[first, stage][-1].appended, runs[name, stage][-1].appended
+        if mine != theirs:
+            same = False
+            console.print(f"[red]differs[/red] {stage}: {first} {mine}, {name} {theirs}")
+    if same:
+        console.print(f"All appended the same: {runs[first, 'changed'][-1].appended} (rows, ids, quantities, versions)")
+    return same
+
+
+def _print(names: list[str], runs: dict[tuple[str, str], list[Measured]], rows: int) -> None:
     table = Table(title=f"One table of {rows:,} rows x {len(shop.COLUMNS)} columns: read, compare, append")
     table.add_column("")
     for stage in STAGES:
@@ -70,29 +90,14 @@ def _compare(names: list[str], rows: int) -> bool:
     for name in ("read", *names):
         cells = []
         for stage in STAGES:
-            run = measured[name, stage]
-            cells += [
-                f"{run.seconds:.1f}",
-                f"{run.seconds / measured['read', stage].seconds:.2f}",
-                f"{run.peak_bytes / _MB:,.0f} MB",
-            ]
+            seconds, read = (median(run.seconds for run in runs[who, stage]) for who in (name, "read"))
+            peak = max(run.peak_bytes for run in runs[name, stage])
+            cells += [f"{seconds:.1f}", f"{seconds / read:.2f}", f"{peak / _MB:,.0f} MB"]
         table.add_row(_TITLES[name], *cells)
     console.print(table)
-    first = names[0]
-    same = True
-    for stage in STAGES:
-        for name in names[1:]:
-            if measured[name, stage].appended != measured[first, stage].appended:
-                same = False
-                console.print(
-                    f"[red]differs[/red] {stage}: {first} {measured[first, stage].appended}, {name} {measured[name, stage].appended}"
-                )
-    if same:
-        console.print(f"All appended the same: {measured[first, 'changed'].appended} (rows, ids, quantities, versions)")
-    return same
 
 
-def _server(folder: Path):
+def _server(folder: Path) -> AbstractContextManager[MariaDB]:
     return running_mariadb(
         folder / "mariadb", options=("--innodb-buffer-pool-size=2G", "--innodb-flush-log-at-trx-commit=0")
     )

@@ -28,7 +28,8 @@ SELECT coalesce(s.id, l.id), {_VALUES}, coalesce(l.version, 0) + 1, now(),
 FROM snapshot AS s FULL JOIN (
     SELECT history.* FROM history JOIN (SELECT id, max(version) AS version FROM history GROUP BY id) USING (id, version)
 ) AS l ON s.id = l.id
-WHERE (s.id IS NULL AND NOT l.is_deleted) OR (s.id IS NOT NULL AND (l.id IS NULL OR l.is_deleted OR {" OR ".join(_DIFFERS.values())}))"""
+WHERE (s.id IS NULL AND NOT l.is_deleted)
+    OR (s.id IS NOT NULL AND (l.id IS NULL OR l.is_deleted OR {" OR ".join(_DIFFERS.values())}))"""
 
 
 @contextmanager

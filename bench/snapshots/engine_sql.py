@@ -42,7 +42,7 @@ def contender(folder: Path, url: str) -> Iterator[Callable[[str], dict[str, obje
             "big",
             unquote(parts.username or ""),
             unquote(parts.password or ""),
-        )  # fmt: skip
+        )
     )
     settings = load_settings(_env_file=None, warehouse=f"chdb://{folder / 'engine'}")
     with open_warehouse(settings, purpose="bench") as warehouse:

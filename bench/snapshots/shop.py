@@ -11,7 +11,8 @@ def make(server: MariaDB, rows: int) -> None:
         "CREATE TABLE shop.big (id BIGINT UNSIGNED PRIMARY KEY, sku VARCHAR(32) NOT NULL, title VARCHAR(120), "
         "section VARCHAR(32), price DECIMAL(10, 2), quantity INT, weight_g DOUBLE, updated_at DATETIME)",
         "USE shop",
-        "INSERT INTO big SELECT seq, CONCAT('SKU-', seq), CONCAT('Aurora ring no. ', seq * 7919 % 1000003, ' of gold'), "
+        "INSERT INTO big SELECT seq, CONCAT('SKU-', seq), "
+        "CONCAT('Aurora ring no. ', seq * 7919 % 1000003, ' of gold'), "
         "ELT(1 + seq % 6, 'rings', 'earrings', 'necklaces', 'bracelets', 'watches', 'charms'), "
         "(seq * 7919 % 100000) / 100, NULLIF(seq % 40, 39), (seq % 9999) / 10, "
         f"'2026-01-01' + INTERVAL seq SECOND FROM seq_1_to_{rows}",
