@@ -80,7 +80,7 @@ def _shop(settings: Settings) -> str:
     plan = load_snapshot_plan(settings.snapshots)
     with open_shop(settings) as shop:
         columns = {table.name: len(shop.describe(table)) for table in plan.tables}
-    return f"{shop.name}: " + ", ".join(f"{name} ({count} columns)" for name, count in columns.items())
+    return f"{shop.name}: " + ", ".join(f"{name} ({count} columns kept)" for name, count in columns.items())
 
 
 def _disk(settings: Settings) -> Finding:
