@@ -19,7 +19,7 @@ from app.jobs.build import DayBuilt, build_day
 from app.jobs.snapshot import Limits, Snapshot, snapshot_tables
 from app.ledger import StaleDay, inputs_now, record_built, stale_days
 from app.settings import Settings
-from app.shop import open_shop
+from app.shop import open_shop, require_shop
 from app.snapshot_plan import load_snapshot_plan
 from app.sources import STDIN, total_bytes
 from app.tracking import load_endpoint_map
@@ -123,6 +123,7 @@ def take_snapshot(
 
     A table that is refused or could not be read changes nothing, and does not keep the others from being taken.
     """
+    require_shop(settings)
     plan = load_snapshot_plan(settings.snapshots)
     plan = plan.select(names) if names else plan
     now = datetime.now(tz=UTC)

@@ -13,6 +13,7 @@ from typer.main import get_command
 from app.errors import SettingsError
 from app.main import app
 from app.settings import load_settings
+from tests.support.mariadb import running_mariadb
 
 VERBS = sorted(get_command(app).commands)
 
@@ -56,7 +57,40 @@ def test_from_records_to_a_query_by_the_command_line_alone(tmp_path):
     assert {"settings", "endpoint map", "disk", "warehouse", "clock", "databases"} <= {f["check"] for f in findings}
 
 
+def test_from_a_shop_in_mysql_to_its_history_by_the_command_line_alone(tmp_path):
+    plan = tmp_path / "plan.toml"
+    plan.write_text('[goods]\nsource = "items"\nkey = ["id"]\n')
+    with running_mariadb(tmp_path / "mariadb") as server:
+        server.execute(
+            "CREATE TABLE shop.items (id INT PRIMARY KEY, title TEXT)", "INSERT INTO shop.items VALUES (1, 'Ring')"
+        )
+        of_shop = {"CARAT_SHOP_DB": server.url(), "CARAT_SNAPSHOTS": str(plan), "CARAT_SCRATCH": f"{tmp_path}/scratch"}
+        migrated = json.loads(carat("migrate", "--json", folder=tmp_path, **of_shop).stdout)["changes"]
+        assert migrated[-1].startswith("linked database mysql to mysql://127.0.0.1:")
+        taken = json.loads(carat("snapshot", "--json", folder=tmp_path, **of_shop).stdout)
+        assert [(row["table"], row["inserts"], row["error"]) for row in taken] == [("goods", 1, "")]
+        assert taken[0]["guarantee"].startswith("one instant for all tables")
+        server.execute("UPDATE shop.items SET title = 'Gold ring'")
+        assert "goods" in carat("snapshot", folder=tmp_path, **of_shop).stdout.decode()
+        findings = json.loads(carat("doctor", "--json", folder=tmp_path, **of_shop).stdout)
+        assert [f["detail"] for f in findings if f["check"] == "shop database"] == [
+            f"mysql://127.0.0.1:{server.port}/shop: goods (2 columns kept)"
+        ]
+        wrong = carat("snapshot", folder=tmp_path, **of_shop | {"CARAT_SHOP_DB": server.url(password="wrong-geheim")})
+        assert wrong.returncode == 1
+        assert "Access denied" in wrong.stderr.decode()
+        assert "wrong-geheim" not in wrong.stderr.decode() + (tmp_path / "log").read_text()
+    versions = carat(
+        "query", "SELECT title, version FROM history.goods ORDER BY version", "--format", "csv", folder=tmp_path
+    )
+    assert versions.stdout.decode().splitlines()[1:] == ['"Ring",1', '"Gold ring",2']
+    status = json.loads(carat("status", "--json", folder=tmp_path).stdout)
+    assert [(row["table"], row["state"], row["updates"]) for row in status["snapshots"]] == [("goods", "done", 1)]
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
+    (("snapshot",), "CARAT_SHOP_DB is not set"), (("snapshot", "--at", "yesterday"), "'yesterday' is no instant"), (("snapshot", "--rebuild"), "name the --tables"),
+    (("snapshot", "--tables", "orders"), "--tables orders: the snapshot plan has items, stock"), (("snapshot", "--at", "2999-01-01"), "lies in the future"),
     (("etl", "--date", "1.3.2026"), "'1.3.2026' is no date"), (("etl", "--date", "2026-03-01", "--from", "2026-03-01"), "--date goes without"),
     (("etl", "--from", "2026-03-02", "--to", "2026-03-01"), "lies before"), (("etl", "--jobs", "session"), "--jobs session: choose from"),
     (("query", "SELECT 1", "--format", "xml"), "choose from table, csv, json, parquet"), (("frobnicate",), "No such command"),
@@ -86,7 +120,8 @@ def test_a_session_timeout_may_be_written_in_several_ways(monkeypatch, text, exp
 
 @pytest.mark.parametrize(("name", "value"), [
     ("CARAT_TIMEZONE", "Mars/Olympus"), ("CARAT_SESSION_TIMEOUT", "13h"), ("CARAT_SESSION_TIMEOUT", "soon"), ("CARAT_WAREHOUSE", "mysql://u:hidden@h/x"),
-    ("CARAT_SHARD_CALLS", "1"), ("CARAT_RAW_RETENTION_DAYS", "-1"),
+    ("CARAT_SHOP_DB", "postgres://u:hidden@h/x"), ("CARAT_SHOP_DB", "mysql://u:hidden@h"), ("CARAT_SHOP_DB", "mysql://u:hid/den@h:x/shop"),
+    ("CARAT_MAX_DELETED_SHARE", "2"), ("CARAT_SHARD_CALLS", "1"), ("CARAT_RAW_RETENTION_DAYS", "-1"),
 ])  # fmt: skip
 def test_a_wrong_setting_is_named_and_its_value_is_not_shown(monkeypatch, name, value):
     monkeypatch.setenv(name, value)

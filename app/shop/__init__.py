@@ -13,7 +13,7 @@ from app.shop.reading import ShopReading
 from app.shop.sqlite import SQLiteShop
 from app.snapshot_plan import SnapshotTable
 
-__all__ = ["MySQLShop", "Shop", "ShopColumn", "ShopReading", "open_shop"]
+__all__ = ["MySQLShop", "Shop", "ShopColumn", "ShopReading", "open_shop", "require_shop"]
 
 
 class Shop(Protocol):
@@ -28,12 +28,17 @@ class Shop(Protocol):
     ) -> AbstractContextManager[ShopReading]: ...
 
 
+def require_shop(settings: Settings) -> str:
+    """The URL of the shop's database; SettingsError where there is none."""
+    if settings.shop_db is None:
+        raise SettingsError("CARAT_SHOP_DB is not set: mysql://user:pass@host:3306/shop, or sqlite:///path")
+    return settings.shop_db.get_secret_value()
+
+
 @contextmanager
 def open_shop(settings: Settings) -> Iterator[Shop]:
     """The configured shop's database; ShopError says why it cannot be reached or trusted."""
-    if settings.shop_db is None:
-        raise SettingsError("CARAT_SHOP_DB is not set: mysql://user:pass@host:3306/shop, or sqlite:///path")
-    url = settings.shop_db.get_secret_value()
+    url = require_shop(settings)
     shop = (
         MySQLShop(url, max_replica_lag_s=settings.max_replica_lag_s) if url.startswith("mysql://") else SQLiteShop(url)
     )
