@@ -123,13 +123,13 @@ def take_snapshot(
 
     A table that is refused or could not be read changes nothing, and does not keep the others from being taken.
     """
-    require_shop(settings)
     plan = load_snapshot_plan(settings.snapshots)
     plan = plan.select(names) if names else plan
     now = datetime.now(tz=UTC)
     at = (at or now).replace(microsecond=(at or now).microsecond // 1000 * 1000)
     if at > now:
         raise SettingsError(f"--at {at.isoformat()} lies in the future")
+    require_shop(settings)
     run = _Run(warehouse, "snapshot")
     snapshot = Snapshot(f"{at:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}", at)
     limits = Limits(settings.max_deleted_share, accept_deletes=accept_deletes, rebuild=rebuild)
