@@ -23,10 +23,10 @@ demo: setup ## A month of a believable shop, from nothing to its numbers. [CALLS
 	$(CARAT) demo $(DEMO_ARGUMENTS)
 
 test: setup-dev ## Every test.
-	$(RUN)/python -m pytest -q
+	$(RUN)/python -m pytest -q -n auto --dist worksteal
 
 test-fast: setup-dev ## The tests that take less than a minute together.
-	$(RUN)/python -m pytest -q -m "not slow"
+	$(RUN)/python -m pytest -q -n auto --dist worksteal -m "not slow"
 
 etl: setup ## Build what is stale. [DATE=2026-03-01 | FROM= TO=] [JOBS=a,b]
 	$(CARAT) etl $(ETL_ARGUMENTS)
