@@ -25,6 +25,8 @@ from app.snapshot_plan import PRODUCT_ATTRIBUTES, SnapshotPlan, load_snapshot_pl
 from app.warehouse import migrate, open_warehouse
 from tests.support.mariadb import MariaDB, running_mariadb
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[1] / "examples" / "snapshots"
 MIDNIGHT = datetime(2026, 3, 2, tzinfo=UTC)
 VIEW = {"method": "GET", "endpoint": "/api/v1/products/17", "status": 200}

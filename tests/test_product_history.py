@@ -12,6 +12,8 @@ from app.jobs.build import JOBS
 from app.runs import build_stale, take_snapshot
 from app.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 ALL = (None, None)
 MIDNIGHT = datetime(2026, 3, 2, tzinfo=UTC)
 

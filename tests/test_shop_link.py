@@ -7,6 +7,8 @@ from app.shop import MySQLShop
 from app.warehouse.shop_link import link_shop
 from tests.support.mariadb import running_mariadb
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
