@@ -67,12 +67,12 @@ def as_kept(rows: pl.DataFrame, kept: Mapping[str, DataType]) -> tuple[pl.DataFr
 
 
 def _kept(column: pl.Expr, have: DataType, want: DataType) -> pl.Expr:
-    if want.is_temporal():
-        return _bounded(_time(column, have, want), want)
     if isinstance(want, pl.Float32 | pl.Float64):
         return column.cast(want).fill_nan(None)
-    if have == want:
+    if have == want and not want.is_temporal():
         return column
+    if want.is_temporal():
+        return _bounded(_time(column, have, want), want)
     if want == pl.Binary():
         # A column that once was text stays so: as a database would write it, without a fraction that is zero.
         text = column.dt.strftime("%Y-%m-%d %H:%M:%S%.f") if isinstance(have, pl.Datetime) else column.cast(pl.String)
@@ -249,14 +249,15 @@ def changes(
         known, came = met.filter(was_there), met.filter(~was_there)
         gone = previous.filter(~pl.col("is_deleted")).join(rows.select(key), on=key, how="anti", maintain_order="left")
 
-    differences = known.select(
-        _differs(name, rows.schema[name], previous.schema[name], returned.get(name)).alias(name) for name in compared
-    )
-    is_changed = (
-        differences.select(pl.any_horizontal(pl.all())).to_series()
-        if compared
-        else pl.repeat(value=False, n=known.height, eager=True, dtype=pl.Boolean)
-    )
+    if compared:
+        differences = known.select(
+            _differs(name, rows.schema[name], previous.schema[name], returned.get(name)).alias(name)
+            for name in compared
+        )
+        is_changed = differences.select(pl.any_horizontal(pl.all())).to_series()
+    else:  # nothing but keys
+        is_changed = pl.Series([False], dtype=pl.Boolean).new_from_index(0, known.height)
+        differences = is_changed.to_frame("")
     new = [
         _versions(came, pl.col(f"{_WAS}version").fill_null(0), "insert", rows.schema),
         _versions(
@@ -281,12 +282,12 @@ def _versions(
 ) -> pl.DataFrame:
     """The version after `before` of each row; a deleted one has no value of what came with this snapshot."""
     changed = pl.Series("changed", [[]], dtype=_VERSION["changed"]).new_from_index(0, rows.height)
-    if differences is not None and differences.width:
+    if differences is not None:
         named = [pl.when(pl.col(name)).then(pl.lit(name)) for name in differences.columns]
         changed = differences.select(changed=pl.concat_list(named).list.drop_nulls()).to_series()
     # A deleted row's values come from history, in the dtypes that they had there.
     values = [
-        (pl.col(name).cast(dtype, strict=False) if name in rows.columns else pl.lit(None, dtype)).alias(name)
+        (_kept(pl.col(name), rows.schema[name], dtype) if name in rows.columns else pl.lit(None, dtype)).alias(name)
         for name, dtype in schema.items()
     ]
     return rows.select(
@@ -307,7 +308,8 @@ def _differs(name: str, now: DataType, before: DataType, seen: datetime | None) 
             return value.cast(before, strict=False).ne_missing(was)
         return value.ne_missing(_moment(was, before) if before == pl.Date() else was.cast(now, strict=False))
     # It was a number or a time, and is text from now on: the text must say the same number or time.
-    text = value.cast(pl.String, strict=False)
+    # Bytes that are no text are an error to polars; those of numbers and times are ASCII.
+    text = pl.when(value.bin.encode("hex").str.contains("^(?:[0-7].)*$")).then(value).cast(pl.String)
     if before.is_temporal():
         said, meant = _bounded(_time(text, pl.String(), _MOMENT), _MOMENT), _moment(was, before)
     elif isinstance(before, pl.Float32 | pl.Float64):

@@ -176,7 +176,7 @@ def compare_schemas(
     last = last_snapshot(warehouse, old) if old is not None and not limits.rebuild else None
     if old is None or last is None:
         kept = history_table(table.name, list(fresh.values()), key)
-        return Comparison(table, kept, old, tuple(columns), mode="append" if old is None else "rebuild")
+        return Comparison(table, kept, old, tuple(columns), mode="rebuild")
     if at < last.at:
         raise ShopError(
             f"history.{table.name} already has a snapshot of {_text(last.at)}: {_text(at)} lies before it. Replay "

@@ -104,30 +104,33 @@ _SQLITE_DECIMAL = re.compile(r"(?:DECIMAL|NUMERIC)\s*(?:\(\s*(\d+)\s*(?:,\s*(\d+
 _SQLITE_TIMES = ("DATETIME", "TIMESTAMP")
 
 
-def sqlite_column(name: str, declared: str) -> ShopColumn:  # noqa: PLR0911  one case each
+def sqlite_column(name: str, declared: str) -> ShopColumn:  # noqa: C901, PLR0911  one case each
     """A column as its table declares it; SQLite itself would put anything into it."""
     field = f't."{name.replace(chr(34), chr(34) * 2)}"'
     upper = declared.upper().strip()
-    as_text = f"CAST({field} AS TEXT)"
 
-    def column(kept: str, select: str, *, holds_bytes: bool = False) -> ShopColumn:
-        return ShopColumn(name, kept, select, f"{select} COLLATE BINARY", declared or "untyped", holds_bytes)
+    def column(kept: str, select: str = field, *, order_by: str = field, holds_bytes: bool = False) -> ShopColumn:
+        return ShopColumn(name, kept, select, order_by, declared or "untyped", holds_bytes)
+
+    def text(kept: str = "String") -> ShopColumn:
+        return column(kept, order_by=f"CAST({field} AS TEXT) COLLATE BINARY")
 
     if upper == "DATE":
-        return column("Date32", as_text)
+        return text("Date32")
     if upper.startswith(_SQLITE_TIMES):
-        return column(PRECISE_TIME, as_text)
+        return text(PRECISE_TIME)
     if match := _SQLITE_DECIMAL.match(upper):
         digits, scale = int(match[1] or _MOST_DIGITS), int(match[2] or (0 if match[1] else _MOST_READ_SCALE))
-        is_wide = digits > _MOST_DIGITS
-        return column("String" if is_wide else f"Decimal({digits}, {scale})", as_text)
+        if digits > _MOST_DIGITS:
+            return text()
+        return column(f"Decimal({digits}, {scale})", f"decimal_of({field}, {scale})")
     # SQLite's own rules of affinity, in their order.
     if "INT" in upper or upper.startswith("BOOL"):
-        return column("Int64", f"CAST({field} AS INTEGER)")
+        return column("Int64")
     if any(word in upper for word in ("CHAR", "CLOB", "TEXT")):
-        return column("String", as_text)
+        return text()
     if "BLOB" in upper:
-        return column("String", f"CAST({field} AS BLOB)", holds_bytes=True)
+        return column("String", f"CAST({field} AS BLOB)", order_by=f"CAST({field} AS BLOB)", holds_bytes=True)
     if any(word in upper for word in ("REAL", "FLOA", "DOUB")):
-        return column("Float64", f"CAST({field} AS REAL)")
-    return column("String", as_text)
+        return column("Float64")
+    return text()

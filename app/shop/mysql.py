@@ -1,15 +1,15 @@
 """The shop's MySQL or MariaDB: what its tables look like, and all of them read as they were at one instant.
 
-A control connection locks the tables against writers for the moment in which every reading connection opens its
-snapshot. A user who may not lock gets snapshots that are each consistent in themselves, and is told so.
+A connection locks the tables against writers for the moment in which every reading connection opens its snapshot. A
+user who may not lock gets snapshots that are each consistent in themselves, and is told so.
 """
 
 import ssl
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -23,15 +23,21 @@ from app.shop.columns import ShopColumn, mysql_column
 from app.shop.reading import ReaderProcess, Reading, ShopReading
 from app.snapshot_plan import SnapshotTable
 
-_CONNECT_TIMEOUT_S = 5
-_LOCK_WAIT_S = 5  # for transactions that hold a table; and longest time that writers are held
-_BATCH_BYTES = 32 * 1024**2  # more than 2 GiB of text in a batch is a panic of the reader
-_BATCH_ROWS = 65_536
+_CONNECT_LIMIT_S = 5
+_ANSWER_LIMIT_S = 30  # of a server that has gone silent, or of a table that is being altered
+_LOCK_TRIES, _LOCK_WAIT_S, _LOCK_PAUSE_S = 4, 1, 0.5  # while it is waited for, writers may have to wait, too
+_OPEN_LIMIT_S = 2  # longest time that writers are held; measured: 10 to 90 ms
+_LOST_AFTER_S = 30  # the server ends the lock of a client that it no longer hears
+_BATCH_BYTES = 32 * 1024**2  # of all tables together; more than 2 GiB of text in a batch is a panic of the reader
+_BATCH_ROWS = 8192  # more are no faster
+_UNKNOWN_ROW_BYTES = 64 * 1024
 _TRANSACTIONAL = {"InnoDB", "MyRocks", "ROCKSDB"}
 _SSL_MODES = ("disabled", "required", "verify_ca", "verify_identity")
 _ACCESS_DENIED = {1044, 1142, 1227}  # for the database, the table, the privilege
-_NOT_THERE = 1146
 _LOCK_TIMEOUT = 1205
+_LOGIN_REFUSED = 1045
+_BY_ITSELF = "each table by itself, not all at one instant: "
+_OPEN_SNAPSHOT = "START TRANSACTION WITH CONSISTENT SNAPSHOT"
 
 
 class MySQLShop:
@@ -52,55 +58,61 @@ class MySQLShop:
         self.port = parts.port or 3306
         self.user, self.password = unquote(parts.username or "root"), unquote(parts.password or "")
         self.database = unquote(parts.path.lstrip("/"))
-        self.name = f"mysql://{self.host}:{self.port}/{self.database}"
+        self._address = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        self.name = f"mysql://{self._address}/{self.database}"
         self._control = self.connect()
         try:
-            self._is_mariadb = "mariadb" in str(self._value("SELECT VERSION()")).lower()
+            self._is_mariadb = "mariadb" in str(self._rows("SELECT VERSION() AS version")[0]["version"]).lower()
             self._require_fresh(max_replica_lag_s)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        with suppress(pymysql.Error):
-            self._control.close()
+        _close(self._control)
 
-    def connect(self) -> Connection:
+    def connect(self, *, answer_limit_s: float | None = None) -> Connection:
         """One more connection; ShopError says at once why there is none."""
         try:
             return pymysql.connect(
                 host=self.host,
                 port=self.port,
                 user=self.user,
-                password=self.password,
+                password=self.password.encode(),  # of text, pymysql would take the Latin-1 bytes
                 database=self.database,
                 charset="utf8mb4",
                 autocommit=True,
-                connect_timeout=_CONNECT_TIMEOUT_S,
+                connect_timeout=_CONNECT_LIMIT_S,
+                read_timeout=answer_limit_s or _ANSWER_LIMIT_S,
                 ssl=self._ssl_context(),
+                ssl_disabled=self._ssl_mode == "disabled",  # else it would prefer TLS, and the reader would not
             )
         except (pymysql.Error, OSError) as error:
-            raise ShopError(f"{self.name}: {_message(error)}. Check CARAT_SHOP_DB; nothing was changed") from None
+            is_refused = _code(error) == _LOGIN_REFUSED and self._ssl_mode == "disabled"
+            also = ", and whether the server demands TLS (?ssl-mode=required)" if is_refused else ""
+            raise ShopError(f"{self.name}: {_message(error)}. Check CARAT_SHOP_DB{also}; nothing was changed") from None
 
     def describe(self, table: SnapshotTable) -> list[ShopColumn]:
         """The kept columns of a table, in its order; ShopError if it is not what the plan says."""
-        rows = self._rows(
-            "SELECT COLUMN_NAME AS name, DATA_TYPE AS data_type, COLUMN_TYPE AS column_type, "
-            "NUMERIC_PRECISION AS digits, NUMERIC_SCALE AS scale FROM information_schema.columns "
-            "WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = %s ORDER BY ORDINAL_POSITION",
-            table.source,
-        )
+        try:
+            rows = _run(
+                self._control,
+                "SELECT COLUMN_NAME AS name, DATA_TYPE AS data_type, COLUMN_TYPE AS column_type, "
+                "NUMERIC_PRECISION AS digits, NUMERIC_SCALE AS scale FROM information_schema.columns "
+                "WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = %s ORDER BY ORDINAL_POSITION",
+                table.source,
+            )
+            columns = [
+                mysql_column(row["name"], row["data_type"], row["column_type"], row["digits"], row["scale"])
+                for row in rows
+                if table.keeps(row["name"])
+            ]
+            if columns:  # what the plan says in SQL, and the right to read, are checked before anybody is held up
+                _run(self._control, f"SELECT 1 FROM ({_select(table, columns)} LIMIT 0) AS t")
+        except pymysql.Error as error:
+            raise ShopError(f"{self.name}, {table.source}: {_message(error)}") from None
         if not rows:
             raise ShopError(f"{self.name} has no table {table.source} that {self.user} may read")
-        columns = [
-            mysql_column(row["name"], row["data_type"], row["column_type"], row["digits"], row["scale"])
-            for row in rows
-            if table.keeps(row["name"])
-        ]
-        try:  # what the plan says in SQL, and the right to read, are checked before anybody is held up
-            self._rows(f"SELECT 1 FROM ({_select(table, columns)} LIMIT 0) AS t")
-        except ShopError as error:
-            raise ShopError(f"{self.name}, {table.source}: {error}") from None
         return columns
 
     @contextmanager
@@ -108,7 +120,6 @@ class MySQLShop:
         self, tables: dict[SnapshotTable, list[ShopColumn]], folder: Path, *, limit_s: float
     ) -> Iterator[ShopReading]:
         """The tables as they were at one instant, while they are being read."""
-        locks = {table.name: f"carat-{uuid.uuid4().hex[:12]}-{number}" for number, table in enumerate(tables)}
         layout = {
             row["name"]: row
             for row in self._rows(
@@ -116,103 +127,137 @@ class MySQLShop:
                 "FROM information_schema.tables WHERE TABLE_SCHEMA = DATABASE()"
             )
         }
+        # Locks of a name, held by each reading connection: they tell when it has its snapshot, and which one it is.
+        run_id = f"carat-{uuid.uuid4().hex[:12]}"
+        signs = {table.name: f"{run_id}-{number}" for number, table in enumerate(tables)}
+        settings = self._session_settings(limit_s)
         readings = []
         for table, columns in tables.items():
             order_by = ", ".join(next(c.order_by for c in columns if c.name == key) for key in table.key)
-            row_bytes = int(layout.get(table.source, {}).get("row_bytes") or 1)
+            row_bytes = int(layout.get(table.source, {}).get("row_bytes") or _UNKNOWN_ROW_BYTES)
             readings.append(
                 Reading(
                     table.name,
                     f"{_select(table, columns)} ORDER BY {order_by}",
                     folder / f"{table.name}.arrow",
-                    batch_rows=max(100, min(_BATCH_ROWS, _BATCH_BYTES // max(row_bytes, 1))),
-                    before=(*self._session(limit_s), f"DO GET_LOCK('{locks[table.name]}', 0)"),
+                    batch_rows=max(1, min(_BATCH_ROWS, _BATCH_BYTES // len(tables) // row_bytes)),
+                    before=(*settings, _OPEN_SNAPSHOT, f"DO GET_LOCK('{signs[table.name]}', 0)"),
                 )
             )
         reader = ReaderProcess(self._reader_url(), readings, limit_s=limit_s)
-        with closing(self.connect()) as counter, reader.started(), ThreadPoolExecutor(1) as beside:
-            with self._lock(list(tables)) as unlocked:
-                _run(counter, "START TRANSACTION WITH CONSISTENT SNAPSHOT")
-                reader.go()
-                began = time.monotonic()
-                unguarded = unlocked or self._wait_until_open(reader, locks)
+        try:
+            with (
+                _closing(self.connect(answer_limit_s=limit_s + _ANSWER_LIMIT_S)) as counter,
+                reader.started(),
+                ThreadPoolExecutor(1) as beside,
+                self._nothing_left((run_id, *signs.values())),
+            ):
+                for statement in (*settings, f"DO GET_LOCK('{run_id}', 0)"):
+                    _run(counter, statement)
+                with self._lock(tables) as (lock, unlocked):
+                    began = time.monotonic()
+                    _run(counter, _OPEN_SNAPSHOT)
+                    reader.go()
+                    unguarded = unlocked or _wait_until_open(reader, lock, signs)
                 held_ms = (time.monotonic() - began) * 1000
-            guarantee = unguarded or f"one instant for all tables (writers were held for {held_ms:.0f} ms)"
-            guarantees = dict.fromkeys(locks, guarantee)
-            for table in tables:
-                engine = layout.get(table.source, {}).get("engine")
-                if engine and engine not in _TRANSACTIONAL:
-                    guarantees[table.name] = f"none: {table.source} is {engine}, written while it was read"
-            counted = [table for table in tables if not unguarded and not guarantees[table.name].startswith("none")]
-            yield ShopReading(reader, guarantees, beside.submit(_counts, counter, counted))
+                guarantee = unguarded or f"one instant for all tables (writers were held for {held_ms:.0f} ms)"
+                guarantees, counts = dict.fromkeys(signs, guarantee), {}
+                for table in tables:
+                    engine = layout.get(table.source, {}).get("engine")
+                    if engine and engine not in _TRANSACTIONAL:
+                        guarantees[table.name] = (
+                            f"none: {table.source} is {engine}, what was written while it was read may be missing or "
+                            f"not; ALTER TABLE {table.source} ENGINE = InnoDB"
+                        )
+                    elif not unguarded:
+                        counts[table.name] = beside.submit(self._count, counter, table, began + limit_s).result
+                beside.submit(_close, counter)
+                yield ShopReading(reader, guarantees, counts)
+        except pymysql.Error as error:
+            raise ShopError(f"{self.name}: {_message(error)}; nothing was changed") from None
+
+    def _count(self, counter: Connection, table: SnapshotTable, ends_at: float) -> int:
+        """Rows of a table at the instant of the counter's snapshot: what is read must be as many."""
+        try:
+            _run(counter, self._time_limit(max(ends_at - time.monotonic(), 1)))
+            found = _run(counter, f"SELECT COUNT(*) AS n FROM {_quoted(table.source)} AS t{_where(table)}")
+        except pymysql.Error as error:
+            raise ShopError(f"could not be counted, which says whether it was read whole: {_message(error)}") from None
+        return int(found[0]["n"])
 
     # ---- the one instant -----------------------------------------------------------------------------------------
 
     @contextmanager
-    def _lock(self, tables: Sequence[SnapshotTable]) -> Iterator[str]:
-        """Hold writers of the tables; yields why not, where that is not to be had."""
-        names = ", ".join(f"{_quoted(source)} READ" for source in dict.fromkeys(table.source for table in tables))
-        unguarded = ""
-        self._execute(f"SET SESSION lock_wait_timeout = {_LOCK_WAIT_S}")
-        for statement in (f"LOCK TABLES {names}", "FLUSH TABLES WITH READ LOCK"):
-            try:
-                self._execute(statement)
-                unguarded = ""
-                break
-            except pymysql.Error as error:
-                unguarded = f"each table by itself, not all at one instant: {_why_unlocked(error, self.user)}"
-                if error.args and error.args[0] not in _ACCESS_DENIED:
-                    break
-        try:
-            yield unguarded
-        finally:
+    def _lock(self, tables: Iterable[SnapshotTable]) -> Iterator[tuple[Connection, str]]:
+        """Hold writers of the tables; yields the connection that does, or why not where that is not to be had."""
+        with _closing(self.connect()) as connection:  # to close it is to unlock, whatever becomes of this process
+            # Should this machine vanish, the server shall not hold the lock for the hours that it waits by default.
+            _run(connection, f"SET SESSION lock_wait_timeout = {_LOCK_WAIT_S}, wait_timeout = {_LOST_AFTER_S}")
+            yield connection, self._why_unlocked(connection, dict.fromkeys(table.source for table in tables))
             with suppress(pymysql.Error):
-                self._execute("UNLOCK TABLES")
+                _run(connection, "UNLOCK TABLES")
 
-    def _wait_until_open(self, reader: ReaderProcess, locks: dict[str, str]) -> str:
-        """Wait until every reading connection has its snapshot; why not, if that took too long."""
-        deadline = time.monotonic() + _LOCK_WAIT_S
-        waiting = dict(locks)
-        while waiting and time.monotonic() < deadline:
-            reader.poll(0.002)
-            for table, lock in list(waiting.items()):
-                is_open = table in reader.read.batches or reader.read.has_ended(table)
-                if is_open or self._value(f"SELECT IS_USED_LOCK('{lock}')") is not None:
-                    del waiting[table]
-        if waiting:
-            return f"each table by itself: {', '.join(waiting)} could not be opened within {_LOCK_WAIT_S} s"
-        return ""
+    def _why_unlocked(self, connection: Connection, sources: Iterable[str]) -> str:
+        """Lock the tables against writers; why that is not possible, if so."""
+        why = ""
+        # The second holds writers of all databases, and is for those who may not do the first.
+        for statement in (
+            f"LOCK TABLES {', '.join(f'{_quoted(source)} READ' for source in sources)}",
+            "FLUSH TABLES WITH READ LOCK",
+        ):
+            error = _tried(connection, statement)
+            if error is None:
+                return ""
+            if _code(error) not in _ACCESS_DENIED:
+                why = _message(error)
+                break
+            why = f"{self.user} may not lock them; GRANT LOCK TABLES ON {_quoted(self.database)}.* TO {self.user}"
+        return _BY_ITSELF + why
 
-    def _session(self, limit_s: float) -> tuple[str, ...]:
-        limit = (
-            f"SET max_statement_time = {limit_s:.0f}"
-            if self._is_mariadb
-            else f"SET max_execution_time = {limit_s * 1000:.0f}"
-        )
-        return (
-            "SET time_zone = '+00:00'",
-            limit,
-            "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
-            "START TRANSACTION WITH CONSISTENT SNAPSHOT",
-        )
+    @contextmanager
+    def _nothing_left(self, signs: Iterable[str]) -> Iterator[None]:
+        """End what the server still does for us: it would not notice that nobody waits for it."""
+        try:
+            yield
+        finally:
+            with suppress(ShopError):
+                asked = ", ".join(f"IS_USED_LOCK('{sign}')" for sign in signs)
+                for connection_id in self._rows(f"SELECT {asked}")[0].values():
+                    if connection_id is not None:
+                        with suppress(ShopError):  # it may have ended by now
+                            self._rows(f"KILL {connection_id}")
 
     # ---- the connection ------------------------------------------------------------------------------------------
+
+    def _session_settings(self, limit_s: float) -> tuple[str, ...]:
+        return (
+            "SET time_zone = '+00:00'",
+            "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+            "SET max_sort_length = 4096",  # a key can have 3072 bytes; more than 1024 are left unsorted otherwise
+            self._time_limit(limit_s + 1),
+        )
+
+    def _time_limit(self, limit_s: float) -> str:
+        """Of a statement."""
+        if self._is_mariadb:
+            return f"SET max_statement_time = {limit_s:.3f}"
+        return f"SET max_execution_time = {limit_s * 1000:.0f}"
 
     def _require_fresh(self, max_lag_s: int) -> None:
         """Raise ShopError where this is a replica that says it is behind, or that it stopped following."""
         status: list[dict[str, Any]] = []
-        for statement in ("SHOW REPLICA STATUS", "SHOW SLAVE STATUS"):
-            try:
+        for statement in ("SHOW ALL SLAVES STATUS", "SHOW REPLICA STATUS", "SHOW SLAVE STATUS"):
+            try:  # MariaDB, MySQL, older MySQL
                 status = self._rows(statement)
                 break
-            except ShopError:  # an older server, or a user who may not ask
+            except ShopError:  # not this server, or a user who may not ask
                 continue
         for row in status:
             lag = next((row[name] for name in ("Seconds_Behind_Source", "Seconds_Behind_Master") if name in row), 0)
             if lag is None:
                 raise ShopError(
-                    f"{self.name} is a replica that has stopped following its source: start it again, or read the "
-                    "source; nothing was changed"
+                    f"{self.name} is a replica that has stopped following its source: start it again (or, where it is "
+                    "none any more, RESET REPLICA ALL), or read the source; nothing was changed"
                 )
             if int(lag) > max_lag_s:
                 raise ShopError(
@@ -225,12 +270,13 @@ class MySQLShop:
         if self._ssl_mode.startswith("verify"):
             query += f"&ssl-ca={quote(str(Path(self._ssl_ca).resolve()))}"
         login = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}"
-        return f"mysql://{login}@{self.host}:{self.port}/{quote(self.database, safe='')}?{query}"
+        return f"mysql://{login}@{self._address}/{quote(self.database, safe='')}?{query}"
 
     def _ssl_context(self) -> ssl.SSLContext | None:
         if self._ssl_mode == "disabled":
             return None
         context = ssl.create_default_context(cafile=self._ssl_ca or None)
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # which the certificates that MySQL makes itself do not stand
         context.check_hostname = self._ssl_mode == "verify_identity"
         if self._ssl_mode == "required":
             context.verify_mode = ssl.CERT_NONE
@@ -240,13 +286,52 @@ class MySQLShop:
         try:
             return _run(self._control, sql, *values)
         except pymysql.Error as error:
-            raise ShopError(_message(error)) from None
+            raise ShopError(f"{self.name}: {_message(error)}") from None
 
-    def _execute(self, sql: str) -> None:
-        _run(self._control, sql)
 
-    def _value(self, sql: str) -> Any:
-        return next(iter(self._rows(sql)[0].values()))
+def _wait_until_open(reader: ReaderProcess, lock: Connection, signs: dict[str, str]) -> str:
+    """Wait until every reading connection has its snapshot; why they are not of one instant, if so."""
+    gives_up_at = time.monotonic() + _OPEN_LIMIT_S
+    while True:
+        reader.poll(0.002)
+        waiting = [table for table in signs if not reader.read.has_begun(table)]
+        asked = ", ".join(f"IS_USED_LOCK('{signs[table]}') AS {_quoted(table)}" for table in waiting)
+        try:  # by the connection that locks: that it answers says that the tables are locked still
+            holders = _run(lock, f"SELECT {asked or 1}")[0]
+        except pymysql.Error as error:
+            return f"{_BY_ITSELF}the lock was lost ({_message(error)})"
+        waiting = [table for table in waiting if holders[table] is None]
+        if not waiting:
+            return ""
+        if time.monotonic() > gives_up_at:
+            return f"{_BY_ITSELF}{', '.join(waiting)} could not be opened within {_OPEN_LIMIT_S} s"
+
+
+def _tried(connection: Connection, lock: str) -> pymysql.Error | None:
+    """Lock; the error if that is not possible, in any of some tries if transactions hold a table."""
+    for tries_left in reversed(range(_LOCK_TRIES)):
+        try:
+            _run(connection, lock)
+        except pymysql.Error as error:
+            if _code(error) != _LOCK_TIMEOUT or not tries_left:
+                return error
+            time.sleep(_LOCK_PAUSE_S)
+        else:
+            return None
+    return None
+
+
+def _close(connection: Connection) -> None:
+    with suppress(pymysql.Error):  # it is closed already
+        connection.close()
+
+
+@contextmanager
+def _closing(connection: Connection) -> Iterator[Connection]:
+    try:
+        yield connection
+    finally:
+        _close(connection)
 
 
 def _run(connection: Connection, sql: str, *values: str) -> list[dict[str, Any]]:
@@ -255,37 +340,24 @@ def _run(connection: Connection, sql: str, *values: str) -> list[dict[str, Any]]
         return list(cursor.fetchall())
 
 
-def _counts(counter: Connection, tables: list[SnapshotTable]) -> dict[str, int]:
-    """Rows of each table at that same instant: what is read must be as many."""
-    counts = {}
-    for table in tables:
-        where = f" WHERE {table.where}" if table.where else ""
-        with suppress(pymysql.Error):  # the reading itself says better what is wrong
-            found = _run(counter, f"SELECT COUNT(*) AS n FROM {_quoted(table.source)} AS t{where}")
-            counts[table.name] = int(found[0]["n"])
-    return counts
-
-
 def _select(table: SnapshotTable, columns: list[ShopColumn]) -> str:
     selected = ", ".join(f"{column.select} AS {_quoted(column.kept_as)}" for column in columns)
-    where = f" WHERE {table.where}" if table.where else ""
-    return f"SELECT {selected} FROM {_quoted(table.source)} AS t{where}"
+    return f"SELECT {selected} FROM {_quoted(table.source)} AS t{_where(table)}"
+
+
+def _where(table: SnapshotTable) -> str:
+    return f" WHERE ({table.where}\n)" if table.where else ""  # a comment at its end ends there
 
 
 def _quoted(name: str) -> str:
     return "`" + name.replace("`", "``") + "`"
 
 
+def _code(error: Exception) -> Any:
+    return error.args[0] if error.args else None
+
+
 def _message(error: Exception) -> str:
     """What the server said, without its number."""
     text = str(error.args[1] if len(error.args) > 1 else error)
     return (text.strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-def _why_unlocked(error: pymysql.Error, user: str) -> str:
-    code = error.args[0] if error.args else 0
-    if code in _ACCESS_DENIED:
-        return f"{user} may not lock; GRANT LOCK TABLES ON the database TO it"
-    if code == _LOCK_TIMEOUT:
-        return f"a transaction held a table for more than {_LOCK_WAIT_S} s"
-    return _message(error)

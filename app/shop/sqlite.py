@@ -4,10 +4,15 @@ One transaction is one instant for all tables. The copy's columns have the types
 puts anything anywhere, and the reader would take a column's type from its first row.
 """
 
+import math
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from decimal import Decimal
+from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from app.errors import ShopError
@@ -15,9 +20,13 @@ from app.shop.columns import ShopColumn, sqlite_column
 from app.shop.reading import ReaderProcess, Reading, ShopReading
 from app.snapshot_plan import SnapshotTable
 
-_BATCH_ROWS = 65_536
+_BATCH_BYTES = 16 * 1024**2
+_BATCH_ROWS = 8192
 _WAIT_FOR_WRITERS_S = 10
 _STORED_AS = {"Int64": "INTEGER", "Float64": "REAL"}
+_REFUSED = "CHECK constraint failed: "
+_MODES_OF_WRITING = slice(18, 20)  # bytes of the file's header
+_WRITE_AHEAD = b"\x02\x02"
 
 
 class SQLiteShop:
@@ -28,15 +37,17 @@ class SQLiteShop:
         self.name = f"sqlite://{self._path}"
         if not self._path.is_file():
             raise ShopError(f"{self.name}: no such file. Check CARAT_SHOP_DB; nothing was changed")
+        # Opened on nothing: what is read is attached, read-only; what is written goes to the copy.
+        self._connection = sqlite3.connect("file::memory:", uri=True, isolation_level=None, timeout=_WAIT_FOR_WRITERS_S)
+        self._connection.create_function("decimal_of", 2, _decimal_of, deterministic=True)
         try:
-            # Opened on nothing: what is read is attached, read-only; what is written goes to the copy.
-            self._connection = sqlite3.connect(
-                "file::memory:", uri=True, isolation_level=None, timeout=_WAIT_FOR_WRITERS_S
-            )
-            self._connection.execute("ATTACH DATABASE ? AS shop", (f"file:{quote(str(self._path))}?mode=ro",))
+            self._at_rest = self._state() if self._write_ahead_log_is_gone() else None
+            mode = "immutable=1" if self._at_rest else "mode=ro"
+            self._connection.execute("ATTACH DATABASE ? AS shop", (f"file:{quote(str(self._path))}?{mode}",))
             self._connection.execute("SELECT count(*) FROM shop.sqlite_master")
-        except sqlite3.Error as error:
-            raise ShopError(f"{self.name}: {error}. Check CARAT_SHOP_DB; nothing was changed") from None
+        except (sqlite3.Error, OSError) as error:
+            self.close()
+            raise ShopError(f"{self.name}: {self._problem(error)}. Check CARAT_SHOP_DB; nothing was changed") from None
 
     def close(self) -> None:
         with suppress(sqlite3.Error):
@@ -45,11 +56,16 @@ class SQLiteShop:
     def describe(self, table: SnapshotTable) -> list[ShopColumn]:
         """The kept columns of a table, in its order; ShopError if it is not what the plan says."""
         try:
-            rows = self._connection.execute(f"PRAGMA shop.table_info({_quoted(table.source)})").fetchall()
-            columns = [sqlite_column(name, declared) for _, name, declared, *_ in rows if table.keeps(name)]
+            rows = self._connection.execute(f"PRAGMA shop.table_xinfo({_quoted(table.source)})").fetchall()
+            columns = [
+                sqlite_column(name, declared)
+                for _, name, declared, *_, hidden in rows
+                if hidden != 1 and table.keeps(name)
+            ]
             if not rows:
                 raise ShopError(f"{self.name} has no table {table.source}")
-            self._connection.execute(f"{_select(table, columns)} LIMIT 0")
+            if columns:
+                self._connection.execute(f"{_select(table, columns)} LIMIT 0")
         except sqlite3.Error as error:
             raise ShopError(f"{self.name}, {table.source}: {error}") from None
         return columns
@@ -60,46 +76,107 @@ class SQLiteShop:
     ) -> Iterator[ShopReading]:
         """The tables as they were at one instant, while they are being read."""
         copy = folder / "shop.sqlite"
+        ends_at = time.monotonic() + limit_s
+        self._connection.set_progress_handler(lambda: time.monotonic() > ends_at, 100_000)
         try:
-            self._copy(tables, copy)
+            rows, errors = self._copy(tables, copy)
         except sqlite3.Error as error:
-            raise ShopError(f"{self.name}: {error}; nothing was changed") from None
+            raise ShopError(f"{self.name}: {self._problem(error, limit_s)}; nothing was changed") from None
+        finally:
+            self._connection.set_progress_handler(None, 0)
         readings = [
             Reading(
-                table.name,
-                f"SELECT * FROM {_quoted(table.name)}",
-                folder / f"{table.name}.arrow",
-                batch_rows=_BATCH_ROWS,
+                name,
+                f"SELECT * FROM {_quoted(name)}",
+                folder / f"{name}.arrow",
+                batch_rows=max(1, min(_BATCH_ROWS, _BATCH_BYTES * count // copy.stat().st_size)),
             )
-            for table in tables
+            for name, count in rows.items()
         ]
         reader = ReaderProcess(f"sqlite://{quote(str(copy))}", readings, limit_s=limit_s)
         with reader.started():
             reader.go()
-            yield ShopReading(reader, dict.fromkeys((table.name for table in tables), "one instant for all tables"))
+            yield ShopReading(
+                reader,
+                dict.fromkeys((table.name for table in tables), "one instant for all tables"),
+                {name: partial(int, count) for name, count in rows.items()},
+                errors,
+            )
 
-    def _copy(self, tables: dict[SnapshotTable, list[ShopColumn]], path: Path) -> None:
+    def _copy(self, tables: dict[SnapshotTable, list[ShopColumn]], path: Path) -> tuple[dict[str, int], dict[str, str]]:
+        """Copy the tables to a file; rows of those that were, and why the others were not."""
         run = self._connection.execute
+        rows, errors = dict[str, int](), dict[str, str]()
         run("ATTACH DATABASE ? AS copy", (f"file:{quote(str(path))}?mode=rwc",))
-        run("PRAGMA copy.journal_mode = OFF")
-        run("PRAGMA copy.synchronous = OFF")
-        run("BEGIN")
-        for table, columns in tables.items():
-            stored = ", ".join(f"{_quoted(column.kept_as)} {_stored_as(column)}" for column in columns)
-            order_by = ", ".join(next(c.order_by for c in columns if c.name == key) for key in table.key)
-            run(f"CREATE TABLE copy.{_quoted(table.name)} ({stored})")
-            run(f"INSERT INTO copy.{_quoted(table.name)} {_select(table, columns)} ORDER BY {order_by}")
-        run("COMMIT")
-        run("DETACH DATABASE copy")
+        try:
+            run("PRAGMA copy.journal_mode = OFF")
+            run("PRAGMA copy.synchronous = OFF")
+            run("BEGIN")
+            run("SELECT count(*) FROM shop.sqlite_master")  # from here on, what is read stays as it is
+            for table, columns in tables.items():
+                order_by = ", ".join(next(c.order_by for c in columns if c.name == key) for key in table.key)
+                run(f"CREATE TABLE copy.{_quoted(table.name)} ({', '.join(map(_stored, columns))})")
+                try:  # FAIL, because without a journal nothing can be taken back
+                    copied = run(
+                        f"INSERT OR FAIL INTO copy.{_quoted(table.name)} {_select(table, columns)} ORDER BY {order_by}"
+                    )
+                    rows[table.name] = copied.rowcount
+                except sqlite3.IntegrityError as error:
+                    errors[table.name] = str(error).removeprefix(_REFUSED)
+            run("COMMIT")
+            if self._at_rest and not (self._write_ahead_log_is_gone() and self._state() == self._at_rest):
+                raise sqlite3.OperationalError("written to while it was read; try again")
+        finally:
+            if self._connection.in_transaction:
+                run("ROLLBACK")
+            run("DETACH DATABASE copy")
+        return rows, errors
+
+    def _write_ahead_log_is_gone(self) -> bool:
+        """Whether this is a file in WAL mode that nobody has open.
+
+        It is read as one that does not change (and it is checked that it did not): otherwise SQLite would make files
+        beside it, and leave them there.
+        """
+        with self._path.open("rb") as file:
+            modes = file.read(_MODES_OF_WRITING.stop)[_MODES_OF_WRITING]
+        return modes == _WRITE_AHEAD and not self._beside("-wal").exists()
+
+    def _state(self) -> tuple[int, int]:
+        found = self._path.stat()
+        return found.st_mtime_ns, found.st_size
+
+    def _beside(self, ending: str) -> Path:
+        return self._path.with_name(self._path.name + ending)
+
+    def _problem(self, error: Exception, limit_s: float = 0) -> str:
+        text = str(error)
+        if text == "interrupted":
+            return f"not read within {limit_s:g} s (CARAT_SNAPSHOT_TIMEOUT_S)"
+        if "readonly database" in text and self._beside("-journal").exists():
+            return "whoever wrote to it died in the middle; open it once with the shop, which puts it in order"
+        return text
 
 
-def _stored_as(column: ShopColumn) -> str:
-    return "BLOB" if column.holds_bytes else _STORED_AS.get(column.type, "TEXT")
+def _decimal_of(value: Any, scale: int) -> Any:
+    """The decimal that a double stands for, as text; bytes, which its column refuses, where it has more digits."""
+    if not isinstance(value, float):
+        return value
+    text = f"{Decimal(repr(value)):.{scale}f}"
+    return text if math.isclose(float(text), value, rel_tol=1e-14, abs_tol=10.0 ** -(scale + 9)) else b""
+
+
+def _stored(column: ShopColumn) -> str:
+    """The column of the copy, which takes no value of another type."""
+    name = _quoted(column.kept_as)
+    type_ = "BLOB" if column.holds_bytes else _STORED_AS.get(column.type, "TEXT")
+    problem = f"{column.name} ({column.declared}) holds a value that is none of its type: mend it there, or exclude it"
+    return f"{name} {type_} CONSTRAINT {_quoted(problem)} CHECK (typeof({name}) IN ('{type_.lower()}', 'null'))"
 
 
 def _select(table: SnapshotTable, columns: list[ShopColumn]) -> str:
     selected = ", ".join(f"{column.select} AS {_quoted(column.kept_as)}" for column in columns)
-    where = f" WHERE {table.where}" if table.where else ""
+    where = f" WHERE ({table.where}\n)" if table.where else ""  # a comment at its end ends there
     return f"SELECT {selected} FROM shop.{_quoted(table.source)} AS t{where}"
 
 

@@ -31,6 +31,7 @@ _VERSION = (
 )
 _VERSION_NAMES = frozenset(column.name for column in _VERSION)
 _VALID_TO = Column("valid_to", f"Nullable({TIME})", "when this version ceased to hold; null for the latest")
+_INSERTED_ROWS = 131_072
 _LOST = "a process was killed while it published this, and what it had staged is gone: nothing was changed"
 _SORTED_BY = re.compile(r"`([^`]*)`|([^\s,`]+)")
 # A type has blanks within parentheses only, a name may have them anywhere.
@@ -172,22 +173,33 @@ class StagedVersions:
         self._warehouse = warehouse
         self._table = table
         self._filled = filled
+        self._waiting: dict[str, list[pl.DataFrame]] = {_STAGED(table.name): [], _FILLS(table.name): []}
         self._is_made = False
         self._is_announced = False
         self.rows = 0
 
     def append(self, versions: pl.DataFrame) -> None:
-        if versions.is_empty():
-            return
-        self._make()
-        self._warehouse.insert(self._table, versions, into=_STAGED(self._table.name))
         self.rows += versions.height
+        self._hold(_STAGED(self._table.name), versions)
 
     def fill(self, unchanged: pl.DataFrame) -> None:
         """Values of columns that rows get without a new version."""
-        if self._filled and not unchanged.is_empty():
+        if self._filled:
+            self._hold(_FILLS(self._table.name), unchanged)
+
+    def _hold(self, name: str, frame: pl.DataFrame) -> None:
+        """Keep rows until there are enough of them: each insert costs time of its own, and makes a part."""
+        if frame.height:
+            self._waiting[name].append(frame)
+            if sum(waiting.height for waiting in self._waiting[name]) >= _INSERTED_ROWS:
+                self._insert(name)
+
+    def _insert(self, name: str) -> None:
+        waiting, self._waiting[name] = self._waiting[name], []
+        if waiting:
             self._make()
-            self._warehouse.insert(self._fills_table, unchanged, into=_FILLS(self._table.name))
+            table = self._fills_table if name == _FILLS(self._table.name) else self._table
+            self._warehouse.insert(table, pl.concat(waiting), into=name)
 
     def publish(self, snapshot: dict[str, Any], *, old: Table | None) -> None:
         """Make the versions part of history and record the snapshot as done; `old` is the table as it is there."""
@@ -195,13 +207,17 @@ class StagedVersions:
         self._warehouse.require_room()
         if mode != "append":
             self._make()
+        if old is None:  # so that there is something to exchange
+            self._warehouse.command(self._table.create_statement())
+        for name in self._waiting:
+            self._insert(name)
         if mode == "rewrite":
             assert old is not None
             self._rewrite(old)
-        if old is None:
-            self._warehouse.command(self._table.create_statement())
         if self._is_made:
             self._require_complete(old if mode == "rewrite" else None)
+            if mode == "append":
+                self._join_parts()
             snapshot["staged_uuid"] = _uuids(self._warehouse, staged)[staged]
             self._is_announced = True  # from here on only what is recorded as done may be dropped
             _record(self._warehouse, snapshot, state="publishing")
@@ -211,7 +227,7 @@ class StagedVersions:
         self._is_announced = False
         self.discard()
         has_new_words = mode == "append" and old is not None and self._renew_comments(old)
-        if old is None or mode != "append" or snapshot["dropped"] or has_new_words:
+        if mode != "append" or snapshot["dropped"] or has_new_words:
             refresh_history_views(self._warehouse, self._table)
 
     def discard(self) -> None:
@@ -267,6 +283,13 @@ class StagedVersions:
         wanted = self.rows + (_count(self._warehouse, rewritten.full_name) if rewritten else 0)
         if (found := _count(self._warehouse, staged)) != wanted:
             raise ContractError(f"{staged} holds {found} versions, {wanted} were written: nothing was changed")
+
+    def _join_parts(self) -> None:
+        """Make the staged versions one part: attaching several is atomic to readers, but not where it is killed."""
+        staged = _STAGED(self._table.name)
+        parts = "SELECT count() FROM system.parts WHERE active AND database || '.' || table = {name:String}"
+        if self._warehouse.scalar(parts, {"name": staged}) > 1:
+            self._warehouse.command(f"OPTIMIZE TABLE {staged} FINAL")
 
     def _renew_comments(self, old: Table) -> bool:
         """Say of the columns what the shop now declares, where that took no new type."""
@@ -388,8 +411,10 @@ def refresh_history_views(warehouse: Warehouse, table: Table) -> list[str]:
     missing = {name: absence.since for name, absence in absences(warehouse, table.name, gone).items()}
     lines = []
     for view, columns in history_views(table, missing):
+        if not columns:
+            lines += replace_view(warehouse, view)
         # A view keeps the columns and types that it was made with, whatever became of its table.
-        if columns and _columns(warehouse, view.full_name.partition(".")[2]) != columns:
+        elif not _selects(warehouse, view) or _columns(warehouse, view.full_name.partition(".")[2]) != columns:
             declared = ",\n  ".join(column.ddl for column in columns)
             warehouse.require_room()
             warehouse.command(
@@ -397,9 +422,18 @@ def refresh_history_views(warehouse: Warehouse, table: Table) -> list[str]:
                 f"COMMENT {sql_text(view.comment)}"
             )
             lines.append(f"made view {view.full_name}")
-        else:
-            lines += replace_view(warehouse, view)
     return lines
+
+
+def _selects(warehouse: Warehouse, view: View) -> bool:
+    """Whether there is a view that selects this."""
+    return bool(
+        warehouse.scalar(
+            "SELECT formatQuerySingleLine({select:String}) IN "
+            "(SELECT as_select FROM system.tables WHERE database = 'history' AND name = {name:String})",
+            {"select": view.select, "name": view.full_name.partition(".")[2]},
+        )
+    )
 
 
 def history_views(table: Table, missing: Mapping[str, datetime]) -> list[tuple[View, list[Column]]]:
