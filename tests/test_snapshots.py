@@ -42,6 +42,8 @@ thorough = profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
 )
+# What is decided before anything is written needs no second engine.
+embedded_only = pytest.mark.parametrize("engine_url", ["embedded"], indirect=True)
 Row = tuple[Any, ...]
 numbers = count()
 
@@ -465,6 +467,7 @@ def test_columns_that_come_go_and_change_their_type_lose_nothing_and_make_no_ver
 ITEMS = {"id": "INTEGER", "title": "TEXT", "price": "DECIMAL(10,2)"}
 
 
+@embedded_only
 def test_keys_that_come_and_go_around_the_borders_of_pieces_are_told_apart(shop, monkeypatch):
     monkeypatch.setattr(app.frames.snapshots, "_PIECE_ROWS", 16)
     monkeypatch.setattr(app.shop.sqlite, "_BATCH_ROWS", 10)
@@ -508,6 +511,7 @@ def test_rows_all_come_all_go_and_come_back(shop):
     ]
 
 
+@embedded_only
 def test_a_table_of_nothing_but_its_key_has_a_history(shop):
     shop.key = {"likes": ["user_id", "product_id"]}
     shop.plan()
@@ -609,6 +613,7 @@ def test_a_dropped_column_is_null_from_then_on_and_remembered_before(shop):
     assert shop.as_of(before, ["id", "title"]) == [(1, b"ring"), (2, b"chain")]
 
 
+@embedded_only
 def test_a_column_that_comes_back_with_another_value_does_not_change_the_past(shop):
     shop.put({"id": "INTEGER", "x": "INTEGER", "y": "INTEGER"}, [(1, 5, 1), (2, 5, 1)])
     shop.taken()
@@ -640,6 +645,7 @@ def test_tables_columns_and_views_say_what_they_are(shop):
 # ---- what is refused ---------------------------------------------------------------------------------------------
 
 
+@embedded_only
 @pytest.mark.parametrize(("rows", "problem"), [
     ([(1, "a"), (None, "b"), (None, "c")], r"2 row\(s\) without a key \(id\): null; null"),
     ([(5, "a"), (5, "b"), (6, None), (6, None), (7, None)], r"2 key\(s\) stand twice \(id\): 5; 6"),
@@ -676,6 +682,7 @@ def a_shop_of(shop: Shop, rows: int) -> None:
     shop.put(ITEMS, [(n, f"item {n}", "1.00") for n in range(rows)])
 
 
+@embedded_only
 def test_an_empty_table_is_refused_until_that_is_accepted(shop):
     a_shop_of(shop, 3)
     shop.taken()
@@ -684,6 +691,7 @@ def test_an_empty_table_is_refused_until_that_is_accepted(shop):
     assert shop.taken(accept_deletes=True)["deletes"] == 3
 
 
+@embedded_only
 def test_a_table_of_which_more_than_the_allowed_share_is_gone_is_refused_until_that_is_accepted(shop):
     a_shop_of(shop, 10)
     shop.taken()
@@ -711,6 +719,7 @@ OTHER_SCHEMAS = {
 }  # fmt: skip
 
 
+@embedded_only
 @pytest.mark.parametrize(("columns", "problem"), OTHER_SCHEMAS.values(), ids=OTHER_SCHEMAS)
 def test_a_shop_that_answers_with_another_schema_changes_nothing(shop, columns, problem):
     a_shop_of(shop, 3)
@@ -722,6 +731,7 @@ def test_a_shop_that_answers_with_another_schema_changes_nothing(shop, columns, 
     assert re.search(problem, shop.refused())
 
 
+@embedded_only
 def test_a_text_key_that_turned_into_numbers_is_refused(shop):
     shop.put({"id": "TEXT", "n": "INTEGER"}, [("9", 1), ("10", 1)])
     shop.taken()
@@ -739,6 +749,7 @@ def test_a_key_may_get_a_wider_type(shop):
     assert len(shop.as_of(shop.at, ["id"])) == 3
 
 
+@embedded_only
 def test_another_key_and_a_wanted_column_that_is_missing_are_refused(shop):
     a_shop_of(shop, 3)
     shop.taken()
@@ -750,6 +761,7 @@ def test_another_key_and_a_wanted_column_that_is_missing_are_refused(shop):
     assert "items has no column colour" in shop.refused()
 
 
+@embedded_only
 def test_a_value_that_cannot_be_kept_exactly_is_refused_and_shown(shop):
     shop.put(ITEMS, [(1, "ring", "5.00")])
     shop.taken()
@@ -759,6 +771,7 @@ def test_a_value_that_cannot_be_kept_exactly_is_refused_and_shown(shop):
     assert "price" in shop.refused()
 
 
+@embedded_only
 def test_most_columns_may_go_where_that_is_accepted(shop):
     a_shop_of(shop, 3)
     shop.taken()
@@ -767,6 +780,7 @@ def test_most_columns_may_go_where_that_is_accepted(shop):
     assert (record["dropped"], record["updates"]) == (["title", "price"], 0)
 
 
+@embedded_only
 def test_only_the_named_tables_are_taken(shop):
     shop.key = {"items": ["id"], "stock": ["id"]}
     shop.plan()
@@ -781,6 +795,7 @@ def test_only_the_named_tables_are_taken(shop):
 # ---- when --------------------------------------------------------------------------------------------------------
 
 
+@embedded_only
 def test_a_snapshot_may_not_lie_before_the_last_one_nor_in_the_future(shop):
     a_shop_of(shop, 2)
     shop.taken()
@@ -797,6 +812,7 @@ def test_a_snapshot_may_not_lie_before_the_last_one_nor_in_the_future(shop):
         shop.take(at=datetime.now(tz=UTC) + timedelta(minutes=1))
 
 
+@embedded_only
 def test_an_unchanged_snapshot_moves_the_instant_before_which_none_may_lie(shop):
     a_shop_of(shop, 2)
     shop.taken()
@@ -863,6 +879,7 @@ def test_the_last_snapshot_is_known_even_where_the_clock_went_back(shop, monkeyp
     assert "already has a snapshot of 2026-03-01T03:00:00.000Z" in shop.refused(at=shop.at - timedelta(minutes=1))
 
 
+@embedded_only
 def test_versions_that_the_journal_knows_nothing_of_are_never_forgotten(shop):
     a_shop_of(shop, 3)
     shop.taken()
@@ -873,6 +890,7 @@ def test_versions_that_the_journal_knows_nothing_of_are_never_forgotten(shop):
     assert [record[name] for name in ("mode", "inserts", "updates", "deletes")] == ["append", 0, 0, 1]
 
 
+@embedded_only
 def test_an_empty_table_that_the_journal_knows_nothing_of_is_begun(shop):
     shop.put({"id": "TEXT", "colour": "TEXT"})
     shop.taken()
