@@ -19,6 +19,7 @@ _FIRST_DAY, _LAST_DAY = date(1900, 1, 1), date(2299, 12, 31)
 _FIRST_MOMENT = datetime(1900, 1, 1, tzinfo=UTC)
 _LAST_MOMENT = datetime(2299, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
 _MOMENT = pl.Datetime("us", "UTC")
+_WRITTEN = "%Y-%m-%d %H:%M:%S%.f"
 _MOST_DIGITS = 38
 _PIECE_ROWS = 131_072
 _EXAMPLES = 5
@@ -48,8 +49,9 @@ def as_kept(rows: pl.DataFrame, kept: Mapping[str, DataType]) -> tuple[pl.DataFr
 
     Text is kept as its bytes. Raises ShopError or polars' InvalidOperationError where a value does not fit.
     """
-    kept_as = {name: _kept(pl.col(name), rows.schema[name], dtype) for name, dtype in kept.items()}
-    frame = rows.select(expression.alias(name) for name, expression in kept_as.items())
+    times = _times(rows, {name: dtype for name, dtype in kept.items() if dtype.is_temporal()})
+    read = rows.with_columns(times)
+    frame = read.select(_kept(pl.col(name), read.schema[name], dtype).alias(name) for name, dtype in kept.items())
     for name, dtype in kept.items():
         if isinstance(dtype, pl.Decimal) and rows.schema[name] == pl.String:
             rounded = rows[name].filter(rows.select(_is_rounded(pl.col(name), dtype.scale)).to_series())
@@ -57,44 +59,54 @@ def as_kept(rows: pl.DataFrame, kept: Mapping[str, DataType]) -> tuple[pl.DataFr
                 raise ShopError(
                     f"{rounded.len()} value(s) of {name} have more than {dtype.scale} decimals: {rounded[0]}"
                 )
-    changed = [
-        pl.col(name).is_not_null() & _time(pl.col(name), rows.schema[name], dtype).ne_missing(kept_as[name])
-        | pl.col(name).is_not_null() & kept_as[name].is_null()
-        for name, dtype in kept.items()
-        if dtype.is_temporal()
-    ]
-    return frame, int(rows.select(pl.sum_horizontal(pl.lit(0), *(is_so.sum() for is_so in changed))).item())
+    bounded = (int((times[name] != frame[name]).sum()) for name in times.columns)
+    none = (times[name].null_count() - rows[name].null_count() for name in times.columns)
+    return frame, sum(bounded) + sum(none)
+
+
+def _times(rows: pl.DataFrame, wanted: Mapping[str, DataType]) -> pl.DataFrame:
+    """The columns that are dates or times, as such; null where text is none."""
+    times = rows.select(_time(pl.col(name), rows.schema[name], dtype).alias(name) for name, dtype in wanted.items())
+    odd = [name for name in times.columns if times[name].null_count() > rows[name].null_count()]
+    return times.with_columns(rows.select(_oddly_written(pl.col(name), wanted[name]).alias(name) for name in odd))
 
 
 def _kept(column: pl.Expr, have: DataType, want: DataType) -> pl.Expr:
-    if isinstance(want, pl.Float32 | pl.Float64):
-        return column.cast(want).fill_nan(None)
-    if have == want and not want.is_temporal():
-        return column
     if want.is_temporal():
         return _bounded(_time(column, have, want), want)
+    if isinstance(want, pl.Float32 | pl.Float64):
+        return column.cast(want).fill_nan(None)
+    if have == want:
+        return column
     if want == pl.Binary():
         # A column that once was text stays so: as a database would write it, without a fraction that is zero.
-        text = column.dt.strftime("%Y-%m-%d %H:%M:%S%.f") if isinstance(have, pl.Datetime) else column.cast(pl.String)
+        text = column.dt.strftime(_WRITTEN) if isinstance(have, pl.Datetime) else column.cast(pl.String)
         return text.cast(pl.Binary)
     return column.cast(want)
 
 
 def _time(column: pl.Expr, have: DataType, want: DataType) -> pl.Expr:
     if have == pl.String:  # SQLite, and columns that once were text
-        text = column.str.replace("T", " ", literal=True).str.strip_suffix("Z")
         if want == pl.Date():
-            return text.str.slice(0, 10).str.to_date("%Y-%m-%d", strict=False)
-        day = pl.when(text.str.len_bytes() == 10).then(pl.lit(" 00:00:00")).otherwise(pl.lit(""))  # noqa: PLR2004
-        minute = pl.when(text.str.len_bytes() == 16).then(pl.lit(":00")).otherwise(pl.lit(""))  # noqa: PLR2004
-        whole = text + day + minute
-        return pl.coalesce(
-            whole.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False).dt.replace_time_zone("UTC"),
-            whole.str.to_datetime("%Y-%m-%d %H:%M:%S%.f%:z", time_unit="us", strict=False).cast(_MOMENT),
-        )
+            return column.str.to_date("%Y-%m-%d", strict=False)
+        return column.str.to_datetime(_WRITTEN, time_unit="us", strict=False).dt.replace_time_zone("UTC")
     if want == pl.Date():
         return column.cast(pl.Date())
     return column.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
+
+
+def _oddly_written(text: pl.Expr, want: DataType) -> pl.Expr:
+    """Text that may say a time in any of the ways that SQLite itself reads."""
+    if want == pl.Date():
+        return text.str.slice(0, 10).str.to_date("%Y-%m-%d", strict=False)
+    moment = text.str.replace("T", " ", literal=True).str.strip_suffix("Z")
+    shorter = {10: " 00:00:00", 16: ":00"}  # how long it is, and what it lacks
+    for length, rest in shorter.items():
+        moment = pl.when(moment.str.len_bytes() == length).then(moment + pl.lit(rest)).otherwise(moment)
+    return pl.coalesce(
+        moment.str.to_datetime(_WRITTEN, time_unit="us", strict=False).dt.replace_time_zone("UTC"),
+        moment.str.to_datetime(f"{_WRITTEN}%:z", time_unit="us", strict=False).cast(_MOMENT),
+    )
 
 
 def _bounded(column: pl.Expr, dtype: DataType) -> pl.Expr:
@@ -311,7 +323,7 @@ def _differs(name: str, now: DataType, before: DataType, seen: datetime | None) 
     # Bytes that are no text are an error to polars; those of numbers and times are ASCII.
     text = pl.when(value.bin.encode("hex").str.contains("^(?:[0-7].)*$")).then(value).cast(pl.String)
     if before.is_temporal():
-        said, meant = _bounded(_time(text, pl.String(), _MOMENT), _MOMENT), _moment(was, before)
+        said, meant = _bounded(_oddly_written(text, _MOMENT), _MOMENT), _moment(was, before)
     elif isinstance(before, pl.Float32 | pl.Float64):
         said, meant = text.cast(before, strict=False), was
     else:
