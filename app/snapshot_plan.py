@@ -97,12 +97,15 @@ class _Entries:
 
     def error(self, table: str, key: str, problem: str) -> SettingsError:
         found = ""
-        inside = False
+        inside, at_top = False, True
+        of_table = rf"""\s*["']?{re.escape(table)}["']?\s*"""
+        of_key = rf"""["']?{re.escape(key)}["']?\s*[=.\]]"""
         for number, line in enumerate(self.text.splitlines(), start=1):
-            if header := re.match(r"\s*\[+\s*[\"']?([^\]\"'.]+)", line):
-                inside = header[1].strip() == table
-                found = f", line {number}" if inside and not found else found
-            if inside and re.match(rf"\s*\[?[\"']?({re.escape(table)}\.)?{re.escape(key)}[\"']?\s*[=.\]]", line):
+            if re.match(r"\s*\[", line):
+                inside, at_top = bool(re.match(rf"\s*\[+{of_table}[\].]", line)), False
+            begins = re.match(rf"{of_table}[.=]", line) if at_top else inside
+            found = f", line {number}" if begins and not found else found
+            if begins and re.match(rf"\s*(?:\[?{of_table}\.\s*)?{of_key}", line):
                 found = f", line {number}"
                 break
         return SettingsError(f"{self.source}{found}, {key}: {problem}")

@@ -19,8 +19,8 @@ from app.errors import CaratError, ContractError
 from app.runs import prepare, take_snapshot
 from app.settings import Settings
 from app.warehouse import Warehouse, recover, recover_snapshots
+from tests.shop.taking import InProcessReader
 from tests.test_faults import GATED, Shop, kill_all
-from tests.test_snapshots import InProcessReader
 
 BEFORE = datetime(2026, 3, 1, tzinfo=UTC)
 AFTER = datetime(2026, 3, 2, tzinfo=UTC)

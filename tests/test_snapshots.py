@@ -7,7 +7,7 @@ import re
 import sqlite3
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -15,22 +15,24 @@ from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
-import connectorx
-import pyarrow as pa
 import pytest
 import structlog
 from hypothesis import HealthCheck, Phase, event, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 import app.frames.snapshots
 import app.main
+import app.shop.mysql
 import app.shop.sqlite
 import app.warehouse.history
 from app.errors import SettingsError
 from app.runs import take_snapshot
 from app.settings import Settings
 from app.warehouse import Warehouse, migrate
+from tests.shop.taking import InProcessReader
+from tests.support.mariadb import running_mariadb
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 VERSION_COLUMNS = ("version", "valid_from", "op", "is_deleted", "changed", "snapshot_id")
@@ -46,27 +48,6 @@ thorough = profile(
 embedded_only = pytest.mark.parametrize("engine_url", ["embedded"], indirect=True)
 Row = tuple[Any, ...]
 numbers = count()
-
-
-class InProcessReader:
-    """Reads as the reading process does, without the half second that it takes to start one."""
-
-    def __init__(self, url: str, readings: Sequence[Any], *, limit_s: float) -> None:
-        self._url = url
-        self._readings = {reading.table: reading for reading in readings}
-
-    @contextmanager
-    def started(self) -> Iterator["InProcessReader"]:
-        yield self
-
-    def go(self) -> None:
-        pass
-
-    def follow(self, table: str) -> Iterator[pa.RecordBatch]:
-        reading = self._readings[table]
-        yield from connectorx.read_sql(
-            self._url, reading.sql, return_type="arrow_stream", batch_size=reading.batch_rows
-        )
 
 
 def quoted(name: str) -> str:
@@ -640,6 +621,66 @@ def test_tables_columns_and_views_say_what_they_are(shop):
     assert shop.taken()["mode"] == "append"
     described = shop.rows("SELECT table, comment FROM system.columns WHERE database = 'history' AND name = 'title'")
     assert {comment for _, comment in described} == {b"title of the shop's table, VARCHAR(80) there"}
+
+
+WIDER = {
+    # column: its type and values, what its type becomes, and the values that its versions then have
+    "tiny": ("TINYINT", (-128, None), "BIGINT", (-128, None)),
+    "whole": ("INT UNSIGNED", (2**32 - 1, 0), "DECIMAL(12,2)", (Decimal(2**32 - 1), Decimal(0))),
+    "big": ("BIGINT", (2**63 - 1, -(2**63)), "BIGINT UNSIGNED NULL", (2**63 - 1, 0)),
+    "real_of": ("INT", (7, -1), "DOUBLE", (7.0, -1.0)),
+    "text_of": ("BIGINT", (7, None), "VARCHAR(40)", (b"7", None)),
+    "price": ("DECIMAL(10,2)", ("1.50", "-99999999.99"), "DECIMAL(12,4)", (Decimal("1.50"), Decimal("-99999999.99"))),
+    "price_text": ("DECIMAL(10,2)", ("1.50", None), "VARCHAR(40)", (b"1.50", None)),
+    "ratio": ("FLOAT", (0.1, None), "DOUBLE", (0.10000000149011612, None)),
+    "share": ("DOUBLE", (0.1, 1e300), "VARCHAR(40)", (b"0.1", b"1e300")),
+    "day": ("DATE", ("2024-02-29", "9999-12-31"), "DATETIME(3)", (datetime(2024, 2, 29, tzinfo=UTC), datetime(2299, 12, 31, 23, 59, 59, 999999, tzinfo=UTC))),
+    "moment": ("DATETIME", ("2024-02-29 01:02:03", None), "VARCHAR(40)", (b"2024-02-29 01:02:03", None)),
+    "title": ("VARCHAR(20)", ("\u00e9 ", ""), "LONGTEXT", ("\u00e9 ".encode(), b"")),
+    "code": ("BINARY(2)", (b"\xff\0", b"ab"), "VARBINARY(9)", (b"\xff\0", b"ab")),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@embedded_only
+def test_wider_types_of_a_real_database_make_no_versions_and_lose_nothing(shop, tmp_path, monkeypatch):
+    monkeypatch.setattr(app.shop.mysql, "ReaderProcess", InProcessReader)
+    keys = (b"\x00\xff", b"\xff\x00")
+    with running_mariadb(tmp_path / "mariadb") as server:
+        shop.settings = shop.settings.model_copy(update={"shop_db": SecretStr(server.url())})
+        declared = ", ".join(f"{name} {type_}" for name, (type_, *_) in WIDER.items())
+        with closing(server.connect("root", database="shop")) as database, database.cursor() as cursor:
+            cursor.execute(f"CREATE TABLE items (id BINARY(2) PRIMARY KEY, {declared})")
+            marks = ", ".join(["%s"] * (len(WIDER) + 1))
+            for number, key in enumerate(keys):
+                values = [values[number] for _, values, *_ in WIDER.values()]
+                cursor.execute(f"INSERT INTO items VALUES ({marks})", (key, *values))
+            assert shop.taken()["inserts"] == 2
+            first = shop.at
+            fed_first = shop.as_of(first, list(WIDER))
+            cursor.execute("UPDATE items SET big = 0 WHERE big < 0")
+            cursor.execute("ALTER TABLE items " + ", ".join(f"MODIFY {n} {w}" for n, (_, _, w, _) in WIDER.items()))
+            record = shop.taken()
+            assert [record[name] for name in ("mode", "inserts", "updates", "deletes")] == ["rewrite", 0, 1, 0]
+            assert shop.rows("SELECT changed FROM history.items WHERE op = 'update'") == [([b"big"],)]
+            unchanged = shop.taken()
+            assert [unchanged[name] for name in ("mode", "inserts", "updates", "deletes")] == ["append", 0, 0, 0]
+    told = shop.rows(f"SELECT {', '.join(WIDER)} FROM history.items_current ORDER BY id")
+    for number in (0, 1):
+        assert dict(zip(WIDER, told[number], strict=True)) == {
+            name: now[number] for name, (_, _, _, now) in WIDER.items()
+        }
+    for was, now in zip(fed_first, shop.as_of(first, list(WIDER)), strict=True):
+        assert list(map(in_short, now)) == list(map(in_short, was))
+
+
+def in_short(value: Any) -> Any:
+    """A value without what its type adds to it."""
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    try:
+        return float(text)
+    except ValueError:
+        return text[:10]
 
 
 # ---- what is refused ---------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ _MOMENT = pl.Datetime("us", "UTC")
 _WRITTEN = "%Y-%m-%d %H:%M:%S%.f"
 _MOST_DIGITS = 38
 _PIECE_ROWS = 131_072
+_PIECE_BYTES = 64 * 1024**2
 _EXAMPLES = 5
 # Before the name of a column, what the latest version says of it; no column of a database has a name like this.
 _WAS = "\0was "
@@ -127,17 +128,22 @@ def _is_rounded(text: pl.Expr, scale: int) -> pl.Expr:
 
 
 def in_pieces(batches: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """The batches cut and joined to pieces of so many rows: each costs some time of its own."""
+    """The batches cut and joined to pieces of so many rows, as each costs some time of its own; fewer of wide ones."""
     waiting = list[pl.DataFrame]()
-    rows = 0
+    rows = size = 0
     for batch in batches:
         waiting.append(batch)
         rows += batch.height
-        if rows >= _PIECE_ROWS:
+        size += batch.estimated_size()
+        if size >= _PIECE_BYTES and 0 < rows < _PIECE_ROWS:
+            yield pl.concat(waiting, rechunk=True)
+            waiting, rows, size = [], 0, 0
+        elif rows >= _PIECE_ROWS:
             joined = pl.concat(waiting, rechunk=True)
             rows %= _PIECE_ROWS
             yield from joined[: joined.height - rows].iter_slices(_PIECE_ROWS)
             waiting = [joined[joined.height - rows :]]
+            size = waiting[0].estimated_size()
     if rows:
         yield pl.concat(waiting, rechunk=True)
 

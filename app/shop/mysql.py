@@ -26,7 +26,7 @@ from app.snapshot_plan import SnapshotTable
 _CONNECT_LIMIT_S = 5
 _ANSWER_LIMIT_S = 30  # of a server that has gone silent, or of a table that is being altered
 _LOCK_TRIES, _LOCK_WAIT_S, _LOCK_PAUSE_S = 4, 1, 0.5  # while it is waited for, writers may have to wait, too
-_OPEN_LIMIT_S = 2  # longest time that writers are held; measured: 10 to 90 ms
+_OPEN_LIMIT_S = 3  # longest time that writers are held; measured: 10 to 90 ms
 _LOST_AFTER_S = 30  # the server ends the lock of a client that it no longer hears
 _BATCH_BYTES = 32 * 1024**2  # of all tables together; more than 2 GiB of text in a batch is a panic of the reader
 _BATCH_ROWS = 8192  # more are no faster
@@ -209,7 +209,8 @@ class MySQLShop:
             if error is None:
                 return ""
             if _code(error) not in _ACCESS_DENIED:
-                why = _message(error)
+                is_busy = _code(error) == _LOCK_TIMEOUT
+                why = f"transactions held them in {_LOCK_TRIES} tries to lock them" if is_busy else _message(error)
                 break
             why = f"{self.user} may not lock them; GRANT LOCK TABLES ON {_quoted(self.database)}.* TO {self.user}"
         return _BY_ITSELF + why
@@ -220,12 +221,12 @@ class MySQLShop:
         try:
             yield
         finally:
-            with suppress(ShopError):
-                asked = ", ".join(f"IS_USED_LOCK('{sign}')" for sign in signs)
-                for connection_id in self._rows(f"SELECT {asked}")[0].values():
+            asked = ", ".join(f"IS_USED_LOCK('{sign}')" for sign in signs)
+            with suppress(ShopError, pymysql.Error), _closing(self.connect()) as connection:
+                for connection_id in _run(connection, f"SELECT {asked}")[0].values():
                     if connection_id is not None:
-                        with suppress(ShopError):  # it may have ended by now
-                            self._rows(f"KILL {connection_id}")
+                        with suppress(pymysql.Error):  # it may have ended by now
+                            _run(connection, f"KILL {connection_id}")
 
     # ---- the connection ------------------------------------------------------------------------------------------
 

@@ -283,9 +283,8 @@ class StagedVersions:
             before = f"SELECT {chosen} FROM ({before}) AS h LEFT JOIN {_FILLS(self._table.name)} AS f ON {joined}"
         target = f"{_STAGED(self._table.name)} ({', '.join(f'`{name}`' for name in columns)})"
         # Both sides are in the order of the key: a merge keeps memory bounded.
-        self._warehouse.command(
-            f"INSERT INTO {target} {before} SETTINGS join_algorithm = 'full_sorting_merge', join_use_nulls = 0"
-        )
+        settings = "join_algorithm = 'full_sorting_merge', join_use_nulls = 0, min_insert_block_size_rows = 262144"
+        self._warehouse.command(f"INSERT INTO {target} {before} SETTINGS {settings}")
 
     def _require_complete(self, rewritten: Table | None) -> None:
         """Raise ContractError unless what is staged is what was appended, beside the versions written anew."""

@@ -183,10 +183,10 @@ def test_a_long_transaction_neither_stops_the_reading_nor_the_writers(server, pu
         moved = writers.moved
         wait_for(lambda: writers.moved > moved, "writers are still held")
         holder.rollback()
-    assert taken.guarantees["purses"] == f"{BY_ITSELF}: Lock wait timeout exceeded; try restarting transaction"
+    assert taken.guarantees["purses"] == f"{BY_ITSELF}: transactions held them in 2 tries to lock them"
     assert taken.errors == {}
     assert taken.frames["safes"].height == 50
-    assert took < 5
+    assert took < 15  # 2.5 s and the reading itself, on a machine that is busy
     assert writers.longest_s < 2
 
 
@@ -402,19 +402,18 @@ def test_a_query_that_is_killed_says_so(server, tmp_path):
 
 def test_a_table_that_takes_too_long_ends_at_the_limit_and_nothing_is_left(server, items, tmp_path):
     with opened(server) as shop:
-        began = time.monotonic()
         with reading(shop, tmp_path, replace(BIG, where="SLEEP(0.01) = 0"), table("items"), limit_s=2) as current:
+            began = time.monotonic()
             processes = [process.pid for process in current.reader._processes.values()]
             with pytest.raises(
                 ShopError, match=r"^could not be read whole: not read within 2 s \(CARAT_SNAPSHOT_TIMEOUT_S\)$"
             ):
                 list(current.batches("big"))
             assert sum(batch.num_rows for batch in current.batches("items")) == 3
-        took = time.monotonic() - began
+        assert 1.5 < time.monotonic() - began < 5
         for pid in processes:
             assert not Path(f"/proc/{pid}").exists()
         wait_for(lambda: our_queries(server) == [], "the server still reads for us", limit_s=1)
-    assert 2 <= took < 4
 
 
 def test_whoever_gives_up_leaves_nothing_behind(server, tmp_path):
@@ -575,6 +574,22 @@ def test_tls_of_another_authority_is_refused(tls_server, mode):
     with pytest.raises(ShopError, match="CERTIFICATE_VERIFY_FAILED"), opened(tls_server, **{"ssl-mode": mode, "ssl-ca": str(tls_server.other_ca)}):  # fmt: skip
         pass
     assert time.monotonic() - began < 3
+
+
+def test_a_server_of_another_name_is_refused_where_its_identity_is_to_be_verified(tmp_path):
+    (tmp_path / "tls").mkdir()
+    ca, _, options = mariadb.make_certificates(tmp_path / "tls", "elsewhere.example")
+    with running_mariadb(tmp_path / "server", options=options) as server:
+        server.execute("CREATE TABLE shop.items (id INT PRIMARY KEY)", "INSERT INTO shop.items VALUES (1)")
+        with opened(server, **{"ssl-mode": "verify_ca", "ssl-ca": str(ca)}) as shop:
+            assert take(shop, tmp_path / "read", table("items", where=ENCRYPTED)).frames["items"].height == 1
+        with pytest.raises(ShopError, match="certificate is not valid for '127.0.0.1'"), opened(server, **{"ssl-mode": "verify_identity", "ssl-ca": str(ca)}):  # fmt: skip
+            pass
+        url = server.url(**{"prefer_socket": "false", "ssl-mode": "VERIFY_IDENTITY", "ssl-ca": str(ca)})
+        with ReaderProcess(url, [Reading("items", "SELECT id FROM items", tmp_path / "x.arrow", 10)], limit_s=1).started() as reader:  # fmt: skip
+            reader.go()
+            with pytest.raises(ShopError):
+                list(reader.follow("items"))
 
 
 def test_a_file_that_is_no_authority_is_refused(tls_server, tmp_path):

@@ -276,14 +276,17 @@ def template() -> Path:
     return folder / "data"
 
 
-def make_certificates(folder: Path) -> tuple[Path, Path, tuple[str, ...]]:
-    """The server's CA, an unrelated CA, and the options of a server with a certificate of the first."""
+def make_certificates(folder: Path, *names: str) -> tuple[Path, Path, tuple[str, ...]]:
+    """The server's CA, an unrelated CA, and the options of a server with a certificate of the first.
+
+    The certificate is for the `names`, or for this machine's loopback.
+    """
     ca, other_ca = folder / "ca.pem", folder / "other-ca.pem"
     cert_path, key_path = folder / "server.pem", folder / "server.key"
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     other_key = ec.generate_private_key(ec.SECP256R1())
     ca_cert = certificate("Carat test CA", ca_key)
-    cert = certificate("localhost", key, issuer=ca_cert, issuer_key=ca_key)
+    cert = certificate("the server", key, issuer=ca_cert, issuer_key=ca_key, names=names)
     ca.write_bytes(ca_cert.public_bytes(Encoding.PEM))
     other_ca.write_bytes(certificate("Another CA", other_key).public_bytes(Encoding.PEM))
     cert_path.write_bytes(cert.public_bytes(Encoding.PEM))
@@ -298,8 +301,9 @@ def certificate(
     *,
     issuer: x509.Certificate | None = None,
     issuer_key: ec.EllipticCurvePrivateKey | None = None,
+    names: Sequence[str] = (),
 ) -> x509.Certificate:
-    """A CA, or a certificate for this machine's loopback that `issuer` signs; valid for one day."""
+    """A CA, or a certificate that `issuer` signs for the `names`, or for this machine's loopback; valid for one day."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     signer, is_ca, now = issuer_key or key, issuer is None, datetime.now(UTC)
     builder = (
@@ -329,7 +333,8 @@ def certificate(
         )
     )
     if not is_ca:
-        names = [x509.DNSName("localhost"), x509.IPAddress(IPv4Address(HOST))]
-        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        loopback = [x509.DNSName("localhost"), x509.IPAddress(IPv4Address(HOST))]
+        subjects = [x509.DNSName(name) for name in names] or loopback
+        builder = builder.add_extension(x509.SubjectAlternativeName(subjects), critical=False)
         builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
     return builder.sign(signer, hashes.SHA256())
