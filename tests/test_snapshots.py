@@ -733,6 +733,15 @@ def test_an_empty_table_is_refused_until_that_is_accepted(shop):
 
 
 @embedded_only
+def test_a_table_that_may_lose_all_its_rows_may_be_empty(shop):
+    a_shop_of(shop, 3)
+    shop.plan(items="max_deleted_share = 1")
+    shop.taken()
+    a_shop_of(shop, 0)
+    assert shop.taken()["deletes"] == 3
+
+
+@embedded_only
 def test_a_table_of_which_more_than_the_allowed_share_is_gone_is_refused_until_that_is_accepted(shop):
     a_shop_of(shop, 10)
     shop.taken()

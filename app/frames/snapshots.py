@@ -130,14 +130,14 @@ def _is_rounded(text: pl.Expr, scale: int) -> pl.Expr:
 def in_pieces(batches: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
     """The batches cut and joined to pieces of so many rows, as each costs some time of its own; fewer of wide ones."""
     waiting = list[pl.DataFrame]()
-    rows = size = 0
+    rows, size = 0, 0.0
     for batch in batches:
         waiting.append(batch)
         rows += batch.height
         size += batch.estimated_size()
         if size >= _PIECE_BYTES and 0 < rows < _PIECE_ROWS:
             yield pl.concat(waiting, rechunk=True)
-            waiting, rows, size = [], 0, 0
+            waiting, rows, size = [], 0, 0.0
         elif rows >= _PIECE_ROWS:
             joined = pl.concat(waiting, rechunk=True)
             rows %= _PIECE_ROWS
