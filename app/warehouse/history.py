@@ -31,7 +31,7 @@ _VERSION = (
 )
 _VERSION_NAMES = frozenset(column.name for column in _VERSION)
 _VALID_TO = Column("valid_to", f"Nullable({TIME})", "when this version ceased to hold; null for the latest")
-_INSERTED_ROWS = 131_072
+_INSERTED_ROWS, _INSERTED_BYTES = 524_288, 128 * 1024**2
 _MANY_VERSIONS = 2  # of a row
 _LOST = "a process was killed while it published this, and what it had staged is gone: nothing was changed"
 _SORTED_BY = re.compile(r"`([^`]*)`|([^\s,`]+)")
@@ -201,7 +201,9 @@ class StagedVersions:
         """Keep rows until there are enough of them: each insert costs time of its own, and makes a part."""
         if frame.height:
             self._waiting[name].append(frame)
-            if sum(waiting.height for waiting in self._waiting[name]) >= _INSERTED_ROWS:
+            waiting = self._waiting[name]
+            size = sum(held.estimated_size() for held in waiting)
+            if sum(held.height for held in waiting) >= _INSERTED_ROWS or size >= _INSERTED_BYTES:
                 self._insert(name)
 
     def _insert(self, name: str) -> None:
