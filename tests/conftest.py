@@ -63,6 +63,22 @@ def ingest_records(warehouse, tmp_path) -> Callable[..., ingest.Ingested]:
     return run
 
 
+_SLOW_FILES = {
+    "test_faults",
+    "test_snapshots",
+    "test_snapshot_faults",
+    "test_command_line",
+    "test_support_clickhouse_http",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Left out of make test-fast: what runs over both engines runs over the embedded one there, without processes."""
+    for item in items:
+        if "served" in item.nodeid or (item.path.stem in _SLOW_FILES and item.path.parent.name == "tests"):
+            item.add_marker(pytest.mark.slow)
+
+
 def utc(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
