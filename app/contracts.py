@@ -135,20 +135,15 @@ class Table:
         if unknown := [name for name in frame.columns if name not in self.schema]:
             raise ContractError(f"{where}: {self.full_name} has no column {', '.join(unknown)}")
         self.check_dtypes(frame, where=where)
-        nulls = frame.select(
-            pl.sum_horizontal(
-                pl.col(column.name).null_count(),
-                pl.col(column.name).list.eval(pl.element().null_count()).list.sum().sum()
-                if column.type.startswith("Array(") and frame.height and frame[column.name].list.len().sum()
-                else pl.lit(0),
-            ).alias(column.name)
-            for column in self.written
-            if not column.is_nullable
-        )
-        for name in nulls.columns:
-            if nulls[name].item():
-                raise ContractError(f"{where}: {nulls[name].item()} null(s) in {self.full_name}.{name}, which has none")
-        return frame.select(self.schema.names())
+        for column in self.written:
+            if column.is_nullable:
+                continue
+            values = frame[column.name]
+            nulls = values.null_count() + (_nulls_within(values) if column.type.startswith("Array(") else 0)
+            if nulls:
+                raise ContractError(f"{where}: {nulls} null(s) in {self.full_name}.{column.name}, which has none")
+        # Column by column: a select of the frame would copy a text of many megabytes several times.
+        return pl.DataFrame([frame[name] for name in self.schema])
 
     def require_unique(self, frame: pl.DataFrame, *, where: str) -> None:
         """Raise ContractError unless the table's unique key is unique in the frame.
@@ -163,6 +158,11 @@ class Table:
             is_unique = not frame.select(repeats.any()).item()
         if not is_unique:
             raise ContractError(f"{where}: rows of {self.full_name} share a key ({', '.join(self.unique_key)})")
+
+
+def _nulls_within(lists: pl.Series) -> int:
+    has_items = len(lists) and lists.list.len().sum()
+    return int(lists.list.eval(pl.element().null_count()).list.sum().sum()) if has_items else 0
 
 
 def sql_text(text: str) -> str:

@@ -55,14 +55,15 @@ def run(
         fresh, beaten, replaced = _against_known(calls, known)
         conflicts = _conflict_rejects(pl.concat([lost, beaten]), source=name, now=now)
 
-        rejects = pl.concat([batch.rejects, conflicts])
-        write_rejects(warehouse, rejects)
+        for rejects in (batch.rejects, conflicts):  # not as one frame: a reject may be large, and joining copies it
+            write_rejects(warehouse, rejects)
         moved = _move_to_rejects(warehouse, replaced, now=now)
         warehouse.insert(API_CALLS, fresh.drop("content_hash"))
 
         totals.stored += fresh.height - moved.height
         totals.duplicates += batch.calls.height - fresh.height - conflicts.height
-        totals.add_rejects(pl.concat([rejects, moved]))
+        for rejects in (batch.rejects, conflicts, moved):
+            totals.add_rejects(rejects)
 
 
 def write_rejects(warehouse: Warehouse, rejects: pl.DataFrame) -> None:

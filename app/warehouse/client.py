@@ -131,7 +131,7 @@ class Warehouse:
         sent = [column.name for column in table.written if not _is_default(checked[column.name], column)] or [
             table.written[0].name
         ]
-        arrow = checked.select(sent).to_arrow(compat_level=pl.CompatLevel.oldest())
+        arrow = pl.DataFrame([checked[name] for name in sent]).to_arrow(compat_level=pl.CompatLevel.oldest())
         for column in table.written:
             if column.type == "UUID":
                 index = sent.index(column.name)
