@@ -1,0 +1,216 @@
+"""One writer at a time on a ClickHouse server, and a dead one not for ever: a lease that is renewed while it is held.
+
+ClickHouse has no compare-and-set, but of all who create the same table one succeeds. So the lease is the table
+`etl.writer_lease_<n>` with the highest n, and its comment says who holds it, and until when by the server's clock; no
+other clock is asked. Whoever finds it free makes the next one, and holds it if that is still the highest. A table is
+dropped only by one who has seen a higher one: numbers never come back, so one who acts on what it saw long ago makes a
+table that exists, or one that is not the highest.
+
+A holder renews before its time is over, or never again. What it does right after `require` has a whole lease's time.
+This holds for one server: replicas that learn of a table later would each name a holder.
+"""
+
+import os
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from threading import Event, Thread
+from typing import Any
+
+import msgspec
+
+from app.contracts import DATABASES, sql_text
+from app.errors import CaratError, LockedError, WarehouseError
+from app.warehouse.client import Warehouse
+
+LEASE_S = 60.0
+_TABLE = "etl.writer_lease_{}"
+_ATTEMPTS = 5
+# A comment may be younger than `now`, by as long as the query stood still: an hour at most, then its client has given
+# up. What is further ahead was written before the server's clock was set back, and must not hold until then.
+_AHEAD_MS = 3_600_000
+_LOOK = """
+    SELECT toUnixTimestamp64Milli(now64(3)) AS now_ms, max(n) AS number, groupArray(n) AS numbers,
+        argMax(toValidUTF8(comment), n) AS note, toInt64(argMax(toUnixTimestamp(changed), n)) AS changed_s
+    FROM (SELECT toUInt64(substring(name, 14)) AS n, comment, metadata_modification_time AS changed
+        FROM system.tables WHERE database = 'etl' AND match(name, '^writer_lease_[1-9][0-9]{0,17}$'))
+"""
+
+
+class _Note(msgspec.Struct, frozen=True):
+    """The comment of a lease's table."""
+
+    holder: str
+    host: str
+    pid: int
+    token: str
+    since: str
+    renewed_ms: int
+    lease_ms: int  # the holder's own: who comes may count otherwise
+    released: bool = False
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The lease as it was at one moment of the server's clock; number 0 when there has never been one."""
+
+    now_ms: int
+    number: int
+    numbers: list[int]
+    note: _Note
+
+    @property
+    def is_held(self) -> bool:
+        return bool(self.number) and not self.note.released and -_AHEAD_MS < self.age_ms < self.note.lease_ms
+
+    @property
+    def age_ms(self) -> int:
+        return self.now_ms - self.note.renewed_ms
+
+    @property
+    def who(self) -> str:
+        process = f" (process {self.note.pid} on {self.note.host})" if self.note.pid else ""
+        return f"{self.note.holder}{process} since {self.note.since}"
+
+
+class Lease:
+    """The right to write, for as long as `require` does not raise."""
+
+    def __init__(self, warehouse: Warehouse, number: int, note: _Note) -> None:
+        self._warehouse = warehouse
+        self._number = number
+        self._note = note
+        self.token = note.token
+
+    def require(self, through: Warehouse | None = None) -> None:
+        """Raise LockedError unless the lease is still held, and renew it: call right before what must not be doubled.
+
+        Through the connection that it was taken with, or one that belongs to the calling thread.
+        """
+        self._renew(through or self._warehouse)
+
+    def keep_renewed(self, stop: Event) -> None:
+        """Renew until told to stop or the lease is lost, by connections that nobody else uses."""
+        lease_s = pause_s = self._note.lease_ms / 1000
+        while not stop.wait(pause_s / 4):
+            try:
+                with self._warehouse.another() as own:
+                    self._renew(own)
+                pause_s = lease_s
+            except LockedError:
+                return
+            except Exception:  # noqa: BLE001  the next attempt may succeed; if none does in time, `require` tells
+                pause_s = lease_s / 5
+
+    def release(self) -> None:
+        """Let others have it at once. Where that fails, it frees itself."""
+        with suppress(CaratError):
+            self._write(self._warehouse, self._held(self._warehouse), released=True)
+
+    def _renew(self, through: Warehouse) -> None:
+        before = self._held(through)
+        try:
+            self._write(through, before)
+        finally:
+            after = self._held(through)
+        if after.now_ms - before.note.renewed_ms >= before.note.lease_ms:  # in between, others may have seen it free
+            raise self._lost(f"it was renewed only after {self._note.lease_ms / 1000:g} s")
+
+    def _held(self, through: Warehouse) -> _Seen:
+        seen = _look(through, self._note.lease_ms)
+        if seen.number > self._number:
+            raise self._lost(f"taken over by {seen.who}")
+        if seen.note.token != self.token:
+            raise self._lost(f"the table {_TABLE.format(self._number)} is gone or is not this process's")
+        if not seen.is_held:
+            raise self._lost(f"not renewed for {abs(seen.age_ms) / 1000:g} s")
+        return seen
+
+    def _write(self, through: Warehouse, seen: _Seen, *, released: bool = False) -> None:
+        comment = _comment(msgspec.structs.replace(self._note, renewed_ms=seen.now_ms, released=released))
+        through.command(f"ALTER TABLE {_TABLE.format(self._number)} MODIFY COMMENT {comment}")
+
+    def _lost(self, why: str) -> LockedError:
+        return LockedError(
+            f"lost the lease on the warehouse {self._warehouse.url}: {why}. Nothing half-done is shown; run the same "
+            "command again"
+        )
+
+
+@contextmanager
+def hold_lease(warehouse: Warehouse, *, purpose: str, lease_s: float = LEASE_S) -> Iterator[Lease]:
+    """Hold the server's warehouse for this process; LockedError says who else does, and since when."""
+    lease = _acquire(warehouse, purpose, round(lease_s * 1000))
+    stop = Event()
+    keeper = Thread(target=lease.keep_renewed, args=(stop,), name="writer-lease", daemon=True)
+    keeper.start()
+    try:
+        yield lease
+    finally:
+        stop.set()
+        keeper.join(timeout=lease_s)  # a renewal that hangs must not hold up the end
+        lease.release()
+
+
+def _acquire(warehouse: Warehouse, purpose: str, lease_ms: int) -> Lease:
+    token = str(uuid.uuid4())
+    seen = _look(warehouse, lease_ms)
+    for _ in range(_ATTEMPTS):  # every attempt that fails, somebody else has succeeded
+        if seen.is_held:
+            break
+        number, since = seen.number + 1, _text(seen.now_ms)
+        note = _Note(f"`{purpose}`", socket.gethostname(), os.getpid(), token, since, seen.now_ms, lease_ms)
+        is_mine = _create(warehouse, number, note)
+        seen = _look(warehouse, lease_ms)
+        if is_mine and seen.number == number and seen.is_held:
+            with suppress(WarehouseError):  # what stays is no longer looked at, and falls to the next holder
+                _drop(warehouse, *(lower for lower in seen.numbers if lower < number))
+            return Lease(warehouse, number, note)
+        if is_mine and seen.number > number:
+            _drop(warehouse, number)
+    raise LockedError(
+        f"the warehouse {warehouse.url} is held by {seen.who}; try again later: it frees itself "
+        f"{seen.note.lease_ms / 1000:g} s after its holder has died"
+    )
+
+
+def _create(warehouse: Warehouse, number: int, note: _Note) -> bool:
+    """Make the lease's table; false when there is one already."""
+    if number == 1 and not warehouse.scalar("SELECT count() FROM system.databases WHERE name = 'etl'"):
+        warehouse.command(f"CREATE DATABASE IF NOT EXISTS etl COMMENT {sql_text(DATABASES['etl'])}")
+    try:
+        warehouse.command(
+            f"CREATE TABLE {_TABLE.format(number)} (nothing UInt8 COMMENT 'the lease is the comment of its table') "
+            f"ENGINE = MergeTree ORDER BY tuple() COMMENT {_comment(note)}"
+        )
+    except WarehouseError as error:
+        if "TABLE_ALREADY_EXISTS" not in str(error):
+            raise
+        return False
+    return True
+
+
+def _drop(warehouse: Warehouse, *numbers: int) -> None:
+    for number in numbers:
+        warehouse.command(f"DROP TABLE IF EXISTS {_TABLE.format(number)} SYNC")
+
+
+def _look(warehouse: Warehouse, lease_ms: int) -> _Seen:
+    row: dict[str, Any] = warehouse.query(_LOOK).row(0, named=True)
+    try:
+        note = msgspec.json.decode(row["note"], type=_Note)
+    except msgspec.DecodeError:  # not ours, or damaged: somebody's until it has been left alone for a while
+        changed_ms = row["changed_s"] * 1000
+        note = _Note("an unknown process", "", 0, "", _text(changed_ms), changed_ms, lease_ms)
+    return _Seen(row["now_ms"], row["number"], row["numbers"], note)
+
+
+def _text(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, tz=UTC).isoformat(timespec="seconds")
+
+
+def _comment(note: _Note) -> str:
+    return sql_text(msgspec.json.encode(note).decode())
