@@ -10,10 +10,11 @@ ETL_ARGUMENTS = $(if $(DATE),--date $(DATE)) $(if $(FROM),--from $(FROM)) $(if $
 DEMO_ARGUMENTS = $(if $(CALLS),--calls $(CALLS)) $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-fast etl plan bench bench-day bench-snapshots lint format lock clean
+.PHONY: help setup setup-dev demo test test-fast etl plan hourly bench bench-day bench-snapshots lint format lock \
+	install-systemd uninstall-systemd clean
 
 help: ## Show what there is to make.
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.runtime ## Install Carat into .venv/.
 
@@ -33,6 +34,9 @@ etl: setup ## Build what is stale. [DATE=2026-03-01 | FROM= TO=] [JOBS=a,b]
 
 plan: setup ## Show what is stale, and why.
 	$(CARAT) plan
+
+hourly: setup ## What the timer runs: snapshot, build what is stale, audit.
+	$(CARAT) hourly
 
 bench: bench-day bench-snapshots ## Both benchmarks, beside SQL in the same engine, DuckDB and pandas.
 
@@ -57,6 +61,12 @@ lock: setup ## Pin the dependencies anew, with hashes and without naming a host.
 		--python-version 3.11 --upgrade pyproject.toml --group build -o requirements.lock
 	$(RUN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url \
 		--python-version 3.11 --upgrade -c requirements.lock pyproject.toml --extra dev --group build -o requirements-dev.lock
+
+install-systemd: ## Run Carat on this machine every hour; needs root. [DESTDIR= PYTHON=]
+	DESTDIR="$(DESTDIR)" PYTHON="$(PYTHON)" deploy/systemd/install.sh
+
+uninstall-systemd: ## Stop doing so; settings and data are kept.
+	DESTDIR="$(DESTDIR)" deploy/systemd/install.sh --uninstall
 
 clean: ## Remove the virtual environment and the demo's files.
 	rm -rf $(VENV) var/demo

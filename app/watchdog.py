@@ -1,0 +1,88 @@
+"""Tells systemd that a long run is alive and what it is doing; does nothing where no systemd listens.
+
+A ping alone would only prove that the interpreter runs. So the pings go on only while the work moves: a hung run falls
+silent, and systemd ends it after `WatchdogSec=`.
+"""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+_PATIENCE_S = 3600.0  # twice the longest limit of a single step, that of reading a snapshot
+_SEND_TIMEOUT_S = 2.0  # a systemd that does not listen must not hold up the work
+
+
+class _Work:
+    """When this process last got something done."""
+
+    moved_at = 0.0
+
+
+_work = _Work()
+
+
+def progress() -> None:
+    """Note that the work moved: a step began, or a piece was read, built or written. Cheap, from any thread."""
+    _work.moved_at = time.monotonic()
+
+
+def status(text: str) -> None:
+    """Note progress, and what is being done, as `systemctl status` shows it."""
+    progress()
+    _notify(f"STATUS={' '.join(text.split())}")  # a line break would begin another message
+
+
+@contextmanager
+def watched(*, patience_s: float = _PATIENCE_S) -> Iterator[None]:
+    """Report readiness, then be pinged for while `progress` or `status` is called at least every `patience_s`.
+
+    Enter it before anything that can end the run: what comes earlier is not watched.
+    """
+    progress()
+    _notify("READY=1")
+    interval_s = _ping_interval_s()
+    if interval_s is None:
+        yield
+        return
+    ended = threading.Event()
+    pinger = threading.Thread(target=_ping, args=(ended, interval_s, patience_s), name="watchdog", daemon=True)
+    pinger.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        pinger.join()
+
+
+def _ping(ended: threading.Event, interval_s: float, patience_s: float) -> None:
+    is_moving = True
+    while True:
+        was_moving, is_moving = is_moving, time.monotonic() - _work.moved_at <= patience_s
+        if is_moving:
+            _notify("WATCHDOG=1")
+        elif was_moving:
+            _notify(f"STATUS=No progress for {patience_s:.0f} s: waiting to be ended by the watchdog")
+        if ended.wait(interval_s):
+            return
+
+
+def _ping_interval_s() -> float | None:
+    """A third of the time after which systemd loses patience; None where it does not watch this process."""
+    limit_us = os.environ.get("WATCHDOG_USEC", "")
+    meant_for = os.environ.get("WATCHDOG_PID", "")
+    is_watched = limit_us.isdecimal() and int(limit_us) > 0 and meant_for in {"", str(os.getpid())}
+    return int(limit_us) / 1e6 / 3 if is_watched and os.environ.get("NOTIFY_SOCKET") else None
+
+
+def _notify(message: str) -> None:
+    """Send one message to systemd, if it gave a socket; what goes wrong there is no reason to fail."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path.startswith(("/", "@")):
+        return
+    address = "\0" + path[1:] if path.startswith("@") else path  # @ stands for Linux's abstract sockets
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        sender.settimeout(_SEND_TIMEOUT_S)
+        sender.sendto(message.encode(), address)

@@ -1,0 +1,124 @@
+#!/bin/sh
+# Installs Carat as an hourly service of this machine, or takes it away again. Safe to repeat: settings, secrets and
+# data are never overwritten or removed.
+#
+#   install.sh                    from this checkout, as root
+#   install.sh --no-environment   only the units and what belongs to them, not /opt/carat
+#   install.sh --uninstall        keeps /etc/carat, /var/lib/carat, /var/log/carat and the user
+#   DESTDIR=/some/root install.sh into another root, for packages: files only, no user, no environment
+set -eu
+umask 022
+
+here=$(cd "$(dirname "$0")" && pwd)
+checkout=$(dirname "$(dirname "$here")")
+root=${DESTDIR:-}
+units=$root/usr/local/lib/systemd/system
+sysusers=$root/usr/local/lib/sysusers.d/carat.conf
+by_hand=$root/usr/local/bin/carat
+settings=$root/etc/carat
+opt=/opt/carat
+
+fail() {
+    echo "install.sh: $*" >&2
+    exit 1
+}
+
+reload() {
+    if [ -z "$root" ] && [ -d /run/systemd/system ]; then
+        systemctl daemon-reload
+    fi
+}
+
+# A Python that the service can reach: of an account's home it sees nothing.
+find_python() {
+    for candidate in "${PYTHON:-python3}" /usr/bin/python3; do
+        if "$candidate" - <<'CHECK' 2>/dev/null; then
+import ensurepip, os, sys, venv
+home = os.path.realpath(sys.base_prefix).startswith(("/home/", "/root/", "/run/user/"))
+sys.exit(home or sys.version_info < (3, 11))
+CHECK
+            command -v "$candidate"
+            return
+        fi
+    done
+    fail "found no Python 3.11 or later with venv outside of the home directories. Install one (Debian, Ubuntu:" \
+        "apt-get install python3-venv; Fedora: dnf install python3), or name it: make install-systemd PYTHON=python3.12"
+}
+
+# Each installation is a directory of its own, and /opt/carat/current names the one in use: a run that is under way
+# keeps its files, and an installation that fails changes nothing.
+install_environment() {
+    python=$(find_python)
+    release=$opt/release-$(date -u +%Y%m%dT%H%M%S)
+    source=$(mktemp -d)
+    trap 'rm -rf "$source" "$release"' EXIT
+    trap 'exit 1' HUP INT TERM
+    echo "Installing Carat into $release; this takes some minutes"
+    mkdir -p "$opt"
+    "$python" -m venv "$release"
+    pip="$release/bin/python -m pip install --quiet --disable-pip-version-check"
+    $pip --require-hashes -r "$checkout/requirements.lock"
+    cp -R "$checkout/app" "$checkout/pyproject.toml" "$checkout/README.md" "$source"  # a build leaves files behind
+    $pip --no-deps --no-build-isolation "$source"
+    (cd / && "$release/bin/carat" --version)
+
+    previous=$(readlink "$opt/current" || true)
+    ln -sfn "$release" "$opt/next"
+    mv -T "$opt/next" "$opt/current"
+    trap - EXIT
+    rm -rf "$source"
+    for old in "$opt"/release-*; do
+        case $old in "$release" | "$previous") ;; *) rm -rf "$old" ;; esac
+    done
+}
+
+install_files() {
+    install -d -m 0755 "$units" "$(dirname "$sysusers")" "$(dirname "$by_hand")" "$settings"
+    install -m 0644 "$here"/carat-hourly.service "$here"/carat-hourly.timer "$here"/carat-failure@.service "$units"
+    install -m 0644 "$here/carat.sysusers" "$sysusers"
+    install -m 0755 "$here/carat" "$by_hand"
+    install -m 0644 "$here/on-failure.example" "$settings"
+    install -d -m 0700 "$settings/credentials"
+    [ -e "$settings/carat.env" ] || install -m 0600 "$here/carat.env.example" "$settings/carat.env"
+    [ -n "$root" ] || systemd-sysusers "$sysusers"
+}
+
+uninstall() {
+    if [ -z "$root" ] && [ -d /run/systemd/system ]; then
+        systemctl disable --quiet --now carat-hourly.timer 2>/dev/null || true
+        systemctl stop carat-hourly.service 2>/dev/null || true
+    fi
+    rm -f "$units"/carat-hourly.service "$units"/carat-hourly.timer "$units"/carat-failure@.service
+    rm -f "$sysusers" "$by_hand" "$settings/on-failure.example"
+    if [ -z "$root" ]; then
+        rm -rf "$opt/current" "$opt"/release-*
+        rmdir "$opt" 2>/dev/null || true
+    fi
+    reload
+    echo "Carat no longer runs here. Kept: /etc/carat, /var/lib/carat, /var/log/carat and the user carat"
+}
+
+action=install
+environment=yes
+for option; do
+    case $option in
+        --no-environment) environment=no ;;
+        --uninstall) action=uninstall ;;
+        *) fail "unknown option $option. There are --no-environment and --uninstall" ;;
+    esac
+done
+[ -z "$root" ] || environment=no
+[ -n "$root" ] || [ "$(id -u)" = 0 ] || fail "needs root: sudo make $action-systemd"
+
+if [ "$action" = uninstall ]; then
+    uninstall
+    exit
+fi
+[ "$environment" = no ] || install_environment
+install_files
+reload
+cat <<'NEXT'
+Installed. Put the secrets into /etc/carat/credentials and look at /etc/carat/carat.env first. Then:
+  sudo systemctl enable --now carat-hourly.timer    # from now on, every hour
+  journalctl -u carat-hourly -f                     # what the runs say
+NEXT
