@@ -25,6 +25,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from app import watchdog
+
 _WIDE = 200  # columns of what no terminal limits
 _out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
 _err = Console(stderr=True, highlight=False)
@@ -117,10 +119,13 @@ class Bar:
         self._task = task
 
     def advance(self, amount: int) -> None:
+        watchdog.progress()
         self._shown.advance(self._task, amount)
 
     def reach(self, amount: int) -> None:
+        watchdog.progress()
         self._shown.update(self._task, completed=amount)
 
     def label(self, text: str) -> None:
+        watchdog.progress()
         self._shown.update(self._task, description=text)

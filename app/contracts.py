@@ -106,15 +106,16 @@ class Table:
     def schema(self) -> pl.Schema:
         return pl.Schema({column.name: column.dtype for column in self.written})
 
-    def create_statement(self, *, name: str | None = None, ttl: str = "") -> str:
+    def create_statement(self, *, name: str | None = None, ttl: str = "", settings: str = "") -> str:
         """The CREATE TABLE of this contract; with `name` that of an equal table elsewhere (staging)."""
         lines = ",\n  ".join(column.ddl for column in self.columns)
         partition = f"\nPARTITION BY {self.partition_by}" if self.partition_by else ""
         ttl_clause = f"\nTTL {ttl}" if ttl else ""
-        settings = f"\nSETTINGS {self.settings}" if self.settings else ""
+        all_settings = ", ".join(text for text in (self.settings, settings) if text)
+        settings_clause = f"\nSETTINGS {all_settings}" if all_settings else ""
         return (
             f"CREATE TABLE IF NOT EXISTS {name or self.full_name}\n(\n  {lines}\n)\nENGINE = {self.engine}{partition}"
-            f"\nORDER BY {self.order_by}{ttl_clause}{settings}\nCOMMENT {sql_text(self.comment)}"
+            f"\nORDER BY {self.order_by}{ttl_clause}{settings_clause}\nCOMMENT {sql_text(self.comment)}"
         )
 
     def check_dtypes(self, frame: pl.DataFrame, *, where: str) -> pl.DataFrame:
@@ -188,7 +189,7 @@ _VISITOR_KEY_SQL = (
 
 API_CALLS = Table(
     "pd", "api_calls",
-    "Raw: one row per API call of the shop, as sent. Sorted by visitor so that a session is read in one place.",
+    "Raw: one row per API call of the shop, as sent.",
     (
         Column("call_id", "UUID", "idempotency key of the call; derived from the content where the shop sent none"),
         Column("ts", TIME, "when the call happened", codec="Delta, ZSTD(1)"),
@@ -211,7 +212,7 @@ API_CALLS = Table(
             expression=f"ALIAS {_VISITOR_KEY_SQL}",
         ),
         Column(
-            "visitor_hash", "UInt64", "hash of visitor_key; the sorting key, and what a build is split by",
+            "visitor_hash", "UInt64", "hash of visitor_key; what a build is split by",
             expression=f"MATERIALIZED sipHash64({_VISITOR_KEY_SQL})",
         ),
         Column(
@@ -219,10 +220,11 @@ API_CALLS = Table(
             expression=f"MATERIALIZED reinterpretAsUInt64(substring(MD5({_CONTENT_SQL}), 1, 8))",
         ),
     ),
-    order_by="(visitor_hash, ts, call_id)",
+    # By visitor, so that a build can read ranges of them; by hours first, so that new calls stand together.
+    order_by="(toStartOfInterval(ts, INTERVAL 4 HOUR), visitor_hash, ts, call_id)",
     partition_by="toYYYYMMDD(ts)",
     unique_key=("call_id",),
-    settings="index_granularity = 1024",  # a build reads ranges of visitors, and a call is wide
+    settings="index_granularity = 1024",  # a call is wide
 )  # fmt: skip
 
 # ---- dwh: for people and BI --------------------------------------------------------------------------------------
@@ -261,6 +263,7 @@ EVENTS = Table(
         Column("status", "UInt16", "HTTP status; 0 if the record had none"),
         Column("duration_ms", "UInt32", "how long the call took, in milliseconds"),
         Column("endpoint", LABEL, "path of the call"),
+        Column("content_hash", "UInt64", "the record in pd.api_calls from which the row was typed, as hashed there"),
     ),
     order_by="(session_id, ts, call_id)",
     partition_by="event_date",
@@ -439,15 +442,37 @@ LEDGER = Table(
     (
         Column("day", "Date", "business day"),
         Column("job", LABEL, "the table that was built"),
-        Column("built_at", TIME, "when"),
-        Column("calls", "UInt64", "raw calls of the day and of the days before and after it"),
-        Column("raw_fingerprint", "UInt64", "those calls, hashed in no particular order"),
+        Column("built_at", TIME, "when it was built, or last found to be what its inputs say"),
+        Column("calls", "UInt64", "raw calls of the day"),
+        Column("raw_fingerprint", "UInt64", "sum of the hashes of the day's raw calls"),
+        Column("previous_days_fingerprint", "UInt64", "the same of all calls of the two days before"),
+        Column("next_day_fingerprint", "UInt64", "the same of all calls of the day after"),
+        Column("earlier_fingerprint", "UInt64", "calls of the day before by visitors who went on into this day"),
+        Column("later_fingerprint", "UInt64", "calls of the day after that sessions of this day reach into"),
         Column("endpoint_map", "String", "digest of the endpoint map"),
-        Column("rules", "String", "time zone, session timeout and transform version"),
-        Column("history_fingerprint", "UInt64", "versions of the products' rows up to the end of the day after it"),
-        Column("unreadable", "UInt64", "JSON values the endpoint map names that could not be read"),
+        Column("transform_version", "UInt32", "version of the rules by which calls become rows"),
+        Column("timezone", LABEL, "business time zone"),
+        Column("session_timeout_ms", "UInt64", "pause after which a session ends"),
+        Column("product_plan", "String", "digest of what the snapshot plan says of products; of product_sessions only"),
+        Column("history_until", TIME, "last call of the day's sessions: later versions of products cannot matter"),
+        Column("history_fingerprint", "UInt64", "versions of the products' rows up to then; of product_sessions only"),
+        Column("rows", "UInt64", "rows of the table for the day"),
+        Column("unreadable", "UInt64", "JSON values the endpoint map names that could not be read when it was parsed"),
     ),
     order_by="(day, job, built_at)",
+)  # fmt: skip
+
+FINGERPRINTS = Table(
+    "etl", "fingerprints",
+    "What the parts of raw calls and of history hold, hashed once a part: how stale days are found without reading.",
+    (
+        Column("source", LABEL, "the table and what of it is hashed"),
+        Column("part", "String", "checksum of the part's files: parts of other content have another"),
+        Column("at", TIME, "quarter of an hour of the calls; of history, the instant from which the versions hold"),
+        Column("rows", "UInt64", "rows of the part that belong to it"),
+        Column("fingerprint", "UInt64", "sum of their hashes"),
+    ),
+    order_by="(source, part, at)",
 )  # fmt: skip
 
 SNAPSHOTS = Table(
@@ -478,7 +503,7 @@ SNAPSHOTS = Table(
 )  # fmt: skip
 
 DWH_TABLES = (EVENTS, SESSIONS, CATALOG_SESSIONS, PRODUCT_SESSIONS)
-TABLES = (API_CALLS, *DWH_TABLES, RUNS, REJECTS, PUBLICATIONS, LEDGER, SNAPSHOTS)
+TABLES = (API_CALLS, *DWH_TABLES, RUNS, REJECTS, PUBLICATIONS, LEDGER, FINGERPRINTS, SNAPSHOTS)
 DATABASES = {
     "pd": "Raw calls of the shop's API",
     "dwh": "The warehouse for people and BI",

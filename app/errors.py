@@ -25,6 +25,14 @@ class WarehouseError(CaratError):
     """The warehouse could not be reached or refused a statement."""
 
 
+class WarehouseGoneError(WarehouseError):
+    """The warehouse does not answer; the same work may go through when it is back."""
+
+
+class AuditError(CaratError):
+    """What was built does not add up, so it was not published."""
+
+
 class ShopError(CaratError):
     """The shop's database could not be read, or what it answered cannot be trusted."""
 

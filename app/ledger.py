@@ -1,110 +1,290 @@
 """What each business day was built from, and so which days are stale: found by comparison, never by a clock."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
 
 import polars as pl
 
 from app import TRANSFORM_VERSION
 from app.contracts import LEDGER, PRODUCT_SESSIONS
-from app.jobs.product_history import history_fingerprints
+from app.frames.days import day_spans
+from app.jobs.build import Basis
+from app.jobs.product_history import history_sums
+from app.jobs.reach import CALL_HASH, QUARTER, Reach, read_reach
 from app.settings import Settings
 from app.snapshot_plan import SnapshotPlan
 from app.tracking import EndpointMap
-from app.warehouse import Warehouse
+from app.warehouse import Hashed, Warehouse, fingerprints
 
-_INPUTS = {
-    "raw_fingerprint": "calls came or went",
+RAW_CALLS = Hashed("pd.api_calls", at=QUARTER, content=CALL_HASH)
+# Two days back: whether a visitor paused all the day before is told by the call before its first.
+_AROUND = {"previous_days_fingerprint": (-1, -2), "next_day_fingerprint": (1,)}
+_RULES = {
     "endpoint_map": "endpoint map changed",
-    "rules": "settings or version changed",
-    "history_fingerprint": "history of its products changed",
+    "transform_version": "version of Carat changed",
+    "timezone": "time zone changed",
+    "session_timeout_ms": "session timeout changed",
+    "product_plan": "snapshot plan of products changed",
 }
 
 
 @dataclass(frozen=True)
 class StaleDay:
-    """A day to build: which of its tables, and why."""
+    """A day to build: which of its tables, and why.
+
+    `can_reuse_events`: the published events were typed from their calls by the same map and rules. `can_patch`: all of
+    its tables were built from the same calls and nothing but calls changed, so other visitors' rows stay as they are.
+    """
 
     day: date
     jobs: tuple[str, ...]
-    reason: str
+    reasons: tuple[str, ...]
+    can_reuse_events: bool = field(default=False, compare=False)
+    can_patch: bool = field(default=False, compare=False)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        return {"day": self.day, "jobs": self.jobs, "reason": "; ".join(self.reasons)}
 
 
-def inputs_now(warehouse: Warehouse, settings: Settings, endpoint_map: EndpointMap, plan: SnapshotPlan) -> pl.DataFrame:
-    """What each day would be built from now: `day, calls, raw_fingerprint, endpoint_map, rules, history_fingerprint`.
+@dataclass(frozen=True)
+class Inputs:
+    """What the days would be built from now, and what they were built from.
 
-    A day's sessions reach into its neighbours, so their calls are part of it, and all versions of its products' rows
-    up to the end of the day after it.
+    `days`: `day, calls, raw_fingerprint` and the fingerprints of the whole days around it. `quarters`: `at, rows,
+    fingerprint` of the raw calls. `versions`: `at, fingerprint` of products' versions, summed up to each instant.
+    `built`: the ledger's last row per day and job.
     """
-    days = warehouse.query(
-        "SELECT toDate(ts, {zone:String}) AS day, count() AS calls, "
-        "groupBitXor(cityHash64(call_id, content_hash)) AS hash "
-        "FROM pd.api_calls GROUP BY day",
-        {"zone": settings.timezone},
-    ).cast({"calls": pl.UInt64, "hash": pl.UInt64})
-    published = warehouse.query("SELECT DISTINCT event_date AS day FROM dwh.events")
-    wanted = pl.concat([days.select("day"), published.select("day")]).unique().sort("day")
-    around = [
-        wanted.join(days.with_columns(pl.col("day") + timedelta(days=offset)), on="day", how="left").select(
-            pl.col("calls", "hash").fill_null(0).name.suffix(str(offset))
+
+    days: pl.DataFrame
+    quarters: pl.DataFrame
+    versions: pl.DataFrame
+    built: dict[tuple[date, str], dict[str, Any]]
+    rules: dict[str, Any]
+    zone: ZoneInfo
+    timeout_ms: int
+
+    def of_day(self, day: date) -> dict[str, Any]:
+        return self.days.row(by_predicate=pl.col("day") == day, named=True)
+
+    @property
+    def oldest_day(self) -> date | None:
+        """The first day of which there are raw calls."""
+        oldest = self.days.filter(pl.col("calls") > 0)["day"].min()
+        return oldest if isinstance(oldest, date) else None
+
+    def verifiable_days(self) -> list[date]:
+        """The days whose raw calls are, or would be, there; others are past the retention of theirs."""
+        oldest = self.oldest_day
+        return [day for day in self.days["day"] if oldest and day >= oldest]
+
+    def history_fingerprint(self, until: datetime) -> int:
+        """The versions of products' rows that hold from this instant or earlier."""
+        before = self.versions.filter(pl.col("at") <= until)
+        return int(before["fingerprint"][-1]) if before.height else 0
+
+    def basis(self, stale: StaleDay, reach: Reach) -> Basis:
+        """What of the published day its build may take over."""
+        following = stale.day + timedelta(days=1)
+        reusable = tuple(day for day in (stale.day, following) if _can_reuse_events(self, day))
+        if not stale.can_reuse_events:
+            return Basis()
+        if not stale.can_patch:
+            return Basis(reusable)
+        last = {job: self.built[stale.day, job] for job in stale.jobs}
+        events = last["events"]
+        return Basis(
+            reusable,
+            rows={job: row["rows"] for job, row in last.items()},
+            quarters=self.quarters,
+            around=(
+                events["earlier_fingerprint"] != reach.earlier_fingerprint,
+                events["later_fingerprint"] != reach.later_fingerprint,
+            ),
+            until=max(row["history_until"] for row in last.values()),
         )
-        for offset in (-1, 0, 1)
-    ]
-    rules = f"{settings.timezone} {settings.session_timeout_ms} {TRANSFORM_VERSION} {plan.products_digest}"
-    history = history_fingerprints(warehouse, plan, settings.timezone).select(
-        "day", history_fingerprint=pl.col("hash").cumulative_eval(pl.element().bitwise_xor())
-    )
-    known = wanted.select(until=pl.col("day") + timedelta(days=1)).join_asof(history, left_on="until", right_on="day")
-    return pl.concat([wanted, *around, known.select("history_fingerprint")], how="horizontal").select(
-        "day",
-        calls=pl.col("calls-1") + pl.col("calls0") + pl.col("calls1"),
-        # What is before, in and after the day must not cancel each other out when a call moves between days.
-        raw_fingerprint=pl.col("hash-1") ^ (pl.col("hash0") // 3) ^ (pl.col("hash1") // 7),
-        endpoint_map=pl.lit(endpoint_map.digest),
-        rules=pl.lit(rules),
-        history_fingerprint=pl.col("history_fingerprint").fill_null(0),
+
+    def rules_of(self, job: str) -> dict[str, Any]:
+        """What else than calls and history a table is built by."""
+        return self.rules if job == PRODUCT_SESSIONS.name else self.rules | {"product_plan": ""}
+
+
+def read_inputs(
+    warehouse: Warehouse, settings: Settings, endpoint_map: EndpointMap, plan: SnapshotPlan, *, keep: bool
+) -> Inputs:
+    """What there is to build from, without reading a call twice in its life; with `keep` that is remembered."""
+    quarters = fingerprints(warehouse, RAW_CALLS, keep=keep)
+    local_day = pl.col("at").dt.convert_time_zone(settings.timezone).dt.date()
+    of_days = quarters.group_by(day=local_day).agg(calls=pl.col("rows").sum(), hash=pl.col("fingerprint").sum())
+    built = _last_built(warehouse)
+    known = pl.DataFrame({"day": [day for day, _ in built]}, schema={"day": pl.Date})
+    wanted = pl.concat([of_days.select("day"), known, _published_days(warehouse)]).unique().sort("day")
+    days = wanted.join(of_days, on="day", how="left").rename({"hash": "raw_fingerprint"})
+    for name, offsets in _AROUND.items():
+        shifted = [of_days.select(pl.col("day") - timedelta(days=n), pl.col("hash") * abs(n)) for n in offsets]
+        around = pl.concat(shifted).group_by("day").agg(pl.col("hash").sum().alias(name))
+        days = days.join(around, on="day", how="left")
+    rules = {
+        "endpoint_map": endpoint_map.digest,
+        "transform_version": TRANSFORM_VERSION,
+        "timezone": settings.timezone,
+        "session_timeout_ms": settings.session_timeout_ms,
+        "product_plan": plan.products_digest,
+    }
+    return Inputs(
+        days.with_columns(pl.exclude("day").fill_null(0)).sort("day"),
+        quarters,
+        history_sums(warehouse, plan, keep=keep).with_columns(pl.col("fingerprint").cum_sum()),
+        built,
+        rules,
+        settings.zone,
+        settings.session_timeout_ms,
     )
 
 
-def stale_days(
-    warehouse: Warehouse, inputs: pl.DataFrame, *, jobs: Sequence[str], force: bool = False
-) -> list[StaleDay]:
-    """The days whose last build had other inputs than there are now, oldest first; with `force` every day."""
-    built = warehouse.query(
-        "SELECT day, job, raw_fingerprint, endpoint_map, rules, history_fingerprint "
-        "FROM etl.ledger ORDER BY built_at DESC LIMIT 1 BY day, job"
-    )
-    known = {(row["day"], row["job"]): row for row in built.iter_rows(named=True)}
-    stale = []
-    for row in inputs.iter_rows(named=True):
-        reasons: dict[str, list[str]] = {}
-        for job in jobs:
-            last = known.get((row["day"], job))
-            if last is None:
-                reasons.setdefault("never built", []).append(job)
-                continue
-            changed = [why for name, why in _INPUTS.items() if last[name] != row[name] and _concerns(job, name)]
-            if changed or force:
-                reasons.setdefault(", ".join(changed) or "forced", []).append(job)
-        if reasons:
+def compare(
+    warehouse: Warehouse, inputs: Inputs, *, jobs: Sequence[str], force: bool = False
+) -> tuple[list[StaleDay], list[date]]:
+    """The days whose last build had other inputs than there are now, oldest first; with `force` every day.
+
+    And the days that are as built though a neighbour's calls changed, none of which their sessions reach into.
+    """
+    stale, untouched = [], []
+    oldest = inputs.oldest_day
+    for now in inputs.days.iter_rows(named=True):
+        day = now["day"]
+        if not force and oldest and day < oldest:
+            continue  # past the retention of its calls: what is published is kept
+        last = {job: inputs.built.get((day, job)) for job in jobs}
+        reasons = {job: _reasons(inputs, now, job, row) for job, row in last.items()}
+        around = [job for job, row in last.items() if row and not reasons[job] and _differs_around(now, row)]
+        if around:
+            reach = read_reach(warehouse, day_spans(day, inputs.zone), timeout_ms=inputs.timeout_ms)
+            for job in around:
+                reasons[job] = _reasons_around(reach, last[job] or {})
+            if not any(reasons[job] for job in around):
+                untouched.append(day)
+        chosen = tuple(job for job in jobs if reasons[job] or force)
+        if chosen:
+            texts = dict.fromkeys(text for job in chosen for text, _ in reasons[job])
             stale.append(
-                StaleDay(row["day"], tuple(job for group in reasons.values() for job in group), "; ".join(reasons))
+                StaleDay(
+                    day,
+                    chosen,
+                    tuple(texts) or ("forced",),
+                    can_reuse_events=not force and _can_reuse_events(inputs, day),
+                    can_patch=not force and _can_patch(inputs, day, chosen, reasons),
+                )
             )
-    return stale
-
-
-def _concerns(job: str, name: str) -> bool:
-    """Whether a table is built from this input: only product sessions join history."""
-    return name != "history_fingerprint" or job == PRODUCT_SESSIONS.name
+    return stale, untouched
 
 
 def record_built(
-    warehouse: Warehouse, inputs: pl.DataFrame, *, day: date, jobs: Iterable[str], unreadable: int, now: datetime
+    warehouse: Warehouse,
+    inputs: Inputs,
+    *,
+    day: date,
+    reach: Reach,
+    until: datetime,
+    rows: dict[str, int],
+    unreadable: int,
+    now: datetime,
 ) -> None:
-    """Write down what a day's tables were built from."""
-    built = inputs.filter(pl.col("day") == day).join(pl.DataFrame({"job": list(jobs)}), how="cross")
-    built = built.with_columns(
-        built_at=pl.lit(now).cast(LEDGER.schema["built_at"]), unreadable=pl.lit(unreadable, pl.UInt64)
+    """Write down what a day's tables were built from; `rows` are theirs, `until` is its sessions' last call."""
+    of_day = inputs.of_day(day)
+    entries = [
+        of_day
+        | inputs.rules_of(job)
+        | vars(reach)
+        | {
+            "job": job,
+            "built_at": now,
+            "history_until": until,
+            "history_fingerprint": inputs.history_fingerprint(until) if job == PRODUCT_SESSIONS.name else 0,
+            "rows": count,
+            "unreadable": unreadable,
+        }
+        for job, count in rows.items()
+    ]
+    warehouse.insert(LEDGER, pl.DataFrame(entries, schema=LEDGER.schema))
+
+
+def record_untouched(
+    warehouse: Warehouse, inputs: Inputs, *, days: Iterable[date], jobs: Sequence[str], now: datetime
+) -> None:
+    """Write down that days are what their inputs say, so that the next look need not read their neighbours' calls."""
+    entries = [
+        inputs.built[day, job] | {name: inputs.of_day(day)[name] for name in _AROUND} | {"built_at": now}
+        for day in days
+        for job in jobs
+        if (day, job) in inputs.built
+    ]
+    if entries:
+        warehouse.insert(LEDGER, pl.DataFrame(entries, schema=LEDGER.schema))
+
+
+def _reasons(inputs: Inputs, now: dict[str, Any], job: str, last: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Why a table is stale, as far as its own day says: what a person reads, and whether it is `calls` or not."""
+    if last is None:
+        return [("never built", "rules")]
+    found = []
+    if (now["raw_fingerprint"], now["calls"]) != (last["raw_fingerprint"], last["calls"]):
+        found.append((_calls_changed(now["calls"] - last["calls"]), "calls"))
+    found += [(why, "rules") for name, why in _RULES.items() if last[name] != inputs.rules_of(job)[name]]
+    if job == PRODUCT_SESSIONS.name and last["history_fingerprint"] != inputs.history_fingerprint(
+        last["history_until"]
+    ):
+        found.append(("history of its products changed", "history"))
+    return found
+
+
+def _calls_changed(difference: int) -> str:
+    if not difference:
+        return "calls changed"
+    return f"{abs(difference):,} call{'s' if abs(difference) > 1 else ''} {'came' if difference > 0 else 'went'}"
+
+
+def _differs_around(now: dict[str, Any], last: dict[str, Any]) -> bool:
+    return any(now[name] != last[name] for name in _AROUND)
+
+
+def _reasons_around(reach: Reach, last: dict[str, Any]) -> list[tuple[str, str]]:
+    texts = {
+        "earlier_fingerprint": "calls of the day before, from which its sessions come, changed",
+        "later_fingerprint": "calls of the day after, into which its sessions reach, changed",
+    }
+    return [(text, "calls") for name, text in texts.items() if last[name] != getattr(reach, name)]
+
+
+def _can_reuse_events(inputs: Inputs, day: date) -> bool:
+    """Whether `dwh.events` holds what the endpoint map says today of the calls it was typed from."""
+    last = inputs.built.get((day, "events"))
+    return last is not None and all(last[name] == inputs.rules[name] for name in ("endpoint_map", "transform_version"))
+
+
+def _can_patch(inputs: Inputs, day: date, jobs: Sequence[str], reasons: dict[str, list[tuple[str, str]]]) -> bool:
+    built = [inputs.built.get((day, job)) for job in ("events", *jobs)]
+    same_calls = {
+        (row["raw_fingerprint"], row["calls"], row["earlier_fingerprint"], row["later_fingerprint"]) if row else None
+        for row in built
+    }
+    only_calls = all(kind == "calls" for job in jobs for _, kind in reasons[job])
+    return "events" in jobs and only_calls and None not in same_calls and len(same_calls) == 1
+
+
+def _last_built(warehouse: Warehouse) -> dict[tuple[date, str], dict[str, Any]]:
+    columns = ", ".join(f"`{name}`" for name in LEDGER.schema.names())
+    rows = warehouse.query(f"SELECT {columns} FROM etl.ledger ORDER BY built_at DESC LIMIT 1 BY day, job")
+    return {(row["day"], row["job"]): row for row in rows.iter_rows(named=True)}
+
+
+def _published_days(warehouse: Warehouse) -> pl.DataFrame:
+    """The days that `dwh.events` holds, by the names of its partitions."""
+    found = warehouse.query(
+        "SELECT DISTINCT toDate(partition) AS day FROM system.parts "
+        "WHERE active AND rows > 0 AND database = 'dwh' AND table = 'events'"
     )
-    warehouse.insert(LEDGER, built.select(LEDGER.schema.names()))
+    return found if found.width else pl.DataFrame(schema={"day": pl.Date})

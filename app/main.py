@@ -3,22 +3,27 @@
 import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from app import __version__, console
+from app.backfill import Backfill, build_stale, plan_days
 from app.doctor import examine
-from app.errors import CaratError, SettingsError, ShopError
+from app.errors import AuditError, CaratError, SettingsError, ShopError
+from app.hourly import run_hour
 from app.jobs.build import JOBS
 from app.ledger import StaleDay
-from app.runs import build_stale, ingest_paths, ingest_summary, prepare, take_snapshot
+from app.runs import ingest_paths, ingest_summary, prepare, take_snapshot
 from app.settings import load_settings
 from app.shop import MySQLShop, open_shop
 from app.sources import require_readable
 from app.status import freshness, last_runs, last_snapshots, recent_rejects
+from app.verification import Verification, verify_days
 from app.warehouse import migrate, open_warehouse
 from app.warehouse.shop_link import link_shop
+from app.watchdog import status as say_status
+from app.watchdog import watched
 
 app = typer.Typer(
     name="carat",
@@ -29,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+_SNAPSHOT_REPORT = ("table", "rows", "inserts", "updates", "deletes", "error")
 AsJson = Annotated[bool, typer.Option("--json", help="Report as JSON.")]
 
 
@@ -166,8 +172,13 @@ def etl(
     first: Annotated[str | None, typer.Option("--from", help="First business day.")] = None,
     last: Annotated[str | None, typer.Option("--to", help="Last business day, included.")] = None,
     jobs: Annotated[str | None, typer.Option(help=f"Some of {','.join(JOBS)}.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Build days that are not stale, too.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Build days that are not stale, from their calls alone.")] = (
+        False
+    ),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be built.")] = False,
+    accept_rows: Annotated[
+        bool, typer.Option("--accept-rows", help="Believe a day with far more or fewer rows than usual.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Build what is stale: sessions, catalog and product sessions out of the raw calls.
@@ -177,17 +188,19 @@ def etl(
     settings = load_settings()
     span = _span(day, first, last)
     wanted = _jobs(jobs)
-    with open_warehouse(settings, purpose="carat etl") as warehouse:
-        prepare(warehouse, settings)
-        stale, built = build_stale(warehouse, settings, span=span, jobs=wanted, force=force, dry_run=dry_run)
+    with open_warehouse(settings, purpose="carat etl", writes=not dry_run) as warehouse:
+        if not dry_run:
+            prepare(warehouse, settings)
+        backfill = build_stale(
+            warehouse, settings, span=span, jobs=wanted, force=force, dry_run=dry_run, believe_size=accept_rows
+        )
     if as_json:
-        console.say_json({"stale": [vars(s) for s in stale], "built": [vars(b) for b in built]})
-    elif dry_run or not built:
-        _say_stale(stale)
+        console.say_json(_built_report(backfill))
+    elif dry_run or not backfill.stale:
+        _say_stale(backfill.stale)
     else:
-        rows = [(b.day, b.calls, *(b.rows.get(job) for job in JOBS), b.unreadable, b.seconds) for b in built]
-        columns = ("day", "calls", *JOBS, "unreadable", "seconds")
-        console.say_table(f"built {len(built)} day(s)", columns, rows, right=columns[1:])
+        _say_built(backfill)
+    backfill.require_done()
 
 
 @app.command()
@@ -197,13 +210,68 @@ def plan(*, as_json: AsJson = False) -> None:
     Example: carat plan
     """
     settings = load_settings()
-    with open_warehouse(settings, purpose="carat plan") as warehouse:
-        prepare(warehouse, settings)
-        stale, _ = build_stale(warehouse, settings, span=(None, None), jobs=JOBS, dry_run=True)
+    with open_warehouse(settings, purpose="carat plan", writes=False) as warehouse:
+        stale = plan_days(warehouse, settings, jobs=JOBS)
     if as_json:
-        console.say_json([vars(s) for s in stale])
+        console.say_json([day.report for day in stale])
     else:
         _say_stale(stale)
+
+
+@app.command()
+def hourly(*, as_json: AsJson = False) -> None:
+    """What the timer runs: snapshot the shop's database, build what is stale, audit; missed hours are caught up.
+
+    Example: carat hourly
+    """
+    with watched():
+        settings = load_settings()
+        with open_warehouse(settings, purpose="carat hourly") as warehouse:
+            prepare(warehouse, settings)
+            hour = run_hour(warehouse, settings, say=say_status)
+    if as_json:
+        snapshots = [{name: row[name] for name in _SNAPSHOT_REPORT} for row in hour.snapshots]
+        console.say_json({"snapshots": snapshots} | _built_report(hour.backfill))
+    else:
+        if hour.snapshots:
+            rows = [[row[name] for name in _SNAPSHOT_REPORT] for row in hour.snapshots]
+            console.say_table("snapshot", _SNAPSHOT_REPORT, rows, right=_SNAPSHOT_REPORT[1:-1])
+        if hour.backfill.stale:
+            _say_built(hour.backfill)
+        else:
+            _say_stale([])
+    hour.require_done()
+
+
+@app.command()
+def verify(
+    *,
+    first: Annotated[str | None, typer.Option("--from", help="First business day.")] = None,
+    last: Annotated[str | None, typer.Option("--to", help="Last business day, included.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Build days from their raw calls beside what is published, compare row by row; any difference exits 1.
+
+    Example: carat verify --from 2026-03-01 --to 2026-03-31
+    """
+    settings = load_settings()
+    span = _span(None, first, last)
+    with open_warehouse(settings, purpose="carat verify") as warehouse:
+        prepare(warehouse, settings)
+        verification = verify_days(warehouse, settings, span=span)
+    if as_json:
+        console.say_json(_verified_report(verification))
+    else:
+        _say_verified(verification)
+    if verification.differing:
+        days = sorted({table.day for table in verification.differing})
+        stale = [day for day in days if day in verification.stale]
+        mend = (
+            "run `carat etl` first: these days are stale"
+            if len(stale) == len(days)
+            else f"run `carat etl --force --from {days[0]} --to {days[-1]}` to publish what the calls say"
+        )
+        raise AuditError(f"{len(days)} day(s) are not what their calls say ({days[0]} to {days[-1]}): {mend}")
 
 
 @app.command()
@@ -220,7 +288,7 @@ def query(
     if output not in formats:
         raise SettingsError(f"--format {output}: choose from {', '.join(formats)}")
     text = sys.stdin.read() if sql == "-" else sql
-    with open_warehouse(load_settings(), purpose="carat query") as warehouse:
+    with open_warehouse(load_settings(), purpose="carat query", writes=False) as warehouse:
         sys.stdout.buffer.write(warehouse.raw(text.strip().rstrip(";"), fmt=formats[output]))
 
 
@@ -231,8 +299,7 @@ def status(*, as_json: AsJson = False) -> None:
     Example: carat status
     """
     settings = load_settings()
-    with open_warehouse(settings, purpose="carat status") as warehouse:
-        prepare(warehouse, settings)
+    with open_warehouse(settings, purpose="carat status", writes=False) as warehouse:
         reports = {
             "tables": freshness(warehouse),
             "snapshots": last_snapshots(warehouse),
@@ -255,7 +322,7 @@ def doctor(*, as_json: AsJson = False) -> None:
 
     Settings (environment, .env, or CARAT_…_FILE): WAREHOUSE, SHOP_DB, TIMEZONE, SESSION_TIMEOUT, TRACKING,
     RAW_RETENTION_DAYS, MAX_RECORD_BYTES, SHARD_CALLS, WORKERS, SNAPSHOTS, SNAPSHOT_TIMEOUT_S, MAX_DELETED_SHARE,
-    MAX_REPLICA_LAG_S, SCRATCH, each with the prefix CARAT_.
+    MAX_REPLICA_LAG_S, SCRATCH, DAYS_AT_ONCE, MAX_ROW_FACTOR, PATIENCE_S, each with the prefix CARAT_.
     """
     findings = examine()
     if as_json:
@@ -316,10 +383,49 @@ def _jobs(text: str | None) -> tuple[str, ...]:
     return tuple(name for name in JOBS if name in names)
 
 
+def _built_report(backfill: Backfill) -> dict[str, Any]:
+    return {
+        "stale": [day.report for day in backfill.stale],
+        "built": [vars(day) for day in backfill.built],
+        "failed": [str(failure) for failure in backfill.failures],
+    }
+
+
+def _verified_report(verification: Verification) -> dict[str, Any]:
+    return {
+        "days": len({table.day for table in verification.tables}),
+        "rows": sum(table.rows for table in verification.tables),
+        "stale": verification.stale,
+        "different": [
+            vars(table) | {"examples": [vars(example) for example in table.examples]}
+            for table in verification.differing
+        ],
+    }
+
+
+def _say_built(backfill: Backfill) -> None:
+    rows = [(b.day, b.calls, *(b.rows.get(job) for job in JOBS), b.unreadable, b.seconds) for b in backfill.built]
+    columns = ("day", "calls read", *JOBS, "unreadable", "seconds")
+    console.say_table(f"built {len(backfill.built)} of {len(backfill.stale)} day(s)", columns, rows, right=columns[1:])
+
+
 def _say_stale(stale: list[StaleDay]) -> None:
     if not stale:
         console.say("nothing to do: every day is what its calls say")
         return
-    console.say_table(
-        f"{len(stale)} stale day(s)", ("day", "tables", "why"), [(s.day, ", ".join(s.jobs), s.reason) for s in stale]
-    )
+    reports = [day.report for day in stale]
+    rows = [(report["day"], ", ".join(report["jobs"]), report["reason"]) for report in reports]
+    console.say_table(f"{len(stale)} stale day(s)", ("day", "tables", "why"), rows)
+
+
+def _say_verified(verification: Verification) -> None:
+    days = {table.day for table in verification.tables}
+    rows = sum(table.rows for table in verification.tables)
+    if not verification.differing:
+        console.say(f"verified {len(days)} day(s), {rows:,} rows: every one is what the raw calls say")
+    for table in verification.differing:
+        why = verification.stale.get(table.day)
+        note = f" ({table.day} is stale: {why})" if why else ""
+        console.say(f"{table.day} dwh.{table.table}: {table.differing:,} of {table.rows:,} rows differ{note}")
+        for example in table.examples:
+            console.say(f"  {example}")

@@ -66,6 +66,13 @@ class Settings(BaseSettings):
     raw_retention_days: Annotated[int, Field(ge=0)] = Field(0, description="days pd.api_calls is kept; 0 keeps all")
     max_record_bytes: Annotated[int, Field(ge=1024)] = Field(1024 * 1024, description="largest call record taken")
     shard_calls: Annotated[int, Field(ge=1000)] = Field(80_000, description="calls a worker of a build holds in memory")
+    days_at_once: Annotated[int, Field(ge=1, le=64)] = Field(2, description="days that are built at the same time")
+    max_row_factor: Annotated[float, Field(ge=0)] = Field(
+        10, description="a finished day with so many times more or fewer rows than usual is not published; 0: any is"
+    )
+    patience_s: Annotated[float, Field(ge=0)] = Field(
+        120, description="how long work is tried again while the warehouse is gone"
+    )
     workers: Annotated[int, Field(ge=1, le=64)] = Field(
         min(os.cpu_count() or 1, 4), description="shards of a day that are built at the same time"
     )

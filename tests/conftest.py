@@ -40,7 +40,7 @@ def settings(engine_url, monkeypatch) -> Settings:
 @pytest.fixture
 def warehouse(settings) -> Iterator[Warehouse]:
     """A fresh warehouse: its databases are made anew for every test."""
-    with open_warehouse(settings, purpose="a test") as warehouse:
+    with open_warehouse(settings, purpose="a test", writes=False) as warehouse:  # its lease would be dropped with etl
         for database in DATABASES:
             warehouse.command(f"DROP DATABASE IF EXISTS {database} SYNC")
         migrate(warehouse, settings)

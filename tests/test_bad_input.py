@@ -22,11 +22,11 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from app.backfill import build_stale
 from app.contracts import DATABASES, DWH_TABLES, TABLES
 from app.errors import CaratError, SettingsError
 from app.jobs import ingest
 from app.jobs.build import JOBS
-from app.runs import build_stale
 from app.settings import Settings
 from app.sources import require_readable
 from app.warehouse import Warehouse, migrate, open_warehouse
@@ -60,7 +60,7 @@ def open_engine(engine_url) -> Iterator[tuple[Warehouse, Settings]]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("CARAT_WAREHOUSE", engine_url)
         settings = Settings(_env_file=None)
-    with open_warehouse(settings, purpose="a test") as warehouse:
+    with open_warehouse(settings, purpose="a test", writes=False) as warehouse:
         for database in DATABASES:
             warehouse.command(f"DROP DATABASE IF EXISTS {database} SYNC")
         migrate(warehouse, settings)
@@ -80,7 +80,7 @@ def warehouse(open_engine) -> Warehouse:
 def build(warehouse, open_engine) -> Callable[[], dict[date, int]]:
     """Builds what is stale; how many values were unreadable, by day."""
     return lambda: {
-        d.day: d.unreadable for d in build_stale(warehouse, open_engine[1], span=(None, None), jobs=JOBS)[1]
+        d.day: d.unreadable for d in build_stale(warehouse, open_engine[1], span=(None, None), jobs=JOBS).built
     }
 
 

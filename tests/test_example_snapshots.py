@@ -16,10 +16,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from app.backfill import build_stale
 from app.contracts import DATABASES
 from app.jobs import ingest
 from app.jobs.build import JOBS
-from app.runs import build_stale, take_snapshot
+from app.runs import take_snapshot
 from app.settings import Settings
 from app.snapshot_plan import PRODUCT_ATTRIBUTES, SnapshotPlan, load_snapshot_plan, parse_snapshot_plan
 from app.warehouse import migrate, open_warehouse
@@ -301,7 +302,7 @@ def take_twice(system: ShopSystem, server: MariaDB, engine_url: str, folder: Pat
         server.execute(f"USE {system.name}", view.read_text())
     shop = server.url(database=system.name)
     settings = Settings(_env_file=None, warehouse=engine_url, shop_db=shop, snapshots=plan, scratch=folder / "scratch")
-    with open_warehouse(settings, purpose="a test") as warehouse:
+    with open_warehouse(settings, purpose="a test", writes=False) as warehouse:
         for database in DATABASES:
             warehouse.command(f"DROP DATABASE IF EXISTS {database} SYNC")
         migrate(warehouse, settings)

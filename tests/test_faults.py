@@ -24,14 +24,15 @@ import structlog
 
 import app.jobs.build
 import app.main
+from app.backfill import build_stale
 from app.contracts import DATABASES, DWH_TABLES, TABLES
 from app.errors import CaratError, SettingsError
 from app.jobs.build import JOBS, build_day
-from app.runs import build_stale, ingest_paths, prepare
+from app.runs import ingest_paths, prepare
 from app.settings import SHIPPED_TRACKING, Settings, load_settings
 from app.snapshot_plan import SnapshotPlan
 from app.tracking import load_endpoint_map
-from app.warehouse import Warehouse, open_warehouse, publish, recover
+from app.warehouse import Staging, Warehouse, open_warehouse, publish, recover
 from tests.support.clickhouse_http import running_server
 
 CHECKOUT = Path(__file__).parents[1]
@@ -234,7 +235,7 @@ def history(tmp_path_factory) -> History:
     build_all(after)
     staged = stale.copy(folder / "staged")
     with staged.opened() as warehouse, pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(app.jobs.build, "publish", lambda *_, **__: None)
+        monkeypatch.setattr(Staging, "publish", lambda *_, **__: None)
         endpoint_map = load_endpoint_map(SHIPPED_TRACKING)
         build_day(warehouse, LATE_DAY, settings=staged.settings, endpoint_map=endpoint_map, plan=SnapshotPlan(()))
     history = History(
@@ -258,8 +259,13 @@ def count_statements(staged: Shop) -> int:
     with staged.opened() as warehouse, pytest.MonkeyPatch.context() as monkeypatch:
         for name in ("command", "insert"):
             monkeypatch.setattr(Warehouse, name, counting(getattr(Warehouse, name)))
-        publish(warehouse, LATE_DAY, JOBS, now=NOW)
+        publish(warehouse, LATE_DAY, JOBS, build_id=staged_build(warehouse), now=NOW)
     return counted[0]
+
+
+def staged_build(warehouse: Warehouse) -> str:
+    """The build whose staged tables there are."""
+    return warehouse.scalar("SELECT DISTINCT splitByChar('_', name)[-1] FROM system.tables WHERE name LIKE 'staged%'")
 
 
 # ---- somebody else holds the warehouse ---------------------------------------------------------------------------
@@ -569,7 +575,7 @@ def test_a_disk_that_fills_up_while_publishing_leaves_the_whole_day_old_or_new(s
     for free_kib in range(1020, 1160, 20):  # the engine asks for 1 MiB before it writes a part, however small
         ((disk, shop),) = shops_on_small_disks(small_disks, history.staged, {f"{free_kib}": free_kib * 1024}).values()
         with shop.opened() as warehouse, suppress(CaratError):
-            publish(warehouse, LATE_DAY, JOBS, now=NOW)
+            publish(warehouse, LATE_DAY, JOBS, build_id=staged_build(warehouse), now=NOW)
         during = of_day(published(shop), LATE_DAY)  # by the next process: what is on the disk, not in memory
         if not any(are_equal(during, whole) for whole in wholes):
             heights = {
@@ -700,10 +706,11 @@ def until_the_kill(statement):
 
 
 with open_warehouse(Settings(_env_file=None), purpose="a test") as warehouse:
+    build_id = warehouse.scalar("SELECT DISTINCT splitByChar('_', name)[-1] FROM system.tables WHERE name LIKE 'staged%'")
     Warehouse.command, Warehouse.insert = until_the_kill(Warehouse.command), until_the_kill(Warehouse.insert)
     if seconds:
         subprocess.Popen(["sh", "-c", f"sleep {seconds}; kill -9 {os.getpid()}"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    publish(warehouse, day, tables, now=datetime.now(tz=UTC))
+    publish(warehouse, day, tables, build_id=build_id, now=datetime.now(tz=UTC))
     os.kill(os.getpid(), signal.SIGKILL)
 """
 

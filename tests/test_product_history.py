@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from app.backfill import build_stale
 from app.jobs.build import JOBS
-from app.runs import build_stale, take_snapshot
+from app.runs import take_snapshot
 from app.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -67,7 +68,7 @@ def known(warehouse, *columns: str, day: date = date(2026, 3, 2)) -> list[tuple]
 
 
 def build(warehouse, settings) -> dict[date, str]:
-    return {day.day: day.reason for day in build_stale(warehouse, settings, span=ALL, jobs=JOBS)[0]}
+    return {day.day: "; ".join(day.reasons) for day in build_stale(warehouse, settings, span=ALL, jobs=JOBS).stale}
 
 
 def test_each_session_sees_the_price_and_stock_of_its_moment(warehouse, settings, ingest_records, snapshot):
@@ -115,17 +116,17 @@ def test_a_session_that_crosses_midnight_sees_the_next_day(warehouse, settings, 
     assert known(warehouse, "title") == [("v", "17", "ring of tomorrow"), ("v", "18", "chain")]
 
 
-def test_a_snapshot_makes_stale_the_days_that_can_see_it_and_their_product_sessions_alone(warehouse, settings, ingest_records, snapshot):  # fmt: skip
-    ingest_records(view(-100), view(4), view(30))
+def test_a_snapshot_makes_stale_the_days_with_calls_since_and_their_product_sessions_alone(warehouse, settings, ingest_records, snapshot):  # fmt: skip
+    ingest_records(view(-100), view(4), view(30), view(60))
     snapshot(-200)
     build(warehouse, settings)
     assert build(warehouse, settings) == {}
     snapshot(26)
     assert build(warehouse, settings) == {}, "nothing changed in the shop"
-    snapshot(31, "UPDATE items SET title = 'renamed' WHERE id = 17")
-    stale, _ = build_stale(warehouse, settings, span=ALL, jobs=JOBS)
-    assert [(day.day, day.jobs, day.reason) for day in stale] == [
-        (date(2026, 3, day), ("product_sessions",), "history of its products changed") for day in (2, 3)
+    snapshot(29, "UPDATE items SET title = 'renamed' WHERE id = 17")
+    stale = build_stale(warehouse, settings, span=ALL, jobs=JOBS).stale
+    assert [(day.day, day.jobs, day.reasons) for day in stale] == [
+        (date(2026, 3, day), ("product_sessions",), ("history of its products changed",)) for day in (3, 4)
     ]
 
 

@@ -5,8 +5,8 @@ from datetime import date
 
 import polars as pl
 
+from app.backfill import Backfill, build_stale
 from app.jobs.build import JOBS
-from app.runs import build_stale
 
 DAY = date(2026, 3, 1)
 
@@ -103,7 +103,7 @@ def test_building_again_changes_nothing_and_a_second_run_has_nothing_to_do(wareh
     ingest_records(*JOURNEY)
     build(warehouse, settings)
     before = {job: warehouse.query(f"SELECT * FROM dwh.{job} ORDER BY ALL") for job in JOBS}
-    assert build(warehouse, settings) == ([], [])
+    assert build(warehouse, settings) == Backfill()
     build(warehouse, settings, force=True)
     for job in JOBS:
         assert warehouse.query(f"SELECT * FROM dwh.{job} ORDER BY ALL").equals(before[job])
@@ -113,9 +113,9 @@ def test_a_late_call_makes_its_day_stale_and_joins_its_session(warehouse, settin
     ingest_records(JOURNEY[0], JOURNEY[2])
     build(warehouse, settings)
     ingest_records(JOURNEY[1])
-    stale, built = build(warehouse, settings)
-    assert [(s.day, s.reason) for s in stale] == [(DAY, "calls came or went")]
-    assert built[0].rows["sessions"] == 1
+    backfill = build(warehouse, settings)
+    assert [(s.day, s.reasons) for s in backfill.stale] == [(DAY, ("1 call came",))]
+    assert backfill.built[0].rows["sessions"] == 1
     assert warehouse.query("SELECT calls FROM dwh.sessions").rows() == [(3,)]
 
 

@@ -9,10 +9,10 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from app.backfill import build_stale
 from app.contracts import DATABASES
 from app.jobs import ingest
 from app.jobs.build import JOBS
-from app.runs import build_stale
 from app.settings import Settings
 from app.warehouse import Warehouse, migrate, open_warehouse
 from examples import uci_eshop
@@ -167,7 +167,7 @@ def whole(clicks, engine_url, tmp_path_factory) -> Published:
     calls = tmp_path_factory.mktemp("uci-eshop") / "calls.ndjson.gz"
     uci_eshop.main([str(WHOLE), str(calls)])
     settings = Settings(_env_file=None, warehouse=engine_url)
-    with open_warehouse(settings, purpose="a test") as warehouse:
+    with open_warehouse(settings, purpose="a test", writes=False) as warehouse:
         for database in DATABASES:
             warehouse.command(f"DROP DATABASE IF EXISTS {database} SYNC")
         migrate(warehouse, settings)

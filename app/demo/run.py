@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from app import console
+from app.backfill import build_stale
 from app.demo.calls import DemoPlan, write_month
 from app.demo.database import ShopState, opening_state, write_state
 from app.demo.life import written_states
@@ -14,7 +15,7 @@ from app.demo.summary import say_summary
 from app.errors import SettingsError, ShopError
 from app.jobs.build import JOBS
 from app.jobs.ingest import Ingested
-from app.runs import build_stale, ingest_paths, ingest_summary, prepare, take_snapshot
+from app.runs import ingest_paths, ingest_summary, prepare, take_snapshot
 from app.settings import Settings
 from app.warehouse import Warehouse, open_warehouse
 from app.warehouse.client import public_url
@@ -33,7 +34,7 @@ def run_demo(settings: Settings, plan: DemoPlan, folder: Path) -> None:
         console.say(f"ingested {ingest_summary(totals)}")
         console.say(f"took {len(paths) + 1} snapshots: {versions:,} versions of rows in history  ({_seconds(started)})")
 
-        _, built = build_stale(warehouse, settings, span=(None, None), jobs=JOBS)
+        built = build_stale(warehouse, settings, jobs=JOBS).require_done().built
         console.say(
             f"built {len(built)} days, {sum(sum(day.rows.values()) for day in built):,} rows  ({_seconds(started)})"
         )

@@ -97,6 +97,7 @@ def _order_items(numbered: pl.DataFrame) -> pl.DataFrame:
     )
     return (
         items.explode("product_id", "quantity", "price", empty_as_null=False)
+        .filter(pl.col("product_id") != "")
         .with_columns(revenue=revenue_share())
         .with_columns(price=pl.when(pl.col("price") != 0).then("price"))
         .select(_ACTION_COLUMNS)
@@ -106,10 +107,18 @@ def _order_items(numbered: pl.DataFrame) -> pl.DataFrame:
 def revenue_share() -> pl.Expr:
     """An item's share of its order's total, by price times units, exact to the cent: the shares add up to the total.
 
-    Where no item has a price, by units. Equal to price times units wherever these add up to the total.
+    Where no item has a price, by units; where none has units, either, in equal parts. Equal to price times units
+    wherever these add up to the total.
     """
     value = pl.col("price").cast(pl.Float64) * pl.col("quantity")
-    weight = pl.when(value.sum().over("position") != 0).then(value).otherwise(pl.col("quantity").cast(pl.Float64))
+    units = pl.col("quantity").cast(pl.Float64)
+    weight = (
+        pl.when(value.sum().over("position") != 0)
+        .then(value)
+        .when(units.sum().over("position") != 0)
+        .then(units)
+        .otherwise(1.0)
+    )
     so_far = weight.cum_sum().over("position") / weight.sum().over("position")
     cents = (pl.col("total").fill_null(0).cast(pl.Float64) * 100).round() * so_far
     paid = cents.round().cast(pl.Int64)

@@ -55,6 +55,38 @@ def assign_sessions(calls: pl.DataFrame, earlier: pl.DataFrame, *, spans: DaySpa
     )
 
 
+def reached_calls(calls: pl.DataFrame, *, midnight: int, timeout_ms: int) -> pl.DataFrame:
+    """Of the calls after a midnight those that go on, without a pause, from a call of the visitor before it.
+
+    In: `visitor_hash, ts, call_id` of one timeout before the midnight (epoch ms) and of what follows.
+    """
+    return (
+        calls.sort(CALL_ORDER)
+        .with_columns(at=pl.col("ts").dt.epoch("ms"))
+        .with_columns(pauses_before=pauses_before(timeout_ms))
+        .with_columns(stretch=pl.col("pauses_before").cum_sum())
+        .filter((pl.col("at") >= midnight) & (pl.col("at").first().over("stretch") < midnight))
+        .drop("at", "pauses_before", "stretch")
+    )
+
+
+def changed_sessions(
+    calls: pl.DataFrame, published: pl.DataFrame, *, spans: DaySpans, timeout_ms: int, reaches_on: bool
+) -> pl.Series:
+    """The ids of the sessions that do not hold the same calls of the day as the published ones, on either side.
+
+    In: `session_id, call_id, content_hash` on both sides, `calls` with `ts`. With `reaches_on` the calls after the day
+    changed: then every session that was there just before its end counts as changed, too.
+    """
+    key = ["session_id", "call_id", "content_hash"]
+    at = pl.col("ts").dt.epoch("ms")
+    of_day = calls.filter(at < spans.end)
+    found = [of_day.join(published, on=key, how="anti"), published.join(of_day, on=key, how="anti")]
+    if reaches_on:
+        found.append(of_day.filter(at >= spans.end - timeout_ms))
+    return pl.concat([sessions.select("session_id") for sessions in found])["session_id"].unique()
+
+
 def is_same_visitor() -> pl.Expr:
     return (pl.col("visitor_hash") == pl.col("visitor_hash").shift(1)).fill_null(value=False)
 

@@ -7,7 +7,7 @@ import polars as pl
 from app.contracts import PRODUCT_SESSIONS, sql_text
 from app.frames.days import DaySpans
 from app.snapshot_plan import SnapshotPlan, SnapshotTable
-from app.warehouse import Warehouse
+from app.warehouse import Hashed, Warehouse, fingerprints
 from app.warehouse.history import existing_history
 
 _TS = "fromUnixTimestamp64Milli({{{}:Int64}}, 'UTC')".format
@@ -54,21 +54,18 @@ SELECT product_id, valid_from, {", ".join(f"`{name}`" for name in source.attribu
     return frames
 
 
-def history_fingerprints(warehouse: Warehouse, plan: SnapshotPlan, zone: str) -> pl.DataFrame:
-    """`day, hash` of the versions that say something of products, by the business day from which they hold."""
-    days = [pl.DataFrame(schema={"day": pl.Date(), "hash": pl.UInt64()})]
+def history_sums(warehouse: Warehouse, plan: SnapshotPlan, *, keep: bool) -> pl.DataFrame:
+    """`at, fingerprint` of the versions that say something of products, by the instant from which they hold."""
+    sums = [pl.DataFrame(schema={"at": PRODUCT_SESSIONS.schema["first_seen_at"], "fingerprint": pl.UInt64()})]
     for source in _sources(warehouse, plan):
         content = ", ".join(f"toString({sql})" for sql in (source.product_id, *source.attributes.values()))
-        versions = f"cityHash64({sql_text(source.table)}, valid_from, version, is_deleted, [{content}])"
-        days.append(
-            warehouse.query(
-                f"SELECT toDate(valid_from, {{zone:String}}) AS day, groupBitXor({versions}) AS hash "
-                f"FROM history.{source.table} GROUP BY day",
-                {"zone": zone},
-            )
+        hashed = Hashed(
+            f"history.{source.table}",
+            at="valid_from",
+            content=f"cityHash64({sql_text(source.table)}, valid_from, version, is_deleted, [{content}])",
         )
-    found = pl.concat([frame.cast({"hash": pl.UInt64}) for frame in days if frame.width])
-    return found.group_by("day").agg(pl.col("hash").bitwise_xor()).sort("day")
+        sums.append(fingerprints(warehouse, hashed, keep=keep).select("at", "fingerprint"))
+    return pl.concat(sums).group_by("at").agg(pl.col("fingerprint").sum()).sort("at")
 
 
 def _sources(warehouse: Warehouse, plan: SnapshotPlan) -> list[_Source]:

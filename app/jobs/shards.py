@@ -4,39 +4,61 @@ A session is one visitor's, so shards are independent, and no result depends on 
 """
 
 from dataclasses import dataclass
+from datetime import date, timedelta
 
 import polars as pl
 import pyarrow as pa
 
-from app.contracts import API_CALLS, sql_text
+from app.contracts import API_CALLS, EVENTS, Table, sql_text
 from app.errors import ContractError
 from app.frames.days import DaySpans
 from app.frames.events import FAILED_STATUS
-from app.tracking import EndpointMap, MappedCall
+from app.jobs.reach import TS, crossing_visitors
+from app.tracking import FIELDS, EndpointMap, MappedCall
 from app.warehouse import Warehouse
+from app.warehouse.publication import VISITOR_OF_SESSION
 
 _HASHES = 2**64
 _MAX_SHARDS = 4096
 _DOCUMENTS = ["request", "response"]
-_TS = "fromUnixTimestamp64Milli({{{}:Int64}}, 'UTC')".format
+_NO_DOCUMENTS = pa.table({name: pa.array([], pa.string()) for name in _DOCUMENTS})
+_RECORD = ["call_id", "content_hash"]
 
 
 @dataclass(frozen=True)
 class Shard:
     """The calls of some of the visitors of a day: its own, and what their sessions reach into the next day.
 
-    `documents` are the calls' `request` and `response`, which stay Arrow; a call's `document` is its row there.
+    `documents` are the calls' `request` and `response`, which stay Arrow; a call's `document` is its row there. Where
+    calls are typed already, `typed` has `call_id, content_hash, event` and the fields of those, and there are none.
     `earlier`: when these visitors called on the day before, as far as their sessions may have begun there.
     """
 
     calls: pl.DataFrame
     documents: pa.Table
+    typed: pl.DataFrame
     earlier: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What is read of a day: all of it, or of some visitors some sessions; and which days' `dwh.events` may be used.
+
+    `visitors` is a query of `visitor_hash`, `sessions` one of `session_id`; both are empty where all is read.
+    """
+
+    spans: DaySpans
+    endpoint_map: EndpointMap
+    timeout_ms: int
+    visitors: str = ""
+    sessions: str = ""
+    session_ids: pl.Series | None = None
+    reusable_days: tuple[date, ...] = ()
 
 
 def count_calls(warehouse: Warehouse, spans: DaySpans) -> int:
     """The calls of the day itself."""
-    where = f"ts >= {_TS('start')} AND ts < {_TS('end')}"
+    where = f"ts >= {TS('start')} AND ts < {TS('end')}"
     return int(
         warehouse.scalar(f"SELECT count() FROM pd.api_calls WHERE {where}", {"start": spans.start, "end": spans.end})
     )
@@ -47,53 +69,136 @@ def shard_count(day_calls: int, *, shard_calls: int) -> int:
     return min(max(1, -(-day_calls // shard_calls)), _MAX_SHARDS)
 
 
-def read_shard(
-    warehouse: Warehouse, number: int, count: int, *, spans: DaySpans, endpoint_map: EndpointMap, timeout_ms: int
-) -> Shard | None:
+def read_shard(warehouse: Warehouse, number: int, count: int, scope: Scope) -> Shard | None:
     """The shard with this number, from 0, of so many; None if it holds no call."""
-    parameters = {
-        "first_hash": number * _HASHES // count,
-        "last_hash": (number + 1) * _HASHES // count - 1,
-        "timeout_ms": timeout_ms,
-        "previous_start": spans.previous_start - timeout_ms,
+    parameters = _parameters(scope, number, count)
+    where = _CALLS_WHERE + _of_visitors(scope)
+    if scope.reusable_days:
+        calls = _frame(_read(warehouse, f"SELECT {_COLUMNS} FROM pd.api_calls WHERE {where}", parameters))
+        typed = _read_typed(warehouse, scope, parameters)
+    else:
+        sql = f"SELECT {_COLUMNS}, {_documents(scope.endpoint_map)} FROM pd.api_calls WHERE {where}"
+        table = _read(warehouse, sql, parameters)
+        calls = _frame(table.drop_columns(_DOCUMENTS)) if table.num_rows else pl.DataFrame()
+        typed = pl.DataFrame(schema=_TYPED)
+    if calls.is_empty():
+        return None
+    earlier = _read_earlier(warehouse, scope, parameters)
+    if not scope.reusable_days:
+        return Shard(calls.with_row_index("document"), table.select(_DOCUMENTS).combine_chunks(), typed, earlier)
+    return Shard(calls, _NO_DOCUMENTS, typed, earlier)
+
+
+def read_moments(warehouse: Warehouse, number: int, count: int, scope: Scope) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """When a shard's calls were, and which they are: `visitor_hash, ts, call_id, content_hash`; and `earlier` ones."""
+    parameters = _parameters(scope, number, count)
+    columns = ", ".join(_MOMENT)
+    where = _CALLS_WHERE + _of_visitors(scope)
+    calls = _frame(_read(warehouse, f"SELECT {columns} FROM pd.api_calls WHERE {where}", parameters))
+    earlier = _read_earlier(warehouse, scope, parameters)
+    return calls if calls.width else pl.DataFrame(schema=_MOMENT), earlier
+
+
+def read_published(warehouse: Warehouse, number: int, count: int, scope: Scope) -> pl.DataFrame:
+    """`session_id, call_id, content_hash` of a shard's calls of the day as `dwh.events` has them."""
+    found = warehouse.query(
+        f"SELECT {', '.join(_PUBLISHED)} FROM dwh.events WHERE event_date = {{day:Date}} AND {_OF_SHARD}"
+        f" AND {VISITOR_OF_SESSION} IN ({scope.visitors})",
+        _parameters(scope, number, count),
+    )
+    return found if found.width else pl.DataFrame(schema=_PUBLISHED)
+
+
+def _parameters(scope: Scope, number: int, count: int) -> dict[str, object]:
+    spans = scope.spans
+    first, last = number * _HASHES // count, (number + 1) * _HASHES // count - 1
+    return {
+        "first_hash": first,
+        "last_hash": last,
+        "first_session": f"{first:016x}",
+        "last_session": f"{last:016x}~",
+        "timeout_ms": scope.timeout_ms,
+        "previous_start": spans.previous_start - scope.timeout_ms,
         "start": spans.start,
         "end": spans.end,
         "next_end": spans.next_end,
+        "day": spans.day,
     }
-    table = _read(warehouse, _calls_sql(endpoint_map), parameters)
-    if not table.num_rows:
-        return None
-    calls = _frame(table.drop_columns(_DOCUMENTS)).with_row_index("document")
-    documents = table.select(_DOCUMENTS).combine_chunks()
-    return Shard(calls, documents, _frame(_read(warehouse, _EARLIER_SQL, parameters)))
+
+
+def _of_visitors(scope: Scope) -> str:
+    return f" AND visitor_hash IN ({scope.visitors})" if scope.visitors else ""
+
+
+def _read_earlier(warehouse: Warehouse, scope: Scope, parameters: dict[str, object]) -> pl.DataFrame:
+    earlier = _frame(_read(warehouse, f"{_EARLIER_SQL}{_of_visitors(scope)}", parameters))
+    return earlier if earlier.width else pl.DataFrame(schema=_EARLIER)
 
 
 _IN_SHARD = "visitor_hash BETWEEN {first_hash:UInt64} AND {last_hash:UInt64}"
-
-
-def _just_before(midnight: str) -> str:
-    """Visitors with a call within one timeout before a midnight: only their sessions can cross it."""
-    before = f"fromUnixTimestamp64Milli({{{midnight}:Int64}} - {{timeout_ms:Int64}}, 'UTC')"
-    return f"SELECT visitor_hash FROM pd.api_calls WHERE {_IN_SHARD} AND ts >= {before} AND ts < {_TS(midnight)}"
-
-
+_OF_SHARD = "session_id >= {first_session:String} AND session_id <= {last_session:String}"
+_COLUMNS = """call_id, ts, visitor_key AS visitor_id, visitor_hash, content_hash, user_id, method, endpoint, status,
+    duration_ms, user_agent, referrer, page_url"""
+# Only a session that crosses a midnight needs calls from beyond it.
+_CALLS_WHERE = f"""{_IN_SHARD} AND (ts >= {TS("start")} AND ts < {TS("end")}
+    OR ts >= {TS("end")} AND ts < {TS("next_end")} AND visitor_hash IN ({crossing_visitors("end", among=_IN_SHARD)}))"""
 _EARLIER_SQL = f"""
 SELECT visitor_hash, ts, call_id FROM pd.api_calls
-WHERE {_IN_SHARD} AND ts >= {_TS("previous_start")} AND ts < {_TS("start")}
-    AND visitor_hash IN ({_just_before("start")})"""
+WHERE {_IN_SHARD} AND ts >= {TS("previous_start")} AND ts < {TS("start")}
+    AND visitor_hash IN ({crossing_visitors("start", among=_IN_SHARD)})"""
+_MOMENT = {
+    "visitor_hash": pl.UInt64(),
+    "ts": API_CALLS.schema["ts"],
+    "call_id": pl.Binary(),
+    "content_hash": pl.UInt64(),
+}
+_EARLIER = {"visitor_hash": pl.UInt64(), "ts": API_CALLS.schema["ts"], "call_id": pl.Binary()}
+_PUBLISHED = {name: EVENTS.schema[name] for name in ("session_id", "call_id", "content_hash")}
+_TYPED = {name: EVENTS.schema[name] for name in ("call_id", "content_hash", "event", *FIELDS)}
 
 
-def _calls_sql(endpoint_map: EndpointMap) -> str:
+def _read_typed(warehouse: Warehouse, scope: Scope, parameters: dict[str, object]) -> pl.DataFrame:
+    """What `dwh.events` holds of the shard's calls: their JSON need not be parsed again."""
+    of_sessions = f" AND session_id IN ({scope.sessions})" if scope.sessions else ""
+    crossing = f"{VISITOR_OF_SESSION} IN ({crossing_visitors('end', among=_IN_SHARD)})"
+    of_day = {
+        scope.spans.day: f"event_date = {{day:Date}}{of_sessions}",
+        scope.spans.day + timedelta(days=1): f"event_date = {{day:Date}} + 1 AND {crossing}",
+    }
+    days = " OR ".join(f"({sql})" for day, sql in of_day.items() if day in scope.reusable_days)
+    found = _read(warehouse, f"SELECT {', '.join(_TYPED)} FROM dwh.events WHERE ({days}) AND {_OF_SHARD}", parameters)
+    return _frame(found, EVENTS) if found.num_columns else pl.DataFrame(schema=_TYPED)
+
+
+def read_documents(
+    warehouse: Warehouse, calls: pl.DataFrame, endpoint_map: EndpointMap, *, aside: str
+) -> tuple[pl.DataFrame, pa.Table]:
+    """The calls with `document`, and the JSON of those that have none yet; `aside` is a table's name to use meanwhile.
+
+    In: `ts, call_id, content_hash`.
+    """
+    warehouse.keep_aside(aside, calls["call_id"])
+    try:
+        # What stands together in the table is named by its hours, so that little else is read.
+        hours = calls["ts"].dt.truncate("4h").dt.epoch("ms").unique().to_list()
+        table = _read(
+            warehouse,
+            f"SELECT call_id, content_hash, {_documents(endpoint_map)} FROM pd.api_calls "
+            "WHERE toUnixTimestamp(toStartOfInterval(ts, INTERVAL 4 HOUR)) * 1000 IN {hours:Array(Int64)} "
+            f"AND call_id IN (SELECT id FROM {aside})",
+            {"hours": hours},
+        )
+    finally:
+        warehouse.command(f"DROP TABLE IF EXISTS {aside} SYNC")
+    records = _frame(table.select(_RECORD)).with_row_index("document").unique(_RECORD, keep="first")
+    return calls.join(records, on=_RECORD, how="left"), table.select(_DOCUMENTS).combine_chunks()
+
+
+def _documents(endpoint_map: EndpointMap) -> str:
     """JSON is read only where the endpoint map takes a field from it; the frames decide again what a call was."""
     needs_request = _is_any([call for call in endpoint_map.calls if call.request])
     needs_response = _is_any([call for call in endpoint_map.calls if call.response])
-    return f"""
-SELECT call_id, ts, visitor_key AS visitor_id, visitor_hash, content_hash, user_id, method, endpoint, status,
-    duration_ms, user_agent, referrer, page_url,
-    if({needs_request}, request, '') AS request, if({needs_response}, response, '') AS response
-FROM pd.api_calls
-WHERE {_IN_SHARD} AND (ts >= {_TS("start")} AND ts < {_TS("end")}
-    OR ts >= {_TS("end")} AND ts < {_TS("next_end")} AND visitor_hash IN ({_just_before("end")}))"""
+    return f"if({needs_request}, request, '') AS request, if({needs_response}, response, '') AS response"
 
 
 def _is_any(calls: list[MappedCall]) -> str:
@@ -101,16 +206,16 @@ def _is_any(calls: list[MappedCall]) -> str:
     return f"status < {FAILED_STATUS} AND ({' OR '.join(matches) or '0'})"
 
 
-def _read(warehouse: Warehouse, sql: str, parameters: dict[str, int]) -> pa.Table:
+def _read(warehouse: Warehouse, sql: str, parameters: dict[str, object]) -> pa.Table:
     table = warehouse.query_arrow(sql, parameters)
     try:  # nothing else on the way makes sure that stored text is UTF-8
         table.validate(full=True)
     except pa.ArrowInvalid as error:
-        raise ContractError(f"reading pd.api_calls: {error}") from None
+        raise ContractError(f"reading the warehouse: {error}") from None
     return table
 
 
-def _frame(table: pa.Table) -> pl.DataFrame:
+def _frame(table: pa.Table, contract: Table = API_CALLS) -> pl.DataFrame:
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
-    return API_CALLS.check_dtypes(frame, where="reading pd.api_calls")
+    return contract.check_dtypes(frame, where=f"reading {contract.full_name}")

@@ -15,12 +15,10 @@ import polars as pl
 import pyarrow as pa
 from clickhouse_connect.driver import create_client
 from clickhouse_connect.driver.client import Client
-from clickhouse_connect.driver.exceptions import ClickHouseError
+from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
 
 from app.contracts import MONEY, Column, Table, sql_text
-from app.errors import SettingsError, WarehouseError
-from app.settings import Settings
-from app.warehouse.lock import hold_embedded
+from app.errors import SettingsError, WarehouseError, WarehouseGoneError
 
 _NEEDED_ROOM_BYTES = 64 * 1024**2
 # Set once a connection: a per-query setting costs the embedded engine a SET and its undoing.
@@ -43,6 +41,7 @@ class Warehouse:
     def __init__(self, connect: Callable[[], Client], *, url: str, secret: str = "") -> None:
         self._connect = connect
         self._secret = secret
+        self._guard: Callable[[Warehouse], None] = lambda _: None
         self.url = url
         self.is_embedded = url.startswith("chdb://")
         with self._readable_errors():
@@ -50,7 +49,16 @@ class Warehouse:
 
     def another(self) -> "Warehouse":
         """One more connection to the same engine: a thread needs one of its own."""
-        return Warehouse(self._connect, url=self.url, secret=self._secret)
+        return Warehouse(self._connect, url=self.url, secret=self._secret).guarded_by(self._guard)
+
+    def guarded_by(self, guard: "Callable[[Warehouse], None]") -> Self:
+        """The same connection, whose `require_lease` asks this."""
+        self._guard = guard
+        return self
+
+    def require_lease(self) -> None:
+        """Raise LockedError if another writer has taken over meanwhile: to be asked before what must not be doubled."""
+        self._guard(self)
 
     def __enter__(self) -> Self:
         return self
@@ -138,12 +146,12 @@ class Warehouse:
                 arrow = arrow.set_column(index, column.name, arrow.column(index).cast(pa.binary(16)))
         self._insert_arrow(target, arrow)
 
-    def keep_aside(self, name: str, ids: pl.Series) -> None:
-        """Put UUIDs, as 16 bytes each, into a table in memory that holds them alone, in column `id`."""
-        self.command(f"CREATE OR REPLACE TABLE {name} (id UUID) ENGINE = Memory")
-        self._insert_arrow(
-            name, pa.table({"id": ids.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.binary(16))})
-        )
+    def keep_aside(self, name: str, values: pl.Series, *, column: str = "id", kind: str = "UUID") -> None:
+        """Put values into a table in memory that holds them alone; UUIDs as 16 bytes each."""
+        self.command(f"CREATE OR REPLACE TABLE {name} (`{column}` {kind}) ENGINE = Memory")
+        arrow = values.to_arrow(compat_level=pl.CompatLevel.oldest())
+        if len(values):
+            self._insert_arrow(name, pa.table({column: arrow.cast(pa.binary(16)) if kind == "UUID" else arrow}))
 
     @contextmanager
     def _readable_errors(self) -> Iterator[None]:
@@ -153,7 +161,8 @@ class Warehouse:
             message = (str(error).strip().splitlines() or [type(error).__name__])[0][:2000]
             if self._secret:
                 message = message.replace(self._secret, "***")
-            raise WarehouseError(f"{self.url}: {message}{_mend(message)}") from error
+            kind = WarehouseGoneError if _is_gone(error, message) else WarehouseError
+            raise kind(f"{self.url}: {message}{_mend(message)}") from error
 
     def _insert_arrow(self, target: str, arrow: pa.Table) -> None:
         sink = pa.BufferOutputStream()
@@ -162,22 +171,6 @@ class Warehouse:
         block = cast("bytes", memoryview(sink.getvalue()))  # a view spares a copy
         with self._readable_errors():
             self._client.raw_insert(target, column_names=arrow.column_names, insert_block=block, fmt="ArrowStream")
-
-
-@contextmanager
-def open_warehouse(settings: Settings, *, purpose: str) -> Iterator[Warehouse]:
-    """A connection to the configured warehouse; `purpose` is what others are told while the embedded one is held.
-
-    Raises LockedError when another process holds the embedded warehouse, WarehouseError when there is no connection.
-    """
-    url = settings.warehouse.get_secret_value()
-    if url.startswith("chdb://"):
-        path = embedded_path(url)
-        with hold_embedded(path, purpose=purpose), _connect_embedded(path) as warehouse:
-            yield warehouse
-    else:
-        with _connect_server(url) as warehouse:
-            yield warehouse
 
 
 def embedded_path(url: str) -> Path:
@@ -196,7 +189,7 @@ def public_url(url: str) -> str:
     return parts._replace(netloc=f"{parts.username}:***@{parts.netloc.rpartition('@')[2]}", query="").geturl()
 
 
-def _connect_embedded(path: Path) -> Warehouse:
+def connect_embedded(path: Path) -> Warehouse:
     url = f"chdb://{path}"
 
     def connect() -> Client:
@@ -208,7 +201,7 @@ def _connect_embedded(path: Path) -> Warehouse:
     return Warehouse(connect, url=url)
 
 
-def _connect_server(url: str) -> Warehouse:
+def connect_server(url: str) -> Warehouse:
     parts = urlsplit(url)
     options = dict(parse_qsl(parts.query))
     secure = _is_true(options.get("secure", "false"))
@@ -239,6 +232,12 @@ def _is_default(values: pl.Series, column: Column) -> bool:
     if column.is_nullable:
         return values.null_count() == len(values)
     return column.type in _COUNTS and not (values != 0).any()
+
+
+def _is_gone(error: ClickHouseError, message: str) -> bool:
+    """Whether nobody answered, rather than refused."""
+    has_no_code = "Code:" not in message and "DB::Exception" not in message
+    return isinstance(error, OperationalError) and has_no_code
 
 
 def _mend(message: str) -> str:

@@ -4,61 +4,103 @@
 the tables of a day are replaced one after the other. So what is about to be replaced is written to a journal first
 (`etl.publications`, one row, atomic), the staged tables stay until it is done, and `recover` runs an interrupted
 publication again. Repeating a replacement is harmless.
+
+A day of which few sessions changed begins as a copy of what is published, without the rows of those: parts are shared
+between tables, so that costs next to nothing however long the day is.
 """
 
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from threading import Lock
 
 import polars as pl
 
 from app.contracts import DWH_TABLES, PUBLICATIONS, Table
-from app.errors import ContractError
+from app.errors import AuditError, ContractError
 from app.warehouse.client import Warehouse
 
-_STAGED = "etl.staged_{table}_{day:%Y%m%d}"
+VISITOR_OF_SESSION = "reinterpretAsUInt64(reverse(unhex(substring(session_id, 1, 16))))"
+# Merging parts that are about to move would take the cores that the build needs, and a deletion would wait for it.
+_UNMERGED = "max_bytes_to_merge_at_max_space_in_pool = 1"
+_BY_NAME = {table.name: table for table in DWH_TABLES}
 
 
 class Staging:
-    """The tables of one business day while they are being built, beside the published ones."""
+    """The tables of one business day while they are being built, beside the published ones.
 
-    def __init__(self, warehouse: Warehouse, day: date, tables: Sequence[Table]) -> None:
+    `rows`: how many each holds. With `replaced`, a query of session ids, they begin as they are published, without
+    the rows of these sessions; `kept` says how many that are.
+    """
+
+    def __init__(self, warehouse: Warehouse, day: date, tables: Sequence[Table], *, replaced: str = "") -> None:
         warehouse.require_room()
         self._warehouse = warehouse
-        self._day = day
         self._counting = Lock()
+        self.day = day
+        self.build_id = uuid.uuid4().hex[:12]
+        self.replaced = replaced
         self.rows = dict.fromkeys((table.name for table in tables), 0)
         for table in tables:
-            name = _STAGED.format(table=table.name, day=day)
-            warehouse.command(f"DROP TABLE IF EXISTS {name} SYNC")
-            warehouse.command(table.create_statement(name=name))
-            # Merging parts that are about to move would take the cores that the build needs.
-            warehouse.command(f"SYSTEM STOP MERGES {name}")
+            warehouse.command(table.create_statement(name=self.name(table.name), settings=_UNMERGED))
+            if replaced:
+                self.rows[table.name] = self._begin_as_published(table)
+        self.kept: Mapping[str, int] = dict(self.rows)
+
+    def name(self, table: str) -> str:
+        """The staged table of this name."""
+        return _staged(table, self.day, self.build_id)
 
     def append(self, table: Table, frame: pl.DataFrame, *, through: Warehouse) -> None:
         """Add rows by a connection of the calling thread's own."""
-        table.require_unique(frame, where=f"building {self._day}")
-        through.insert(table, frame, into=_STAGED.format(table=table.name, day=self._day))
+        table.require_unique(frame, where=f"building {self.day}")
+        through.insert(table, frame, into=self.name(table.name))
         with self._counting:
             self.rows[table.name] += frame.height
 
     def require_complete(self) -> None:
-        """Raise ContractError unless what is staged is what was appended, in this day's partition alone."""
+        """Raise ContractError unless what is staged is what was kept and appended, in this day's partition alone."""
         for name, expected in self.rows.items():
-            staged = _STAGED.format(table=name, day=self._day)
-            column = next(table.partition_by for table in DWH_TABLES if table.name == name)
-            found = self._warehouse.scalar(f"SELECT countIf({column} = {{day:Date}}) FROM {staged}", {"day": self._day})
+            found = self._warehouse.scalar(
+                f"SELECT countIf({_BY_NAME[name].partition_by} = {{day:Date}}) FROM {self.name(name)}",
+                {"day": self.day},
+            )
             if found != expected:
                 raise ContractError(
-                    f"{staged} holds {found} rows of {self._day}, {expected} were written: not published"
+                    f"{self.name(name)} holds {found} rows of {self.day}, {expected} were written: not published"
                 )
 
+    def publish(self, *, now: datetime) -> None:
+        """Replace the day of these tables by what is staged for it."""
+        publish(self._warehouse, self.day, list(self.rows), build_id=self.build_id, now=now)
 
-def publish(warehouse: Warehouse, day: date, tables: Sequence[str], *, now: datetime) -> None:
-    """Replace a day of the named tables by what is staged for it."""
+    @contextmanager
+    def dropped_on_failure(self) -> Iterator[None]:
+        """Nothing is left of what is staged when the checks say no."""
+        try:
+            yield
+        except (AuditError, ContractError):
+            self.drop()
+            raise
+
+    def drop(self) -> None:
+        """Remove the staged tables."""
+        _drop_staged(self._warehouse, self.day, list(self.rows), self.build_id)
+
+    def _begin_as_published(self, table: Table) -> int:
+        staged = self.name(table.name)
+        self._warehouse.command(f"ALTER TABLE {staged} ATTACH {_partition(self.day)} FROM {table.full_name}")
+        self._warehouse.command(f"DELETE FROM {staged} WHERE session_id IN ({self.replaced})")
+        return int(self._warehouse.scalar(f"SELECT count() FROM {staged}"))
+
+
+def publish(warehouse: Warehouse, day: date, tables: Sequence[str], *, build_id: str, now: datetime) -> None:
+    """Replace a day of the named tables by what this build staged for it."""
+    warehouse.require_lease()
     journal = pl.DataFrame(
         {
-            "publication_id": [f"{day:%Y%m%d}-{now:%Y%m%dT%H%M%S%f}"],
+            "publication_id": [build_id],
             "at": [now],
             "day": [day],
             "tables": [list(tables)],
@@ -68,47 +110,67 @@ def publish(warehouse: Warehouse, day: date, tables: Sequence[str], *, now: date
     )
     warehouse.insert(PUBLICATIONS, journal)
     warehouse.require_room()
-    _replace_partitions(warehouse, day, tables)
+    _replace_partitions(warehouse, day, tables, build_id)
     warehouse.insert(PUBLICATIONS, journal.with_columns(state=pl.lit("published")))
-    _drop_staged(warehouse, day, tables)
+    _drop_staged(warehouse, day, tables, build_id)
 
 
 def recover(warehouse: Warehouse) -> list[date]:
     """Finish what a killed process left half-done; the days that were published again."""
-    interrupted = warehouse.query(
-        "SELECT publication_id, max(at) AS at, any(day) AS day, any(tables) AS tables FROM etl.publications "
-        "GROUP BY publication_id HAVING countIf(state = 'published') = 0 ORDER BY at"
+    publications = warehouse.query(
+        "SELECT publication_id, max(at) AS at, any(day) AS day, any(tables) AS tables, "
+        "countIf(state = 'published') > 0 AS is_done FROM etl.publications GROUP BY publication_id "
+        "HAVING day IN (SELECT day FROM etl.publications GROUP BY day, publication_id "
+        "HAVING countIf(state = 'published') = 0) ORDER BY at"
     )
+    rows = publications.to_dicts()
     days = []
-    for row in interrupted.iter_rows(named=True):
+    for number, row in enumerate(rows):
+        if row["is_done"]:
+            continue
+        # Where a table was published by another build since, that one counts.
+        later = {name for other in rows[number + 1 :] if other["day"] == row["day"] for name in other["tables"]}
         warehouse.require_room()
-        _replace_partitions(warehouse, row["day"], row["tables"])
-        done = pl.DataFrame({**row, "tables": [row["tables"]], "state": "published", "at": datetime.now(tz=UTC)})
-        warehouse.insert(PUBLICATIONS, done.cast(PUBLICATIONS.schema))
+        _replace_partitions(
+            warehouse, row["day"], [name for name in row["tables"] if name not in later], row["publication_id"]
+        )
+        done = pl.DataFrame(
+            [row | {"state": "published", "at": datetime.now(tz=UTC)}], schema=PUBLICATIONS.schema, orient="row"
+        )
+        warehouse.insert(PUBLICATIONS, done)
         days.append(row["day"])
-    leftover = warehouse.query("SELECT name FROM system.tables WHERE database = 'etl' AND name LIKE 'staged\\_%'")
+    leftover = warehouse.query(
+        "SELECT name FROM system.tables WHERE database = 'etl' AND match(name, '^(staged|changed|unread|verified)_')"
+    )
     for name in leftover.iter_rows():
         warehouse.command(f"DROP TABLE IF EXISTS etl.{name[0]} SYNC")
     return days
 
 
-def _replace_partitions(warehouse: Warehouse, day: date, tables: Sequence[str]) -> None:
+def _replace_partitions(warehouse: Warehouse, day: date, tables: Sequence[str], build_id: str) -> None:
     for table in tables:
-        staged = _STAGED.format(table=table, day=day)
+        staged = _staged(table, day, build_id)
         database, _, name = staged.partition(".")
         found = warehouse.query(
             "SELECT total_rows FROM system.tables WHERE database = {database:String} AND name = {name:String}",
             {"database": database, "name": name},
         )
-        partition = f"PARTITION ID '{day:%Y%m%d}'"
         if found.is_empty():  # a staged table is dropped only after its publication is in the journal as done
             continue
-        if found.item():
-            warehouse.command(f"ALTER TABLE dwh.{table} REPLACE {partition} FROM {staged}")
+        if warehouse.scalar(f"SELECT count() FROM {staged}"):
+            warehouse.command(f"ALTER TABLE dwh.{table} REPLACE {_partition(day)} FROM {staged}")
         else:  # the engine refuses to replace a partition by nothing
-            warehouse.command(f"ALTER TABLE dwh.{table} DROP {partition}")
+            warehouse.command(f"ALTER TABLE dwh.{table} DROP {_partition(day)}")
 
 
-def _drop_staged(warehouse: Warehouse, day: date, tables: Sequence[str]) -> None:
+def _drop_staged(warehouse: Warehouse, day: date, tables: Sequence[str], build_id: str) -> None:
     for table in tables:
-        warehouse.command(f"DROP TABLE IF EXISTS {_STAGED.format(table=table, day=day)} SYNC")
+        warehouse.command(f"DROP TABLE IF EXISTS {_staged(table, day, build_id)} SYNC")
+
+
+def _staged(table: str, day: date, build_id: str) -> str:
+    return f"etl.staged_{table}_{day:%Y%m%d}_{build_id}"
+
+
+def _partition(day: date) -> str:
+    return f"PARTITION ID '{day:%Y%m%d}'"

@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from app.backfill import build_stale
 from app.errors import ContractError
 from app.jobs.build import JOBS, build_day
-from app.runs import build_stale
 from app.snapshot_plan import SnapshotPlan
 from app.tracking import load_endpoint_map
 
@@ -155,5 +155,5 @@ def test_a_day_past_the_retention_of_its_calls_keeps_what_is_published(warehouse
     before = tables(warehouse)
     warehouse.command("DELETE FROM pd.api_calls WHERE toDate(ts) = '2026-03-01'")
     with pytest.raises(ContractError, match="2026-03-01: pd.api_calls no longer holds"):
-        build_stale(warehouse, settings, span=(None, date(2026, 3, 1)), jobs=JOBS, force=True)
+        build_stale(warehouse, settings, span=(None, date(2026, 3, 1)), jobs=JOBS, force=True).require_done()
     assert tables(warehouse) == before

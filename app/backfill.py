@@ -1,0 +1,199 @@
+"""Builds stale days: which, in what order, how many at once, and what becomes of those that cannot be built."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
+from typing import TypeVar
+
+import stamina
+
+from app import console
+from app.errors import AuditError, CaratError, ContractError, WarehouseGoneError
+from app.frames.days import day_spans
+from app.jobs.build import DayBuilt, build_day
+from app.jobs.reach import read_reach
+from app.ledger import Inputs, StaleDay, compare, read_inputs, record_built, record_untouched
+from app.run_log import Run
+from app.settings import Settings
+from app.snapshot_plan import SnapshotPlan, load_snapshot_plan
+from app.tracking import EndpointMap, load_endpoint_map
+from app.warehouse import Warehouse
+
+# A day that cannot be built does not keep the others from being built.
+_OF_ONE_DAY = (AuditError, ContractError)
+Day = TypeVar("Day")
+Done = TypeVar("Done")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """By what days are built: the settings and the files they name, read once."""
+
+    settings: Settings
+    endpoint_map: EndpointMap
+    plan: SnapshotPlan
+
+    @classmethod
+    def load(cls, settings: Settings) -> "Rules":
+        return cls(settings, load_endpoint_map(settings.tracking), load_snapshot_plan(settings.snapshots))
+
+
+@dataclass
+class Backfill:
+    """What was stale, oldest first, what became of each day, and why some could not be built."""
+
+    stale: list[StaleDay] = field(default_factory=list)
+    built: list[DayBuilt] = field(default_factory=list)
+    failures: list[CaratError] = field(default_factory=list)
+
+    def require_done(self) -> "Backfill":
+        """Raise the failures, if there are any, as one error."""
+        if self.failures:
+            raise type(self.failures[0])("; ".join(map(str, self.failures)))
+        return self
+
+
+def plan_days(
+    warehouse: Warehouse,
+    settings: Settings,
+    *,
+    jobs: Sequence[str],
+    span: tuple[date | None, date | None] = (None, None),
+) -> list[StaleDay]:
+    """The stale days, oldest first, without touching anything."""
+    rules = Rules.load(settings)
+    inputs = read_inputs(warehouse, settings, rules.endpoint_map, rules.plan, keep=False)
+    return _within(compare(warehouse, inputs, jobs=jobs)[0], span)
+
+
+def build_stale(
+    warehouse: Warehouse,
+    settings: Settings,
+    *,
+    span: tuple[date | None, date | None] = (None, None),
+    jobs: Sequence[str],
+    force: bool = False,
+    dry_run: bool = False,
+    believe_size: bool = False,
+) -> Backfill:
+    """Build the stale days in the span (with `force` all of its days), oldest first, some at once."""
+    rules = Rules.load(settings)
+    inputs = read_inputs(warehouse, settings, rules.endpoint_map, rules.plan, keep=not dry_run)
+    stale, untouched = compare(warehouse, inputs, jobs=jobs, force=force)
+    backfill = Backfill(_within(stale, span))
+    if dry_run:
+        return backfill
+    record_untouched(warehouse, inputs, days=untouched, jobs=jobs, now=datetime.now(tz=UTC))
+    shared = share_workers(rules, len(backfill.stale))
+    with console.progress("etl", sum(inputs.of_day(day.day)["calls"] for day in backfill.stale)) as bar:
+
+        def build(day: StaleDay, through: Warehouse) -> DayBuilt | CaratError:
+            bar.label(f"etl {day.day}")
+            try:
+                return build_one(through, inputs, day, rules=shared, believe_size=believe_size, on_calls=bar.advance)
+            except _OF_ONE_DAY as error:
+                return error
+
+        for outcome in at_once(warehouse, backfill.stale, build, number=settings.days_at_once):
+            if isinstance(outcome, DayBuilt):
+                backfill.built.append(outcome)
+            else:
+                backfill.failures.append(outcome)
+    backfill.built.sort(key=lambda built: built.day)
+    return backfill
+
+
+def build_one(
+    warehouse: Warehouse,
+    inputs: Inputs,
+    day: StaleDay,
+    *,
+    rules: Rules,
+    believe_size: bool = False,
+    on_calls: Callable[[int], None] = lambda _: None,
+) -> DayBuilt:
+    """Build a stale day and write it into the ledger; tried again for a while if the warehouse is gone meanwhile."""
+    run = Run(warehouse, "etl", day=day.day)
+    try:
+        for attempt in stamina.retry_context(
+            on=WarehouseGoneError, attempts=None, timeout=rules.settings.patience_s, wait_initial=0.5, wait_max=20
+        ):
+            with attempt:
+                built = _build(warehouse, inputs, day, rules, believe_size=believe_size, on_calls=on_calls)
+    except BaseException as error:
+        run.end(error=error)
+        raise
+    run.end(rows_in=built.calls, rows_out=sum(built.rows.values()), rejected=built.unreadable)
+    return built
+
+
+def _build(
+    warehouse: Warehouse,
+    inputs: Inputs,
+    day: StaleDay,
+    rules: Rules,
+    *,
+    believe_size: bool,
+    on_calls: Callable[[int], None],
+) -> DayBuilt:
+    settings = rules.settings
+    # What is recorded is what was there before the build read anything: what comes meanwhile is found the next time.
+    reach = read_reach(warehouse, day_spans(day.day, settings.zone), timeout_ms=settings.session_timeout_ms)
+    built = build_day(
+        warehouse,
+        day.day,
+        settings=settings,
+        endpoint_map=rules.endpoint_map,
+        plan=rules.plan,
+        jobs=day.jobs,
+        basis=inputs.basis(day, reach),
+        believe_size=believe_size,
+        on_calls=on_calls,
+    )
+    record_built(
+        warehouse,
+        inputs,
+        day=day.day,
+        reach=reach,
+        until=built.until,
+        rows=built.rows,
+        unreadable=built.unreadable,
+        now=datetime.now(tz=UTC),
+    )
+    return built
+
+
+def _within(days: list[StaleDay], span: tuple[date | None, date | None]) -> list[StaleDay]:
+    first, last = span[0] or date.min, span[1] or date.max
+    return [day for day in days if first <= day.day <= last]
+
+
+def share_workers(rules: Rules, days: int) -> Rules:
+    """The rules for each of so many days: those that are built at the same time share the workers."""
+    settings = rules.settings
+    number = max(1, min(settings.days_at_once, days))
+    return replace(rules, settings=settings.model_copy(update={"workers": max(1, settings.workers // number)}))
+
+
+def at_once(
+    warehouse: Warehouse, days: Sequence[Day], work: Callable[[Day, Warehouse], Done], *, number: int
+) -> Iterator[Done]:
+    """What `work` makes of each day, as they end, so many at once, each with a connection of its own.
+
+    They are begun in order; none is begun after an error.
+    """
+
+    def attempt(day: Day) -> Done:
+        with warehouse.another() as own:
+            return work(day, own)
+
+    with ThreadPoolExecutor(number) as pool:
+        waiting = {pool.submit(attempt, day) for day in days}
+        try:
+            while waiting:
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                yield from [future.result() for future in done]
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise

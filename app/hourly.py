@@ -1,0 +1,57 @@
+"""What the timer runs: snapshot the shop's database, build what is stale, say what became of both."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.backfill import Backfill, build_stale
+from app.errors import CaratError, ShopError
+from app.jobs.build import JOBS
+from app.run_log import Run
+from app.runs import take_snapshot
+from app.settings import Settings
+from app.warehouse import Warehouse
+
+
+@dataclass
+class Hour:
+    """What an hourly run did: rows of `etl.snapshots`, the days built, and what failed."""
+
+    snapshots: list[dict[str, Any]] = field(default_factory=list)
+    backfill: Backfill = field(default_factory=Backfill)
+    failures: list[CaratError] = field(default_factory=list)
+
+    def require_done(self) -> None:
+        """Raise what failed as one error."""
+        if self.failures:
+            raise type(self.failures[0])("; ".join(map(str, self.failures)))
+
+
+def run_hour(warehouse: Warehouse, settings: Settings, *, say: Callable[[str], None] = lambda _: None) -> Hour:
+    """One hour's work, however many hours were missed; days are built even where the shop's database is away."""
+    hour = Hour()
+    run = Run(warehouse, "hourly")
+    try:
+        if settings.shop_db:
+            say("snapshot of the shop's database")
+            _snapshot(warehouse, settings, hour)
+        say("building what is stale")
+        hour.backfill = build_stale(warehouse, settings, jobs=JOBS)
+        hour.failures += hour.backfill.failures
+    except BaseException as error:
+        run.end(error=error)
+        raise
+    run.end(
+        rows_in=sum(day.calls for day in hour.backfill.built),
+        rows_out=sum(sum(day.rows.values()) for day in hour.backfill.built),
+        error=hour.failures[0] if hour.failures else None,
+    )
+    return hour
+
+
+def _snapshot(warehouse: Warehouse, settings: Settings, hour: Hour) -> None:
+    try:
+        hour.snapshots = take_snapshot(warehouse, settings)
+    except ShopError as error:
+        hour.failures.append(error)
+    hour.failures += [ShopError(f"{row['table']}: {row['error']}") for row in hour.snapshots if row["error"]]

@@ -1,0 +1,144 @@
+"""Audits a staged day before it is published: nothing lost, nothing twice, and about as much as on such a weekday."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from statistics import median
+from threading import Lock
+from typing import Any
+
+import polars as pl
+
+from app.contracts import CATALOG_SESSIONS, EVENTS, PRODUCT_SESSIONS, SESSIONS, Table
+from app.errors import AuditError
+from app.warehouse import Staging, Warehouse
+
+_WEEKS = 4
+_FEWEST_ROWS = 1000  # of fewer rows chance alone makes a multiple
+_KEYED_BY_ONE = (EVENTS, SESSIONS, CATALOG_SESSIONS)
+
+
+@dataclass
+class Tally:
+    """What went into the sessions that begin on the day, counted from the typed calls before any session is made."""
+
+    calls: int = 0
+    orders: int = 0
+    revenue: Decimal = Decimal(0)
+    revenue_without_product: Decimal = Decimal(0)
+    _adding: Lock = field(default_factory=Lock, repr=False)
+
+    def add(self, events: pl.DataFrame) -> None:
+        """Count a shard's events of these sessions; in: `dwh.events` with `is_counted_order`."""
+        orders = events.filter("is_counted_order")
+        has_product = pl.col("order_products").list.eval(pl.element() != "").list.any().fill_null(value=False)
+        without = orders.filter(~has_product)
+        with self._adding:
+            self.calls += events.height
+            self.orders += orders.height
+            self.revenue += _total(orders)
+            self.revenue_without_product += _total(without)
+
+
+def _total(orders: pl.DataFrame) -> Decimal:
+    return sum(orders["revenue"].drop_nulls(), Decimal(0))
+
+
+def audit(
+    warehouse: Warehouse,
+    staging: Staging,
+    tally: Tally,
+    *,
+    kept: Mapping[str, Any],
+    day_calls: int,
+    is_over: bool,
+    max_row_factor: float,
+) -> None:
+    """Raise AuditError, which says what is wrong, unless what is staged may be published.
+
+    `kept`: what `staged_sums` said before anything was built, of a day that begins as it is published. `day_calls`: the
+    raw calls of the day itself. `max_row_factor`: how many times more or fewer rows than the median
+    of the same weekday's last four weeks are believed of a day that is over; 0 believes any number.
+    """
+    findings = []
+    staged = staged_sums(warehouse, staging)
+    if EVENTS.name in staging.rows and staged["events"] != day_calls:
+        findings.append(f"{staged['events']:,} events of {day_calls:,} raw calls")
+    if SESSIONS.name in staging.rows:
+        for name, counted in (("calls", tally.calls), ("orders", tally.orders), ("revenue", tally.revenue)):
+            expected = counted + kept.get(name, 0)
+            if staged[name] != expected:
+                findings.append(f"sessions hold {name} {staged[name]:,}, their calls {expected:,}")
+        if PRODUCT_SESSIONS.name in staging.rows:
+            gap = staged["revenue"] - staged["product_revenue"]
+            allowed = tally.revenue_without_product + kept.get("revenue", 0) - kept.get("product_revenue", 0)
+            if gap != allowed:
+                findings.append(
+                    f"revenue is {staged['revenue']:,} in sessions, {staged['product_revenue']:,} in their products, "
+                    f"{allowed:,} of orders without products"
+                )
+    findings += [finding for table in _tables(staging) for finding in _key_findings(warehouse, staging, table)]
+    if max_row_factor and is_over:
+        findings += [f for table in _tables(staging) for f in _size_findings(warehouse, staging, table, max_row_factor)]
+    if findings:
+        raise AuditError(f"{staging.day}: audit failed: {'; '.join(findings)}. What was published of it is kept")
+
+
+def staged_sums(warehouse: Warehouse, staging: Staging) -> dict[str, Any]:
+    """What the staged tables add up to: `events, calls, orders, revenue, product_revenue`, as far as they are there."""
+    sums: dict[str, Any] = {}
+    if EVENTS.name in staging.rows:
+        sums["events"] = warehouse.scalar(f"SELECT count() FROM {staging.name('events')}")
+    if SESSIONS.name in staging.rows:
+        columns = "sum(s.calls) AS calls, sum(s.orders) AS orders, sum(s.revenue)::Decimal(18, 2) AS revenue"
+        sums |= warehouse.query(f"SELECT {columns} FROM {staging.name('sessions')} AS s").row(0, named=True)
+    if PRODUCT_SESSIONS.name in staging.rows:
+        total = f"SELECT sum(revenue)::Decimal(18, 2) FROM {staging.name('product_sessions')}"
+        sums["product_revenue"] = warehouse.scalar(total)
+    return sums
+
+
+def _key_findings(warehouse: Warehouse, staging: Staging, table: Table) -> list[str]:
+    """Keys that are empty or not unique; of a day that begins as it is published, among the sessions built anew."""
+    name = staging.name(table.name)
+    findings = []
+    if staging.replaced:
+        built, empty = f"session_id IN ({staging.replaced})", "session_id = '' OR visitor_id = '' AND "
+        added = staging.rows[table.name] - staging.kept[table.name]
+        found = warehouse.scalar(f"SELECT count() FROM {name} WHERE {built}")
+        if found != added:
+            findings.append(f"{table.name} holds {found:,} rows of sessions of which {added:,} were built")
+        empty_rows = f"SELECT count() FROM {name} WHERE {empty}{built}"
+    else:
+        empty_rows = f"SELECT countIf(session_id = '' OR visitor_id = '') FROM {name}"
+        key = table.unique_key[0]
+        if table in _KEYED_BY_ONE and (repeated := warehouse.scalar(f"SELECT count() - uniqExact({key}) FROM {name}")):
+            findings.append(f"{repeated:,} rows of {table.name} repeat a {key}")
+    if empty := warehouse.scalar(empty_rows):
+        findings.append(f"{empty:,} rows of {table.name} have no session or visitor")
+    return findings
+
+
+def _size_findings(warehouse: Warehouse, staging: Staging, table: Table, factor: float) -> list[str]:
+    """Whether the rows are many times more or fewer than those of the same weekday."""
+    past = warehouse.query(
+        f"SELECT count() AS rows FROM {table.full_name} WHERE {table.partition_by} < {{day:Date}} "
+        f"AND {table.partition_by} >= {{day:Date}} - {7 * _WEEKS} "
+        f"AND toDayOfWeek({table.partition_by}) = toDayOfWeek({{day:Date}}) GROUP BY {table.partition_by}",
+        {"day": staging.day},
+    )
+    if not past.width or past.height < _WEEKS - 1:
+        return []
+    usual, rows = median(past["rows"].to_list()), staging.rows[table.name]
+    if usual < _FEWEST_ROWS or usual / factor <= rows <= usual * factor:
+        return []
+    return [
+        (
+            f"{rows:,} rows of {table.name}, usual for this weekday are {usual:,.0f} (CARAT_MAX_ROW_FACTOR {factor:g}; "
+            "if that is how it was, run `carat etl --date` with --accept-rows)"
+        )
+    ]
+
+
+def _tables(staging: Staging) -> list[Table]:
+    return [table for table in (*_KEYED_BY_ONE, PRODUCT_SESSIONS) if table.name in staging.rows]

@@ -1,0 +1,106 @@
+"""Finds the sessions whose calls are others than those from which a published day was built."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import polars as pl
+
+from app.frames.days import DaySpans
+from app.frames.sessionize import assign_sessions, changed_sessions, first_of_each_call
+from app.jobs.reach import CALL_HASH, QUARTER, TS
+from app.jobs.shards import Scope, read_moments, read_published, shard_count
+from app.warehouse import Warehouse
+from app.warehouse.publication import VISITOR_OF_SESSION
+
+_CALLS_AT_ONCE = 1_000_000
+_CALL = "(call_id, content_hash)"
+_IN_DAY = f"ts >= {TS('start')} AND ts < {TS('end')}"
+_IN_QUARTERS = f"toUnixTimestamp64Milli({QUARTER}) IN {{quarters:Array(Int64)}}"
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The sessions of a day that are built anew, the calls of their visitors, and the tables that hold both."""
+
+    session_ids: pl.Series
+    calls: int
+    sessions: str
+    visitors: str
+
+
+@contextmanager
+def find_changes(
+    warehouse: Warehouse, scope: Scope, quarters: pl.DataFrame, *, around: tuple[bool, bool]
+) -> Iterator[Changes]:
+    """The sessions of which the day's raw calls and `dwh.events` differ; kept aside in tables in memory meanwhile.
+
+    `quarters`: `at, rows, fingerprint` of the raw calls by quarter of an hour. `around` says whether calls of the day
+    before and of the day after changed: then visitors and sessions near that midnight are looked at, too.
+    """
+    suffix = f"{scope.spans.day:%Y%m%d}"
+    visitors, sessions = f"etl.changed_visitors_{suffix}", f"etl.changed_sessions_{suffix}"
+    warehouse.command(f"CREATE OR REPLACE TABLE {visitors} (visitor_hash UInt64) ENGINE = Memory")
+    try:
+        calls = _keep_visitors(warehouse, scope, quarters, around, into=visitors)
+        some = Scope(scope.spans, scope.endpoint_map, scope.timeout_ms, visitors=f"SELECT visitor_hash FROM {visitors}")
+        count = shard_count(calls, shard_calls=_CALLS_AT_ONCE)
+        found = [_changed(warehouse, number, count, some, reaches_on=around[1]) for number in range(count)]
+        session_ids = pl.concat(found)
+        warehouse.keep_aside(sessions, session_ids, column="session_id", kind="String")
+        yield Changes(session_ids, calls, f"SELECT session_id FROM {sessions}", some.visitors)
+    finally:
+        for table in (visitors, sessions):
+            warehouse.command(f"DROP TABLE IF EXISTS {table} SYNC")
+
+
+def _keep_visitors(
+    warehouse: Warehouse, scope: Scope, quarters: pl.DataFrame, around: tuple[bool, bool], *, into: str
+) -> int:
+    """Keep aside the visitors with a call that is there now and was not then, or the other way; their calls."""
+    spans = scope.spans
+    parameters = {
+        "day": spans.day,
+        "start": spans.start,
+        "end": spans.end,
+        "timeout_ms": scope.timeout_ms,
+        "quarters": _differing(warehouse, spans, quarters),
+    }
+    raw = f"FROM pd.api_calls WHERE {_IN_DAY} AND {_IN_QUARTERS}"
+    typed = f"FROM dwh.events WHERE event_date = {{day:Date}} AND {_IN_QUARTERS}"
+    sources = [
+        f"SELECT visitor_hash {raw} AND {_CALL} NOT IN (SELECT {_CALL} {typed})",
+        f"SELECT {VISITOR_OF_SESSION} {typed} AND {_CALL} NOT IN (SELECT {_CALL} {raw})",
+    ]
+    after_start = "ts <= fromUnixTimestamp64Milli({start:Int64} + {timeout_ms:Int64}, 'UTC')"
+    before_end = "ts >= fromUnixTimestamp64Milli({end:Int64} - {timeout_ms:Int64}, 'UTC')"
+    for is_changed, near_midnight in zip(around, (after_start, before_end), strict=True):
+        if is_changed:
+            sources.append(f"SELECT visitor_hash FROM pd.api_calls WHERE {_IN_DAY} AND {near_midnight}")
+    warehouse.command(f"INSERT INTO {into} {' UNION DISTINCT '.join(sources)}", parameters)
+    calls = warehouse.scalar(
+        f"SELECT count() FROM pd.api_calls WHERE {_IN_DAY} AND visitor_hash IN (SELECT visitor_hash FROM {into})",
+        parameters,
+    )
+    return int(calls)
+
+
+def _changed(warehouse: Warehouse, number: int, count: int, scope: Scope, *, reaches_on: bool) -> pl.Series:
+    """The changed sessions of a shard of these visitors."""
+    calls, earlier = read_moments(warehouse, number, count, scope)
+    published = read_published(warehouse, number, count, scope)
+    sessions = assign_sessions(first_of_each_call(calls), earlier, spans=scope.spans, timeout_ms=scope.timeout_ms)
+    return changed_sessions(sessions, published, spans=scope.spans, timeout_ms=scope.timeout_ms, reaches_on=reaches_on)
+
+
+def _differing(warehouse: Warehouse, spans: DaySpans, quarters: pl.DataFrame) -> list[int]:
+    """The quarters of an hour, as epoch ms, in which raw calls and `dwh.events` differ: few, so little is compared."""
+    of_day = quarters.filter(pl.col("at").dt.epoch("ms").is_between(spans.start, spans.end, closed="left"))
+    typed = warehouse.query(
+        f"SELECT {QUARTER} AS at, toUInt64(count()) AS rows, sum({CALL_HASH}) AS fingerprint FROM dwh.events "
+        "WHERE event_date = {day:Date} GROUP BY at",
+        {"day": spans.day},
+    )
+    typed = typed if typed.width else of_day.clear()
+    differing = pl.concat([of_day.select(typed.columns), typed]).unique(keep="none")
+    return differing["at"].dt.epoch("ms").unique().to_list()

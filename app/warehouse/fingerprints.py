@@ -1,0 +1,116 @@
+"""What a table holds, as sums of hashes by moment, kept once a part: what has not changed is never read again.
+
+Parts never change: whatever happens to a table's rows, by whomever, appears as parts of other content. So a part's
+fingerprints stay true for as long as there is a part with the same checksum.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import polars as pl
+
+from app.contracts import FINGERPRINTS
+from app.warehouse.client import Warehouse
+
+_TRIES = 3
+_PARTS_A_READ = 500
+_DEAD_SHARE = 4  # so many times more parts remembered than there are: time to forget
+_SUMS = ("at", "rows", "fingerprint")
+_BY_PART = pl.Schema({name: FINGERPRINTS.schema[name] for name in ("part", "at", "rows", "fingerprint")})
+_PARTS = pl.Schema({"name": pl.String(), "part": pl.String()})
+_NEVER = datetime.fromtimestamp(0, tz=UTC)
+
+
+@dataclass(frozen=True)
+class Hashed:
+    """A table whose rows are hashed: the SQL of the moment by which sums are made, and of a row's hash (UInt64)."""
+
+    full_name: str
+    at: str
+    content: str
+
+    @property
+    def source(self) -> str:
+        digest = hashlib.sha256(f"{self.at}\0{self.content}".encode()).hexdigest()[:12]
+        return f"{self.full_name} {digest}"
+
+    @property
+    def sums(self) -> str:
+        return f"{self.at} AS at, toUInt64(count()) AS rows, sum({self.content}) AS fingerprint"
+
+
+def fingerprints(warehouse: Warehouse, table: Hashed, *, keep: bool) -> pl.DataFrame:
+    """`at, rows, fingerprint` of a table, by moment; with `keep` what had to be computed is remembered.
+
+    Sums wrap around at 2**64. `rows` tells equal sums of different numbers of rows apart.
+    """
+    for _ in range(_TRIES):
+        parts = _active_parts(warehouse, table)
+        known = _known(warehouse, table)
+        unknown = parts.join(known, on="part", how="anti")
+        computed = _computed(warehouse, table, unknown)
+        if unknown.is_empty() or unknown.join(_active_parts(warehouse, table), on="name", how="anti").is_empty():
+            break  # else a part was merged away before it could be read
+    else:
+        found = warehouse.query(f"SELECT {table.sums} FROM {table.full_name} GROUP BY at")
+        return _typed(found, pl.Schema({name: _BY_PART[name] for name in _SUMS})).sort("at")
+    if keep:
+        warehouse.insert(FINGERPRINTS, computed.with_columns(source=pl.lit(table.source)))
+        if known["part"].n_unique() > _DEAD_SHARE * (parts.height + 10):
+            _forget_dead(warehouse, table, parts)
+    return (
+        parts.join(pl.concat([known, computed]), on="part")  # two parts of the same content both count
+        .filter(pl.col("rows") > 0)
+        .group_by("at")
+        .agg(pl.col("rows", "fingerprint").sum())
+        .sort("at")
+    )
+
+
+def _active_parts(warehouse: Warehouse, table: Hashed) -> pl.DataFrame:
+    database, _, name = table.full_name.partition(".")
+    found = warehouse.query(
+        "SELECT name, hash_of_all_files AS part FROM system.parts "
+        "WHERE active AND rows > 0 AND database = {database:String} AND table = {name:String}",
+        {"database": database, "name": name},
+    )
+    return _typed(found, _PARTS)
+
+
+def _known(warehouse: Warehouse, table: Hashed) -> pl.DataFrame:
+    found = warehouse.query(
+        "SELECT part, at, any(rows) AS rows, any(fingerprint) AS fingerprint FROM etl.fingerprints "
+        "WHERE source = {source:String} GROUP BY part, at",
+        {"source": table.source},
+    )
+    return _typed(found, _BY_PART)
+
+
+def _computed(warehouse: Warehouse, table: Hashed, parts: pl.DataFrame) -> pl.DataFrame:
+    """The sums of these parts; a part of which every row is deleted has one of nothing, so that it is known."""
+    found = [pl.DataFrame(schema=_BY_PART)]
+    for some in parts.iter_slices(_PARTS_A_READ):
+        sums = warehouse.query(
+            f"SELECT _part AS name, {table.sums} FROM {table.full_name} "
+            "WHERE _part IN {names:Array(String)} GROUP BY name, at",
+            {"names": some["name"].to_list()},
+        )
+        sums = _typed(sums, pl.Schema({"name": pl.String(), **{n: _BY_PART[n] for n in _SUMS}}))
+        of_parts = some.join(sums, on="name", how="left").with_columns(
+            pl.col("at").fill_null(_NEVER), pl.col("rows", "fingerprint").fill_null(0)
+        )
+        found.append(of_parts.select(_BY_PART.names()).cast(_BY_PART))
+    return pl.concat(found).unique(["part", "at"])
+
+
+def _forget_dead(warehouse: Warehouse, table: Hashed, parts: pl.DataFrame) -> None:
+    warehouse.command(
+        "DELETE FROM etl.fingerprints WHERE source = {source:String} AND part NOT IN {parts:Array(String)}",
+        {"source": table.source, "parts": parts["part"].to_list()},
+    )
+
+
+def _typed(found: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
+    """The frame in this schema; the embedded engine answers an empty result with no schema at all."""
+    return found.select(schema.names()).cast(schema) if found.width else pl.DataFrame(schema=schema)
