@@ -229,6 +229,9 @@ API_CALLS = Table(
 
 # ---- dwh: for people and BI --------------------------------------------------------------------------------------
 
+# A part with a file a column: rows are masked in it by one file more. A part in one file would be written anew.
+_CHEAP_TO_PATCH = "min_bytes_for_wide_part = 1048576"
+
 EVENTS = Table(
     "dwh", "events",
     "One row per call, typed: the warehouse's one parsed form of the raw JSON, from which all else is built.",
@@ -268,6 +271,7 @@ EVENTS = Table(
     order_by="(session_id, ts, call_id)",
     partition_by="event_date",
     unique_key=("call_id",),
+    settings=_CHEAP_TO_PATCH,
 )  # fmt: skip
 
 SESSIONS = Table(
@@ -317,6 +321,7 @@ SESSIONS = Table(
     order_by="session_id",
     partition_by="session_date",
     unique_key=("session_id",),
+    settings=_CHEAP_TO_PATCH,
 )  # fmt: skip
 
 CATALOG_SESSIONS = Table(
@@ -351,6 +356,7 @@ CATALOG_SESSIONS = Table(
     order_by="(session_id, seq)",
     partition_by="session_date",
     unique_key=("call_id",),
+    settings=_CHEAP_TO_PATCH,
 )  # fmt: skip
 
 PRODUCT_SESSIONS = Table(
@@ -384,6 +390,7 @@ PRODUCT_SESSIONS = Table(
     order_by="(session_id, product_id)",
     partition_by="session_date",
     unique_key=("session_id", "product_id"),
+    settings=_CHEAP_TO_PATCH,
 )  # fmt: skip
 
 # ---- etl: staging, ledger, rejects -------------------------------------------------------------------------------

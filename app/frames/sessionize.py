@@ -75,7 +75,7 @@ def changed_sessions(
 ) -> pl.Series:
     """The ids of the sessions that do not hold the same calls of the day as the published ones, on either side.
 
-    In: `session_id, call_id, content_hash` on both sides, `calls` with `ts`. With `reaches_on` the calls after the day
+    In: `session_id, ts, call_id, content_hash` on both sides. With `reaches_on` the calls after the day
     changed: then every session that was there just before its end counts as changed, too.
     """
     key = ["session_id", "call_id", "content_hash"]

@@ -17,7 +17,7 @@ from app.errors import AuditError, ContractError
 from app.frames.browsing import browse
 from app.frames.days import DaySpans, day_spans
 from app.jobs import catalog_sessions, events, product_sessions, sessions
-from app.jobs.audit import Tally, audit, staged_sums
+from app.jobs.audit import Tally, audit, kept_sums
 from app.jobs.changes import Changes, find_changes
 from app.jobs.product_history import read_product_versions
 from app.jobs.shards import Scope, count_calls, read_shard, shard_count
@@ -116,7 +116,11 @@ def _build_upon(
             return DayBuilt(day, 0, dict(basis.rows), 0, time.perf_counter() - started, basis.until or _start(spans))
         if changes:
             scope = replace(
-                scope, visitors=changes.visitors, sessions=changes.sessions, session_ids=changes.session_ids
+                scope,
+                visitors=changes.visitors,
+                sessions=changes.sessions,
+                session_ids=changes.session_ids,
+                blocks=changes.blocks,
             )
         calls = changes.calls if changes else day_calls
         built = stage_day(warehouse, scope, calls=calls, settings=settings, plan=plan, jobs=jobs, on_calls=on_calls)
@@ -128,6 +132,7 @@ def _build_upon(
                 built.tally,
                 kept=built.kept,
                 day_calls=day_calls,
+                count_different_calls=partial(count_calls, warehouse, spans, what="uniqExact(call_id)"),
                 is_over=_is_over(warehouse, spans),
                 max_row_factor=0 if believe_size else settings.max_row_factor,
             )
@@ -163,7 +168,7 @@ def stage_day(
     tables = [table for table in DWH_TABLES if table.name in jobs]
     versions = read_product_versions(warehouse, plan, scope.spans) if PRODUCT_SESSIONS in tables else []
     staging = Staging(warehouse, scope.spans.day, tables, replaced=scope.sessions)
-    kept = staged_sums(warehouse, staging) if scope.sessions else {}
+    kept = kept_sums(warehouse, staging) if scope.sessions else {}
     tally = Tally()
     count = shard_count(calls, shard_calls=settings.shard_calls)
     workers = min(settings.workers, count)
@@ -245,7 +250,7 @@ def _changes(
         yield None
         return
     with find_changes(warehouse, scope, basis.quarters, around=basis.around) as changes:
-        yield changes if changes.calls <= _WHOLE_SHARE * day_calls else None
+        yield changes if changes and changes.calls <= _WHOLE_SHARE * day_calls else None
 
 
 def _is_as_recorded(warehouse: Warehouse, day: date, rows: Mapping[str, int], jobs: Sequence[str]) -> bool:

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from app.contracts import API_CALLS
 from app.frames.days import DaySpans
-from app.frames.sessionize import assign_sessions, changed_sessions, first_of_each_call
+from app.frames.sessionize import assign_sessions, changed_sessions
 from app.jobs.reach import CALL_HASH, QUARTER, TS
-from app.jobs.shards import Scope, read_moments, read_published, shard_count
+from app.jobs.shards import Scope, blocks_of, read_moments, read_published, shard_count
 from app.warehouse import Warehouse
 from app.warehouse.publication import VISITOR_OF_SESSION
 
 _CALLS_AT_ONCE = 1_000_000
+_MOMENTS = pl.DataFrame(schema={"session_id": pl.String(), "ts": API_CALLS.schema["ts"], "is_there": pl.Boolean()})
 _CALL = "(call_id, content_hash)"
 _IN_DAY = f"ts >= {TS('start')} AND ts < {TS('end')}"
 _IN_QUARTERS = f"toUnixTimestamp64Milli({QUARTER}) IN {{quarters:Array(Int64)}}"
@@ -21,9 +23,13 @@ _IN_QUARTERS = f"toUnixTimestamp64Milli({QUARTER}) IN {{quarters:Array(Int64)}}"
 
 @dataclass(frozen=True)
 class Changes:
-    """The sessions of a day that are built anew, the calls of their visitors, and the tables that hold both."""
+    """The sessions of a day that are built anew, when their calls are, queries of them and of their visitors.
+
+    `calls`: how many these sessions have.
+    """
 
     session_ids: pl.Series
+    blocks: tuple[int, ...]
     calls: int
     sessions: str
     visitors: str
@@ -32,8 +38,10 @@ class Changes:
 @contextmanager
 def find_changes(
     warehouse: Warehouse, scope: Scope, quarters: pl.DataFrame, *, around: tuple[bool, bool]
-) -> Iterator[Changes]:
+) -> Iterator[Changes | None]:
     """The sessions of which the day's raw calls and `dwh.events` differ; kept aside in tables in memory meanwhile.
+
+    None where that cannot be told, so that the whole day is to be built.
 
     `quarters`: `at, rows, fingerprint` of the raw calls by quarter of an hour. `around` says whether calls of the day
     before and of the day after changed: then visitors and sessions near that midnight are looked at, too.
@@ -42,13 +50,24 @@ def find_changes(
     visitors, sessions = f"etl.changed_visitors_{suffix}", f"etl.changed_sessions_{suffix}"
     warehouse.command(f"CREATE OR REPLACE TABLE {visitors} (visitor_hash UInt64) ENGINE = Memory")
     try:
-        calls = _keep_visitors(warehouse, scope, quarters, around, into=visitors)
+        visitor_calls = _keep_visitors(warehouse, scope, quarters, around, into=visitors)
         some = Scope(scope.spans, scope.endpoint_map, scope.timeout_ms, visitors=f"SELECT visitor_hash FROM {visitors}")
-        count = shard_count(calls, shard_calls=_CALLS_AT_ONCE)
+        count = shard_count(visitor_calls, shard_calls=_CALLS_AT_ONCE)
         found = [_changed(warehouse, number, count, some, reaches_on=around[1]) for number in range(count)]
-        session_ids = pl.concat(found)
+        known = [shard for shard in found if shard is not None]
+        if len(known) < count:
+            yield None
+            return
+        moments = pl.concat([_MOMENTS, *known])
+        session_ids = moments["session_id"].unique()
         warehouse.keep_aside(sessions, session_ids, column="session_id", kind="String")
-        yield Changes(session_ids, calls, f"SELECT session_id FROM {sessions}", some.visitors)
+        yield Changes(
+            session_ids,
+            tuple(blocks_of(moments["ts"])),
+            int(moments["is_there"].sum()),
+            f"SELECT session_id FROM {sessions}",
+            some.visitors,
+        )
     finally:
         for table in (visitors, sessions):
             warehouse.command(f"DROP TABLE IF EXISTS {table} SYNC")
@@ -85,12 +104,22 @@ def _keep_visitors(
     return int(calls)
 
 
-def _changed(warehouse: Warehouse, number: int, count: int, scope: Scope, *, reaches_on: bool) -> pl.Series:
-    """The changed sessions of a shard of these visitors."""
+def _changed(warehouse: Warehouse, number: int, count: int, scope: Scope, *, reaches_on: bool) -> pl.DataFrame | None:
+    """`session_id, ts, is_there` of the calls, there now or as published, of the changed sessions of these visitors.
+
+    None where a call is there twice, which only a look at all of the visitors' calls can put right.
+    """
     calls, earlier = read_moments(warehouse, number, count, scope)
+    if calls["call_id"].is_duplicated().any():
+        return None
     published = read_published(warehouse, number, count, scope)
-    sessions = assign_sessions(first_of_each_call(calls), earlier, spans=scope.spans, timeout_ms=scope.timeout_ms)
-    return changed_sessions(sessions, published, spans=scope.spans, timeout_ms=scope.timeout_ms, reaches_on=reaches_on)
+    sessions = assign_sessions(calls, earlier, spans=scope.spans, timeout_ms=scope.timeout_ms)
+    ids = changed_sessions(sessions, published, spans=scope.spans, timeout_ms=scope.timeout_ms, reaches_on=reaches_on)
+    of_both = [
+        frame.select("session_id", "ts", is_there=pl.lit(is_there))
+        for frame, is_there in ((sessions, True), (published, False))
+    ]
+    return pl.concat(of_both).filter(pl.col("session_id").is_in(ids.implode()))
 
 
 def _differing(warehouse: Warehouse, spans: DaySpans, quarters: pl.DataFrame) -> list[int]:

@@ -44,7 +44,8 @@ class Shard:
 class Scope:
     """What is read of a day: all of it, or of some visitors some sessions; and which days' `dwh.events` may be used.
 
-    `visitors` is a query of `visitor_hash`, `sessions` one of `session_id`; both are empty where all is read.
+    `visitors` is a query of `visitor_hash`, `sessions` one of `session_id`; both are empty where all is read. `blocks`
+    are the starts, in epoch ms, of the 4 hours in which the calls of those sessions are.
     """
 
     spans: DaySpans
@@ -53,15 +54,14 @@ class Scope:
     visitors: str = ""
     sessions: str = ""
     session_ids: pl.Series | None = None
+    blocks: tuple[int, ...] = ()
     reusable_days: tuple[date, ...] = ()
 
 
-def count_calls(warehouse: Warehouse, spans: DaySpans) -> int:
-    """The calls of the day itself."""
-    where = f"ts >= {TS('start')} AND ts < {TS('end')}"
-    return int(
-        warehouse.scalar(f"SELECT count() FROM pd.api_calls WHERE {where}", {"start": spans.start, "end": spans.end})
-    )
+def count_calls(warehouse: Warehouse, spans: DaySpans, *, what: str = "count()") -> int:
+    """The calls of the day itself; `what` is the SQL of how they are counted."""
+    sql = f"SELECT {what} FROM pd.api_calls WHERE ts >= {TS('start')} AND ts < {TS('end')}"
+    return int(warehouse.scalar(sql, {"start": spans.start, "end": spans.end}))
 
 
 def shard_count(day_calls: int, *, shard_calls: int) -> int:
@@ -72,7 +72,7 @@ def shard_count(day_calls: int, *, shard_calls: int) -> int:
 def read_shard(warehouse: Warehouse, number: int, count: int, scope: Scope) -> Shard | None:
     """The shard with this number, from 0, of so many; None if it holds no call."""
     parameters = _parameters(scope, number, count)
-    where = _CALLS_WHERE + _of_visitors(scope)
+    where = _CALLS_WHERE + _of_visitors(scope) + (f" AND {_IN_BLOCKS}" if scope.sessions else "")
     if scope.reusable_days:
         calls = _frame(_read(warehouse, f"SELECT {_COLUMNS} FROM pd.api_calls WHERE {where}", parameters))
         typed = _read_typed(warehouse, scope, parameters)
@@ -84,6 +84,10 @@ def read_shard(warehouse: Warehouse, number: int, count: int, scope: Scope) -> S
     if calls.is_empty():
         return None
     earlier = _read_earlier(warehouse, scope, parameters)
+    if scope.sessions:  # of calls in other sessions only the moment matters
+        others = f"SELECT {', '.join(_EARLIER)} FROM pd.api_calls WHERE {_CALLS_WHERE}{_of_visitors(scope)}"
+        elsewhere = _frame(_read(warehouse, f"{others} AND NOT {_IN_BLOCKS}", parameters))
+        earlier = pl.concat([earlier, elsewhere]) if elsewhere.width else earlier
     if not scope.reusable_days:
         return Shard(calls.with_row_index("document"), table.select(_DOCUMENTS).combine_chunks(), typed, earlier)
     return Shard(calls, _NO_DOCUMENTS, typed, earlier)
@@ -100,7 +104,7 @@ def read_moments(warehouse: Warehouse, number: int, count: int, scope: Scope) ->
 
 
 def read_published(warehouse: Warehouse, number: int, count: int, scope: Scope) -> pl.DataFrame:
-    """`session_id, call_id, content_hash` of a shard's calls of the day as `dwh.events` has them."""
+    """`session_id, ts, call_id, content_hash` of a shard's calls of the day as `dwh.events` has them."""
     found = warehouse.query(
         f"SELECT {', '.join(_PUBLISHED)} FROM dwh.events WHERE event_date = {{day:Date}} AND {_OF_SHARD}"
         f" AND {VISITOR_OF_SESSION} IN ({scope.visitors})",
@@ -123,6 +127,7 @@ def _parameters(scope: Scope, number: int, count: int) -> dict[str, object]:
         "end": spans.end,
         "next_end": spans.next_end,
         "day": spans.day,
+        "blocks": list(scope.blocks),
     }
 
 
@@ -136,6 +141,7 @@ def _read_earlier(warehouse: Warehouse, scope: Scope, parameters: dict[str, obje
 
 
 _IN_SHARD = "visitor_hash BETWEEN {first_hash:UInt64} AND {last_hash:UInt64}"
+_IN_BLOCKS = "toUnixTimestamp(toStartOfInterval(ts, INTERVAL 4 HOUR)) * 1000 IN {blocks:Array(Int64)}"
 _OF_SHARD = "session_id >= {first_session:String} AND session_id <= {last_session:String}"
 _COLUMNS = """call_id, ts, visitor_key AS visitor_id, visitor_hash, content_hash, user_id, method, endpoint, status,
     duration_ms, user_agent, referrer, page_url"""
@@ -153,7 +159,7 @@ _MOMENT = {
     "content_hash": pl.UInt64(),
 }
 _EARLIER = {"visitor_hash": pl.UInt64(), "ts": API_CALLS.schema["ts"], "call_id": pl.Binary()}
-_PUBLISHED = {name: EVENTS.schema[name] for name in ("session_id", "call_id", "content_hash")}
+_PUBLISHED = {name: EVENTS.schema[name] for name in ("session_id", "ts", "call_id", "content_hash")}
 _TYPED = {name: EVENTS.schema[name] for name in ("call_id", "content_hash", "event", *FIELDS)}
 
 
@@ -179,19 +185,21 @@ def read_documents(
     """
     warehouse.keep_aside(aside, calls["call_id"])
     try:
-        # What stands together in the table is named by its hours, so that little else is read.
-        hours = calls["ts"].dt.truncate("4h").dt.epoch("ms").unique().to_list()
         table = _read(
             warehouse,
             f"SELECT call_id, content_hash, {_documents(endpoint_map)} FROM pd.api_calls "
-            "WHERE toUnixTimestamp(toStartOfInterval(ts, INTERVAL 4 HOUR)) * 1000 IN {hours:Array(Int64)} "
-            f"AND call_id IN (SELECT id FROM {aside})",
-            {"hours": hours},
+            f"WHERE {_IN_BLOCKS} AND call_id IN (SELECT id FROM {aside})",
+            {"blocks": blocks_of(calls["ts"])},
         )
     finally:
         warehouse.command(f"DROP TABLE IF EXISTS {aside} SYNC")
     records = _frame(table.select(_RECORD)).with_row_index("document").unique(_RECORD, keep="first")
     return calls.join(records, on=_RECORD, how="left"), table.select(_DOCUMENTS).combine_chunks()
+
+
+def blocks_of(moments: pl.Series) -> list[int]:
+    """The 4 hours, by which calls stand together in the table, as the epoch ms of their starts."""
+    return moments.dt.truncate("4h").dt.epoch("ms").unique().sort().to_list()
 
 
 def _documents(endpoint_map: EndpointMap) -> str:

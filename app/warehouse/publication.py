@@ -9,6 +9,7 @@ A day of which few sessions changed begins as a copy of what is published, witho
 between tables, so that costs next to nothing however long the day is.
 """
 
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,12 +19,13 @@ from threading import Lock
 import polars as pl
 
 from app.contracts import DWH_TABLES, PUBLICATIONS, Table
-from app.errors import AuditError, ContractError
+from app.errors import AuditError, ContractError, WarehouseError
 from app.warehouse.client import Warehouse
 
 VISITOR_OF_SESSION = "reinterpretAsUInt64(reverse(unhex(substring(session_id, 1, 16))))"
 # Merging parts that are about to move would take the cores that the build needs, and a deletion would wait for it.
 _UNMERGED = "max_bytes_to_merge_at_max_space_in_pool = 1"
+_MASKING_POLL_S = 0.02
 _BY_NAME = {table.name: table for table in DWH_TABLES}
 
 
@@ -61,6 +63,8 @@ class Staging:
 
     def require_complete(self) -> None:
         """Raise ContractError unless what is staged is what was kept and appended, in this day's partition alone."""
+        if self.replaced:
+            self._await_masking()
         for name, expected in self.rows.items():
             found = self._warehouse.scalar(
                 f"SELECT countIf({_BY_NAME[name].partition_by} = {{day:Date}}) FROM {self.name(name)}",
@@ -89,10 +93,29 @@ class Staging:
         _drop_staged(self._warehouse, self.day, list(self.rows), self.build_id)
 
     def _begin_as_published(self, table: Table) -> int:
-        staged = self.name(table.name)
+        """Share the published parts, and begin to mask the rows of the replaced sessions; how many others there are.
+
+        The engine masks them when it gets to it, in the parts that are there now; so meanwhile rows can be added.
+        """
+        staged, replaced = self.name(table.name), f"session_id IN ({self.replaced})"
         self._warehouse.command(f"ALTER TABLE {staged} ATTACH {_partition(self.day)} FROM {table.full_name}")
-        self._warehouse.command(f"DELETE FROM {staged} WHERE session_id IN ({self.replaced})")
-        return int(self._warehouse.scalar(f"SELECT count() FROM {staged}"))
+        kept = self._warehouse.scalar(f"SELECT count() - countIf({replaced}) FROM {staged}")
+        self._warehouse.command(f"DELETE FROM {staged} WHERE {replaced} SETTINGS lightweight_deletes_sync = 0")
+        return int(kept)
+
+    def _await_masking(self) -> None:
+        names = [self.name(table).partition(".")[2] for table in self.rows]
+        pending = (
+            "SELECT countIf(NOT is_done) AS pending, max(latest_fail_reason) AS problem FROM system.mutations "
+            "WHERE database = 'etl' AND table IN {names:Array(String)}"
+        )
+        while True:
+            left, problem = self._warehouse.query(pending, {"names": names}).row(0)
+            if problem:
+                raise WarehouseError(f"the rows of {self.day} that are replaced could not be masked: {problem}")
+            if not left:
+                return
+            time.sleep(_MASKING_POLL_S)
 
 
 def publish(warehouse: Warehouse, day: date, tables: Sequence[str], *, build_id: str, now: datetime) -> None:
