@@ -1,6 +1,8 @@
-"""Runs the demo: makes the shop, ingests and snapshots its month as it passes, builds it, says how the shop does."""
+"""Runs the demo: makes the shop, lives its month day by day and its last day hour by hour, proves it, sums it up."""
 
+import gzip
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,13 +14,16 @@ from app.demo.calls import DemoPlan, write_month
 from app.demo.database import ShopState, opening_state, write_state
 from app.demo.life import written_states
 from app.demo.summary import say_summary
-from app.errors import SettingsError, ShopError
+from app.errors import AuditError, SettingsError, ShopError
 from app.jobs.build import JOBS
 from app.jobs.ingest import Ingested
 from app.runs import ingest_paths, ingest_summary, prepare, take_snapshot
 from app.settings import Settings
+from app.verification import verify_days
 from app.warehouse import Warehouse, open_warehouse
 from app.warehouse.client import public_url
+
+_HOURS = 24
 
 
 def run_demo(settings: Settings, plan: DemoPlan, folder: Path) -> None:
@@ -30,14 +35,27 @@ def run_demo(settings: Settings, plan: DemoPlan, folder: Path) -> None:
         paths = _make_shop(plan, folder)
         console.say(f"made a shop: {folder / 'shop.sqlite'} and {len(paths)} days of calls  ({_seconds(started)})")
 
-        totals, versions = _live_the_month(warehouse, settings, plan, folder, paths)
+        totals, versions = Ingested(), 0
+        month = _evenings(plan, folder, paths)
+        settings = settings.model_copy(update={"shop_db": SecretStr(f"sqlite://{(folder / 'shop.sqlite').resolve()}")})
+        with console.progress("month", plan.days) as bar:
+            for path, evening, state in month:
+                if path == paths[-1]:
+                    build_stale(warehouse, settings, jobs=JOBS).require_done()
+                    _live_hourly(warehouse, settings, path, totals, now=evening)
+                elif path:
+                    totals.add(ingest_paths(warehouse, settings, [str(path)], now=evening))
+                versions += _snapshot(warehouse, settings, evening, state, folder / "shop.sqlite")
+                bar.advance(1)
         console.say(f"ingested {ingest_summary(totals)}")
         console.say(f"took {len(paths) + 1} snapshots: {versions:,} versions of rows in history  ({_seconds(started)})")
 
-        built = build_stale(warehouse, settings, jobs=JOBS).require_done().built
-        console.say(
-            f"built {len(built)} days, {sum(sum(day.rows.values()) for day in built):,} rows  ({_seconds(started)})"
-        )
+        build_stale(warehouse, settings, jobs=JOBS).require_done()
+        rows = sum(warehouse.scalar(f"SELECT count() FROM dwh.{job}") for job in JOBS)
+        console.say(f"built {len(paths)} days, the last of them hour by hour: {rows:,} rows  ({_seconds(started)})")
+        if differing := verify_days(warehouse, settings).differing:
+            raise AuditError(f"{differing[0].day} of the demo is not what its calls say: run `carat verify`")
+        console.say(f"verified: every row is what the raw calls say  ({_seconds(started)})")
         say_summary(warehouse)
         console.say(f'\nLook further: carat query "SELECT * FROM dwh.sessions LIMIT 5", on {public_url(warehouse.url)}')
 
@@ -48,22 +66,24 @@ def _make_shop(plan: DemoPlan, folder: Path) -> list[Path]:
         return write_month(plan, folder, bar.reach)
 
 
-def _live_the_month(
-    warehouse: Warehouse, settings: Settings, plan: DemoPlan, folder: Path, paths: list[Path]
-) -> tuple[Ingested, int]:
-    """Every evening the day's calls come in, and the shop's database is read as it is then."""
-    shop_db = (folder / "shop.sqlite").resolve()
-    settings = settings.model_copy(update={"shop_db": SecretStr(f"sqlite://{shop_db}")})
-    totals = Ingested()
-    evenings = written_states(plan, folder, hours=(24,))
-    opening = datetime.fromtimestamp(plan.starts_ms / 1000, tz=UTC)
-    with console.progress("month", plan.days) as bar:
-        versions = _snapshot(warehouse, settings, opening, opening_state(plan), shop_db)
-        for path, (evening, state) in zip(paths, evenings, strict=True):
-            totals.add(ingest_paths(warehouse, settings, [str(path)], now=evening))
-            versions += _snapshot(warehouse, settings, evening, state, shop_db)
-            bar.advance(1)
-    return totals, versions
+def _evenings(plan: DemoPlan, folder: Path, paths: list[Path]) -> Iterator[tuple[Path | None, datetime, ShopState]]:
+    """Each day's calls, its evening, and the shop's database as it is then; first the eve of the month."""
+    yield None, datetime.fromtimestamp(plan.starts_ms / 1000, tz=UTC), opening_state(plan)
+    for path, (evening, state) in zip(paths, written_states(plan, folder, hours=(24,)), strict=True):
+        yield path, evening, state
+
+
+def _live_hourly(warehouse: Warehouse, settings: Settings, path: Path, totals: Ingested, *, now: datetime) -> None:
+    """A day's calls as they come in, in 24 parts, each built into what is published already."""
+    with gzip.open(path) as file:
+        lines = file.readlines()
+    folder = path.parent / "hours"
+    folder.mkdir(exist_ok=True)
+    for hour in range(_HOURS):
+        part = folder / f"{path.name.partition('.')[0]}-{hour:02}.ndjson"
+        part.write_bytes(b"".join(lines[len(lines) * hour // _HOURS : len(lines) * (hour + 1) // _HOURS]))
+        totals.add(ingest_paths(warehouse, settings, [str(part)], now=now))
+        build_stale(warehouse, settings, jobs=JOBS).require_done()
 
 
 def _snapshot(warehouse: Warehouse, settings: Settings, at: datetime, state: ShopState, path: Path) -> int:

@@ -108,22 +108,28 @@ def revenue_share() -> pl.Expr:
     """An item's share of its order's total, by price times units, exact to the cent: the shares add up to the total.
 
     Where no item has a price, by units; where none has units, either, in equal parts. Equal to price times units
-    wherever these add up to the total.
+    wherever these add up to the total. In: an order's items one after the other, in `position`.
     """
-    value = pl.col("price").cast(pl.Float64) * pl.col("quantity")
     units = pl.col("quantity").cast(pl.Float64)
-    weight = (
-        pl.when(value.sum().over("position") != 0)
-        .then(value)
-        .when(units.sum().over("position") != 0)
-        .then(units)
-        .otherwise(1.0)
-    )
-    so_far = weight.cum_sum().over("position") / weight.sum().over("position")
-    cents = (pl.col("total").fill_null(0).cast(pl.Float64) * 100).round() * so_far
-    paid = cents.round().cast(pl.Int64)
+    value = cents("price").cast(pl.Float64) * units  # whole numbers: their sums are the same in any order
+    weight = pl.when(of_order(value) != 0).then(value).when(of_order(units) != 0).then(units).otherwise(1.0)
+    so_far = (weight.cum_sum().over("position") / of_order(weight)).clip(0, 1)
+    is_last = (pl.col("position") != pl.col("position").shift(-1)).fill_null(value=True)
+    total = cents("total")
+    part = (total.cast(pl.Float64) * so_far).round().cast(pl.Int64)
+    part = part.clip(pl.min_horizontal(total, 0), pl.max_horizontal(total, 0))  # a float may lie beyond the total
+    paid = pl.when(is_last).then(total).otherwise(part)
     share = paid - paid.shift(1).over("position").fill_null(0)
     return (share.cast(pl.Decimal(38, 2)) / 100).cast(pl.Decimal(18, 2))
+
+
+def cents(amount: str) -> pl.Expr:
+    """An amount of money in whole cents; 0 where there is none."""
+    return (pl.col(amount).fill_null(0).cast(pl.Decimal(38, 2)) * 100).cast(pl.Int64)
+
+
+def of_order(values: pl.Expr) -> pl.Expr:
+    return values.sum().over("position")
 
 
 def _credited(actions: pl.DataFrame, impressions: pl.DataFrame) -> pl.DataFrame:

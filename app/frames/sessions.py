@@ -48,7 +48,7 @@ def build_sessions(events: pl.DataFrame) -> pl.DataFrame:
     return (
         behaviour.with_columns(
             user_type=pl.when(pl.col("user_id") != "").then(pl.lit("registered")).otherwise(pl.lit("guest")),
-            duration_s=(pl.col("ended_at") - pl.col("started_at")).dt.total_milliseconds() / 1000,
+            duration_s=seconds((pl.col("ended_at") - pl.col("started_at")).dt.total_milliseconds()),
             landing_page=page_without_query("first_page"),
             referrer_host=referrer_host("referrer"),
             furthest_step=furthest_step(),
@@ -62,6 +62,16 @@ def build_sessions(events: pl.DataFrame) -> pl.DataFrame:
         .with_columns(channel=channel(has_click_id=pl.col("click_id") != ""))
         .select(pl.col(name).cast(dtype) for name, dtype in SESSIONS.schema.items())
     )
+
+
+def seconds(milliseconds: pl.Expr) -> pl.Expr:
+    """Milliseconds as seconds, the nearest float always.
+
+    Polars divides many rows by one number as it multiplies by its reciprocal, a single row not: the last digit of a
+    row would depend on its neighbours.
+    """
+    thousand_a_row = milliseconds * 0 + 1000
+    return milliseconds / thousand_a_row
 
 
 def is_event(name: str) -> pl.Expr:

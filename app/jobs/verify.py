@@ -82,14 +82,12 @@ def _example(warehouse: Warehouse, staging: Staging, table: Table, key: dict[str
     parameters = {f"key{number}": value for number, value in enumerate(key.values())}
     matches = " AND ".join(f"toString({name}) = {{key{n}:String}}" for n, name in enumerate(table.unique_key))
     columns = ", ".join(f"toString({column.name}) AS `{column.name}`" for column in table.written)
-    sides = []
-    for source, where in ((table.full_name, _of_day(table, staging.day)), (staging.name(table.name), "1")):
-        sides.append(
-            warehouse.query(
-                f"SELECT * FROM (SELECT {columns} FROM {source} AS t WHERE {where} AND {_qualified(matches, table)})",
-                parameters,
-            ).to_dicts()
-        )
+    sides = [
+        warehouse.query(
+            f"SELECT {columns} FROM (SELECT * FROM {source} WHERE {where} AND {matches})", parameters
+        ).to_dicts()
+        for source, where in ((table.full_name, _of_day(table, staging.day)), (staging.name(table.name), "1"))
+    ]
     published, built = sides
     if not (published and built):
         return RowDifference("is missing" if built else "is not in the calls", key)
@@ -97,13 +95,6 @@ def _example(warehouse: Warehouse, staging: Staging, table: Table, key: dict[str
         return RowDifference(f"is published {len(published)} times", key)
     differing = {n: (published[0][n], built[0][n]) for n in published[0] if published[0][n] != built[0][n]}
     return RowDifference("differs", key, differing)
-
-
-def _qualified(matches: str, table: Table) -> str:
-    """The aliases of the selected columns have the columns' names: conditions are on the columns themselves."""
-    for name in table.unique_key:
-        matches = matches.replace(f"toString({name})", f"toString(t.{name})")
-    return matches
 
 
 def _shown_key(table: Table) -> list[str]:
