@@ -112,6 +112,17 @@ class Inputs:
         return self.rules if job == PRODUCT_SESSIONS.name else self.rules | {"product_plan": ""}
 
 
+def read_rules(settings: Settings, endpoint_map: EndpointMap, plan: SnapshotPlan) -> dict[str, Any]:
+    """What else than calls and history days are built by, as columns of the ledger."""
+    return {
+        "endpoint_map": endpoint_map.digest,
+        "transform_version": TRANSFORM_VERSION,
+        "timezone": settings.timezone,
+        "session_timeout_ms": settings.session_timeout_ms,
+        "product_plan": plan.products_digest,
+    }
+
+
 def read_inputs(
     warehouse: Warehouse, settings: Settings, endpoint_map: EndpointMap, plan: SnapshotPlan, *, keep: bool
 ) -> Inputs:
@@ -127,19 +138,12 @@ def read_inputs(
         shifted = [of_days.select(pl.col("day") - timedelta(days=n), pl.col("hash") * abs(n)) for n in offsets]
         around = pl.concat(shifted).group_by("day").agg(pl.col("hash").sum().alias(name))
         days = days.join(around, on="day", how="left")
-    rules = {
-        "endpoint_map": endpoint_map.digest,
-        "transform_version": TRANSFORM_VERSION,
-        "timezone": settings.timezone,
-        "session_timeout_ms": settings.session_timeout_ms,
-        "product_plan": plan.products_digest,
-    }
     return Inputs(
         days.with_columns(pl.exclude("day").fill_null(0)).sort("day"),
         quarters,
         history_sums(warehouse, plan, keep=keep).with_columns(pl.col("fingerprint").cum_sum()),
         built,
-        rules,
+        read_rules(settings, endpoint_map, plan),
         settings.zone,
         settings.session_timeout_ms,
     )
@@ -201,7 +205,7 @@ def record_built(
         | vars(reach)
         | {
             "job": job,
-            "built_at": now,
+            "built_at": _after_the_last(inputs, day, job, now),
             "history_until": until,
             "history_fingerprint": inputs.history_fingerprint(until) if job == PRODUCT_SESSIONS.name else 0,
             "rows": count,
@@ -217,13 +221,21 @@ def record_untouched(
 ) -> None:
     """Write down that days are what their inputs say, so that the next look need not read their neighbours' calls."""
     entries = [
-        inputs.built[day, job] | {name: inputs.of_day(day)[name] for name in _AROUND} | {"built_at": now}
+        inputs.built[day, job]
+        | {name: inputs.of_day(day)[name] for name in _AROUND}
+        | {"built_at": _after_the_last(inputs, day, job, now)}
         for day in days
         for job in jobs
         if (day, job) in inputs.built
     ]
     if entries:
         warehouse.insert(LEDGER, pl.DataFrame(entries, schema=LEDGER.schema))
+
+
+def _after_the_last(inputs: Inputs, day: date, job: str, now: datetime) -> datetime:
+    """Now, or where the clock was set back just after the entry before: the last entry is the one that counts."""
+    last = inputs.built.get((day, job))
+    return max(now, last["built_at"] + timedelta(milliseconds=1)) if last else now
 
 
 def _reasons(inputs: Inputs, now: dict[str, Any], job: str, last: dict[str, Any] | None) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from app.tracking import FIELDS, LIST_FIELDS, ORDER_ITEM_FIELDS, OTHER, Endpoint
 FAILED_STATUS = 400
 _MONEY = pl.Decimal(18, 2)
 _COUNT_FIELDS = frozenset({"quantity", "page", "per_page", "results_total", "order_quantities"})
-_MONEY_LIMIT = 10**16
+_MONEY_LIMIT = 10**12  # larger ones are no prices, and their sums would not fit
 _COUNT_LIMIT = 2**32
 _NUMBER_TEXT = r"^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?$"
 

@@ -71,7 +71,7 @@ def test_what_is_no_count_is_null_and_counted(value):
 
 @pytest.mark.parametrize(("value", "money"), [
     (19.9, "19.90"), ("19.90", "19.90"), (59.900000000000006, "59.90"), (2.675, "2.68"), (2.665, "2.66"), (1e3, "1000.00"), (-5, "-5.00"),
-    (9999999999999999, "9999999999999999.00"), (1e16, None),
+    (999999999999, "999999999999.00"), (1e12, None),
 ])  # fmt: skip
 def test_money_is_exact_and_rounds_half_to_even(value, money):
     assert one("price", endpoint="/api/v1/products/1", response={"price": value}) == (
