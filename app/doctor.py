@@ -58,7 +58,7 @@ def examine() -> list[Finding]:
         findings.append(_tried("shop database", lambda: _shop(settings)))
     findings.append(_disk(settings))
     try:
-        with open_warehouse(settings, purpose="carat doctor") as warehouse:
+        with open_warehouse(settings, purpose="carat doctor", writes=False) as warehouse:
             findings.append(
                 Finding("warehouse", is_ok=True, detail=f"{public_url(warehouse.url)}, ClickHouse {warehouse.version}")
             )
