@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import stamina
 
@@ -21,7 +21,7 @@ from app.tracking import EndpointMap, load_endpoint_map
 from app.warehouse import Warehouse
 
 # A day that cannot be built does not keep the others from being built.
-_OF_ONE_DAY = (AuditError, ContractError)
+OF_ONE_DAY = (AuditError, ContractError)
 Day = TypeVar("Day")
 Done = TypeVar("Done")
 
@@ -76,8 +76,12 @@ def build_stale(
     force: bool = False,
     dry_run: bool = False,
     believe_size: bool = False,
+    builder: "Builder | None" = None,
 ) -> Backfill:
-    """Build the stale days in the span (with `force` all of its days), oldest first, some at once."""
+    """Build the stale days in the span (with `force` all of its days), oldest first, some at once.
+
+    Here, unless another `builder` takes the days elsewhere.
+    """
     rules = Rules.load(settings)
     inputs = read_inputs(warehouse, settings, rules.endpoint_map, rules.plan, keep=not dry_run)
     stale, untouched = compare(warehouse, inputs, jobs=jobs, force=force)
@@ -85,23 +89,53 @@ def build_stale(
     if dry_run:
         return backfill
     record_untouched(warehouse, inputs, days=untouched, jobs=jobs, now=datetime.now(tz=UTC))
-    shared = share_workers(rules, len(backfill.stale))
     with console.progress("etl", sum(inputs.of_day(day.day)["calls"] for day in backfill.stale)) as bar:
-
-        def build(day: StaleDay, through: Warehouse) -> DayBuilt | CaratError:
-            bar.label(f"etl {day.day}")
-            try:
-                return build_one(through, inputs, day, rules=shared, believe_size=believe_size, on_calls=bar.advance)
-            except _OF_ONE_DAY as error:
-                return error
-
-        for outcome in at_once(warehouse, backfill.stale, build, number=settings.days_at_once):
+        outcomes = (builder or _build_here)(
+            warehouse, inputs, backfill.stale, rules=rules, believe_size=believe_size, bar=bar
+        )
+        for outcome in outcomes:
             if isinstance(outcome, DayBuilt):
                 backfill.built.append(outcome)
             else:
                 backfill.failures.append(outcome)
     backfill.built.sort(key=lambda built: built.day)
     return backfill
+
+
+class Builder(Protocol):
+    """Builds days, begun in order, and tells what became of each as they end; none is begun after an error."""
+
+    def __call__(
+        self,
+        warehouse: Warehouse,
+        inputs: Inputs,
+        days: Sequence[StaleDay],
+        *,
+        rules: Rules,
+        believe_size: bool,
+        bar: console.Bar,
+    ) -> Iterator[DayBuilt | CaratError]: ...
+
+
+def _build_here(
+    warehouse: Warehouse,
+    inputs: Inputs,
+    days: Sequence[StaleDay],
+    *,
+    rules: Rules,
+    believe_size: bool,
+    bar: console.Bar,
+) -> Iterator[DayBuilt | CaratError]:
+    shared = share_workers(rules, len(days))
+
+    def build(day: StaleDay, through: Warehouse) -> DayBuilt | CaratError:
+        bar.label(f"etl {day.day}")
+        try:
+            return build_one(through, inputs, day, rules=shared, believe_size=believe_size, on_calls=bar.advance)
+        except OF_ONE_DAY as error:
+            return error
+
+    return at_once(warehouse, days, build, number=rules.settings.days_at_once)
 
 
 def build_one(
@@ -151,6 +185,7 @@ def _build(
         believe_size=believe_size,
         on_calls=on_calls,
     )
+    warehouse.require_lease()  # one who was overtaken since must not say what the day was built from
     record_built(
         warehouse,
         inputs,

@@ -29,6 +29,10 @@ class WarehouseGoneError(WarehouseError):
     """The warehouse does not answer; the same work may go through when it is back."""
 
 
+class ClusterError(CaratError):
+    """The machines that were to share the work could not be reached, or died of it."""
+
+
 class AuditError(CaratError):
     """What was built does not add up, so it was not published."""
 

@@ -11,6 +11,7 @@ from app import __version__, console
 from app.backfill import Backfill, build_stale, plan_days
 from app.doctor import examine
 from app.errors import AuditError, CaratError, SettingsError, ShopError
+from app.fan_out import open_builder
 from app.hourly import run_hour
 from app.jobs.build import JOBS
 from app.ledger import StaleDay
@@ -179,6 +180,9 @@ def etl(
     accept_rows: Annotated[
         bool, typer.Option("--accept-rows", help="Believe a day with far more or fewer rows than usual.")
     ] = False,
+    on: Annotated[
+        str | None, typer.Option("--on", help="Dask scheduler whose workers build the days: tcp://scheduler:8786.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Build what is stale: sessions, catalog and product sessions out of the raw calls.
@@ -188,11 +192,21 @@ def etl(
     settings = load_settings()
     span = _span(day, first, last)
     wanted = _jobs(jobs)
-    with open_warehouse(settings, purpose="carat etl", writes=not dry_run) as warehouse:
+    with (
+        open_builder(settings, on, dry_run=dry_run) as builder,
+        open_warehouse(settings, purpose="carat etl", writes=not dry_run) as warehouse,
+    ):
         if not dry_run:
             prepare(warehouse, settings)
         backfill = build_stale(
-            warehouse, settings, span=span, jobs=wanted, force=force, dry_run=dry_run, believe_size=accept_rows
+            warehouse,
+            settings,
+            span=span,
+            jobs=wanted,
+            force=force,
+            dry_run=dry_run,
+            believe_size=accept_rows,
+            builder=builder,
         )
     if as_json:
         console.say_json(_built_report(backfill))

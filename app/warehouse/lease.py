@@ -12,6 +12,7 @@ This holds for one server: replicas that learn of a table later would each name 
 
 import os
 import socket
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -153,6 +154,28 @@ def hold_lease(warehouse: Warehouse, *, purpose: str, lease_s: float = LEASE_S) 
         stop.set()
         keeper.join(timeout=lease_s)  # a renewal that hangs must not hold up the end
         lease.release()
+
+
+def lent_token(warehouse: Warehouse) -> str:
+    """What others need to write under the lease by which this connection is guarded: for `require_lent`."""
+    warehouse.require_lease()
+    return _look(warehouse, 0).note.token
+
+
+def require_lent(warehouse: Warehouse, *, token: str) -> None:
+    """Raise LockedError unless the lease with this token is held, by another process, for half of its time more.
+
+    Only the holder renews it, every quarter of that time: one that died must not go on holding by those to whom it
+    lent. Where less is left, the next renewal is awaited, or the end.
+    """
+    while True:
+        seen = _look(warehouse, 0)
+        if seen.note.token != token or not seen.is_held:
+            by = f": held by {seen.who}" if seen.is_held else ""
+            raise LockedError(f"the process that lent its lease on {warehouse.url} does not hold it any more{by}")
+        if 2 * seen.age_ms < seen.note.lease_ms:
+            return
+        time.sleep(min(1.0, seen.note.lease_ms / 20_000))
 
 
 def _acquire(warehouse: Warehouse, purpose: str, lease_ms: int) -> Lease:
