@@ -1,5 +1,6 @@
 """Finds the sessions whose calls are others than those from which a published day was built."""
 
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,9 +47,9 @@ def find_changes(
     `quarters`: `at, rows, fingerprint` of the raw calls by quarter of an hour. `around` says whether calls of the day
     before and of the day after changed: then visitors and sessions near that midnight are looked at, too.
     """
-    suffix = f"{scope.spans.day:%Y%m%d}"
+    suffix = f"{scope.spans.day:%Y%m%d}_{uuid.uuid4().hex[:12]}"  # another attempt at the day never meets them
     visitors, sessions = f"etl.changed_visitors_{suffix}", f"etl.changed_sessions_{suffix}"
-    warehouse.command(f"CREATE OR REPLACE TABLE {visitors} (visitor_hash UInt64) ENGINE = Memory")
+    warehouse.command(f"CREATE TABLE {visitors} (visitor_hash UInt64) ENGINE = Memory")
     try:
         visitor_calls = _keep_visitors(warehouse, scope, quarters, around, into=visitors)
         some = Scope(scope.spans, scope.endpoint_map, scope.timeout_ms, visitors=f"SELECT visitor_hash FROM {visitors}")
