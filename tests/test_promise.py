@@ -372,7 +372,7 @@ def test_whatever_happened_before_the_tables_are_those_of_the_raw_calls(teller, 
     record_property(
         "told", f"{EXAMPLES} stories, {patches.built} days built, {patches.patched} of them by changed sessions alone"
     )
-    assert patches.patched >= EXAMPLES // 2, "hardly any day was built by its changed sessions alone"
+    assert patches.patched >= EXAMPLES // 4, "hardly any day was built by its changed sessions alone"
 
 
 @served
