@@ -223,6 +223,19 @@ class Shop:
         self.worker.kill()
         self.worker, self.spare = self.spare.wait_until_ready(), self.new_worker()
 
+    def keep(self) -> None:
+        """Remember the warehouse as it is, where it is a folder of this process's own."""
+        if self.warehouse.startswith("chdb://") and (self.folder / "warehouse").exists():
+            shutil.rmtree(self.folder / "kept", ignore_errors=True)
+            shutil.copytree(self.folder / "warehouse", self.folder / "kept", symlinks=True)
+
+    def go_back(self) -> bool:
+        """Make the warehouse what was kept, so that there is work again that can be killed; false where none was."""
+        if (self.folder / "kept").exists():
+            shutil.rmtree(self.folder / "warehouse")
+            shutil.copytree(self.folder / "kept", self.folder / "warehouse", symlinks=True)
+        return (self.folder / "kept").exists()
+
     def change(self, step: Step) -> None:
         """What happens in the shop's database before the step."""
         with closing(sqlite3.connect(self.folder / "shop.sqlite")) as database, database:
@@ -331,7 +344,7 @@ NEVER = Kill(COMMAND_LIMIT_S, "begun")
 class Kills:
     """So many kills, spread over some steps and, within each, over the time that it takes undisturbed.
 
-    Of a step that publishes, every other kill is spread over the time from where that begins.
+    Of a step that publishes, every other kill is spread over the time from where that begins, most of them soon after.
     """
 
     seed: str
@@ -349,7 +362,7 @@ class Kills:
         self.of_steps = [
             # The later ones last: what was published before a kill is not published again.
             [
-                Kill(finished.publishing_s * (part + chance.random()) / kills, "publishing")
+                Kill(finished.publishing_s * ((part + chance.random()) / kills) ** 2, "publishing")
                 if part % 2 and finished.publishing_s
                 else Kill(finished.seconds * (part + chance.random()) / kills, "begun")
                 for part in range(kills)
@@ -381,16 +394,20 @@ def run_and_kill(shop: Shop, kills: Kills) -> None:
     before = shop.progress()
     for step, kills_of_step in zip(kills.steps, kills.of_steps, strict=True):
         shop.change(step)
-        for kill in kills_of_step:
-            finished = run_when_free(shop, step, kill)
-            if finished is None:
+        shop.keep()
+        for planned in kills_of_step:
+            kill = planned
+            while (finished := run_when_free(shop, step, kill)) is not None:
+                assert finished.code == 0, finished.err + kills.told
+                kills.note(step, kill, TOO_LATE)
+                if not shop.go_back():
+                    break
+                before, kill = shop.progress(), kill._replace(delay=kill.delay / 2)
+            else:
                 shop.kill()
                 after = shop.progress()
                 kills.note(step, kill, hit_of(step, before, after))
                 before = after
-            else:
-                assert finished.code == 0, finished.err + kills.told
-                kills.note(step, kill, TOO_LATE)
         finished = run_when_free(shop, step)
         assert finished
         assert (finished.code, finished.error_lines) == (0, []), kills.told
@@ -426,7 +443,7 @@ def test_commands_that_are_killed_and_run_again_make_the_tables_of_an_undisturbe
     with Shop.opened(tmp_path, f"chdb://{tmp_path}/warehouse") as shop:
         run_and_kill(shop, kills)
         assert_is_as_undisturbed(shop, undisturbed, kills)
-    assert kills.hits[TOO_LATE] <= left // 2, kills.told
+    assert kills.hits.total() - kills.hits[TOO_LATE] >= left - 1, kills.told  # the first command's alone may miss
 
 
 # ---- a server that outlives its clients, and one that does not -----------------------------------------------------
