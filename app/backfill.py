@@ -88,7 +88,7 @@ def build_stale(
     backfill = Backfill(_within(stale, span))
     if dry_run:
         return backfill
-    record_untouched(warehouse, inputs, days=untouched, jobs=jobs, now=datetime.now(tz=UTC))
+    record_untouched(warehouse, inputs, untouched=untouched, now=datetime.now(tz=UTC))
     with console.progress("etl", sum(inputs.of_day(day.day)["calls"] for day in backfill.stale)) as bar:
         outcomes = (builder or _build_here)(
             warehouse, inputs, backfill.stale, rules=rules, believe_size=believe_size, bar=bar

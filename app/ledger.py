@@ -151,17 +151,18 @@ def read_inputs(
 
 def compare(
     warehouse: Warehouse, inputs: Inputs, *, jobs: Sequence[str], force: bool = False
-) -> tuple[list[StaleDay], list[date]]:
+) -> tuple[list[StaleDay], list[tuple[date, str]]]:
     """The days whose last build had other inputs than there are now, oldest first; with `force` every day.
 
-    And the days that are as built though a neighbour's calls changed, none of which their sessions reach into.
+    And the days and tables that are as built though a neighbour's calls changed: their sessions reach none of those.
     """
-    stale, untouched = [], []
-    oldest = inputs.oldest_day
+    stale: list[StaleDay] = []
+    untouched: list[tuple[date, str]] = []
+    kept = _past_their_calls(warehouse, inputs)
     for now in inputs.days.iter_rows(named=True):
         day = now["day"]
-        if not force and oldest and day < oldest:
-            continue  # past the retention of its calls: what is published is kept
+        if not force and day in kept:
+            continue
         last = {job: inputs.built.get((day, job)) for job in jobs}
         reasons = {job: _reasons(inputs, now, job, row) for job, row in last.items()}
         around = [job for job, row in last.items() if row and not reasons[job] and _differs_around(now, row)]
@@ -169,8 +170,7 @@ def compare(
             reach = read_reach(warehouse, day_spans(day, inputs.zone), timeout_ms=inputs.timeout_ms)
             for job in around:
                 reasons[job] = _reasons_around(reach, last[job] or {})
-            if not any(reasons[job] for job in around):
-                untouched.append(day)
+            untouched += [(day, job) for job in around if not reasons[job]]
         chosen = tuple(job for job in jobs if reasons[job] or force)
         if chosen:
             texts = dict.fromkeys(text for job in chosen for text, _ in reasons[job])
@@ -217,16 +217,14 @@ def record_built(
 
 
 def record_untouched(
-    warehouse: Warehouse, inputs: Inputs, *, days: Iterable[date], jobs: Sequence[str], now: datetime
+    warehouse: Warehouse, inputs: Inputs, *, untouched: Iterable[tuple[date, str]], now: datetime
 ) -> None:
-    """Write down that days are what their inputs say, so that the next look need not read their neighbours' calls."""
+    """Write down that tables are what their inputs say, so that the next look need not read their neighbours' calls."""
     entries = [
         inputs.built[day, job]
         | {name: inputs.of_day(day)[name] for name in _AROUND}
         | {"built_at": _after_the_last(inputs, day, job, now)}
-        for day in days
-        for job in jobs
-        if (day, job) in inputs.built
+        for day, job in untouched
     ]
     if entries:
         warehouse.insert(LEDGER, pl.DataFrame(entries, schema=LEDGER.schema))
@@ -236,6 +234,28 @@ def _after_the_last(inputs: Inputs, day: date, job: str, now: datetime) -> datet
     """Now, or where the clock was set back just after the entry before: the last entry is the one that counts."""
     last = inputs.built.get((day, job))
     return max(now, last["built_at"] + timedelta(milliseconds=1)) if last else now
+
+
+def _past_their_calls(warehouse: Warehouse, inputs: Inputs) -> set[date]:
+    """The days before the oldest call, of which what is published is kept: their calls are past their retention.
+
+    Not those by another time zone, whose calls are there but belong to later days by this one.
+    """
+    oldest = inputs.oldest_day
+    before = {day for day in inputs.days["day"] if oldest is None or day < oldest}
+    other_zone = [
+        day
+        for day in before
+        if (last := inputs.built.get((day, "events"))) and last["timezone"] != inputs.rules["timezone"]
+    ]
+    if not other_zone:
+        return before
+    left_over = warehouse.query(
+        "SELECT event_date FROM dwh.events WHERE event_date IN {days:Array(Date)} GROUP BY event_date "
+        "HAVING min(ts) >= (SELECT min(ts) FROM pd.api_calls)",
+        {"days": other_zone},
+    )
+    return before - set(left_over["event_date"]) if left_over.width else before
 
 
 def _reasons(inputs: Inputs, now: dict[str, Any], job: str, last: dict[str, Any] | None) -> list[tuple[str, str]]:

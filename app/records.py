@@ -20,6 +20,7 @@ KEPT_REJECT_BYTES = 64 * 1024 * 1024
 _AHEAD = timedelta(days=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+_EARLIEST_MS = 2 * 86_400_000  # before it, a business day somewhere or the day before it lies before 1970
 _LONGEST_NUMBER = 19  # digits
 _LARGEST_ID = 10**30
 _UINT16 = 2**16
@@ -188,8 +189,8 @@ def _epoch_ms(value: Any, latest_ms: int) -> int:
         raise RejectedRecordError(
             "in the future", f"ts {_shown(value)} is more than a day ahead of this machine's clock"
         )
-    if epoch_ms < 0:
-        raise RejectedRecordError("no time", f"ts {_shown(value)} lies before 1970")
+    if epoch_ms < _EARLIEST_MS:
+        raise RejectedRecordError("no time", f"ts {_shown(value)} lies before 1970-01-03: a clock that was never set")
     return epoch_ms
 
 

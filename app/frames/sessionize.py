@@ -75,8 +75,8 @@ def changed_sessions(
 ) -> pl.Series:
     """The ids of the sessions that do not hold the same calls of the day as the published ones, on either side.
 
-    In: `session_id, ts, call_id, content_hash` on both sides. With `reaches_on` the calls after the day
-    changed: then every session that was there just before its end counts as changed, too.
+    In: `session_id, ts, call_id, content_hash` on both sides. With `reaches_on` every
+    session that was there just before the day's end counts as changed, too: what follows after it may have changed.
     """
     key = ["session_id", "call_id", "content_hash"]
     at = pl.col("ts").dt.epoch("ms")

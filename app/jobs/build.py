@@ -280,9 +280,11 @@ def _require_raw(warehouse: Warehouse, day: date, calls: int) -> None:
     """A day whose raw calls are past their retention must not be emptied by building it again."""
     if calls:
         return
-    published = warehouse.scalar("SELECT count() FROM dwh.events WHERE event_date = {day:Date}", {"day": day})
-    oldest = warehouse.scalar("SELECT if(count() = 0, today(), toDate(min(ts))) FROM pd.api_calls")
-    if published and day < oldest:
+    oldest = "(SELECT if(count() = 0, now64(3), min(ts)) FROM pd.api_calls)"
+    lost = warehouse.scalar(
+        f"SELECT count() FROM dwh.events WHERE event_date = {{day:Date}} AND ts < {oldest}", {"day": day}
+    )
+    if lost:
         raise ContractError(
             f"{day}: pd.api_calls no longer holds this day's calls, so what is published is kept as it is"
         )

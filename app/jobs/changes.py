@@ -45,7 +45,8 @@ def find_changes(
     None where that cannot be told, so that the whole day is to be built.
 
     `quarters`: `at, rows, fingerprint` of the raw calls by quarter of an hour. `around` says whether calls of the day
-    before and of the day after changed: then visitors and sessions near that midnight are looked at, too.
+    before and of the day after changed: then visitors and sessions near a midnight are looked at, too (whether a
+    session goes on past the midnight at the day's end can depend on whether it came over that at its beginning).
     """
     suffix = f"{scope.spans.day:%Y%m%d}_{uuid.uuid4().hex[:12]}"  # another attempt at the day never meets them
     visitors, sessions = f"etl.changed_visitors_{suffix}", f"etl.changed_sessions_{suffix}"
@@ -54,7 +55,7 @@ def find_changes(
         visitor_calls = _keep_visitors(warehouse, scope, quarters, around, into=visitors)
         some = Scope(scope.spans, scope.endpoint_map, scope.timeout_ms, visitors=f"SELECT visitor_hash FROM {visitors}")
         count = shard_count(visitor_calls, shard_calls=_CALLS_AT_ONCE)
-        found = [_changed(warehouse, number, count, some, reaches_on=around[1]) for number in range(count)]
+        found = [_changed(warehouse, number, count, some, reaches_on=any(around)) for number in range(count)]
         known = [shard for shard in found if shard is not None]
         if len(known) < count:
             yield None

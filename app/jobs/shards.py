@@ -173,7 +173,9 @@ def _read_typed(warehouse: Warehouse, scope: Scope, parameters: dict[str, object
     }
     days = " OR ".join(f"({sql})" for day, sql in of_day.items() if day in scope.reusable_days)
     found = _read(warehouse, f"SELECT {', '.join(_TYPED)} FROM dwh.events WHERE ({days}) AND {_OF_SHARD}", parameters)
-    return _frame(found, EVENTS) if found.num_columns else pl.DataFrame(schema=_TYPED)
+    if not found.num_columns:
+        return pl.DataFrame(schema=_TYPED)
+    return _frame(found, EVENTS).unique(_RECORD)  # by another time zone a call may be published on both days
 
 
 def read_documents(
