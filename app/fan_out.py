@@ -9,7 +9,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -314,4 +314,5 @@ def _connected(distributed: Any, address: str) -> Iterator[Any]:
     try:
         yield client
     finally:
-        client.close(timeout=_CONNECT_S)
+        with suppress(OSError):  # a scheduler that does not answer any more must not hold up the end
+            client.close(timeout=_CONNECT_S)
