@@ -1,5 +1,7 @@
 """Runs of ingest and snapshot, each recorded in `etl.runs`, and what every command that writes begins with."""
 
+import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
@@ -103,6 +105,11 @@ def take_snapshot(
 
 @contextmanager
 def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder of this process in the scratch directory; those that killed processes left behind are removed."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="snapshot-", dir=folder) as path:
+    for left in folder.glob("snapshot-*-*"):
+        pid = left.name.split("-")[1]
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"snapshot-{os.getpid()}-", dir=folder) as path:
         yield Path(path).resolve()

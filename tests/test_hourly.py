@@ -1,7 +1,9 @@
 """What the timer runs: snapshot, build, audit; and what becomes of it when something is away."""
 
 import json
+import os
 import sqlite3
+import subprocess
 import threading
 import time
 from contextlib import closing
@@ -14,6 +16,7 @@ from app.errors import WarehouseGoneError
 from app.hourly import run_hour
 from app.jobs import build
 from app.jobs.build import JOBS
+from app.runs import _scratch
 from app.settings import Settings
 from app.verification import verify_days
 from app.warehouse import open_warehouse
@@ -47,6 +50,18 @@ def test_an_hour_snapshots_and_builds_and_is_recorded(warehouse, settings, inges
     assert [day.day for day in hour.backfill.built] == [date(2026, 3, 2)]
     assert run_hour(warehouse, of_shop).backfill.stale == []
     assert warehouse.query("SELECT state, count() FROM etl.runs WHERE job = 'hourly' GROUP BY state").rows() == [("done", 2)]  # fmt: skip
+
+
+def test_what_a_killed_snapshot_left_in_the_scratch_directory_is_removed(tmp_path):
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    left, of_a_living = tmp_path / f"snapshot-{killed.pid}-abc", tmp_path / f"snapshot-{os.getpid()}-abc"
+    for folder in (left, of_a_living):
+        folder.mkdir()
+        (folder / "items.arrow").write_bytes(b"x")
+    with _scratch(tmp_path) as own:
+        assert own.is_dir()
+    assert list(tmp_path.iterdir()) == [of_a_living]
 
 
 def test_missed_hours_are_caught_up_in_one_run(warehouse, settings, ingest_records):
