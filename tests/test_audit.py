@@ -12,6 +12,9 @@ from app.jobs import product_sessions, sessions
 from app.jobs.build import JOBS
 from app.verification import verify_days
 
+# The SQL is the same on a server: tests of the promise, of crashes and of hours run it there.
+pytestmark = pytest.mark.parametrize("engine_url", ["embedded"], indirect=True)
+
 DAY = date(2026, 3, 2)
 
 

@@ -33,7 +33,7 @@ from tests.support.reference import Record, Session, sessions, stored
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = int(os.environ.get("CARAT_TEST_EXAMPLES", "8"))
+EXAMPLES = int(os.environ.get("CARAT_TEST_EXAMPLES", "6"))
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
 MINUTE = 60_000
 HOUR = 60 * MINUTE

@@ -8,7 +8,7 @@ import pytest
 
 from app.contracts import CATALOG_SESSIONS, DWH_TABLES, EVENTS, RUNS, SESSIONS
 from app.errors import ContractError, WarehouseError
-from app.warehouse import Staging, migrate, publication, publish, recover
+from app.warehouse import Staging, migrate, publication, recover
 from app.warehouse.client import public_url
 
 DAY = date(2026, 3, 1)

@@ -81,7 +81,7 @@ def audit(
                     f"revenue is {staged['revenue']:,} in sessions, {staged['product_revenue']:,} in their products, "
                     f"{allowed:,} of orders without products"
                 )
-    findings += [finding for table in _tables(staging) for finding in _key_findings(warehouse, staging, table)]
+    findings += _key_findings(warehouse, staging)
     if max_row_factor and is_over:
         findings += [f for table in _tables(staging) for f in _size_findings(warehouse, staging, table, max_row_factor)]
     if findings:
@@ -107,25 +107,29 @@ def _sums(warehouse: Warehouse, tables: Mapping[str, str], where: str) -> dict[s
     return sums
 
 
-def _key_findings(warehouse: Warehouse, staging: Staging, table: Table) -> list[str]:
+def _key_findings(warehouse: Warehouse, staging: Staging) -> list[str]:
     """Keys that are empty or not unique; of a day that begins as it is published, among the sessions built anew."""
-    name = staging.name(table.name)
-    findings = []
+    tables = _tables(staging)
+    built = f"session_id IN ({staging.replaced})" if staging.replaced else "1"
+    empty = f"{built} AND (session_id = '' OR visitor_id = '')"
+    found = warehouse.counts({table.name: (staging.name(table.name), empty) for table in tables})
+    findings = [f"{rows:,} rows of {name} have no session or visitor" for name, rows in found.items() if rows]
     if staging.replaced:
-        built, empty = f"session_id IN ({staging.replaced})", "session_id = '' OR visitor_id = '' AND "
-        added = staging.rows[table.name] - staging.kept[table.name]
-        found = warehouse.scalar(f"SELECT count() FROM {name} WHERE {built}")
-        if found != added:
-            findings.append(f"{table.name} holds {found:,} rows of sessions of which {added:,} were built")
-        empty_rows = f"SELECT count() FROM {name} WHERE {empty}{built}"
-    else:
-        empty_rows = f"SELECT countIf(session_id = '' OR visitor_id = '') FROM {name}"
-        key = table.unique_key[0]
-        if table in _KEYED_BY_ONE and (repeated := warehouse.scalar(f"SELECT count() - uniqExact({key}) FROM {name}")):
-            findings.append(f"{repeated:,} rows of {table.name} repeat a {key}")
-    if empty := warehouse.scalar(empty_rows):
-        findings.append(f"{empty:,} rows of {table.name} have no session or visitor")
-    return findings
+        found = warehouse.counts({table.name: (staging.name(table.name), built) for table in tables})
+        added = {name: staging.rows[name] - kept for name, kept in staging.kept.items()}
+        return findings + [
+            f"{name} holds {rows:,} rows of sessions of which {added[name]:,} were built"
+            for name, rows in found.items()
+            if rows != added[name]
+        ]
+    keyed = {table: table.unique_key[0] for table in tables if table in _KEYED_BY_ONE}
+    repeats = " UNION ALL ".join(
+        f"SELECT '{table.name}' AS name, '{key}' AS key, count() - uniqExact({key}) AS rows "
+        f"FROM {staging.name(table.name)}"
+        for table, key in keyed.items()
+    )
+    repeated = warehouse.query(repeats).iter_rows() if keyed else ()
+    return findings + [f"{rows:,} rows of {name} repeat a {key}" for name, key, rows in repeated if rows]
 
 
 def _size_findings(warehouse: Warehouse, staging: Staging, table: Table, factor: float) -> list[str]:

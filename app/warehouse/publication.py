@@ -65,14 +65,13 @@ class Staging:
         """Raise ContractError unless what is staged is what was kept and appended, in this day's partition alone."""
         if self.replaced:
             self._await_masking()
+        in_day = self._warehouse.counts(
+            {name: (self.name(name), f"{_BY_NAME[name].partition_by} = toDate('{self.day}')") for name in self.rows}
+        )
         for name, expected in self.rows.items():
-            found = self._warehouse.scalar(
-                f"SELECT countIf({_BY_NAME[name].partition_by} = {{day:Date}}) FROM {self.name(name)}",
-                {"day": self.day},
-            )
-            if found != expected:
+            if in_day[name] != expected:
                 raise ContractError(
-                    f"{self.name(name)} holds {found} rows of {self.day}, {expected} were written: not published"
+                    f"{self.name(name)} holds {in_day[name]} rows of {self.day}, {expected} were written: not published"
                 )
 
     def publish(self, *, now: datetime) -> None:
@@ -171,17 +170,18 @@ def recover(warehouse: Warehouse) -> list[date]:
 
 
 def _replace_partitions(warehouse: Warehouse, day: date, tables: Sequence[str], build_id: str) -> None:
-    for table in tables:
-        staged = _staged(table, day, build_id)
-        database, _, name = staged.partition(".")
-        found = warehouse.query(
-            "SELECT total_rows FROM system.tables WHERE database = {database:String} AND name = {name:String}",
-            {"database": database, "name": name},
-        )
-        if found.is_empty():  # a staged table is dropped only after its publication is in the journal as done
+    staged = {table: _staged(table, day, build_id) for table in tables}
+    found = warehouse.query(
+        "SELECT name, total_rows FROM system.tables WHERE database = 'etl' AND name IN {names:Array(String)}",
+        {"names": [name.removeprefix("etl.") for name in staged.values()]},
+    )
+    rows = dict(found.iter_rows())
+    for table, name in staged.items():
+        in_parts = rows.get(name.removeprefix("etl."))
+        if in_parts is None:  # a staged table is dropped only after its publication is in the journal as done
             continue
-        if warehouse.scalar(f"SELECT count() FROM {staged}"):
-            warehouse.command(f"ALTER TABLE dwh.{table} REPLACE {_partition(day)} FROM {staged}")
+        if in_parts:
+            warehouse.command(f"ALTER TABLE dwh.{table} REPLACE {_partition(day)} FROM {name}")
         else:  # the engine refuses to replace a partition by nothing
             warehouse.command(f"ALTER TABLE dwh.{table} DROP {_partition(day)}")
 
