@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import structlog
 
 from app.contracts import DATABASES
 from app.jobs import ingest
@@ -19,6 +20,13 @@ from tests.support.clickhouse_http import running_server
 resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """A command run inside a test writes its log to a stderr that is gone after it."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session", params=["embedded", "served"])

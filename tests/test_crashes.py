@@ -33,7 +33,7 @@ from tests.support.killing import COMMAND_LIMIT_S, Finished, Server, Worker, ser
 
 pytestmark = pytest.mark.slow
 
-KILLS = int(os.environ.get("CARAT_TEST_KILLS", "24"))  # a fifth of them on a server
+KILLS = int(os.environ.get("CARAT_TEST_KILLS", "16"))  # a fifth of them on a server
 SEED = int(os.environ.get("CARAT_TEST_SEED", random.randrange(10**6)))
 SERVED_KILLS = KILLS // 5
 EMBEDDED_KILLS = KILLS - SERVED_KILLS
@@ -43,7 +43,7 @@ KILLS_A_ROUND = 24  # then the sequence begins anew in another warehouse
 SERVED_KILLS_A_ROUND = 8
 LOCKED = 75
 TOO_LATE = "the command had ended"
-REBUILDS, READERS = 6, 2
+REBUILDS, READERS = 4, 2
 
 DAYS = (date(2026, 3, 1), date(2026, 3, 2), date(2026, 3, 3))
 PRODUCTS = 60

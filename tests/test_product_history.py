@@ -13,7 +13,7 @@ from app.jobs.build import JOBS
 from app.runs import take_snapshot
 from app.settings import Settings
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("engine_url", ["embedded"], indirect=True)]
 
 ALL = (None, None)
 MIDNIGHT = datetime(2026, 3, 2, tzinfo=UTC)

@@ -15,6 +15,8 @@ from app.snapshot_plan import SnapshotPlan
 from app.tracking import load_endpoint_map
 
 _VISITORS = ("a", "b", "c")
+# What follows is the same SQL on a server, where the first test and tests of the promise run, too.
+embedded = pytest.mark.parametrize("engine_url", ["embedded"], indirect=True)
 
 
 def random_calls(seed: int, count: int) -> list[dict]:
@@ -69,7 +71,7 @@ def start_anew(warehouse) -> None:
         warehouse.command(f"TRUNCATE TABLE {table}")
 
 
-@hypothesis_settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10**6), cuts=st.lists(st.integers(0, 40), max_size=3), build_between=st.booleans())
 def test_any_order_and_split_of_ingestion_gives_the_same_tables(
     warehouse, settings, ingest_records, seed, cuts, build_between
@@ -94,6 +96,7 @@ def test_any_order_and_split_of_ingestion_gives_the_same_tables(
     assert tables(warehouse) == expected
 
 
+@embedded
 def test_the_number_of_shards_and_workers_changes_nothing(warehouse, settings, ingest_records):
     ingest_records(*random_calls(5, 400))
     endpoint_map = load_endpoint_map(settings.tracking)
@@ -107,6 +110,7 @@ def test_the_number_of_shards_and_workers_changes_nothing(warehouse, settings, i
     assert sum(len(rows) for rows in found[0].values()) > 400
 
 
+@embedded
 def test_every_stored_call_is_in_exactly_one_session_and_one_event(warehouse, settings, ingest_records):
     ingest_records(*random_calls(9, 300))
     build_stale(warehouse, settings, span=(None, None), jobs=JOBS)
@@ -117,6 +121,7 @@ def test_every_stored_call_is_in_exactly_one_session_and_one_event(warehouse, se
     assert warehouse.scalar(strangers) == 0
 
 
+@embedded
 def test_revenue_of_sessions_is_that_of_their_products(warehouse, settings, ingest_records):
     ingest_records(*random_calls(11, 300))
     build_stale(warehouse, settings, span=(None, None), jobs=JOBS)
@@ -124,6 +129,7 @@ def test_revenue_of_sessions_is_that_of_their_products(warehouse, settings, inge
     assert warehouse.scalar(sessions) == warehouse.scalar("SELECT sum(revenue) FROM dwh.product_sessions") > 0
 
 
+@embedded
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "Asia/Kolkata", "America/Los_Angeles"])
 def test_days_are_those_of_the_business_time_zone(warehouse, settings, ingest_records, zone):
     ingest_records(*random_calls(13, 200))
@@ -135,12 +141,14 @@ def test_days_are_those_of_the_business_time_zone(warehouse, settings, ingest_re
     )
 
 
+@embedded
 def test_some_jobs_leave_the_other_tables_as_they_are(warehouse, settings, ingest_records):
     ingest_records(*random_calls(3, 50))
     build_stale(warehouse, settings, span=(None, None), jobs=("sessions",))
     assert [bool(rows) for rows in tables(warehouse).values()] == [False, True, False, False]
 
 
+@embedded
 def test_a_day_whose_calls_are_gone_is_emptied(warehouse, settings, ingest_records):
     ingest_records(*random_calls(3, 60))
     build_stale(warehouse, settings, span=(None, None), jobs=JOBS)
@@ -149,6 +157,7 @@ def test_a_day_whose_calls_are_gone_is_emptied(warehouse, settings, ingest_recor
     assert warehouse.scalar("SELECT count() FROM dwh.events WHERE event_date = '2026-03-02'") == 0
 
 
+@embedded
 def test_a_day_past_the_retention_of_its_calls_keeps_what_is_published(warehouse, settings, ingest_records):
     ingest_records(*random_calls(3, 60))
     build_stale(warehouse, settings, span=(None, None), jobs=JOBS)
