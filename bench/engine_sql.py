@@ -85,7 +85,7 @@ FROM (
 _MONEY = "Nullable(Decimal(18, 2))"
 _ITEM = f"product_id String, quantity Nullable(UInt32), price {_MONEY}"
 _PARSED = f"""(
-    SELECT call_id, ts, visitor_key, user_id, status, duration_ms, endpoint,
+    SELECT call_id, content_hash, ts, visitor_key, user_id, status, duration_ms, endpoint,
         multiIf(
             status >= 400, 'other',
             method = 'GET' AND endpoint = '/api/v1/catalog', 'catalog',
