@@ -91,8 +91,9 @@ def audit(
 def kept_sums(warehouse: Warehouse, staging: Staging) -> dict[str, Any]:
     """What the published day adds up to without the sessions that are built anew: as `_sums`."""
     published = {name: f"dwh.{name}" for name in staging.rows}
-    others = f"session_date = toDate('{staging.day}') AND session_id NOT IN ({staging.replaced})"
-    return _sums(warehouse, published, others)
+    of_day = f"session_date = toDate('{staging.day}')"
+    replaced = _sums(warehouse, published, f"{of_day} AND session_id IN ({staging.replaced})")  # found by the index
+    return {name: total - replaced[name] for name, total in _sums(warehouse, published, of_day).items()}
 
 
 def _sums(warehouse: Warehouse, tables: Mapping[str, str], where: str) -> dict[str, Any]:

@@ -98,9 +98,9 @@ class Staging:
         """
         staged, replaced = self.name(table.name), f"session_id IN ({self.replaced})"
         self._warehouse.command(f"ALTER TABLE {staged} ATTACH {_partition(self.day)} FROM {table.full_name}")
-        kept = self._warehouse.scalar(f"SELECT count() - countIf({replaced}) FROM {staged}")
+        rows = self._warehouse.counts({"all": (staged, "1"), "replaced": (staged, replaced)})  # the latter by its index
         self._warehouse.command(f"DELETE FROM {staged} WHERE {replaced} SETTINGS lightweight_deletes_sync = 0")
-        return int(kept)
+        return rows["all"] - rows["replaced"]
 
     def _await_masking(self) -> None:
         names = [self.name(table).partition(".")[2] for table in self.rows]
