@@ -72,6 +72,8 @@ def ingest_records(warehouse, tmp_path) -> Callable[..., ingest.Ingested]:
 
 
 _SLOW_FILES = {
+    "test_audit",
+    "test_ledger",
     "test_faults",
     "test_snapshots",
     "test_snapshot_faults",
