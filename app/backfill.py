@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import stamina
 
 from app import console
-from app.errors import AuditError, CaratError, ContractError, WarehouseGoneError
+from app.errors import AuditError, CaratError, ContractError, WarehouseGoneError, require_none
 from app.frames.days import day_spans
 from app.jobs.build import DayBuilt, build_day
 from app.jobs.reach import read_reach
@@ -24,6 +24,8 @@ from app.warehouse import Warehouse
 OF_ONE_DAY = (AuditError, ContractError)
 Day = TypeVar("Day")
 Done = TypeVar("Done")
+Span = tuple[date | None, date | None]
+ALL_DAYS: Span = (None, None)
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,23 @@ class Backfill:
 
     def require_done(self) -> "Backfill":
         """Raise the failures, if there are any, as one error."""
-        if self.failures:
-            raise type(self.failures[0])("; ".join(map(str, self.failures)))
+        require_none(self.failures)
         return self
+
+
+@dataclass(frozen=True)
+class Work:
+    """Days to build, oldest first, from what and by what, and the bar that shows how far that is."""
+
+    inputs: Inputs
+    days: Sequence[StaleDay]
+    rules: Rules
+    believe_size: bool
+    bar: console.Bar
+
+
+# Builds days, begun in order, and tells what became of each as they end; none is begun after an error.
+Builder = Callable[[Warehouse, Work], Iterator[DayBuilt | CaratError]]
 
 
 def plan_days(
@@ -59,24 +75,24 @@ def plan_days(
     settings: Settings,
     *,
     jobs: Sequence[str],
-    span: tuple[date | None, date | None] = (None, None),
+    span: Span = ALL_DAYS,
 ) -> list[StaleDay]:
     """The stale days, oldest first, without touching anything."""
     rules = Rules.load(settings)
     inputs = read_inputs(warehouse, settings, rules.endpoint_map, rules.plan, keep=False)
-    return _within(compare(warehouse, inputs, jobs=jobs)[0], span)
+    return [day for day in compare(warehouse, inputs, jobs=jobs)[0] if is_within(day.day, span)]
 
 
 def build_stale(
     warehouse: Warehouse,
     settings: Settings,
     *,
-    span: tuple[date | None, date | None] = (None, None),
+    span: Span = ALL_DAYS,
     jobs: Sequence[str],
     force: bool = False,
     dry_run: bool = False,
     believe_size: bool = False,
-    builder: "Builder | None" = None,
+    builder: Builder | None = None,
 ) -> Backfill:
     """Build the stale days in the span (with `force` all of its days), oldest first, some at once.
 
@@ -85,15 +101,13 @@ def build_stale(
     rules = Rules.load(settings)
     inputs = read_inputs(warehouse, settings, rules.endpoint_map, rules.plan, keep=not dry_run)
     stale, untouched = compare(warehouse, inputs, jobs=jobs, force=force)
-    backfill = Backfill(_within(stale, span))
+    backfill = Backfill([day for day in stale if is_within(day.day, span)])
     if dry_run:
         return backfill
     record_untouched(warehouse, inputs, untouched=untouched, now=datetime.now(tz=UTC))
     with console.progress("etl", sum(inputs.of_day(day.day)["calls"] for day in backfill.stale)) as bar:
-        outcomes = (builder or _build_here)(
-            warehouse, inputs, backfill.stale, rules=rules, believe_size=believe_size, bar=bar
-        )
-        for outcome in outcomes:
+        work = Work(inputs, backfill.stale, rules, believe_size, bar)
+        for outcome in (builder or _build_here)(warehouse, work):
             if isinstance(outcome, DayBuilt):
                 backfill.built.append(outcome)
             else:
@@ -102,40 +116,19 @@ def build_stale(
     return backfill
 
 
-class Builder(Protocol):
-    """Builds days, begun in order, and tells what became of each as they end; none is begun after an error."""
-
-    def __call__(
-        self,
-        warehouse: Warehouse,
-        inputs: Inputs,
-        days: Sequence[StaleDay],
-        *,
-        rules: Rules,
-        believe_size: bool,
-        bar: console.Bar,
-    ) -> Iterator[DayBuilt | CaratError]: ...
-
-
-def _build_here(
-    warehouse: Warehouse,
-    inputs: Inputs,
-    days: Sequence[StaleDay],
-    *,
-    rules: Rules,
-    believe_size: bool,
-    bar: console.Bar,
-) -> Iterator[DayBuilt | CaratError]:
-    shared = share_workers(rules, len(days))
+def _build_here(warehouse: Warehouse, work: Work) -> Iterator[DayBuilt | CaratError]:
+    rules = share_workers(work.rules, len(work.days))
 
     def build(day: StaleDay, through: Warehouse) -> DayBuilt | CaratError:
-        bar.label(f"etl {day.day}")
+        work.bar.label(f"etl {day.day}")
         try:
-            return build_one(through, inputs, day, rules=shared, believe_size=believe_size, on_calls=bar.advance)
+            return build_one(
+                through, work.inputs, day, rules=rules, believe_size=work.believe_size, on_calls=work.bar.advance
+            )
         except OF_ONE_DAY as error:
             return error
 
-    return at_once(warehouse, days, build, number=rules.settings.days_at_once)
+    return at_once(warehouse, work.days, build, number=rules.settings.days_at_once)
 
 
 def build_one(
@@ -199,9 +192,10 @@ def _build(
     return built
 
 
-def _within(days: list[StaleDay], span: tuple[date | None, date | None]) -> list[StaleDay]:
-    first, last = span[0] or date.min, span[1] or date.max
-    return [day for day in days if first <= day.day <= last]
+def is_within(day: date, span: Span) -> bool:
+    """Whether a day lies between the two, both included; None is no bound."""
+    first, last = span
+    return (first is None or first <= day) and (last is None or day <= last)
 
 
 def share_workers(rules: Rules, days: int) -> Rules:

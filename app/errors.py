@@ -1,5 +1,6 @@
 """Every failure a user can meet: one line of what, where and how to mend, and the exit code it ends with."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -7,6 +8,12 @@ class CaratError(Exception):
     """The work failed, or a check found a difference."""
 
     exit_code: ClassVar[int] = 1
+
+
+def require_none(failures: Sequence[CaratError]) -> None:
+    """Raise the failures, if there are any, as one error of the first one's kind."""
+    if failures:
+        raise type(failures[0])("; ".join(map(str, failures)))
 
 
 class SettingsError(CaratError):

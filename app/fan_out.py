@@ -13,14 +13,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import polars as pl
 
 from app import console
-from app.backfill import OF_ONE_DAY, Builder, Rules, build_one
+from app.backfill import OF_ONE_DAY, Builder, Rules, Work, build_one
 from app.errors import CaratError, ClusterError, LockedError, SettingsError
 from app.frames.days import day_spans
 from app.jobs.build import DayBuilt
@@ -63,7 +63,7 @@ def open_builder(settings: Settings, address: str | None, *, dry_run: bool = Fal
     if address is None:
         yield None
         return
-    if not settings.warehouse.get_secret_value().startswith("clickhouse://"):
+    if not settings.has_server:
         raise SettingsError(
             "--on needs a ClickHouse server that every worker reaches: CARAT_WAREHOUSE=clickhouse://…; the embedded "
             "engine has room for one process"
@@ -86,7 +86,7 @@ def build_on_worker(task: DayTask) -> DayBuilt | CaratError:
         settings = load_settings().model_copy(update={"max_row_factor": task.max_row_factor})
         rules = Rules.load(settings)
         _require_same_rules(task.inputs.rules, read_rules(settings, rules.endpoint_map, rules.plan))
-        if not settings.warehouse.get_secret_value().startswith("clickhouse://"):
+        if not settings.has_server:
             raise SettingsError("has no ClickHouse server in CARAT_WAREHOUSE")
         with open_warehouse(settings, purpose="carat etl", writes=False) as warehouse:
             _require_same_warehouse(warehouse, task.raw_table)
@@ -154,38 +154,29 @@ class _Cluster:
         return built
 
 
-def _build_there(
-    cluster: _Cluster,
-    warehouse: Warehouse,
-    inputs: Inputs,
-    days: Sequence[StaleDay],
-    *,
-    rules: Rules,
-    believe_size: bool,
-    bar: console.Bar,
-) -> Iterator[DayBuilt | CaratError]:
-    if not days:
+def _build_there(cluster: _Cluster, warehouse: Warehouse, work: Work) -> Iterator[DayBuilt | CaratError]:
+    if not work.days:
         return
     cluster.require_worker()
     task_of = partial(
         DayTask,
         raw_table=_raw_table(warehouse),
         token=lent_token(warehouse),
-        max_row_factor=rules.settings.max_row_factor,
-        believe_size=believe_size,
+        max_row_factor=work.rules.settings.max_row_factor,
+        believe_size=work.believe_size,
     )
 
     def submit(day: StaleDay) -> Any:
         # A day is built from its calls as a whole: a patch would trust the published day, which an attempt that died
         # while publishing left as a mixture.
         whole = replace(day, can_patch=False)
-        return cluster.submit(task_of(whole, _inputs_of(inputs, whole)))
+        return cluster.submit(task_of(whole, _inputs_of(work.inputs, whole)))
 
     failure: CaratError | None = None
-    for day, outcome in _handed_out(cluster, days, submit, patience_s=rules.settings.patience_s):
-        bar.label(f"etl {day.day}")
-        bar.advance(inputs.of_day(day.day)["calls"])
-        if isinstance(outcome, CaratError) and not isinstance(outcome, (*OF_ONE_DAY, ClusterError)):
+    for day, outcome in _handed_out(cluster, work.days, submit, patience_s=work.rules.settings.patience_s):
+        work.bar.label(f"etl {day.day}")
+        work.bar.advance(work.inputs.of_day(day.day)["calls"])
+        if _ends_the_run(outcome):
             failure = failure or outcome
         else:
             yield outcome
@@ -225,11 +216,16 @@ def _handed_out(
             outcome = cluster.outcome(future, running[future])
             if outcome is None:
                 continue
-            if isinstance(outcome, CaratError) and not isinstance(outcome, (*OF_ONE_DAY, ClusterError)):
+            if _ends_the_run(outcome):
                 waiting.clear()
             yield running.pop(future), outcome
         if running:
             time.sleep(_LOOK_S)
+
+
+def _ends_the_run(outcome: DayBuilt | CaratError) -> TypeGuard[CaratError]:
+    """Whether it is an error that other days would meet, too."""
+    return isinstance(outcome, CaratError) and not isinstance(outcome, (*OF_ONE_DAY, ClusterError))
 
 
 def _inputs_of(inputs: Inputs, stale: StaleDay) -> Inputs:

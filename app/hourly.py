@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.backfill import Backfill, build_stale
-from app.errors import CaratError, ShopError
+from app.errors import CaratError, ShopError, require_none
 from app.jobs.build import JOBS
 from app.run_log import Run
-from app.runs import take_snapshot
+from app.runs import refusals, take_snapshot
 from app.settings import Settings
 from app.warehouse import Warehouse
 
@@ -23,8 +23,7 @@ class Hour:
 
     def require_done(self) -> None:
         """Raise what failed as one error."""
-        if self.failures:
-            raise type(self.failures[0])("; ".join(map(str, self.failures)))
+        require_none(self.failures)
 
 
 def run_hour(warehouse: Warehouse, settings: Settings, *, say: Callable[[str], None] = lambda _: None) -> Hour:
@@ -54,4 +53,4 @@ def _snapshot(warehouse: Warehouse, settings: Settings, hour: Hour) -> None:
         hour.snapshots = take_snapshot(warehouse, settings)
     except ShopError as error:
         hour.failures.append(error)
-    hour.failures += [ShopError(f"{row['table']}: {row['error']}") for row in hour.snapshots if row["error"]]
+    hour.failures += map(ShopError, refusals(hour.snapshots))

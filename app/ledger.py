@@ -88,10 +88,10 @@ class Inputs:
 
     def basis(self, stale: StaleDay, reach: Reach) -> Basis:
         """What of the published day its build may take over."""
-        following = stale.day + timedelta(days=1)
-        reusable = tuple(day for day in (stale.day, following) if _can_reuse_events(self, day))
         if not stale.can_reuse_events:
             return Basis()
+        following = stale.day + timedelta(days=1)
+        reusable = (stale.day, following) if _can_reuse_events(self, following) else (stale.day,)
         if not stale.can_patch:
             return Basis(reusable)
         last = {job: self.built[stale.day, job] for job in stale.jobs}
@@ -254,8 +254,9 @@ def _past_their_calls(warehouse: Warehouse, inputs: Inputs) -> set[date]:
         "SELECT event_date FROM dwh.events WHERE event_date IN {days:Array(Date)} GROUP BY event_date "
         "HAVING min(ts) >= (SELECT min(ts) FROM pd.api_calls)",
         {"days": other_zone},
+        schema={"event_date": pl.Date()},
     )
-    return before - set(left_over["event_date"]) if left_over.width else before
+    return before - set(left_over["event_date"])
 
 
 def _reasons(inputs: Inputs, now: dict[str, Any], job: str, last: dict[str, Any] | None) -> list[tuple[str, str]]:
@@ -315,8 +316,8 @@ def _last_built(warehouse: Warehouse) -> dict[tuple[date, str], dict[str, Any]]:
 
 def _published_days(warehouse: Warehouse) -> pl.DataFrame:
     """The days that `dwh.events` holds, by the names of its partitions."""
-    found = warehouse.query(
+    return warehouse.query(
         "SELECT DISTINCT toDate(partition) AS day FROM system.parts "
-        "WHERE active AND rows > 0 AND database = 'dwh' AND table = 'events'"
+        "WHERE active AND rows > 0 AND database = 'dwh' AND table = 'events'",
+        schema={"day": pl.Date()},
     )
-    return found if found.width else pl.DataFrame(schema={"day": pl.Date})

@@ -15,7 +15,7 @@ from app.fan_out import open_builder
 from app.hourly import run_hour
 from app.jobs.build import JOBS
 from app.ledger import StaleDay
-from app.runs import ingest_paths, ingest_summary, prepare, take_snapshot
+from app.runs import ingest_paths, ingest_summary, prepare, refusals, take_snapshot
 from app.settings import load_settings
 from app.shop import MySQLShop, open_shop
 from app.sources import require_readable
@@ -162,7 +162,7 @@ def snapshot(
         console.say_table(
             f"snapshot of {taken[0]['at']:%Y-%m-%d %H:%M:%S}", ("table", *counts, "read at"), rows, right=counts
         )
-    if failed := [f"{row['table']}: {row['error']}" for row in taken if row["error"]]:
+    if failed := refusals(taken):
         raise ShopError(f"{'; '.join(failed)}. Nothing was changed there")
 
 

@@ -94,13 +94,18 @@ def take_snapshot(
     except BaseException as error:
         run.end(error=error)
         raise
-    failed = [f"{row['table']}: {row['error']}" for row in done if row["error"]]
+    failed = refusals(done)
     run.end(
         rows_in=sum(row["rows"] for row in done),
         rows_out=sum(row["inserts"] + row["updates"] + row["deletes"] for row in done if not row["error"]),
         error=ShopError("; ".join(failed)) if failed else None,
     )
     return done
+
+
+def refusals(taken: Sequence[dict[str, Any]]) -> list[str]:
+    """Why tables of a snapshot were refused or could not be read, each with its name."""
+    return [f"{row['table']}: {row['error']}" for row in taken if row["error"]]
 
 
 @contextmanager

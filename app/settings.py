@@ -143,6 +143,11 @@ class Settings(BaseSettings):
         return ZoneInfo(self.timezone)
 
     @property
+    def has_server(self) -> bool:
+        """Whether the warehouse is a ClickHouse server, not the embedded engine."""
+        return self.warehouse.get_secret_value().startswith("clickhouse://")
+
+    @property
     def has_mysql(self) -> bool:
         """Whether the shop's database is a MySQL, which the warehouse can be linked to."""
         return self.shop_db is not None and self.shop_db.get_secret_value().startswith("mysql://")

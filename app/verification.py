@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import date
 
 from app import console
-from app.backfill import Rules, at_once, share_workers
+from app.backfill import ALL_DAYS, Rules, Span, at_once, is_within, share_workers
 from app.frames.days import day_spans
 from app.jobs.build import JOBS, stage_day
 from app.jobs.shards import Scope, count_calls
@@ -27,15 +27,12 @@ class Verification:
         return [table for table in self.tables if table.differing]
 
 
-def verify_days(
-    warehouse: Warehouse, settings: Settings, *, span: tuple[date | None, date | None] = (None, None)
-) -> Verification:
+def verify_days(warehouse: Warehouse, settings: Settings, *, span: Span = ALL_DAYS) -> Verification:
     """Build every day in the span whose raw calls are there, beside what is published, and compare row by row."""
     rules = Rules.load(settings)
     inputs = read_inputs(warehouse, settings, rules.endpoint_map, rules.plan, keep=True)
     stale, _ = compare(warehouse, inputs, jobs=JOBS)
-    first, last = span[0] or date.min, span[1] or date.max
-    days = [day for day in inputs.verifiable_days() if first <= day <= last]
+    days = [day for day in inputs.verifiable_days() if is_within(day, span)]
     shared = share_workers(rules, len(days))
     tables: list[TableVerified] = []
     with console.progress("verify", sum(inputs.of_day(day)["calls"] for day in days)) as bar:
@@ -47,7 +44,7 @@ def verify_days(
         for verified in at_once(warehouse, days, verify, number=settings.days_at_once):
             tables += verified
     tables.sort(key=lambda table: (table.day, JOBS.index(table.table)))
-    return Verification(tables, {day.day: "; ".join(day.reasons) for day in stale if first <= day.day <= last})
+    return Verification(tables, {day.day: "; ".join(day.reasons) for day in stale if is_within(day.day, span)})
 
 
 def _verify_day(warehouse: Warehouse, day: date, rules: Rules, on_calls: Callable[[int], None]) -> list[TableVerified]:

@@ -17,7 +17,7 @@ from app.demo.summary import say_summary
 from app.errors import AuditError, SettingsError, ShopError
 from app.jobs.build import JOBS
 from app.jobs.ingest import Ingested
-from app.runs import ingest_paths, ingest_summary, prepare, take_snapshot
+from app.runs import ingest_paths, ingest_summary, prepare, refusals, take_snapshot
 from app.settings import Settings
 from app.verification import verify_days
 from app.warehouse import Warehouse, open_warehouse
@@ -92,7 +92,7 @@ def _snapshot(warehouse: Warehouse, settings: Settings, at: datetime, state: Sho
     if warehouse.scalar("SELECT count() FROM etl.snapshots WHERE at >= {at:DateTime64(3, 'UTC')}", {"at": at}):
         return 0
     taken = take_snapshot(warehouse, settings, at=at, accept_deletes=True)  # a small shop's carts may all be emptied
-    if failed := [row["error"] for row in taken if row["error"]]:
+    if failed := refusals(taken):
         raise ShopError("; ".join(failed))
     return sum(row["inserts"] + row["updates"] + row["deletes"] for row in taken)
 

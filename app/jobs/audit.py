@@ -57,9 +57,9 @@ def audit(
 ) -> None:
     """Raise AuditError, which says what is wrong, unless what is staged may be published.
 
-    `kept`: the `kept_sums` of a day that begins as it is published. `day_calls`: the
-    raw calls of the day itself. `max_row_factor`: how many times more or fewer rows than the median
-    of the same weekday's last four weeks are believed of a day that is over; 0 believes any number.
+    `kept`: the `kept_sums` of a day that begins as it is published. `day_calls`: the raw calls of the day itself.
+    `max_row_factor`: how many times more or fewer rows than the median of the same weekday's last four weeks are
+    believed of a day that is over; 0 believes any number.
     """
     findings = []
     staged = _sums(warehouse, {name: staging.name(name) for name in staging.rows}, "1")
@@ -140,8 +140,9 @@ def _size_findings(warehouse: Warehouse, staging: Staging, table: Table, factor:
         f"AND {table.partition_by} >= {{day:Date}} - {7 * _WEEKS} "
         f"AND toDayOfWeek({table.partition_by}) = toDayOfWeek({{day:Date}}) GROUP BY {table.partition_by}",
         {"day": staging.day},
+        schema={"rows": pl.UInt64()},
     )
-    if not past.width or past.height < _WEEKS - 1:
+    if past.height < _WEEKS - 1:
         return []
     usual, rows = median(past["rows"].to_list()), staging.rows[table.name]
     if usual < _FEWEST_ROWS or usual / factor <= rows <= usual * factor:

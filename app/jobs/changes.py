@@ -12,12 +12,13 @@ from app.frames.days import DaySpans
 from app.frames.sessionize import assign_sessions, changed_sessions
 from app.jobs.reach import CALL_HASH, QUARTER, TS
 from app.jobs.shards import Scope, blocks_of, read_moments, read_published, shard_count
-from app.warehouse import Warehouse
+from app.warehouse import Hashed, Warehouse
 from app.warehouse.publication import VISITOR_OF_SESSION
 
 _CALLS_AT_ONCE = 1_000_000
 _MOMENTS = pl.DataFrame(schema={"session_id": pl.String(), "ts": API_CALLS.schema["ts"], "is_there": pl.Boolean()})
 _CALL = "(call_id, content_hash)"
+_EVENTS = Hashed("dwh.events", at=QUARTER, content=CALL_HASH)  # as the raw calls are
 _IN_DAY = f"ts >= {TS('start')} AND ts < {TS('end')}"
 _IN_QUARTERS = f"toUnixTimestamp64Milli({QUARTER}) IN {{quarters:Array(Int64)}}"
 
@@ -128,10 +129,9 @@ def _differing(warehouse: Warehouse, spans: DaySpans, quarters: pl.DataFrame) ->
     """The quarters of an hour, as epoch ms, in which raw calls and `dwh.events` differ: few, so little is compared."""
     of_day = quarters.filter(pl.col("at").dt.epoch("ms").is_between(spans.start, spans.end, closed="left"))
     typed = warehouse.query(
-        f"SELECT {QUARTER} AS at, toUInt64(count()) AS rows, sum({CALL_HASH}) AS fingerprint FROM dwh.events "
-        "WHERE event_date = {day:Date} GROUP BY at",
+        f"SELECT {_EVENTS.sums} FROM {_EVENTS.full_name} WHERE event_date = {{day:Date}} GROUP BY at",
         {"day": spans.day},
+        schema=of_day.schema,
     )
-    typed = typed if typed.width else of_day.clear()
-    differing = pl.concat([of_day.select(typed.columns), typed]).unique(keep="none")
+    differing = pl.concat([of_day, typed]).unique(keep="none")
     return differing["at"].dt.epoch("ms").unique().to_list()

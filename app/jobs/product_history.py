@@ -6,11 +6,10 @@ import polars as pl
 
 from app.contracts import PRODUCT_SESSIONS, sql_text
 from app.frames.days import DaySpans
+from app.jobs.reach import TS
 from app.snapshot_plan import SnapshotPlan, SnapshotTable
 from app.warehouse import Hashed, Warehouse, fingerprints
 from app.warehouse.history import existing_history
-
-_TS = "fromUnixTimestamp64Milli({{{}:Int64}}, 'UTC')".format
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,10 @@ def read_product_versions(warehouse: Warehouse, plan: SnapshotPlan, spans: DaySp
             f"""
 SELECT product_id, valid_from, {", ".join(f"`{name}`" for name in source.attributes)} FROM (
     SELECT {source.selected}, version FROM (
-        SELECT * FROM {history} WHERE valid_from < {_TS("start")}
+        SELECT * FROM {history} WHERE valid_from < {TS("start")}
         ORDER BY {source.product_id}, version DESC LIMIT 1 BY {source.product_id})
     UNION ALL
-    SELECT {source.selected}, version FROM {history} WHERE valid_from >= {_TS("start")} AND valid_from < {_TS("end")}
+    SELECT {source.selected}, version FROM {history} WHERE valid_from >= {TS("start")} AND valid_from < {TS("end")}
 ) ORDER BY product_id, version""",
             parameters,
         )

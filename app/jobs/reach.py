@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import polars as pl
+
+from app.contracts import API_CALLS
 from app.frames.days import DaySpans
 from app.frames.sessionize import reached_calls
 from app.warehouse import Warehouse
@@ -9,6 +12,8 @@ from app.warehouse import Warehouse
 # A quarter of an hour lies in one business day, wherever clocks are.
 QUARTER = "toDateTime64(toStartOfInterval(ts, INTERVAL 15 MINUTE, 'UTC'), 3, 'UTC')"
 CALL_HASH = "cityHash64(call_id, content_hash)"
+# When a call was, and whose: what sessions are made by.
+MOMENT = {"visitor_hash": pl.UInt64(), "ts": API_CALLS.schema["ts"], "call_id": API_CALLS.schema["call_id"]}
 TS = "fromUnixTimestamp64Milli({{{}:Int64}}, 'UTC')".format
 
 
@@ -54,6 +59,7 @@ def read_reach(warehouse: Warehouse, spans: DaySpans, *, timeout_ms: int) -> Rea
         f"WHERE ts >= fromUnixTimestamp64Milli({{end:Int64}} - {{timeout_ms:Int64}}, 'UTC') AND ts < {TS('next_end')} "
         f"AND visitor_hash IN ({crossing_visitors('end')})",
         parameters,
+        schema=MOMENT | {"hash": pl.UInt64()},
     )
-    later = reached_calls(around, midnight=spans.end, timeout_ms=timeout_ms)["hash"].sum() if around.width else 0
+    later = reached_calls(around, midnight=spans.end, timeout_ms=timeout_ms)["hash"].sum()
     return Reach(int(earlier), int(later))

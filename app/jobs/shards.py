@@ -3,17 +3,19 @@
 A session is one visitor's, so shards are independent, and no result depends on how many there are.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 
 import polars as pl
 import pyarrow as pa
+from polars.datatypes import DataType
 
 from app.contracts import API_CALLS, EVENTS, Table, sql_text
 from app.errors import ContractError
 from app.frames.days import DaySpans
 from app.frames.events import FAILED_STATUS
-from app.jobs.reach import TS, crossing_visitors
+from app.jobs.reach import MOMENT, TS, crossing_visitors
 from app.tracking import FIELDS, EndpointMap, MappedCall
 from app.warehouse import Warehouse
 from app.warehouse.publication import VISITOR_OF_SESSION
@@ -74,7 +76,7 @@ def read_shard(warehouse: Warehouse, number: int, count: int, scope: Scope) -> S
     parameters = _parameters(scope, number, count)
     where = _CALLS_WHERE + _of_visitors(scope) + (f" AND {_IN_BLOCKS}" if scope.sessions else "")
     if scope.reusable_days:
-        calls = _frame(_read(warehouse, f"SELECT {_COLUMNS} FROM pd.api_calls WHERE {where}", parameters))
+        calls = _read_frame(warehouse, f"SELECT {_COLUMNS} FROM pd.api_calls WHERE {where}", parameters, schema={})
         typed = _read_typed(warehouse, scope, parameters)
     else:
         sql = f"SELECT {_COLUMNS}, {_documents(scope.endpoint_map)} FROM pd.api_calls WHERE {where}"
@@ -85,9 +87,9 @@ def read_shard(warehouse: Warehouse, number: int, count: int, scope: Scope) -> S
         return None
     earlier = _read_earlier(warehouse, scope, parameters)
     if scope.sessions:  # of calls in other sessions only the moment matters
-        others = f"SELECT {', '.join(_EARLIER)} FROM pd.api_calls WHERE {_CALLS_WHERE}{_of_visitors(scope)}"
-        elsewhere = _frame(_read(warehouse, f"{others} AND NOT {_IN_BLOCKS}", parameters))
-        earlier = pl.concat([earlier, elsewhere]) if elsewhere.width else earlier
+        others = f"SELECT {', '.join(MOMENT)} FROM pd.api_calls WHERE {_CALLS_WHERE}{_of_visitors(scope)}"
+        elsewhere = _read_frame(warehouse, f"{others} AND NOT {_IN_BLOCKS}", parameters, schema=MOMENT)
+        earlier = pl.concat([earlier, elsewhere])
     if not scope.reusable_days:
         return Shard(calls.with_row_index("document"), table.select(_DOCUMENTS).combine_chunks(), typed, earlier)
     return Shard(calls, _NO_DOCUMENTS, typed, earlier)
@@ -96,21 +98,18 @@ def read_shard(warehouse: Warehouse, number: int, count: int, scope: Scope) -> S
 def read_moments(warehouse: Warehouse, number: int, count: int, scope: Scope) -> tuple[pl.DataFrame, pl.DataFrame]:
     """When a shard's calls were, and which they are: `visitor_hash, ts, call_id, content_hash`; and `earlier` ones."""
     parameters = _parameters(scope, number, count)
-    columns = ", ".join(_MOMENT)
-    where = _CALLS_WHERE + _of_visitors(scope)
-    calls = _frame(_read(warehouse, f"SELECT {columns} FROM pd.api_calls WHERE {where}", parameters))
-    earlier = _read_earlier(warehouse, scope, parameters)
-    return calls if calls.width else pl.DataFrame(schema=_MOMENT), earlier
+    sql = f"SELECT {', '.join(_CALLED)} FROM pd.api_calls WHERE {_CALLS_WHERE}{_of_visitors(scope)}"
+    return _read_frame(warehouse, sql, parameters, schema=_CALLED), _read_earlier(warehouse, scope, parameters)
 
 
 def read_published(warehouse: Warehouse, number: int, count: int, scope: Scope) -> pl.DataFrame:
     """`session_id, ts, call_id, content_hash` of a shard's calls of the day as `dwh.events` has them."""
-    found = warehouse.query(
+    return warehouse.query(
         f"SELECT {', '.join(_PUBLISHED)} FROM dwh.events WHERE event_date = {{day:Date}} AND {_OF_SHARD}"
         f" AND {VISITOR_OF_SESSION} IN ({scope.visitors})",
         _parameters(scope, number, count),
+        schema=_PUBLISHED,
     )
-    return found if found.width else pl.DataFrame(schema=_PUBLISHED)
 
 
 def _parameters(scope: Scope, number: int, count: int) -> dict[str, object]:
@@ -136,8 +135,7 @@ def _of_visitors(scope: Scope) -> str:
 
 
 def _read_earlier(warehouse: Warehouse, scope: Scope, parameters: dict[str, object]) -> pl.DataFrame:
-    earlier = _frame(_read(warehouse, f"{_EARLIER_SQL}{_of_visitors(scope)}", parameters))
-    return earlier if earlier.width else pl.DataFrame(schema=_EARLIER)
+    return _read_frame(warehouse, f"{_EARLIER_SQL}{_of_visitors(scope)}", parameters, schema=MOMENT)
 
 
 _IN_SHARD = "visitor_hash BETWEEN {first_hash:UInt64} AND {last_hash:UInt64}"
@@ -152,13 +150,7 @@ _EARLIER_SQL = f"""
 SELECT visitor_hash, ts, call_id FROM pd.api_calls
 WHERE {_IN_SHARD} AND ts >= {TS("previous_start")} AND ts < {TS("start")}
     AND visitor_hash IN ({crossing_visitors("start", among=_IN_SHARD)})"""
-_MOMENT = {
-    "visitor_hash": pl.UInt64(),
-    "ts": API_CALLS.schema["ts"],
-    "call_id": pl.Binary(),
-    "content_hash": pl.UInt64(),
-}
-_EARLIER = {"visitor_hash": pl.UInt64(), "ts": API_CALLS.schema["ts"], "call_id": pl.Binary()}
+_CALLED = MOMENT | {"content_hash": pl.UInt64()}
 _PUBLISHED = {name: EVENTS.schema[name] for name in ("session_id", "ts", "call_id", "content_hash")}
 _TYPED = {name: EVENTS.schema[name] for name in ("call_id", "content_hash", "event", *FIELDS)}
 
@@ -172,10 +164,9 @@ def _read_typed(warehouse: Warehouse, scope: Scope, parameters: dict[str, object
         scope.spans.day + timedelta(days=1): f"event_date = {{day:Date}} + 1 AND {crossing}",
     }
     days = " OR ".join(f"({sql})" for day, sql in of_day.items() if day in scope.reusable_days)
-    found = _read(warehouse, f"SELECT {', '.join(_TYPED)} FROM dwh.events WHERE ({days}) AND {_OF_SHARD}", parameters)
-    if not found.num_columns:
-        return pl.DataFrame(schema=_TYPED)
-    return _frame(found, EVENTS).unique(_RECORD)  # by another time zone a call may be published on both days
+    sql = f"SELECT {', '.join(_TYPED)} FROM dwh.events WHERE ({days}) AND {_OF_SHARD}"
+    typed = _read_frame(warehouse, sql, parameters, schema=_TYPED, contract=EVENTS)
+    return typed.unique(_RECORD)  # by another time zone a call may be published on both days
 
 
 def read_documents(
@@ -223,6 +214,19 @@ def _read(warehouse: Warehouse, sql: str, parameters: dict[str, object]) -> pa.T
     except pa.ArrowInvalid as error:
         raise ContractError(f"reading the warehouse: {error}") from None
     return table
+
+
+def _read_frame(
+    warehouse: Warehouse,
+    sql: str,
+    parameters: dict[str, object],
+    *,
+    schema: Mapping[str, DataType],
+    contract: Table = API_CALLS,
+) -> pl.DataFrame:
+    """The result as a frame; an empty one in this schema, as the embedded engine gives it none."""
+    table = _read(warehouse, sql, parameters)
+    return _frame(table, contract) if table.num_columns else pl.DataFrame(schema=schema)
 
 
 def _frame(table: pa.Table, contract: Table = API_CALLS) -> pl.DataFrame:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from clickhouse_connect.driver import create_client
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
+from polars.datatypes import DataType
 
 from app.contracts import MONEY, Column, Table, sql_text
 from app.errors import SettingsError, WarehouseError, WarehouseGoneError
@@ -102,11 +103,18 @@ class Warehouse:
                 table = table.set_column(index, pa.field(field.name, storage.type), storage)
         return table
 
-    def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pl.DataFrame:
-        """The result of a query as a frame."""
+    def query(
+        self, sql: str, parameters: Mapping[str, Any] | None = None, *, schema: Mapping[str, DataType] | None = None
+    ) -> pl.DataFrame:
+        """The result of a query as a frame, in this schema if one is given.
+
+        Without one an empty result has no columns where the embedded engine answers.
+        """
         frame = pl.from_arrow(self.query_arrow(sql, parameters))
         assert isinstance(frame, pl.DataFrame)
-        return frame
+        if schema is None:
+            return frame
+        return frame.select(list(schema)).cast(pl.Schema(schema)) if frame.width else pl.DataFrame(schema=schema)
 
     def scalar(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Any:
         """The one value of a query that returns one row of one column."""

@@ -16,9 +16,9 @@ from app.warehouse.client import Warehouse
 _TRIES = 3
 _PARTS_A_READ = 500
 _DEAD_SHARE = 4  # so many times more parts remembered than there are: time to forget
-_SUMS = ("at", "rows", "fingerprint")
-_BY_PART = pl.Schema({name: FINGERPRINTS.schema[name] for name in ("part", "at", "rows", "fingerprint")})
-_PARTS = pl.Schema({"name": pl.String(), "part": pl.String()})
+_SUMS = {name: FINGERPRINTS.schema[name] for name in ("at", "rows", "fingerprint")}
+_BY_PART = pl.Schema({"part": FINGERPRINTS.schema["part"], **_SUMS})
+_PARTS = {"name": pl.String(), "part": pl.String()}
 _NEVER = datetime.fromtimestamp(0, tz=UTC)
 
 
@@ -53,8 +53,7 @@ def fingerprints(warehouse: Warehouse, table: Hashed, *, keep: bool) -> pl.DataF
         if unknown.is_empty() or unknown.join(_active_parts(warehouse, table), on="name", how="anti").is_empty():
             break  # else a part was merged away before it could be read
     else:
-        found = warehouse.query(f"SELECT {table.sums} FROM {table.full_name} GROUP BY at")
-        return _typed(found, pl.Schema({name: _BY_PART[name] for name in _SUMS})).sort("at")
+        return warehouse.query(f"SELECT {table.sums} FROM {table.full_name} GROUP BY at", schema=_SUMS).sort("at")
     if keep:
         warehouse.insert(FINGERPRINTS, computed.with_columns(source=pl.lit(table.source)))
         if known["part"].n_unique() > _DEAD_SHARE * (parts.height + 10):
@@ -70,21 +69,21 @@ def fingerprints(warehouse: Warehouse, table: Hashed, *, keep: bool) -> pl.DataF
 
 def _active_parts(warehouse: Warehouse, table: Hashed) -> pl.DataFrame:
     database, _, name = table.full_name.partition(".")
-    found = warehouse.query(
+    return warehouse.query(
         "SELECT name, hash_of_all_files AS part FROM system.parts "
         "WHERE active AND rows > 0 AND database = {database:String} AND table = {name:String}",
         {"database": database, "name": name},
+        schema=_PARTS,
     )
-    return _typed(found, _PARTS)
 
 
 def _known(warehouse: Warehouse, table: Hashed) -> pl.DataFrame:
-    found = warehouse.query(
+    return warehouse.query(
         "SELECT part, at, any(rows) AS rows, any(fingerprint) AS fingerprint FROM etl.fingerprints "
         "WHERE source = {source:String} GROUP BY part, at",
         {"source": table.source},
+        schema=_BY_PART,
     )
-    return _typed(found, _BY_PART)
 
 
 def _computed(warehouse: Warehouse, table: Hashed, parts: pl.DataFrame) -> pl.DataFrame:
@@ -95,8 +94,8 @@ def _computed(warehouse: Warehouse, table: Hashed, parts: pl.DataFrame) -> pl.Da
             f"SELECT _part AS name, {table.sums} FROM {table.full_name} "
             "WHERE _part IN {names:Array(String)} GROUP BY name, at",
             {"names": some["name"].to_list()},
+            schema={"name": pl.String(), **_SUMS},
         )
-        sums = _typed(sums, pl.Schema({"name": pl.String(), **{n: _BY_PART[n] for n in _SUMS}}))
         of_parts = some.join(sums, on="name", how="left").with_columns(
             pl.col("at").fill_null(_NEVER), pl.col("rows", "fingerprint").fill_null(0)
         )
@@ -109,8 +108,3 @@ def _forget_dead(warehouse: Warehouse, table: Hashed, parts: pl.DataFrame) -> No
         "DELETE FROM etl.fingerprints WHERE source = {source:String} AND part NOT IN {parts:Array(String)}",
         {"source": table.source, "parts": parts["part"].to_list()},
     )
-
-
-def _typed(found: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
-    """The frame in this schema; the embedded engine answers an empty result with no schema at all."""
-    return found.select(schema.names()).cast(schema) if found.width else pl.DataFrame(schema=schema)

@@ -17,14 +17,14 @@ def open_warehouse(settings: Settings, *, purpose: str, writes: bool = True) -> 
     one that writes. Raises LockedError when another process holds it, WarehouseError when there is no connection.
     """
     url = settings.warehouse.get_secret_value()
-    if url.startswith("chdb://"):
-        path = embedded_path(url)
-        with hold_embedded(path, purpose=purpose), connect_embedded(path) as warehouse:
-            yield warehouse
-    else:
+    if settings.has_server:
         with connect_server(url) as warehouse:
             if not writes:
                 yield warehouse
                 return
             with hold_lease(warehouse, purpose=purpose) as lease:
                 yield warehouse.guarded_by(lease.require)
+    else:
+        path = embedded_path(url)
+        with hold_embedded(path, purpose=purpose), connect_embedded(path) as warehouse:
+            yield warehouse

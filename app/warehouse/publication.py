@@ -162,7 +162,7 @@ def recover(warehouse: Warehouse) -> list[date]:
         warehouse.insert(PUBLICATIONS, done)
         days.append(row["day"])
     leftover = warehouse.query(
-        "SELECT name FROM system.tables WHERE database = 'etl' AND match(name, '^(staged|changed|unread|verified)_')"
+        "SELECT name FROM system.tables WHERE database = 'etl' AND match(name, '^(staged|changed|unread)_')"
     )
     for name in leftover.iter_rows():
         warehouse.command(f"DROP TABLE IF EXISTS etl.{name[0]} SYNC")
