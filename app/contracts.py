@@ -13,6 +13,7 @@ import polars as pl
 from polars.datatypes import DataType
 
 from app.errors import ContractError
+from app.records import CONTENT_FIELDS
 
 MONEY = "Decimal(18, 2)"
 TIME = "DateTime64(3, 'UTC')"
@@ -173,12 +174,6 @@ def sql_text(text: str) -> str:
 
 # ---- pd: raw -----------------------------------------------------------------------------------------------------
 
-# Fields in the order in which they make up a record's content; `received_at` and `call_id` are not content.
-CONTENT_FIELDS = (
-    "ts", "visitor_id", "session_token", "user_id", "method", "endpoint", "status", "duration_ms", "ip", "user_agent",
-    "referrer", "page_url", "request", "response",
-)  # fmt: skip
-CONTENT_SEPARATOR = "\x1f"
 _CONTENT_SQL = "concatWithSeparator(char(31), {})".format(
     ", ".join("toString(toUnixTimestamp64Milli(ts))" if f == "ts" else f"toString({f})" for f in CONTENT_FIELDS)
 )

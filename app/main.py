@@ -3,28 +3,21 @@
 import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from app import __version__, console
-from app.backfill import Backfill, build_stale, plan_days
-from app.doctor import examine
 from app.errors import AuditError, CaratError, SettingsError, ShopError
-from app.fan_out import open_builder
-from app.hourly import run_hour
-from app.jobs.build import JOBS
-from app.ledger import StaleDay
-from app.runs import ingest_paths, ingest_summary, prepare, refusals, take_snapshot
 from app.settings import load_settings
-from app.shop import MySQLShop, open_shop
-from app.sources import require_readable
-from app.status import freshness, last_runs, last_snapshots, recent_rejects
-from app.verification import Verification, verify_days
-from app.warehouse import migrate, open_warehouse
-from app.warehouse.shop_link import link_shop
-from app.watchdog import status as say_status
-from app.watchdog import watched
+
+if TYPE_CHECKING:
+    from app.backfill import Backfill
+    from app.ledger import StaleDay
+    from app.verification import Verification
+
+# Each verb imports what it needs: engines and frames take a second and hundreds of megabytes, which --help and the
+# collector do without.
 
 app = typer.Typer(
     name="carat",
@@ -84,6 +77,10 @@ def migrate_command(*, as_json: AsJson = False) -> None:
 
     Example: carat migrate
     """
+    from app.shop import MySQLShop, open_shop
+    from app.warehouse import migrate, open_warehouse
+    from app.warehouse.shop_link import link_shop
+
     settings = load_settings()
     with open_warehouse(settings, purpose="carat migrate") as warehouse:
         changes = migrate(warehouse, settings)
@@ -107,6 +104,10 @@ def ingest(
 
     Example: carat ingest calls-2026-03-01.ndjson.gz
     """
+    from app.runs import ingest_paths, ingest_summary, prepare
+    from app.sources import require_readable
+    from app.warehouse import open_warehouse
+
     settings = load_settings()
     require_readable(paths)
     with open_warehouse(settings, purpose="carat ingest") as warehouse:
@@ -142,6 +143,9 @@ def snapshot(
 
     Example: carat snapshot --tables items,stock
     """
+    from app.runs import prepare, refusals, take_snapshot
+    from app.warehouse import open_warehouse
+
     settings = load_settings()
     if rebuild and not tables:
         raise SettingsError("--rebuild forgets history: name the --tables it is for")
@@ -172,7 +176,7 @@ def etl(
     day: Annotated[str | None, typer.Option("--date", help="One business day, YYYY-MM-DD.")] = None,
     first: Annotated[str | None, typer.Option("--from", help="First business day.")] = None,
     last: Annotated[str | None, typer.Option("--to", help="Last business day, included.")] = None,
-    jobs: Annotated[str | None, typer.Option(help=f"Some of {','.join(JOBS)}.")] = None,
+    jobs: Annotated[str | None, typer.Option(help="Some of the tables of dwh, a,b; by default all.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Build days that are not stale, from their calls alone.")] = (
         False
     ),
@@ -189,6 +193,11 @@ def etl(
 
     Example: carat etl --from 2026-03-01 --to 2026-03-31
     """
+    from app.backfill import build_stale
+    from app.fan_out import open_builder
+    from app.runs import prepare
+    from app.warehouse import open_warehouse
+
     settings = load_settings()
     span = _span(day, first, last)
     wanted = _jobs(jobs)
@@ -223,6 +232,10 @@ def plan(*, as_json: AsJson = False) -> None:
 
     Example: carat plan
     """
+    from app.backfill import plan_days
+    from app.jobs.build import JOBS
+    from app.warehouse import open_warehouse
+
     settings = load_settings()
     with open_warehouse(settings, purpose="carat plan", writes=False) as warehouse:
         stale = plan_days(warehouse, settings, jobs=JOBS)
@@ -238,6 +251,12 @@ def hourly(*, as_json: AsJson = False) -> None:
 
     Example: carat hourly
     """
+    from app.hourly import run_hour
+    from app.runs import prepare
+    from app.warehouse import open_warehouse
+    from app.watchdog import status as say_status
+    from app.watchdog import watched
+
     with watched():
         settings = load_settings()
         with open_warehouse(settings, purpose="carat hourly") as warehouse:
@@ -268,6 +287,10 @@ def verify(
 
     Example: carat verify --from 2026-03-01 --to 2026-03-31
     """
+    from app.runs import prepare
+    from app.verification import verify_days
+    from app.warehouse import open_warehouse
+
     settings = load_settings()
     span = _span(None, first, last)
     with open_warehouse(settings, purpose="carat verify") as warehouse:
@@ -298,6 +321,8 @@ def query(
 
     Example: carat query "SELECT session_date, count() FROM dwh.sessions GROUP BY 1 ORDER BY 1"
     """
+    from app.warehouse import open_warehouse
+
     formats = {"table": "PrettyCompactNoEscapes", "csv": "CSVWithNames", "json": "JSONEachRow", "parquet": "Parquet"}
     if output not in formats:
         raise SettingsError(f"--format {output}: choose from {', '.join(formats)}")
@@ -312,6 +337,9 @@ def status(*, as_json: AsJson = False) -> None:
 
     Example: carat status
     """
+    from app.status import freshness, last_runs, last_snapshots, recent_rejects
+    from app.warehouse import open_warehouse
+
     settings = load_settings()
     with open_warehouse(settings, purpose="carat status", writes=False) as warehouse:
         reports = {
@@ -338,6 +366,8 @@ def doctor(*, as_json: AsJson = False) -> None:
     RAW_RETENTION_DAYS, MAX_RECORD_BYTES, SHARD_CALLS, WORKERS, SNAPSHOTS, SNAPSHOT_TIMEOUT_S, MAX_DELETED_SHARE,
     MAX_REPLICA_LAG_S, SCRATCH, DAYS_AT_ONCE, MAX_ROW_FACTOR, PATIENCE_S, each with the prefix CARAT_.
     """
+    from app.doctor import examine
+
     findings = examine()
     if as_json:
         console.say_json([vars(finding) for finding in findings])
@@ -359,8 +389,8 @@ def demo(
 
     Example: carat demo --calls 100000
     """
-    from app.demo.calls import DemoPlan  # noqa: PLC0415  the generator is large and only this verb needs it
-    from app.demo.run import run_demo  # noqa: PLC0415
+    from app.demo.calls import DemoPlan
+    from app.demo.run import run_demo
 
     run_demo(load_settings(), DemoPlan(calls=calls, seed=seed), folder)
 
@@ -391,13 +421,15 @@ def _instant(text: str | None) -> datetime | None:
 
 
 def _jobs(text: str | None) -> tuple[str, ...]:
+    from app.jobs.build import JOBS
+
     names = tuple(name.strip() for name in (text or ",".join(JOBS)).split(",") if name.strip())
     if unknown := [name for name in names if name not in JOBS]:
         raise SettingsError(f"--jobs {unknown[0]}: choose from {', '.join(JOBS)}")
     return tuple(name for name in JOBS if name in names)
 
 
-def _built_report(backfill: Backfill) -> dict[str, Any]:
+def _built_report(backfill: "Backfill") -> dict[str, Any]:
     return {
         "stale": [day.report for day in backfill.stale],
         "built": [vars(day) for day in backfill.built],
@@ -405,7 +437,7 @@ def _built_report(backfill: Backfill) -> dict[str, Any]:
     }
 
 
-def _verified_report(verification: Verification) -> dict[str, Any]:
+def _verified_report(verification: "Verification") -> dict[str, Any]:
     return {
         "days": len({table.day for table in verification.tables}),
         "rows": sum(table.rows for table in verification.tables),
@@ -417,13 +449,15 @@ def _verified_report(verification: Verification) -> dict[str, Any]:
     }
 
 
-def _say_built(backfill: Backfill) -> None:
+def _say_built(backfill: "Backfill") -> None:
+    from app.jobs.build import JOBS
+
     rows = [(b.day, b.calls, *(b.rows.get(job) for job in JOBS), b.unreadable, b.seconds) for b in backfill.built]
     columns = ("day", "calls read", *JOBS, "unreadable", "seconds")
     console.say_table(f"built {len(backfill.built)} of {len(backfill.stale)} day(s)", columns, rows, right=columns[1:])
 
 
-def _say_stale(stale: list[StaleDay]) -> None:
+def _say_stale(stale: "list[StaleDay]") -> None:
     if not stale:
         console.say("nothing to do: every day is what its calls say")
         return
@@ -432,7 +466,7 @@ def _say_stale(stale: list[StaleDay]) -> None:
     console.say_table(f"{len(stale)} stale day(s)", ("day", "tables", "why"), rows)
 
 
-def _say_verified(verification: Verification) -> None:
+def _say_verified(verification: "Verification") -> None:
     days = {table.day for table in verification.tables}
     rows = sum(table.rows for table in verification.tables)
     if not verification.differing:

@@ -46,6 +46,7 @@ def ingest_paths(
                     path,
                     now=now or datetime.now(tz=UTC),
                     max_record_bytes=settings.max_record_bytes,
+                    max_nesting=settings.max_nesting,
                     totals=totals,
                     on_bytes=lambda at, before=done_bytes: bar.reach(before + at),  # type: ignore[misc]
                 )

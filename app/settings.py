@@ -65,6 +65,9 @@ class Settings(BaseSettings):
     scratch: Path = Field(Path("var/scratch"), description="directory for what is read before it is compared")
     raw_retention_days: Annotated[int, Field(ge=0)] = Field(0, description="days pd.api_calls is kept; 0 keeps all")
     max_record_bytes: Annotated[int, Field(ge=1024)] = Field(1024 * 1024, description="largest call record taken")
+    max_nesting: Annotated[int, Field(ge=2, le=500)] = Field(
+        64, description="how deep lists and objects of a call record may stand in one another"
+    )
     shard_calls: Annotated[int, Field(ge=1000)] = Field(80_000, description="calls a worker of a build holds in memory")
     days_at_once: Annotated[int, Field(ge=1, le=64)] = Field(2, description="days that are built at the same time")
     max_row_factor: Annotated[float, Field(ge=0)] = Field(

@@ -18,7 +18,8 @@ else:
     from backports import zstd
 
 from app.errors import CaratError, SettingsError
-from app.records import KEPT_REJECT_BYTES, Batch, Line, UnreadableRow, read_lines, read_rows
+from app.record_frames import KEPT_REJECT_BYTES, Batch, UnreadableRow, read_lines, read_rows
+from app.records import MAX_NESTING, Line
 
 STDIN = "-"
 _CHUNK_BYTES = 1024 * 1024
@@ -41,7 +42,12 @@ def total_bytes(names: list[str]) -> int | None:
 
 
 def read_batches(
-    name: str, *, now: datetime, max_record_bytes: int, on_bytes: Callable[[int], None] = lambda _: None
+    name: str,
+    *,
+    now: datetime,
+    max_record_bytes: int,
+    max_nesting: int = MAX_NESTING,
+    on_bytes: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Batch]:
     """The records of a source in batches. What can be read of a damaged source comes first, then CaratError.
 
@@ -56,7 +62,7 @@ def read_batches(
             yield from _parquet_batches(raw, source, now, max_record_bytes, on_bytes)
             return
         for lines in _batched(_lines(_decompressed(raw, magic)), source):
-            yield read_lines(lines, source=source, now=now, max_record_bytes=max_record_bytes)
+            yield read_lines(lines, source=source, now=now, max_record_bytes=max_record_bytes, max_nesting=max_nesting)
             if name != STDIN:
                 on_bytes(raw.tell())
 

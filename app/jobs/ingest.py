@@ -8,7 +8,8 @@ import msgspec
 import polars as pl
 
 from app.contracts import API_CALLS, REJECTS, sql_text
-from app.records import Line, RejectedRecordError, content_hashes, reject, reject_frame
+from app.record_frames import content_hashes, reject, reject_frame
+from app.records import MAX_NESTING, Line, RejectedRecordError
 from app.sources import read_batches
 from app.warehouse import Warehouse
 
@@ -44,11 +45,14 @@ def run(
     *,
     now: datetime,
     max_record_bytes: int,
+    max_nesting: int = MAX_NESTING,
     totals: Ingested,
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Ingest one source and add to `totals` what was done; CaratError where it is damaged, after its good part."""
-    for batch in read_batches(name, now=now, max_record_bytes=max_record_bytes, on_bytes=on_bytes):
+    for batch in read_batches(
+        name, now=now, max_record_bytes=max_record_bytes, max_nesting=max_nesting, on_bytes=on_bytes
+    ):
         calls, lost = _without_repeats(batch.calls)
         known = _known_calls(warehouse, calls)
 
