@@ -50,3 +50,11 @@ class ShopError(CaratError):
 
 class ContractError(CaratError):
     """A frame does not have the shape its table's contract promises."""
+
+
+class SpoolError(CaratError):
+    """The spool could not be written or read; what it acknowledged before is untouched."""
+
+
+class SpoolFullError(SpoolError):
+    """The spool has no room now; it takes records again as soon as it has."""

@@ -80,6 +80,21 @@ class Settings(BaseSettings):
         min(os.cpu_count() or 1, 4), description="shards of a day that are built at the same time"
     )
 
+    spool: Path = Field(Path("var/spool"), description="directory for what was collected and is not delivered yet")
+    spool_segment_bytes: Annotated[int, Field(ge=4096)] = Field(
+        64 * 1024**2, description="a segment of the spool that is larger is closed, and can be delivered"
+    )
+    spool_segment_s: Annotated[float, Field(gt=0)] = Field(10, description="so is one that is older, in seconds")
+    spool_max_bytes: Annotated[int, Field(ge=0)] = Field(
+        20 * 1024**3, description="the collector answers 503 while so much waits for delivery; 0: no limit"
+    )
+    spool_min_free_bytes: Annotated[int, Field(ge=0)] = Field(
+        1024**3, description="it does so, too, while the disk of the spool has less room left"
+    )
+    spool_keep_hours: Annotated[float, Field(ge=0)] = Field(
+        48, description="hours a delivered segment is kept, unless the room is needed"
+    )
+
     @field_validator("session_timeout", mode="before")
     @classmethod
     def _minutes_when_bare(cls, value: Any) -> Any:
