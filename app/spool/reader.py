@@ -4,19 +4,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from app.spool.format import HEAD_BYTES, MAGIC, Head, is_whole, parse_head
+from app.spool.format import HEAD_BYTES, MAGIC, Head, Refused, is_whole, parse_head, records_of
 
 _CHUNK_BYTES = 1024 * 1024
 _KEPT_DAMAGE_BYTES = 64 * 1024 * 1024  # of a longer stretch, only its beginning comes
 
 
 class Received(NamedTuple):
-    """What one frame holds: a batch of so many records, as it was sent."""
+    """The records of one frame, in the order in which they were sent."""
 
-    offset: int
     received_at_ms: int
-    records: int
-    batch: bytes
+    records: list[bytes | Refused]
 
 
 class Damage(NamedTuple):
@@ -35,8 +33,8 @@ def read_segment(path: Path) -> Iterator[Received | Damage]:
                 file.seek(start)
                 yield Damage(start, end - start, file.read(min(end - start, _KEPT_DAMAGE_BYTES)))
             else:
-                head, batch = frame
-                yield Received(start, head.received_at_ms, head.records, batch)
+                head, payload = frame
+                yield Received(head.received_at_ms, list(records_of(head, payload)))
 
 
 def end_of_frames(path: Path) -> int:
@@ -85,5 +83,5 @@ def _frame_at(file: IO[bytes], offset: int, size: int) -> tuple[Head, bytes] | N
     head = parse_head(data)
     if head is None or offset + HEAD_BYTES + head.length > size:
         return None
-    batch = file.read(head.length)
-    return (head, batch) if is_whole(head, data, batch) else None
+    payload = file.read(head.length)
+    return (head, payload) if is_whole(head, data, payload) else None

@@ -20,10 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import msgspec
+
 from app import console
 from app.errors import LockedError, SettingsError, SpoolError, SpoolFullError
 from app.settings import Settings
-from app.spool.format import Frame, frame_of
+from app.spool.format import Frame, Refused, frame_of_records, frame_of_refused
 from app.spool.reader import end_of_frames
 from app.spool.segments import (
     DELIVERED,
@@ -109,21 +111,28 @@ class Spool:
         self._tending = asyncio.create_task(self._tend())
         self._is_closed = False
 
-    async def append(self, batch: bytes | memoryview, *, records: int, received_at_ms: int) -> None:
-        """Return when the batch is on disk.
+    async def append(
+        self, records: Sequence[bytes | msgspec.Raw], *, received_at_ms: int, refused: Sequence[Refused] = ()
+    ) -> None:
+        """Return when the records, and those that were refused, are on disk.
 
-        Raises SpoolFullError where there is no room for it, SpoolError where the disk failed: then it may, or may not,
-        be delivered, and the sender should send it again.
+        Raises SpoolFullError where there is no room for them, SpoolError where the disk failed: then they may, or may
+        not, be delivered, and the sender should send them again.
         """
         if self._is_closed:
             raise SpoolError(f"the spool {self._folder} is closed")
-        if self._waiting_bytes and self._waiting_bytes + len(batch) > self._limits.max_waiting_bytes:
+        frames = [frame_of_records(records, received_at_ms)] if records else []
+        if refused:
+            frames.append(frame_of_refused(refused, received_at_ms))
+        if not frames:
+            return
+        size = sum(frame.size for frame in frames)
+        if self._waiting_bytes and self._waiting_bytes + size > self._limits.max_waiting_bytes:
             raise SpoolFullError(
                 f"the disk of the spool {self._folder} is too slow: {self._waiting_bytes} bytes wait to be written"
             )
-        frame = frame_of(batch, records=records, received_at_ms=received_at_ms)
-        self._waiting.append(frame)
-        self._waiting_bytes += frame.size
+        self._waiting += frames
+        self._waiting_bytes += size
         if self._durable is None:
             self._durable = asyncio.get_running_loop().create_future()
         durable = self._durable
@@ -353,7 +362,7 @@ class _OpenSegment:
         """Append the frames and wait until they are on disk."""
         buffers: list[bytes | memoryview] = []
         for frame in frames:
-            buffers += (frame.head + frame.checksum, frame.batch)
+            buffers += (frame.head + frame.checksum, frame.payload)
         for first in range(0, len(buffers), _BUFFERS_A_WRITE):
             _write_all(self._handle, buffers[first : first + _BUFFERS_A_WRITE])
         os.fdatasync(self._handle)
