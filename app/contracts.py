@@ -98,6 +98,11 @@ class Table:
     def full_name(self) -> str:
         return f"{self.database}.{self.name}"
 
+    @property
+    def remembers_inserts(self) -> bool:
+        """Whether the engine drops an insert that has the same token as one of the last ones."""
+        return "deduplication_window" in self.settings
+
     @cached_property
     def written(self) -> tuple[Column, ...]:
         """The columns that a writer supplies."""
@@ -182,6 +187,9 @@ _VISITOR_KEY_SQL = (
     "concat('anonymous-', lower(hex(sipHash64(ip, user_agent)))))"
 )
 
+# What was delivered survives a power cut, and an insert that is sent again because its answer was lost counts once.
+_KEPT_SAFE = "non_replicated_deduplication_window = 1000, fsync_after_insert = 1, fsync_part_directory = 1"
+
 API_CALLS = Table(
     "pd", "api_calls",
     "Raw: one row per API call of the shop, as sent.",
@@ -219,7 +227,7 @@ API_CALLS = Table(
     order_by="(toStartOfInterval(ts, INTERVAL 4 HOUR), visitor_hash, ts, call_id)",
     partition_by="toYYYYMMDD(ts)",
     unique_key=("call_id",),
-    settings="index_granularity = 1024",  # a call is wide
+    settings=f"index_granularity = 1024, {_KEPT_SAFE}",  # a call is wide
 )  # fmt: skip
 
 # ---- dwh: for people and BI --------------------------------------------------------------------------------------
@@ -423,6 +431,7 @@ REJECTS = Table(
         Column("reject_id", "String", "hash of source, position, reason and bytes: a rerun adds nothing"),
     ),
     order_by="(rejected_at, reject_id)",
+    settings=_KEPT_SAFE,
 )  # fmt: skip
 
 PUBLICATIONS = Table(

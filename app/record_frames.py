@@ -20,6 +20,7 @@ from app.records import (
     Record,
     RejectedRecordError,
     content_digest,
+    epoch_ms,
     latest_ms,
     read_line,
     require_size,
@@ -49,16 +50,23 @@ class Batch:
 def read_lines(
     lines: Sequence[Line], *, source: str, now: datetime, max_record_bytes: int, max_nesting: int = MAX_NESTING
 ) -> Batch:
-    """The calls and rejects of JSON lines. `now` bounds how far ahead a call may be, and is when they were received."""
+    """The calls and rejects of JSON lines. When a line was received bounds how far ahead its call may be.
+
+    That is `now` for a line that does not say it.
+    """
     rows: list[tuple[Any, ...]] = []
+    received: list[int] = []
     rejects = []
-    latest = latest_ms(now)
+    at, at_ms, latest = now, epoch_ms(now), latest_ms(now)
     for line in lines:
+        if (line_at := line.received_at or now) is not at:
+            at, at_ms, latest = line_at, epoch_ms(line_at), latest_ms(line_at)
         try:
             rows.append(read_line(line, latest_ms=latest, max_bytes=max_record_bytes, max_nesting=max_nesting))
+            received.append(at_ms)
         except RejectedRecordError as error:
-            rejects.append(reject(line, error, source=source, now=now))
-    return Batch(_calls(rows, now), reject_frame(rejects))
+            rejects.append(reject(line, error, source=source, now=at))
+    return Batch(_calls(rows, received), reject_frame(rejects))
 
 
 def read_rows(
@@ -83,7 +91,7 @@ def read_rows(
             calls.append(row_of(_record(row), latest))
         except RejectedRecordError as error:
             rejects.append(reject(line, error, source=source, now=now))
-    return Batch(_calls(calls, now), reject_frame(rejects))
+    return Batch(_calls(calls, [epoch_ms(now)] * len(calls)), reject_frame(rejects))
 
 
 def _record(row: dict[str, Any]) -> Record:
@@ -106,16 +114,14 @@ def content_hashes(calls: pl.DataFrame) -> pl.Series:
     return pl.Series("content_hash", [int.from_bytes(digest[:8], "little") for digest in digests], dtype=pl.UInt64)
 
 
-def _calls(rows: Sequence[tuple[Any, ...]], now: datetime) -> pl.DataFrame:
+def _calls(rows: Sequence[tuple[Any, ...]], received: Sequence[int]) -> pl.DataFrame:
     if not rows:
         return pl.DataFrame(schema=API_CALLS.schema)
     columns = dict(zip((*CONTENT_FIELDS, "call_id"), zip(*rows, strict=True), strict=True))
     ts = pl.Series("ts", columns.pop("ts"), dtype=pl.Int64).cast(pl.Datetime("ms", "UTC"))
     schema = {name: API_CALLS.schema[name] for name in columns}
-    received_at = pl.lit(now).cast(pl.Datetime("ms", "UTC"))
-    return (
-        pl.DataFrame(columns, schema=schema).with_columns(ts, received_at=received_at).select(API_CALLS.schema.names())
-    )
+    received_at = pl.Series("received_at", received, dtype=pl.Int64).cast(pl.Datetime("ms", "UTC"))
+    return pl.DataFrame(columns, schema=schema).with_columns(ts, received_at).select(API_CALLS.schema.names())
 
 
 def reject(line: Line, error: RejectedRecordError, *, source: str, now: datetime) -> tuple[Any, ...]:

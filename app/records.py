@@ -74,14 +74,20 @@ class Line:
     position: int
     data: bytes
     size: int
+    received_at: datetime | None = None  # where that was at another time than the others
 
 
 _decoder = msgspec.json.Decoder(Record)
 
 
+def epoch_ms(moment: datetime) -> int:
+    """The moment in whole milliseconds since 1970."""
+    return (moment - _EPOCH) // _MILLISECOND
+
+
 def latest_ms(now: datetime) -> int:
     """The last moment, in epoch ms, that a record may carry when it is taken in at `now`."""
-    return (now + _AHEAD - _EPOCH) // _MILLISECOND
+    return epoch_ms(now + _AHEAD)
 
 
 def read_line(line: Line, *, latest_ms: int, max_bytes: int, max_nesting: int) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from app.spool.segments import Depth, Segment, mark_delivered, remove_old_delive
 from app.spool.writer import Spool, SpoolLimits, SpoolStats, seal_what_was_left
 
 __all__ = [
-    "Damage", "Depth", "Received", "Refused", "Segment", "Spool", "SpoolError", "SpoolFullError", "SpoolLimits", "SpoolStats",
-    "mark_delivered", "read_segment", "remove_old_deliveries", "seal_what_was_left", "sealed_segments", "spool_depth",
+    "Damage", "Depth", "Received", "Refused", "Segment", "Spool", "SpoolError", "SpoolFullError", "SpoolLimits",
+    "SpoolStats", "mark_delivered", "read_segment", "remove_old_deliveries", "seal_what_was_left", "sealed_segments",
+    "spool_depth",
 ]  # fmt: skip

@@ -15,9 +15,9 @@ import msgspec
 
 from app.errors import SpoolError
 
-# magic (kind and version of the frame), length of the payload, records, received at (epoch ms), CRC-32 of all but itself
+# magic (kind and version of the frame), length of the payload, records, received at (epoch ms)
 _HEAD = struct.Struct("<4sIIq")
-_CHECKSUM = struct.Struct("<I")
+_CHECKSUM = struct.Struct("<I")  # CRC-32 of the head and the payload
 HEAD_BYTES = _HEAD.size + _CHECKSUM.size
 MAGIC = b"\xc4RT"  # no text in UTF-8 holds it, so that the next frame is found after damage
 _RECORDS = MAGIC + b"1"
