@@ -127,6 +127,23 @@ def ingest(
 
 
 @app.command()
+def collect(
+    *,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any that is free.")] = 8787,
+    fd: Annotated[int | None, typer.Option(help="Listen on an open socket instead: its file descriptor.")] = None,
+) -> None:
+    """Take calls over HTTP into the spool, from which carat load delivers them; ends in order on SIGTERM.
+
+    Example: CARAT_WRITE_KEYS=$(openssl rand -hex 24) carat collect --host 0.0.0.0
+    """
+    from app.collector.server import Collector, inherited_sockets, listen
+
+    settings = load_settings()
+    Collector(settings, inherited_sockets(fd) or listen(host, port)).run()
+
+
+@app.command()
 def snapshot(
     *,
     at: Annotated[str | None, typer.Option("--at", help="The instant that was read, for a replay from dumps.")] = None,
@@ -363,8 +380,9 @@ def doctor(*, as_json: AsJson = False) -> None:
     Example: carat doctor
 
     Settings (environment, .env, or CARAT_…_FILE): WAREHOUSE, SHOP_DB, TIMEZONE, SESSION_TIMEOUT, TRACKING,
-    RAW_RETENTION_DAYS, MAX_RECORD_BYTES, SHARD_CALLS, WORKERS, SNAPSHOTS, SNAPSHOT_TIMEOUT_S, MAX_DELETED_SHARE,
-    MAX_REPLICA_LAG_S, SCRATCH, DAYS_AT_ONCE, MAX_ROW_FACTOR, PATIENCE_S, each with the prefix CARAT_.
+    RAW_RETENTION_DAYS, MAX_RECORD_BYTES, MAX_NESTING, SHARD_CALLS, WORKERS, SNAPSHOTS, SNAPSHOT_TIMEOUT_S,
+    MAX_DELETED_SHARE, MAX_REPLICA_LAG_S, SCRATCH, DAYS_AT_ONCE, MAX_ROW_FACTOR, PATIENCE_S; of the collector
+    WRITE_KEYS, SPOOL, SPOOL_… and COLLECT_… as the README has them; each with the prefix CARAT_.
     """
     from app.doctor import examine
 

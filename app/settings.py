@@ -22,16 +22,22 @@ _LONGEST_AMOUNT = 12
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours"}
 
 
+def secret_file(name: str) -> Path | None:
+    """The file that holds this setting, where it is in one."""
+    path = os.environ.get(f"{_PREFIX}{name.upper()}_FILE")
+    return Path(path) if path else None
+
+
 class _SecretFiles(EnvSettingsSource):
     """`CARAT_X_FILE=/path` gives the setting X the file's content: how systemd and containers hand over secrets."""
 
     def __call__(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for name in self.settings_cls.model_fields:
-            path = os.environ.get(f"{_PREFIX}{name.upper()}_FILE")
+            path = secret_file(name)
             if path:
                 try:
-                    found[name] = Path(path).read_text(encoding="utf-8").strip()
+                    found[name] = path.read_text(encoding="utf-8").strip()
                 except OSError as error:
                     raise SettingsError(f"{_PREFIX}{name.upper()}_FILE: cannot read {path}: {error.strerror}") from None
         return found
@@ -78,6 +84,31 @@ class Settings(BaseSettings):
     )
     workers: Annotated[int, Field(ge=1, le=64)] = Field(
         min(os.cpu_count() or 1, 4), description="shards of a day that are built at the same time"
+    )
+
+    write_keys: SecretStr | None = Field(None, description="keys that may send calls to the collector, a,b")
+    collect_max_body_bytes: Annotated[int, Field(ge=1024)] = Field(
+        5 * 1024**2, description="largest body of a request to the collector, as it is sent"
+    )
+    collect_max_decompressed_bytes: Annotated[int, Field(ge=1024)] = Field(
+        20 * 1024**2, description="the same, decompressed"
+    )
+    collect_max_records: Annotated[int, Field(ge=1)] = Field(5000, description="most call records in one request")
+    collect_max_record_bytes: Annotated[int, Field(ge=1024)] = Field(
+        256 * 1024, description="largest call record that the collector takes"
+    )
+    collect_max_held_bytes: Annotated[int, Field(ge=1024)] = Field(
+        64 * 1024**2, description="bytes of requests that are taken in at the same time; 429 beyond"
+    )
+    collect_max_connections: Annotated[int, Field(ge=1)] = Field(
+        2000, description="open connections; beyond, those that wait longest for a request are closed"
+    )
+    collect_head_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        10, description="longest time for a request's head to come"
+    )
+    collect_body_timeout_s: Annotated[float, Field(gt=0)] = Field(30, description="longest time for its body to come")
+    collect_idle_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        60, description="a connection without a request for so long is closed"
     )
 
     spool: Path = Field(Path("var/spool"), description="directory for what was collected and is not delivered yet")
