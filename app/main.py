@@ -104,7 +104,8 @@ def ingest(
 
     Example: carat ingest calls-2026-03-01.ndjson.gz
     """
-    from app.runs import ingest_paths, ingest_summary, prepare
+    from app.jobs.store import ingest_summary
+    from app.runs import ingest_paths, prepare
     from app.sources import require_readable
     from app.warehouse import open_warehouse
 
@@ -141,6 +142,33 @@ def collect(
 
     settings = load_settings()
     Collector(settings, inherited_sockets(fd) or listen(host, port)).run()
+
+
+@app.command()
+def load(
+    *,
+    keep_on: Annotated[bool, typer.Option("--follow", help="Go on as the spool fills, until stopped.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Deliver the collector's spool into pd.api_calls, each call once; what came in the last seconds comes next time.
+
+    Example: carat load --follow
+    """
+    from app.delivery import follow, load_spool
+    from app.stopping import stopped_by_signal
+    from app.watchdog import watched
+
+    with watched(), stopped_by_signal() as stopped:
+        settings = load_settings()
+        if keep_on:
+            follow(settings, stopped=stopped)
+            return
+        delivery = load_spool(settings, stopped=stopped)
+    if as_json:
+        console.say_json(delivery.report)
+    else:
+        console.say(delivery.summary)
+    delivery.require_done()
 
 
 @app.command()
@@ -264,7 +292,7 @@ def plan(*, as_json: AsJson = False) -> None:
 
 @app.command()
 def hourly(*, as_json: AsJson = False) -> None:
-    """What the timer runs: snapshot the shop's database, build what is stale, audit; missed hours are caught up.
+    """What the timer runs: load the spool, snapshot, build what is stale, audit; missed hours are caught up.
 
     Example: carat hourly
     """
@@ -281,8 +309,10 @@ def hourly(*, as_json: AsJson = False) -> None:
             hour = run_hour(warehouse, settings, say=say_status)
     if as_json:
         snapshots = [{name: row[name] for name in _SNAPSHOT_REPORT} for row in hour.snapshots]
-        console.say_json({"snapshots": snapshots} | _built_report(hour.backfill))
+        console.say_json({"load": hour.delivery.report, "snapshots": snapshots} | _built_report(hour.backfill))
     else:
+        if hour.delivery.segments:
+            console.say(hour.delivery.summary)
         if hour.snapshots:
             rows = [[row[name] for name in _SNAPSHOT_REPORT] for row in hour.snapshots]
             console.say_table("snapshot", _SNAPSHOT_REPORT, rows, right=_SNAPSHOT_REPORT[1:-1])
@@ -350,17 +380,18 @@ def query(
 
 @app.command()
 def status(*, as_json: AsJson = False) -> None:
-    """Show the last runs, how fresh each table is, its rows, and what was rejected.
+    """Show the last runs, how fresh each table is, its rows, what waits in the spool, and what was rejected.
 
     Example: carat status
     """
-    from app.status import freshness, last_runs, last_snapshots, recent_rejects
+    from app.status import freshness, last_runs, last_snapshots, recent_rejects, spool_state
     from app.warehouse import open_warehouse
 
     settings = load_settings()
     with open_warehouse(settings, purpose="carat status", writes=False) as warehouse:
         reports = {
             "tables": freshness(warehouse),
+            "spool": spool_state(settings),
             "snapshots": last_snapshots(warehouse),
             "runs": last_runs(warehouse),
             "rejects": recent_rejects(warehouse),

@@ -59,12 +59,6 @@ def ingest_paths(
     return totals
 
 
-def ingest_summary(totals: Ingested) -> str:
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(totals.rejected.items()))
-    rejected = f"{sum(totals.rejected.values()):,} rejected" + (f" ({reasons}; see etl.rejects)" if reasons else "")
-    return f"{totals.records:,} records: {totals.stored:,} stored, {totals.duplicates:,} already there, {rejected}"
-
-
 def take_snapshot(
     warehouse: Warehouse,
     settings: Settings,

@@ -43,6 +43,13 @@ class Ingested:
         self.add(Ingested(rejected=dict(rejects["reason"].value_counts().iter_rows())))
 
 
+def ingest_summary(totals: Ingested) -> str:
+    """What became of the records, as one line."""
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(totals.rejected.items()))
+    rejected = f"{sum(totals.rejected.values()):,} rejected" + (f" ({reasons}; see etl.rejects)" if reasons else "")
+    return f"{totals.records:,} records: {totals.stored:,} stored, {totals.duplicates:,} already there, {rejected}"
+
+
 def store(
     warehouse: Warehouse,
     batch: Batch,

@@ -8,6 +8,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +71,14 @@ def mark_delivered(segment: Segment) -> None:
     kept = segment.path.parent / DELIVERED
     kept.mkdir(mode=0o700, exist_ok=True)
     segment.path.rename(kept / segment.path.name)
+
+
+def delivery_lag_s(folder: Path) -> float | None:
+    """How long the segment that was delivered last had taken since its first record came; None where none is kept."""
+    kept = delivered_segments(folder)
+    with suppress(FileNotFoundError):  # removed meanwhile
+        return max(kept[-1].path.stat().st_ctime - kept[-1].begun_at_ms / 1000, 0) if kept else None
+    return None
 
 
 def remove_old_deliveries(folder: Path, *, keep_s: float) -> int:

@@ -140,6 +140,10 @@ class Spool:
             self._writing = asyncio.create_task(self._write_what_waits())
         await asyncio.shield(durable)  # who gives up waiting must not cancel it for the others
 
+    def refusal(self) -> str | None:
+        """Why records would be refused now; None where they would not."""
+        return f"the spool {self._folder} is closed" if self._is_closed else self._writer.refusal()
+
     def stats(self) -> SpoolStats:
         """How the spool is doing; of the folder, as it was when last looked at."""
         return self._writer.stats(self._waiting_bytes)
@@ -163,8 +167,10 @@ class Spool:
                 self._waiting, self._durable = [], None
                 try:
                     await self._in_thread(self._writer.write, frames)
-                except SpoolError as error:
-                    durable.set_exception(error)
+                except Exception as error:  # noqa: BLE001  whatever it is, who waits must hear of it
+                    durable.set_exception(
+                        error if isinstance(error, SpoolError) else SpoolError(f"the spool {self._folder}: {error}")
+                    )
                     durable.exception()  # all of those who waited may have gone
                 else:
                     durable.set_result(None)
@@ -250,8 +256,16 @@ class _Writer:
         with suppress(OSError):
             if time.monotonic() - self._looked_at >= _LOOK_S:
                 self._look()
+                if not self._has_room(0):
+                    self._make_room(0)
             if time.monotonic() - self._tidied_at >= _TIDY_S:
                 self._tidy()
+
+    def refusal(self) -> str | None:
+        try:
+            return None if self._has_room(0) else self._no_room
+        except OSError as error:
+            return f"the spool {self._folder} cannot be used: {error.strerror}"
 
     def stats(self, waiting_bytes: int) -> SpoolStats:
         segment = self._segment
@@ -311,7 +325,11 @@ class _Writer:
             self._make_room(size)
             if self._has_room(size):
                 return
-        raise SpoolFullError(
+        raise SpoolFullError(self._no_room)
+
+    @property
+    def _no_room(self) -> str:
+        return (
             f"the spool {self._folder} is full: {self._seen.bytes + self._written_since} bytes wait for delivery, "
             f"{shutil.disk_usage(self._folder).free} are free there. Free some room, or see why nothing is delivered"
         )

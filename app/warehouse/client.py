@@ -22,6 +22,7 @@ from polars.datatypes import DataType
 from app.contracts import MONEY, Column, Table, sql_text
 from app.errors import SettingsError, WarehouseError, WarehouseGoneError
 
+ANSWER_S = 3600  # the longest that a statement may take
 _NEEDED_ROOM_BYTES = 64 * 1024**2
 # Set once a connection: a per-query setting costs the embedded engine a SET and its undoing.
 _CONNECTION_SETTINGS: dict[str, Any] = {
@@ -225,7 +226,7 @@ def connect_embedded(path: Path) -> Warehouse:
     return Warehouse(connect, url=url)
 
 
-def connect_server(url: str) -> Warehouse:
+def connect_server(url: str, *, answer_s: int = ANSWER_S) -> Warehouse:
     parts = urlsplit(url)
     options = dict(parse_qsl(parts.query))
     secure = _is_true(options.get("secure", "false"))
@@ -239,7 +240,7 @@ def connect_server(url: str) -> Warehouse:
             secure=secure,
             verify=_is_true(options.get("verify", "true")),
             connect_timeout=30,
-            send_receive_timeout=3600,
+            send_receive_timeout=answer_s,
             compress=False,  # what is sent is compressed already
             settings=_CONNECTION_SETTINGS,
         )
