@@ -26,8 +26,8 @@ from app.runs import prepare
 from app.settings import Settings
 from app.spool import Segment, remove_old_deliveries, seal_what_was_left, sealed_segments
 from app.warehouse import Warehouse, open_warehouse
+from app.warehouse.opening import LOADER
 
-PURPOSE = "carat load"
 _LOOK_S = 1.0  # how often a follower looks whether something was sealed
 _LONGEST_PASS_S = 10.0  # then others who wait for the warehouse get it first
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 1.0, 60.0
@@ -105,7 +105,7 @@ def load_spool(
     if not sealed_segments(settings.spool):
         return Delivery()
     until = time.monotonic() + longest_s if longest_s else float("inf")
-    with open_warehouse(settings, purpose=PURPOSE, answer_s=_ANSWER_S) as warehouse:
+    with open_warehouse(settings, purpose=LOADER, answer_s=_ANSWER_S) as warehouse:
         prepare(warehouse, settings)
         return deliver_spool(
             warehouse,

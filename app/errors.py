@@ -23,9 +23,13 @@ class SettingsError(CaratError):
 
 
 class LockedError(CaratError):
-    """Somebody else holds the warehouse; the same command may go through later."""
+    """Somebody else holds the warehouse; the same command may go through later. `holder`: their command, if known."""
 
     exit_code: ClassVar[int] = 75
+
+    def __init__(self, message: str, *, holder: str = "") -> None:
+        super().__init__(message)
+        self.holder = holder
 
 
 class WarehouseError(CaratError):
