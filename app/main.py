@@ -172,6 +172,41 @@ def load(
 
 
 @app.command()
+def serve(
+    *,
+    host: Annotated[str, typer.Option(help="Address the collector listens on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0: any that is free.")] = 8787,
+) -> None:
+    """Collector, loader and hourly schedule together, for one machine; ends in order on SIGTERM or Ctrl-C.
+
+    Example: CARAT_WRITE_KEYS=$(openssl rand -hex 24) carat serve --port 8787
+    """
+    from app.collector.server import inherited_sockets, listen
+    from app.serve import serve as run_parts
+    from app.stopping import stopped_by_signal
+    from app.watchdog import watched
+
+    load_settings()
+    sockets = inherited_sockets() or listen(host, port)
+    with watched(), stopped_by_signal() as stopped:
+        run_parts(sockets, stopped=stopped)
+
+
+@app.command(hidden=True)
+def keep() -> None:
+    """The part of carat serve that owns the warehouse; serve starts it.
+
+    Example: carat keep
+    """
+    from app.keeper import Keeper
+    from app.stopping import stopped_by_signal
+    from app.watchdog import watched
+
+    with watched(), stopped_by_signal() as stopped:
+        Keeper(load_settings(), stopped=stopped).run()
+
+
+@app.command()
 def snapshot(
     *,
     at: Annotated[str | None, typer.Option("--at", help="The instant that was read, for a replay from dumps.")] = None,
