@@ -107,7 +107,8 @@ def _decode(line: Line, max_bytes: int, max_nesting: int) -> Record:
     try:
         record = _decoder.decode(line.data)
     except msgspec.ValidationError as error:
-        raise RejectedRecordError("not an object", str(error)) from None
+        reason = "not an object" if "Expected `object`" in str(error) else "number out of range"
+        raise RejectedRecordError(reason, str(error)) from None
     except msgspec.DecodeError as error:
         raise RejectedRecordError("not JSON", str(error)) from None
     except RecursionError:
