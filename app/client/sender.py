@@ -58,6 +58,7 @@ class CallSender:
         self._bodiless = EndpointFilter(settings.bodiless_endpoints)
         self._filters_calls = bool(settings.ignored_endpoints) or "*" not in settings.endpoints
         self._filters_bodies = bool(settings.bodiless_endpoints)
+        self._maker = RecordMaker(settings)
         self._extractors = tuple(settings.extractors().items())
         self._start_anew()
         _senders.add(self)
@@ -206,7 +207,7 @@ class CallSender:
             self.note_failure("the background thread could not be started")
 
     def _run(self) -> None:
-        maker, transport = RecordMaker(self.settings), Transport(self.settings)
+        transport = Transport(self.settings)
         while not self._is_closed:
             self._something.wait()
             self._enough.wait(self.settings.flush_interval_s)
@@ -214,14 +215,14 @@ class CallSender:
             self._enough.clear()
             while self._queue and not self._is_closed:
                 try:
-                    self._send_some(maker, transport)
+                    self._send_some(transport)
                 except Exception as error:  # noqa: BLE001  a thread that ended would be silence for ever
                     self._settle(self._in_flight, "failed")
                     self._complain(f"a batch could not be sent: {type(error).__name__}")
                 self._say_complaints()
         transport.close()
 
-    def _send_some(self, maker: RecordMaker, transport: Transport) -> None:
+    def _send_some(self, transport: Transport) -> None:
         """Take a batch from the queue and see it through."""
         lines: list[bytes] = []
         size = held = 0
@@ -233,7 +234,7 @@ class CallSender:
                 self._in_flight += 1
             held += call_bytes  # given back when the batch is gone: until then it does take memory
             try:
-                line = maker.line(call)
+                line = self._maker.line(call)
             except Exception as error:  # noqa: BLE001
                 self._settle(1, "could not be written")
                 self._complain(f"a call could not be written: {type(error).__name__}")

@@ -135,7 +135,7 @@ def unreachable() -> Iterator[str]:
 @contextmanager
 def slow() -> Iterator[str]:
     with receiving() as receiver:
-        receiver.answer = Answer(after_s=0.5)
+        receiver.answer = Answer(after_s=1.0)
         yield receiver.url
 
 
