@@ -25,6 +25,7 @@ _RETRY_S = 1  # after what passes soon
 _RETRY_SPOOL_S = 5
 _ASIDE_BYTES = 64 * 1024  # what is larger is decompressed, or taken apart though it is broken, beside other requests
 _TROUBLE_S = 10.0  # how long a failure of the disk counts where nothing was written since
+_NO_ROOM_S = 2.0  # there may be room again at any moment
 
 
 class _Acknowledgement(msgspec.Struct):
@@ -44,13 +45,13 @@ class Intake:
         self._spool = spool
         self._metrics = metrics
         self._failure = ""
-        self._failed_at = 0.0
+        self._in_trouble_until = 0.0
         self.held_bytes = 0
 
     @property
     def trouble(self) -> str:
         """What the disk failed with, if that was just now and nothing could be written since."""
-        return self._failure if time.monotonic() - self._failed_at < _TROUBLE_S else ""
+        return self._failure if time.monotonic() < self._in_trouble_until else ""
 
     async def take(self, headers: Mapping[bytes, bytes], body: Body) -> Answer:
         """Take the calls of a request: they are on disk when this returns."""
@@ -142,7 +143,8 @@ class Intake:
         if not self._failure:
             console.log.error("calls cannot be written, and are refused", error=str(error))
         self._failure = str(error)
-        self._failed_at = time.monotonic()
+        lasts_s = _NO_ROOM_S if isinstance(error, SpoolFullError) else _TROUBLE_S
+        self._in_trouble_until = time.monotonic() + lasts_s
 
 
 def _content_type(headers: Mapping[bytes, bytes]) -> str:

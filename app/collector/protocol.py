@@ -95,7 +95,7 @@ class CollectorProtocol(HttpToolsProtocol):
         super().on_message_begin()
         if not self._is_in_head:
             self._is_in_head = True
-            self._head_bytes = 0
+            self._head_bytes = 1  # at least
             self._set_deadline()
 
     def on_headers_complete(self) -> None:

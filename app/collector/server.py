@@ -59,6 +59,7 @@ def inherited_sockets(fd: int | None = None) -> list[socket.socket]:
                 f"file descriptor {number} is no socket that was handed over: {error.strerror}"
             ) from None
         if not is_listening:
+            sockets[-1].close()
             raise SettingsError(f"the socket at file descriptor {number} does not listen")
     return sockets
 
@@ -76,8 +77,12 @@ class Collector:
         """Collect until SIGTERM, SIGINT or `stop`; what was begun is finished."""
         _raise_file_limit()
         _send_warnings_to_our_log()
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self._run())
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._run())
+        finally:
+            for listener in self._sockets:
+                listener.close()
 
     def stop(self) -> None:
         """Let `run` end; from any thread."""
