@@ -1,11 +1,13 @@
 """Runs the collector: its sockets, its event loop, its signals, and what systemd and the log are told."""
 
 import asyncio
+import gc
 import logging
 import os
 import resource
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -27,6 +29,7 @@ _FIRST_INHERITED = 3  # by systemd's convention
 _BACKLOG = 2048
 _STOP_S = 25  # what was begun may take so long to end
 _HANG_S = 15.0  # an event loop that does not turn for so long is no longer reported to be alive
+_SWITCH_S = 0.0005  # after a sync, the spool's thread waits no longer for a busy event loop to let it go on
 _LOOK_AT_KEYS_S = 5.0
 _SUMMARY_S = 60.0
 _TICKS_A_SECOND = 10  # of uvicorn's main loop
@@ -77,10 +80,15 @@ class Collector:
         """Collect until SIGTERM, SIGINT or `stop`; what was begun is finished."""
         _raise_file_limit()
         _send_warnings_to_our_log()
+        switch_interval_s = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_S)
+        gc.freeze()  # what is here by now stays: nothing to look through again and again
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(self._run())
         finally:
+            gc.unfreeze()
+            sys.setswitchinterval(switch_interval_s)
             for listener in self._sockets:
                 listener.close()
 
