@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from app.client.captured import Body, Captured, clock, is_json, new_call_id, now_ns
-from app.client.sender import CallSender
+from .captured import Body, Captured, clock, is_json, new_call_id, now_ns
+from .sender import CallSender
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

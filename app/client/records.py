@@ -10,9 +10,9 @@ from hashlib import blake2b
 from typing import Any
 from urllib.parse import parse_qsl
 
-from app.client.captured import Body, Captured
-from app.client.redaction import Redactor
-from app.client.settings import ClientSettings, Cookie, EndpointFilter, Header, header_names_in_environ
+from .captured import Body, Captured
+from .redaction import Redactor
+from .settings import ClientSettings, Cookie, EndpointFilter, Header, header_names_in_environ
 
 _LONGEST_TEXT = 4096
 _LONGEST_ID = 256

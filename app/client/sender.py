@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from random import SystemRandom
 from typing import Any
 
-from app.client.captured import Captured
-from app.client.records import RecordMaker
-from app.client.settings import ClientSettings, EndpointFilter
-from app.client.transport import Transport
+from .captured import Captured
+from .records import RecordMaker
+from .settings import ClientSettings, EndpointFilter
+from .transport import Transport
 
 _LOG = logging.getLogger("carat.client")
 _QUIET_S = 60.0  # between two lines on the same trouble

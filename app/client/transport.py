@@ -11,7 +11,7 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnec
 from typing import Literal
 from urllib.parse import urlsplit
 
-from app.client.settings import ClientSettings
+from .settings import ClientSettings
 
 _ENDPOINT = "/v1/calls"
 _OK, _NOT_MODIFIED = 200, 300

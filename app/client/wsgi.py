@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from app.client.captured import Body, Captured, clock, is_json, new_call_id, now_ns
-from app.client.sender import CallSender
-from app.client.settings import header_names_in_environ
+from .captured import Body, Captured, clock, is_json, new_call_id, now_ns
+from .sender import CallSender
+from .settings import header_names_in_environ
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -222,7 +222,18 @@ class _Input:
         return map(self._noted, self._source)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._source, name)
+        """What only some sources have; of these, too, whatever reads is noted."""
+        found = getattr(self._source, name)
+        if name in {"readinto", "readinto1"}:
+            return lambda buffer: self._noted_in(buffer, found(buffer))
+        if name == "read1":
+            return lambda *size: self._noted(found(*size))
+        return found
+
+    def _noted_in(self, buffer: Any, count: int | None) -> int | None:
+        if count:
+            self._body.add(bytes(memoryview(buffer)[:count]))
+        return count
 
     def _noted(self, chunk: bytes) -> bytes:
         if chunk:

@@ -35,11 +35,15 @@ def http_scope(method="GET", path="/api/v1/catalog", query=b"", headers=(), **mo
 
 def call(app, scope: dict, *chunks: bytes) -> list[dict]:
     """All messages the app sends in answer to a request whose body comes in these chunks."""
-    waiting = [{"type": "http.request", "body": c, "more_body": n + 1 < len(chunks)} for n, c in enumerate(chunks)]
+    waiting = [
+        {"type": "http.request", "body": c, "more_body": n + 1 < len(chunks)} for n, c in enumerate(chunks or (b"",))
+    ]
     messages = []
 
     async def receive():
-        return waiting.pop(0) if waiting else {"type": "http.request", "body": b"", "more_body": False}
+        if not waiting:
+            await asyncio.Event().wait()  # the client stays
+        return waiting.pop(0)
 
     async def send(message):
         messages.append(message)
