@@ -16,7 +16,6 @@ from app.spool import Spool, delivery_lag_s
 
 _CALLS = "/v1/calls"
 _METHODS = {_CALLS: ("POST",), "/health": ("GET", "HEAD"), "/ready": ("GET", "HEAD"), "/metrics": ("GET", "HEAD")}
-_GONE = 499  # what no answer was sent to is counted as
 
 
 class Application:
@@ -41,7 +40,6 @@ class Application:
         except RefusedRequestError as error:
             answer = Answer(error.status, msgspec.json.encode({"reason": error.reason}), headers=error.headers)
         except DisconnectedError:
-            self._metrics.answered(_GONE)
             return
         self._metrics.answered(answer.status)
         await send_answer(send, answer, body)

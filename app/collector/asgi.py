@@ -38,38 +38,30 @@ class Body:
         self._receive = receive
         self._length = int(headers.get(b"content-length", b"0"))
         self._is_whole = not self._length and b"transfer-encoding" not in headers
-        self._is_late = False
 
     @property
     def is_to_come(self) -> bool:
         """Whether some of it was not read."""
         return not self._is_whole
 
-    async def read(self, *, limit: int, timeout_s: float, hold: Callable[[int], None]) -> bytes:
-        """The whole body. `hold` is told of each piece and may refuse it."""
+    async def read(self, *, limit: int, hold: Callable[[int], None]) -> bytes:
+        """The whole body; `hold` is told of each piece and may refuse it. The server bounds how long it may take."""
         if self._length > limit:
             raise _too_large(limit)
         pieces: list[bytes] = []
         size = 0
-        try:
-            async with asyncio.timeout(timeout_s):
-                while not self._is_whole:
-                    piece = await self._next()
-                    size += len(piece)
-                    if size > limit:
-                        raise _too_large(limit)
-                    hold(len(piece))
-                    pieces.append(piece)
-        except TimeoutError:
-            self._is_late = True
-            raise RefusedRequestError(
-                HTTPStatus.REQUEST_TIMEOUT, f"the body did not come within {timeout_s:g} s: {size} bytes of it did"
-            ) from None
+        while not self._is_whole:
+            piece = await self._next()
+            size += len(piece)
+            if size > limit:
+                raise _too_large(limit)
+            hold(len(piece))
+            pieces.append(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def drain(self) -> None:
         """Read on and forget it, within bounds: who still sends would not see the answer if this end closed now."""
-        left = 0 if self._is_late else _DRAINED_BYTES
+        left = _DRAINED_BYTES
         with suppress(DisconnectedError, TimeoutError):
             async with asyncio.timeout(_DRAIN_S):
                 while left > 0 and not self._is_whole:

@@ -21,6 +21,7 @@ from app.spool import Spool, SpoolError, SpoolFullError
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+_TYPES = JSON_TYPES | LINES_TYPES
 _RETRY_S = 1  # after what passes soon
 _RETRY_SPOOL_S = 5
 _ASIDE_BYTES = 64 * 1024  # what is larger is decompressed, or taken apart though it is broken, beside other requests
@@ -59,11 +60,7 @@ class Intake:
         self._require_key(headers)
         content_type, encoding = _content_type(headers), _content_encoding(headers)
         with self._holding() as hold:
-            data = await body.read(
-                limit=self._settings.collect_max_body_bytes,
-                timeout_s=self._settings.collect_body_timeout_s,
-                hold=hold,
-            )
+            data = await body.read(limit=self._settings.collect_max_body_bytes, hold=hold)
             body_bytes = len(data)
             if encoding:
                 data = await self._decompressed(data, encoding)
@@ -149,7 +146,7 @@ class Intake:
 
 def _content_type(headers: Mapping[bytes, bytes]) -> str:
     content_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower().decode("latin-1")
-    if content_type and content_type not in JSON_TYPES | LINES_TYPES:
+    if content_type and content_type not in _TYPES:
         raise RefusedRequestError(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             f"{content_type} is not taken: send a JSON array as application/json, or one record a line "

@@ -110,7 +110,7 @@ def test_a_body_that_does_not_come_in_time_is_told_so(collector):
     begun = time.monotonic()
     answer = collector.raw(HEAD + b"Content-Length: 1000\r\n\r\n[")
     status, content = answer_of(answer)
-    assert (status, content["reason"]) == (408, "the body did not come within 0.5 s: 1 bytes of it did")
+    assert (status, content["reason"]) == (408, "the body did not come within 0.5 s")
     assert 0.4 < time.monotonic() - begun < 5
     assert collector.figure("carat_collect_held_bytes") == 0
 
