@@ -98,15 +98,23 @@ def deliver_spool(
 
 
 def load_spool(
-    settings: Settings, *, stopped: threading.Event | None = None, longest_s: float | None = None
+    settings: Settings,
+    *,
+    stopped: threading.Event | None = None,
+    longest_s: float | None = None,
+    is_prepared: bool = False,
 ) -> Delivery:
-    """Deliver what is sealed now, holding the warehouse only where there is something, and only meanwhile."""
+    """Deliver what is sealed now, holding the warehouse only where there is something, and only meanwhile.
+
+    `is_prepared`: this process has seen to the tables before.
+    """
     seal_what_was_left(settings.spool)
     if not sealed_segments(settings.spool):
         return Delivery()
     until = time.monotonic() + longest_s if longest_s else float("inf")
     with open_warehouse(settings, purpose=LOADER, answer_s=_ANSWER_S) as warehouse:
-        prepare(warehouse, settings)
+        if not is_prepared:
+            prepare(warehouse, settings)
         return deliver_spool(
             warehouse,
             settings,
@@ -117,12 +125,16 @@ def load_spool(
 def follow(settings: Settings, *, stopped: threading.Event) -> None:
     """Deliver whatever is sealed until told to stop; while the warehouse is gone or refuses, ask ever more rarely."""
     backoff_s = 0.0
+    is_prepared = False
     while not stopped.is_set():
         watchdog.progress()
         pause_s = _LOOK_S
         try:
-            delivery = load_spool(settings, stopped=stopped, longest_s=_LONGEST_PASS_S).require_done()
+            delivery = load_spool(
+                settings, stopped=stopped, longest_s=_LONGEST_PASS_S, is_prepared=is_prepared
+            ).require_done()
             if delivery.segments:
+                is_prepared = True
                 watchdog.status(f"delivered {delivery.segments} segments, {delivery.totals.records} records")
             backoff_s = 0.0
         except LockedError as error:
@@ -130,6 +142,7 @@ def follow(settings: Settings, *, stopped: threading.Event) -> None:
         except SettingsError:
             raise
         except CaratError as error:
+            is_prepared = False  # it may have come back as another
             backoff_s = min(max(backoff_s * 2, _FIRST_BACKOFF_S), _LONGEST_BACKOFF_S)
             pause_s = backoff_s * random.uniform(0.5, 1)  # noqa: S311  so that not all come back at once
             console.log.warning("the spool could not be delivered", error=str(error), again_in_s=round(pause_s, 1))

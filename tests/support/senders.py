@@ -6,6 +6,7 @@ import random
 import threading
 import time
 import uuid
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Self
@@ -57,16 +58,16 @@ class Senders:
 
     def _send(self, sender: int) -> None:
         chance = random.Random(sender)
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-        while not self._stopped.is_set():
-            ids = [str(uuid.uuid4()) for _ in range(self.batch)]
-            body = b"\n".join(_record(call_id, chance) for call_id in ids)
-            self.sent.update(ids)
-            while not self._acknowledges(connection, body):
-                if self._stopped.wait(0.02):
-                    return
-            self.acknowledged.update(ids)
-            self._stopped.wait(self.pause_s)
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)) as connection:
+            while not self._stopped.is_set():
+                ids = [str(uuid.uuid4()) for _ in range(self.batch)]
+                body = b"\n".join(_record(call_id, chance) for call_id in ids)
+                self.sent.update(ids)
+                while not self._acknowledges(connection, body):
+                    if self._stopped.wait(0.02):
+                        return
+                self.acknowledged.update(ids)
+                self._stopped.wait(self.pause_s)
 
     def _acknowledges(self, connection: http.client.HTTPConnection, body: bytes) -> bool:
         begun = time.perf_counter()
