@@ -50,6 +50,7 @@ _PLAIN, _SECRET, _EMAIL, _ALLOWED, _DENIED = range(5)
 
 _DEEPEST = 58  # of a request or response body; the collector takes records of 64 levels
 _KNOWN_NAMES = 4096
+_MOST_REMEMBERED, _LONGEST_REMEMBERED = 16_384, 200
 _SHORTEST_EMAIL = 6
 _SHORTEST_SECRET = 12
 _FEWEST_DIGITS, _MOST_DIGITS = 13, 19
@@ -103,7 +104,9 @@ class Redactor:
         for verdict, rules in ((_ALLOWED, allow), (_DENIED, deny)):  # deny is written last, and so it holds
             for rule in rules:
                 self._add_rule(rule, verdict)
+        self._tops: dict[str, tuple[int, tuple[dict[str, Any], ...]]] = {}
         self._judged: dict[str, tuple[int, str]] = {}
+        self._harmless: set[str] = set()  # texts with nothing in them: a shop's answers mostly say the same
 
     def field(self, name: str, value: Any) -> Any:
         """A record's own field, such as `request`, `response` or `endpoint`; None where it is denied."""
@@ -150,6 +153,8 @@ class Redactor:
 
     def url(self, url: str) -> str:
         """A URL without secrets in its query, path and fragment; what has none stays as it is, to the letter."""
+        if not url:
+            return url
         rest, hash_mark, fragment = url.partition("#")
         address, mark, query = rest.partition("?")
         address = self._quoted(_USER_IN_URL.sub("", address), safe="/:,;@!$'()*")
@@ -175,13 +180,13 @@ class Redactor:
     def _quoted(self, text: str, *, safe: str = "", is_form: bool = False) -> str:
         """Quoted text, redacted and quoted again where anything was in it."""
         unquoted = _unquoted(text.replace("+", " ") if is_form else text)
-        redacted = self.text(unquoted)
+        redacted = self._safe(unquoted)
         return text if redacted == unquoted else quote(redacted, safe=safe)
 
     def _value(self, value: Any, paths: tuple[dict[str, Any], ...], depth: int) -> Any:
         kind = type(value)
         if kind is str:
-            return self.text(value)
+            return self._safe(value)
         if kind is int or kind is float:
             return value if -_FEWEST_AS_NUMBER < value < _FEWEST_AS_NUMBER else _long_number(value)
         if kind is not dict and kind is not list:
@@ -191,6 +196,17 @@ class Redactor:
         if kind is list:
             return [self._value(element, paths, depth + 1) for element in value]
         return self._object(value, paths, depth + 1)
+
+    def _safe(self, text: str) -> str:
+        """What `text` makes of it, remembered where that is nothing."""
+        if text in self._harmless:
+            return text
+        redacted = self.text(text)
+        if redacted == text and len(text) <= _LONGEST_REMEMBERED:
+            if len(self._harmless) >= _MOST_REMEMBERED:
+                self._harmless.clear()
+            self._harmless.add(text)
+        return redacted
 
     def _object(self, content: dict[str, Any], paths: tuple[dict[str, Any], ...], depth: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -283,8 +299,11 @@ class Redactor:
 
     def _top(self, name: str) -> tuple[int, tuple[dict[str, Any], ...]]:
         """What was decided on a record's own field, and the paths below it."""
-        below = _below(name, (self._paths,))
-        return _stronger(self._named.get(_normal(name), _PLAIN), below), below
+        found = self._tops.get(name)
+        if found is None:
+            below = _below(name, (self._paths,))
+            found = self._tops[name] = _stronger(self._named.get(_normal(name), _PLAIN), below), below
+        return found
 
     def _verdict(self, name: str) -> int:
         return (self._judged.get(name) or self._judge(name))[0]
