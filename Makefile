@@ -11,7 +11,7 @@ DEMO_ARGUMENTS = $(if $(CALLS),--calls $(CALLS)) $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev demo test test-fast etl plan hourly bench bench-day bench-hours bench-snapshots \
-	bench-collector lint format lock \
+	bench-collector bench-middleware lint format lock \
 	install-systemd uninstall-systemd clean
 
 help: ## Show what there is to make.
@@ -39,7 +39,7 @@ plan: setup ## Show what is stale, and why.
 hourly: setup ## What the timer runs: snapshot, build what is stale, audit.
 	$(CARAT) hourly
 
-bench: bench-day bench-hours bench-snapshots bench-collector ## All benchmarks, beside SQL in the same engine, DuckDB and pandas.
+bench: bench-day bench-hours bench-snapshots bench-collector bench-middleware ## All benchmarks, beside SQL in the same engine, DuckDB and pandas.
 
 bench-day: setup-dev ## A day of calls, from raw to published. [BENCH="--calls 1000000"]
 	$(RUN)/python -m bench $(BENCH)
@@ -52,6 +52,9 @@ bench-snapshots: setup-dev ## A table of the shop, from MariaDB to its history. 
 
 bench-collector: setup-dev ## Calls taken in over HTTP, beside no disk and beside Starlette. [BENCH="--seconds 5"]
 	$(RUN)/python -m bench.collector $(BENCH)
+
+bench-middleware: setup-dev ## What the middleware adds to a shop's request. [BENCH="--rounds 25"]
+	$(RUN)/python -m bench.middleware $(BENCH)
 
 lint: setup-dev ## Formatting, ruff and mypy.
 	$(RUN)/ruff format --check .
@@ -69,7 +72,7 @@ lock: setup ## Pin the dependencies anew, with hashes and without naming a host.
 	$(RUN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url \
 		--python-version 3.11 --upgrade -c requirements.lock pyproject.toml --extra dev --group build -o requirements-dev.lock
 
-install-systemd: ## Run Carat on this machine every hour; needs root. [DESTDIR= PYTHON=]
+install-systemd: ## Make services of Carat on this machine; needs root. [DESTDIR= PYTHON=]
 	DESTDIR="$(DESTDIR)" PYTHON="$(PYTHON)" deploy/systemd/install.sh
 
 uninstall-systemd: ## Stop doing so; settings and data are kept.
