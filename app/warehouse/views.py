@@ -66,7 +66,7 @@ def views(settings: Settings) -> tuple[View, ...]:
         ),
         View(
             "dwh.visits_between",
-            "dwh.visits of a span of days, both included: dwh.visits_between(first = '2026-03-01', last = '2026-03-31'): "
+            "dwh.visits of the days from first to last: dwh.visits_between(first = '2026-03-01', last = '2026-03-31'); "
             "of other days only its people are read",
             f"SELECT * FROM ({_visits(settings, among=f' AND visitor_hash IN ({_visitors_of_span()})')}) WHERE {_SPAN}",
             {},
@@ -81,18 +81,18 @@ def _stitched(*, among: str = "") -> str:
     """
     signed_in = (
         "SELECT visitor_hash, any(user_id) AS user, if(min(user_hash) = max(user_hash), [], "
-        f"arraySort(groupArray((started_at, user_id)))) AS moments {_PEOPLE} AND user_hash != 0{among} "
+        f"arraySort(groupArray((started_at, user_id)))) AS moments {_PEOPLE} AND user_hash != 0 "
         "GROUP BY visitor_hash"
     )
-    return f"""SELECT sessions.*, sessions.visitor_hash AS visitor,
+    return f"""SELECT sessions.*,
         multiIf(user_id != '', user_id,
             empty(moments), ifNull(user, ''),
             arrayExists(moment -> moment.1 > started_at, moments),
                 arrayFirst(moment -> moment.1 > started_at, moments).2,
             moments[-1].2) AS person_user,
         if(person_user = '', visitor, sipHash64('user', person_user)) AS person
-    FROM (SELECT *, visitor_hash {_PEOPLE}{among}) AS sessions
-    ANY LEFT JOIN ({signed_in}) AS devices ON sessions.visitor_hash = devices.visitor_hash"""
+    FROM (SELECT *, visitor_hash AS visitor {_PEOPLE}{among}) AS sessions
+    ANY LEFT JOIN ({signed_in}) AS devices ON sessions.visitor = devices.visitor_hash"""
 
 
 def _visitors_of_span() -> str:
