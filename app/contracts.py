@@ -310,9 +310,9 @@ SESSIONS = Table(
         Column("os", LABEL, "operating system; empty if unknown"),
         Column("browser", LABEL, "browser; empty if unknown"),
         Column("landing_page", "String", "page on which the session began, without its query"),
-        Column("referrer", "String", "referrer of the first call that carries one"),
+        Column("referrer", "String", "referrer of the call that decides the source; empty if it is the shop's own"),
         Column("referrer_host", LABEL, "host of the referrer, lower case, without www."),
-        Column("utm_source", LABEL, "utm_source of the first call that carries a campaign"),
+        Column("utm_source", LABEL, "utm_source of the first call that carries a source, which decides it"),
         Column("utm_medium", LABEL, "utm_medium of that call"),
         Column("utm_campaign", LABEL, "utm_campaign of that call"),
         Column("utm_term", "String", "utm_term of that call"),
@@ -509,6 +509,22 @@ FINGERPRINTS = Table(
     order_by="(source, part, at)",
 )  # fmt: skip
 
+USER_AGENTS = Table(
+    "etl", "user_agents",
+    "What user agents say, so that each is read once; may be emptied at any time.",
+    (
+        Column("user_agent", "String", "as the shop's calls carry it"),
+        Column("rules", LABEL, "digest of the rules by which it was read"),
+        Column("device_type", LABEL, "desktop, mobile, tablet, tv, bot or other"),
+        Column("device_brand", LABEL, "maker of the device; empty if unknown"),
+        Column("os", LABEL, "operating system; empty if unknown"),
+        Column("browser", LABEL, "browser; empty if unknown"),
+        Column("bot_reason", LABEL, "why it is a machine's; empty for people"),
+        Column("read_at", TIME, "when it was read"),
+    ),
+    order_by="(user_agent, rules)",
+)  # fmt: skip
+
 SNAPSHOTS = Table(
     "etl", "snapshots",
     "Journal of snapshots: one row per snapshot, table and state; a table's last state is what became of it.",
@@ -537,7 +553,7 @@ SNAPSHOTS = Table(
 )  # fmt: skip
 
 DWH_TABLES = (EVENTS, SESSIONS, CATALOG_SESSIONS, PRODUCT_SESSIONS)
-TABLES = (API_CALLS, *DWH_TABLES, RUNS, REJECTS, PUBLICATIONS, LEDGER, FINGERPRINTS, SNAPSHOTS)
+TABLES = (API_CALLS, *DWH_TABLES, RUNS, REJECTS, PUBLICATIONS, LEDGER, FINGERPRINTS, USER_AGENTS, SNAPSHOTS)
 DATABASES = {
     "pd": "Raw calls of the shop's API",
     "dwh": "The warehouse for people and BI",

@@ -14,6 +14,8 @@ from typing import Any
 import msgspec
 import polars as pl
 
+from app import addresses
+from app.addresses import Addresses
 from app.contracts import API_CALLS, CONTENT_FIELDS, CONTENT_SEPARATOR, REJECTS
 
 KEPT_REJECT_BYTES = 64 * 1024 * 1024
@@ -84,18 +86,21 @@ class Batch:
 
 
 _decoder = msgspec.json.Decoder(Record)
+_KEPT = addresses.kept()
 
 
-def read_lines(lines: Sequence[Line], *, source: str, now: datetime, max_record_bytes: int) -> Batch:
+def read_lines(
+    lines: Sequence[Line], *, source: str, now: datetime, max_record_bytes: int, ips: Addresses = _KEPT
+) -> Batch:
     """The calls and rejects of JSON lines. `now` bounds how far ahead a call may be, and is when they were received."""
     rows: list[tuple[Any, ...]] = []
     rejects = []
     latest_ms = (now + _AHEAD - _EPOCH) // _MILLISECOND
     for line in lines:
         try:
-            rows.append(_row(_decode(line, max_record_bytes), latest_ms))
+            rows.append(_row(_decode(line, max_record_bytes), latest_ms, ips))
         except RejectedRecordError as error:
-            rejects.append(reject(line, error, source=source, now=now))
+            rejects.append(reject(_without_address(line, ips), error, source=source, now=now))
     return Batch(_calls(rows, now), reject_frame(rejects))
 
 
@@ -106,6 +111,7 @@ def read_rows(
     source: str,
     now: datetime,
     max_record_bytes: int,
+    ips: Addresses = _KEPT,
 ) -> Batch:
     """The calls and rejects of rows that are records already, as Parquet holds them; JSON is text in them."""
     calls = []
@@ -118,9 +124,9 @@ def read_rows(
             if isinstance(row, UnreadableRow):
                 raise RejectedRecordError("unreadable row", row.problem)  # noqa: TRY301
             _require_size(line, max_record_bytes)
-            calls.append(_row(_record(row), latest_ms))
+            calls.append(_row(_record(row), latest_ms, ips))
         except RejectedRecordError as error:
-            rejects.append(reject(line, error, source=source, now=now))
+            rejects.append(reject(_without_address(line, ips), error, source=source, now=now))
     return Batch(_calls(calls, now), reject_frame(rejects))
 
 
@@ -156,7 +162,11 @@ def _decode(line: Line, max_record_bytes: int) -> Record:
         raise RejectedRecordError("nested too deeply", "lists and objects stand more than about 1000 deep") from None
 
 
-def _row(record: Record, latest_ms: int) -> tuple[Any, ...]:
+def _without_address(line: Line, ips: Addresses) -> Line:
+    return Line(line.position, ips.in_bytes(line.data), line.size)
+
+
+def _row(record: Record, latest_ms: int, ips: Addresses) -> tuple[Any, ...]:
     """The record's values in the order of CONTENT_FIELDS, then its call_id."""
     ts = _epoch_ms(record.ts, latest_ms)
     texts = [_text(getattr(record, name), name) for name in _TEXTS]
@@ -167,7 +177,7 @@ def _row(record: Record, latest_ms: int) -> tuple[Any, ...]:
             raise RejectedRecordError(f"no {name}", f"{name} is missing or empty")
     content = (
         ts, visitor_id, session_token, user_id, method, endpoint,
-        _count(record.status, _UINT16), _count(record.duration_ms, _UINT32), ip, user_agent,
+        _count(record.status, _UINT16), _count(record.duration_ms, _UINT32), ips.treat(ip), user_agent,
         referrer, page_url, _json(record.request), _json(record.response),
     )  # fmt: skip
     return (*content, _call_id(record.call_id, content))

@@ -16,6 +16,8 @@ from app.errors import SettingsError
 
 SHIPPED_TRACKING = Path(__file__).parent / "tracking.toml"
 SHIPPED_SNAPSHOTS = Path(__file__).parent / "snapshots.toml"
+SHIPPED_DEVICES = Path(__file__).parent / "rules" / "devices.toml"
+SHIPPED_CHANNELS = Path(__file__).parent / "rules" / "channels.toml"
 _PREFIX = "CARAT_"
 _DURATION = re.compile(r"(?P<amount>\d+(?:\.\d+)?)\s*(?P<unit>s|sec|m|min|h)?")
 _LONGEST_AMOUNT = 12
@@ -75,6 +77,12 @@ class Settings(BaseSettings):
     )
     workers: Annotated[int, Field(ge=1, le=64)] = Field(
         min(os.cpu_count() or 1, 4), description="shards of a day that are built at the same time"
+    )
+    devices: Path = Field(SHIPPED_DEVICES, description="rules for devices and bots by user agent")
+    channels: Path = Field(SHIPPED_CHANNELS, description="rules for channels; `extends = true` keeps the shipped ones")
+    own_hosts: str = Field("", description="the shop's own hosts, by commas: no referral comes from there")
+    max_calls_per_minute: Annotated[int, Field(ge=0)] = Field(
+        300, description="a session with more calls within a minute is a bot's; 0 believes any number"
     )
 
     @field_validator("session_timeout", mode="before")
@@ -137,6 +145,11 @@ class Settings(BaseSettings):
                     "is no URL such as mysql://user:password@host:3306/shop (in a password, @ is written %40, / %2F)"
                 )
         return value
+
+    @property
+    def own_host_names(self) -> tuple[str, ...]:
+        """The shop's own hosts, in lower case."""
+        return tuple(host.strip().lower() for host in self.own_hosts.split(",") if host.strip())
 
     @property
     def zone(self) -> ZoneInfo:
