@@ -46,7 +46,7 @@ def hashed(key: str) -> Addresses:
 
 
 def parse_address(text: str) -> IPv4Address | IPv6Address | None:
-    """The address in a text such as proxies write: the first of a list, with or without a port; None if there is none."""
+    """The address in a text as proxies write it: the first of a list, with or without a port; None if there is none."""
     first = text.partition(",")[0].strip()
     if first.startswith("["):
         first = first[1:].partition("]")[0]

@@ -29,7 +29,7 @@ _RULES = {
     "timezone": "time zone changed",
     "session_timeout_ms": "session timeout changed",
     "product_plan": "snapshot plan of products changed",
-    "session_rules": "rules for devices, bots or channels changed",
+    "session_rules": "rules for devices, bots, channels or countries changed",
 }
 # Rules that not all tables are built by.
 _RULES_OF_SOME = {

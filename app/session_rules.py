@@ -5,9 +5,10 @@ that were built by them are stale.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from app.channel_rules import ChannelRules, load_channel_rules
+from app.countries import Countries, load_countries
 from app.device_rules import DeviceRules, load_device_rules
 from app.settings import Settings
 
@@ -22,10 +23,13 @@ class SessionRules:
     devices: DeviceRules
     channels: ChannelRules
     max_calls_per_minute: int
+    countries: Countries = field(default_factory=Countries)
 
     @property
     def digest(self) -> str:
-        parts = (self.devices.digest, self.channels.digest, self.max_calls_per_minute)
+        parts: tuple[object, ...] = (self.devices.digest, self.channels.digest, self.max_calls_per_minute)
+        if self.countries.digest:
+            parts += (self.countries.digest,)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
@@ -35,4 +39,5 @@ def load_session_rules(settings: Settings) -> SessionRules:
         load_device_rules(settings.devices),
         load_channel_rules(settings.channels, own_hosts=settings.own_host_names),
         settings.max_calls_per_minute,
+        load_countries(settings.geo_database),
     )

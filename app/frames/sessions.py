@@ -15,11 +15,13 @@ STEPS = ("visit", "catalog", "product", "cart", "checkout", "purchase")
 _MINUTE_MS = 60_000
 
 
-def build_sessions(events: pl.DataFrame, user_agents: pl.DataFrame, rules: SessionRules) -> pl.DataFrame:
+def build_sessions(
+    events: pl.DataFrame, user_agents: pl.DataFrame, rules: SessionRules, countries: pl.DataFrame
+) -> pl.DataFrame:
     """The rows of `dwh.sessions`, with `session_number`, for events in call order that begin on one day.
 
-    In: the columns of `dwh.events`, `session_number, session_date, is_counted_order, user_agent, referrer, page_url`.
-    `user_agents`: what each of theirs says (`read_user_agents`).
+    In: the columns of `dwh.events`, `session_number, session_date, is_counted_order, ip, user_agent, referrer,
+    page_url`. `user_agents`: what each of theirs says (`read_user_agents`). `countries`: `ip, country` of theirs.
     """
     limit = rules.max_calls_per_minute
     behaviour = (
@@ -48,6 +50,7 @@ def build_sessions(events: pl.DataFrame, user_agents: pl.DataFrame, rules: Sessi
             revenue=pl.col("revenue").filter("is_counted_order").sum(),
             purchases=is_event("purchase").sum(),
             named_events=(pl.col("event") != OTHER).sum(),
+            ip=first_text("ip"),
             user_agent=first_text("user_agent"),
             first_page=first_text("page_url"),
             is_crowded=pl.col("is_crowded").any(),
@@ -62,6 +65,8 @@ def build_sessions(events: pl.DataFrame, user_agents: pl.DataFrame, rules: Sessi
             is_bounce=pl.col("named_events") <= 1,
         )
         .join(user_agents, on="user_agent", how="left", maintain_order="left")
+        .join(countries, on="ip", how="left", maintain_order="left")
+        .with_columns(pl.col("country").fill_null(""))
         .join(arrivals(events, rules.channels), on="session_number", how="left", maintain_order="left")
         .with_columns(bot_reason=bot_reason(limit))
         .with_columns(is_bot=pl.col("bot_reason") != "")

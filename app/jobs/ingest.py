@@ -7,6 +7,8 @@ from datetime import datetime
 import msgspec
 import polars as pl
 
+from app import addresses
+from app.addresses import Addresses
 from app.contracts import API_CALLS, REJECTS, sql_text
 from app.records import Line, RejectedRecordError, content_hashes, reject, reject_frame
 from app.sources import read_batches
@@ -14,6 +16,7 @@ from app.warehouse import Warehouse
 
 _INCOMING = "etl.incoming_ids"
 _IDENTITY = ("call_id", "ts", "content_hash")
+_KEPT = addresses.kept()
 
 
 @dataclass
@@ -45,10 +48,11 @@ def run(
     now: datetime,
     max_record_bytes: int,
     totals: Ingested,
+    ips: Addresses = _KEPT,
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Ingest one source and add to `totals` what was done; CaratError where it is damaged, after its good part."""
-    for batch in read_batches(name, now=now, max_record_bytes=max_record_bytes, on_bytes=on_bytes):
+    for batch in read_batches(name, now=now, max_record_bytes=max_record_bytes, ips=ips, on_bytes=on_bytes):
         calls, lost = _without_repeats(batch.calls)
         known = _known_calls(warehouse, calls)
 
