@@ -10,8 +10,8 @@ ETL_ARGUMENTS = $(if $(DATE),--date $(DATE)) $(if $(FROM),--from $(FROM)) $(if $
 DEMO_ARGUMENTS = $(if $(CALLS),--calls $(CALLS)) $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-fast etl plan hourly bench bench-day bench-hours bench-snapshots lint format lock \
-	install-systemd uninstall-systemd clean
+.PHONY: help setup setup-dev demo test test-fast etl plan hourly bench bench-day bench-hours bench-snapshots \
+	bench-enrichment lint format lock install-systemd uninstall-systemd clean
 
 help: ## Show what there is to make.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,7 +38,7 @@ plan: setup ## Show what is stale, and why.
 hourly: setup ## What the timer runs: snapshot, build what is stale, audit.
 	$(CARAT) hourly
 
-bench: bench-day bench-hours bench-snapshots ## All benchmarks, beside SQL in the same engine, DuckDB and pandas.
+bench: bench-day bench-hours bench-snapshots bench-enrichment ## All benchmarks, beside SQL in the same engine, DuckDB and pandas.
 
 bench-day: setup-dev ## A day of calls, from raw to published. [BENCH="--calls 1000000"]
 	$(RUN)/python -m bench $(BENCH)
@@ -48,6 +48,9 @@ bench-hours: setup-dev ## A day that comes in hour by hour, and the plan of a ye
 
 bench-snapshots: setup-dev ## A table of the shop, from MariaDB to its history. [BENCH="--rows 5000000"]
 	$(RUN)/python -m bench.snapshots $(BENCH)
+
+bench-enrichment: setup-dev ## What devices, bots and channels cost, and how right they are. [BENCH="--calls 1000000"]
+	$(RUN)/python -m bench.enrichment $(BENCH)
 
 lint: setup-dev ## Formatting, ruff and mypy.
 	$(RUN)/ruff format --check .

@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     channels: Path = Field(SHIPPED_CHANNELS, description="rules for channels; `extends = true` keeps the shipped ones")
     own_hosts: str = Field("", description="the shop's own hosts, by commas: no referral comes from there")
     max_calls_per_minute: Annotated[int, Field(ge=0)] = Field(
-        300, description="a session with more calls within a minute is a bot's; 0 believes any number"
+        180, description="a session with more calls within a minute is a bot's; 0 believes any number"
     )
     ip: Literal["keep", "truncate", "hash"] = Field(
         "keep", description="what is kept of addresses: all, the network (/24 and /48), or a keyed hash"

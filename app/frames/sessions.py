@@ -25,7 +25,7 @@ def build_sessions(
     """
     limit = rules.max_calls_per_minute
     behaviour = (
-        events.with_columns(is_crowded=is_crowded(limit))
+        with_pace(events, limit)
         .group_by("session_number", maintain_order=True)
         .agg(
             pl.col("session_date", "session_id", "visitor_id").first(),
@@ -60,10 +60,10 @@ def build_sessions(
         behaviour.with_columns(
             user_type=pl.when(pl.col("user_id") != "").then(pl.lit("registered")).otherwise(pl.lit("guest")),
             duration_s=seconds((pl.col("ended_at") - pl.col("started_at")).dt.total_milliseconds()),
-            landing_page=page_of("first_page"),
             furthest_step=furthest_step(),
             is_bounce=pl.col("named_events") <= 1,
         )
+        .pipe(with_landing_page)
         .join(user_agents, on="user_agent", how="left", maintain_order="left")
         .join(countries, on="ip", how="left", maintain_order="left")
         .with_columns(pl.col("country").fill_null(""))
@@ -82,6 +82,16 @@ def seconds(milliseconds: pl.Expr) -> pl.Expr:
     """
     thousand_a_row = milliseconds * 0 + 1000
     return milliseconds / thousand_a_row
+
+
+def with_pace(events: pl.DataFrame, limit: int) -> pl.DataFrame:
+    """The events with `is_crowded`."""
+    return events.with_columns(is_crowded=is_crowded(limit))
+
+
+def with_landing_page(sessions: pl.DataFrame) -> pl.DataFrame:
+    """The sessions with `landing_page`, the page of their first call that says one."""
+    return sessions.with_columns(landing_page=page_of("first_page"))
 
 
 def is_crowded(limit: int) -> pl.Expr:

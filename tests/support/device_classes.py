@@ -58,3 +58,27 @@ def class_of(family: str, brand: str | None, model: str | None) -> str | None:  
     if _PHONE.search(name) or _PHONE.search(model or "") or brand in _PHONE_MAKERS:
         return "mobile"
     return "mobile" if brand in _NAMED else None
+
+
+_BROWSERS = {
+    "AOL", "Amazon Silk", "Android", "BOLT", "Barca", "Basilisk", "BlackBerry WebKit", "Brave", "Bunjalloo", "Camoufox", "Chrome",
+    "Chrome Frame", "Chrome Mobile", "Chrome Mobile WebView", "Chrome Mobile iOS", "Chromium", "Coc Coc", "Comodo Dragon",
+    "Conkeror", "Crosswalk", "Dolfin", "Dolphin", "Dragon", "DuckDuckGo", "DuckDuckGo Mobile", "Ecosia Android", "Ecosia iOS",
+    "Edge", "Edge Mobile", "Espial", "Facebook", "Firefox", "Firefox (Shiretoko)", "Firefox Beta", "Firefox Mobile", "Firefox iOS",
+    "Flipboard", "Google", "IE", "IE Large Screen", "IE Mobile", "IceCat", "Instagram", "Iron", "KakaoTalk", "Kindle", "Konqueror",
+    "LINE", "Ladybird", "LuaKit", "Maxthon", "Midori", "Minimo", "Mobile Safari", "Mobile Safari UI/WKWebView",
+    "MozillaDeveloperPreview", "NCSA Mosaic", "NetFront", "NetFront NX", "Obigo", "Odin", "Openwave", "Opera", "Opera Coast",
+    "Opera GX", "Opera Mini", "Opera Mobile", "Opera Neon", "Opera Tablet", "Opera Touch", "Otter", "Pale Moon", "Phantom",
+    "Planetweb", "Puffin", "Quark", "Quark PC", "QupZilla", "Rekonq", "RockMelt", "Safari", "Samsung Internet", "Skyfire",
+    "Sleipnir", "Snapchat", "Snowshoe", "TikTok", "Twitter", "UP.Browser", "Vivaldi", "VivoBrowser", "Waterfox", "WebKit Nightly",
+    "Whale", "MiuiBrowser", "MullvadBrowser", "qutebrowser", "Seznam prohlížeč", "Steam Deck", "QtCarBrowser", "Nokia OSS Browser",
+    "mDolphin", "Weibo", "NetCast Smart TV", "HbbTV", "Roku", "Fluid",
+}  # fmt: skip
+_NO_BROWSER = {"S3 Browser"}
+
+
+def is_browser(family: str) -> bool:
+    """Whether what uap-core calls a user agent so is a browser that people look at pages with."""
+    return family in _BROWSERS or (
+        family.endswith(("Browser", "Browser Mobile", "Browser Mini")) and family not in _NO_BROWSER
+    )
