@@ -11,8 +11,7 @@ DEMO_ARGUMENTS = $(if $(CALLS),--calls $(CALLS)) $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev demo test test-fast etl plan hourly bench bench-day bench-hours bench-snapshots \
-	bench-collector bench-middleware lint format lock \
-	install-systemd uninstall-systemd clean
+	bench-collector bench-middleware bench-enrichment lint format lock install-systemd uninstall-systemd clean
 
 help: ## Show what there is to make.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,7 +38,7 @@ plan: setup ## Show what is stale, and why.
 hourly: setup ## What the timer runs: snapshot, build what is stale, audit.
 	$(CARAT) hourly
 
-bench: bench-day bench-hours bench-snapshots bench-collector bench-middleware ## All benchmarks, beside SQL in the same engine, DuckDB and pandas.
+bench: bench-day bench-hours bench-snapshots bench-collector bench-middleware bench-enrichment ## All benchmarks.
 
 bench-day: setup-dev ## A day of calls, from raw to published. [BENCH="--calls 1000000"]
 	$(RUN)/python -m bench $(BENCH)
@@ -55,6 +54,9 @@ bench-collector: setup-dev ## Calls taken in over HTTP, beside no disk and besid
 
 bench-middleware: setup-dev ## What the middleware adds to a shop's request. [BENCH="--rounds 25"]
 	$(RUN)/python -m bench.middleware $(BENCH)
+
+bench-enrichment: setup-dev ## What devices, bots and channels cost, and how right they are. [BENCH="--calls 1000000"]
+	$(RUN)/python -m bench.enrichment $(BENCH)
 
 lint: setup-dev ## Formatting, ruff and mypy.
 	$(RUN)/ruff format --check .

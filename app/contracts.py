@@ -232,6 +232,9 @@ API_CALLS = Table(
 
 # ---- dwh: for people and BI --------------------------------------------------------------------------------------
 
+# The visitor_hash of pd.api_calls, which a session_id begins with.
+VISITOR_OF_SESSION = "reinterpretAsUInt64(reverse(unhex(substring(session_id, 1, 16))))"
+
 # A part with a file a column: rows are masked in it by one file more. A part in one file would be written anew.
 _CHEAP_TO_PATCH = "min_bytes_for_wide_part = 1048576"
 
@@ -287,6 +290,7 @@ SESSIONS = Table(
         Column("user_id", "String", "the last user seen in the session; empty for a guest"),
         Column("user_type", LABEL, "registered if any call carries a user, else guest"),
         Column("is_bot", "Bool", "whether the session is a machine's"),
+        Column("bot_reason", LABEL, "why it is taken for a machine's: by its user agent or its pace; empty for people"),
         Column("started_at", TIME, "time of the first call"),
         Column("ended_at", TIME, "time of the last call"),
         Column("duration_s", "Float64", "seconds from the first call to the last"),
@@ -308,24 +312,44 @@ SESSIONS = Table(
         Column("device_brand", LABEL, "maker of the device; empty if unknown"),
         Column("os", LABEL, "operating system; empty if unknown"),
         Column("browser", LABEL, "browser; empty if unknown"),
+        Column("country", LABEL, "ISO 3166 code of the first address's country; empty if unknown"),
         Column("landing_page", "String", "page on which the session began, without its query"),
-        Column("referrer", "String", "referrer of the first call that carries one"),
+        Column("referrer", "String", "referrer of the call that decides the source; empty if it is the shop's own"),
         Column("referrer_host", LABEL, "host of the referrer, lower case, without www."),
-        Column("utm_source", LABEL, "utm_source of the first call that carries a campaign"),
+        Column("utm_source", LABEL, "utm_source of the first call that carries a source, which decides it"),
         Column("utm_medium", LABEL, "utm_medium of that call"),
         Column("utm_campaign", LABEL, "utm_campaign of that call"),
         Column("utm_term", "String", "utm_term of that call"),
         Column("utm_content", "String", "utm_content of that call"),
         Column("click_id", "String", "advertising click id of that call (gclid, msclkid, fbclid, …); empty if none"),
+        Column("source", LABEL, "what the channel was decided by: utm_source, else what click id or referrer say"),
+        Column("medium", LABEL, "utm_medium, else what click id or referrer say; (none) if nothing does"),
+        Column("search_term", "String", "what was searched for, where the referrer still says it; empty if not"),
         Column("channel", LABEL, "marketing channel"),
         Column("furthest_step", LABEL, "furthest step reached: visit, catalog, product, cart, checkout or purchase"),
         Column("is_bounce", "Bool", "whether at most one call was an event other than other"),
+        # What the views look people up by, narrow enough to be read for years of days.
+        Column(
+            "visitor_hash", "UInt64", "hash of visitor_id, by which session_id begins",
+            expression=f"MATERIALIZED {VISITOR_OF_SESSION}", codec="Delta, LZ4",
+        ),
+        Column(
+            "user_hash", "UInt64", "hash of user_id; 0 for a guest",
+            expression="MATERIALIZED if(user_id = '', 0, sipHash64('user', user_id))",
+        ),
     ),
     order_by="session_id",
     partition_by="session_date",
     unique_key=("session_id",),
     settings=_CHEAP_TO_PATCH,
 )  # fmt: skip
+
+# What other tables repeat of the session, so that they are filtered without a join.
+_OF_SESSION = (
+    Column("is_bot", "Bool", "whether the session is a machine's"),
+    Column("device_type", LABEL, "device of the session: desktop, mobile, tablet, tv, bot or other"),
+    Column("channel", LABEL, "marketing channel of the session"),
+)
 
 CATALOG_SESSIONS = Table(
     "dwh", "catalog_sessions",
@@ -355,6 +379,8 @@ CATALOG_SESSIONS = Table(
         Column("products_clicked", "UInt32", "different products viewed from this page"),
         Column("products_carted", "UInt32", "different products of this page put in the cart"),
         Column("products_bought", "UInt32", "different products of this page bought"),
+        Column("clicked_positions", "Array(UInt16)", "places on this page, from 1, of the products viewed from it"),
+        *_OF_SESSION,
     ),
     order_by="(session_id, seq)",
     partition_by="session_date",
@@ -389,6 +415,7 @@ PRODUCT_SESSIONS = Table(
         Column("metal", NULLABLE_LABEL, "metal at that moment, from history"),
         Column("list_price", f"Nullable({MONEY})", "list price at that moment, from history"),
         Column("stock_qty", "Nullable(Int64)", "units in stock at that moment, from history"),
+        *_OF_SESSION,
     ),
     order_by="(session_id, product_id)",
     partition_by="session_date",
@@ -465,6 +492,7 @@ LEDGER = Table(
         Column("timezone", LABEL, "business time zone"),
         Column("session_timeout_ms", "UInt64", "pause after which a session ends"),
         Column("product_plan", "String", "digest of what the snapshot plan says of products; of product_sessions only"),
+        Column("session_rules", "String", "digest of the rules for devices, bots, channels, countries; not of events"),
         Column("history_until", TIME, "last call of the day's sessions: later versions of products cannot matter"),
         Column("history_fingerprint", "UInt64", "versions of the products' rows up to then; of product_sessions only"),
         Column("rows", "UInt64", "rows of the table for the day"),
@@ -484,6 +512,22 @@ FINGERPRINTS = Table(
         Column("fingerprint", "UInt64", "sum of their hashes"),
     ),
     order_by="(source, part, at)",
+)  # fmt: skip
+
+USER_AGENTS = Table(
+    "etl", "user_agents",
+    "What user agents say, so that each is read once; may be emptied at any time.",
+    (
+        Column("user_agent", "String", "as the shop's calls carry it"),
+        Column("rules", LABEL, "digest of the rules by which it was read"),
+        Column("device_type", LABEL, "desktop, mobile, tablet, tv, bot or other"),
+        Column("device_brand", LABEL, "maker of the device; empty if unknown"),
+        Column("os", LABEL, "operating system; empty if unknown"),
+        Column("browser", LABEL, "browser; empty if unknown"),
+        Column("bot_reason", LABEL, "why it is a machine's; empty for people"),
+        Column("read_at", TIME, "when it was read"),
+    ),
+    order_by="(user_agent, rules)",
 )  # fmt: skip
 
 SNAPSHOTS = Table(
@@ -514,7 +558,7 @@ SNAPSHOTS = Table(
 )  # fmt: skip
 
 DWH_TABLES = (EVENTS, SESSIONS, CATALOG_SESSIONS, PRODUCT_SESSIONS)
-TABLES = (API_CALLS, *DWH_TABLES, RUNS, REJECTS, PUBLICATIONS, LEDGER, FINGERPRINTS, SNAPSHOTS)
+TABLES = (API_CALLS, *DWH_TABLES, RUNS, REJECTS, PUBLICATIONS, LEDGER, FINGERPRINTS, USER_AGENTS, SNAPSHOTS)
 DATABASES = {
     "pd": "Raw calls of the shop's API",
     "dwh": "The warehouse for people and BI",

@@ -164,6 +164,7 @@ def _deliver(warehouse: Warehouse, settings: Settings, delivery: Delivery, is_st
             limits=deliver.RecordLimits(
                 max_bytes=max(settings.collect_max_record_bytes, settings.max_record_bytes),
                 max_nesting=settings.max_nesting,
+                ips=settings.addresses,
             ),
             totals=delivery.totals,
             on_delivered=note,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from app.countries import load_countries
 from app.errors import CaratError
 from app.settings import Settings, load_settings
 from app.shop import open_shop
@@ -19,6 +20,7 @@ from app.warehouse.client import embedded_path, public_url
 _NEEDED_FREE_BYTES = 5 * 1024**3
 _MAX_CLOCK_SKEW_S = 5
 _OLDEST_SERVER = (26, 6)  # older ones can bring replaced partitions back
+_OLDEST_COUNTRIES_DAYS = 180  # networks change hands
 _PRIVILEGES = ("SELECT", "INSERT", "CREATE", "ALTER", "DROP TABLE")
 
 
@@ -58,6 +60,9 @@ def examine() -> list[Finding]:
     )
     if settings.shop_db is not None:
         findings.append(_tried("shop database", lambda: _shop(settings)))
+    findings.append(_addresses(settings))
+    if settings.geo_database is not None:
+        findings.append(_countries(settings))
     findings.append(_disk(settings))
     findings.append(_spool(settings))
     try:
@@ -84,6 +89,27 @@ def _shop(settings: Settings) -> str:
     with open_shop(settings) as shop:
         columns = {table.name: len(shop.describe(table)) for table in plan.tables}
     return f"{shop.name}: " + ", ".join(f"{name} ({count} columns kept)" for name, count in columns.items())
+
+
+def _addresses(settings: Settings) -> Finding:
+    if settings.ip == "hash" and settings.geo_database is not None:
+        mend = "hashed addresses have no country: CARAT_IP=truncate keeps it, or unset CARAT_GEO_DATABASE"
+        return Finding("addresses", is_ok=False, detail=mend)
+    kept = {"keep": "kept as they come (CARAT_IP: keep, truncate or hash)", "truncate": "truncated", "hash": "hashed"}
+    return Finding("addresses", is_ok=True, detail=f"shoppers' addresses are {kept[settings.ip]}")
+
+
+def _countries(settings: Settings) -> Finding:
+    try:
+        countries = load_countries(settings.geo_database)
+    except CaratError as error:
+        return Finding("countries", is_ok=False, detail=str(error))
+    assert countries.built_at is not None
+    days = (datetime.now(tz=UTC) - countries.built_at).days
+    is_ok = days <= _OLDEST_COUNTRIES_DAYS
+    mend = "" if is_ok else ": get a newer one; days are built anew by it"
+    detail = f"{countries.kind} in {settings.geo_database}, {days} days old{mend}"
+    return Finding("countries", is_ok=is_ok, detail=detail)
 
 
 def _disk(settings: Settings) -> Finding:

@@ -5,13 +5,15 @@ A record that cannot be stored never fails its neighbours: it comes back as a re
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import msgspec
 import polars as pl
 
+from app import addresses
+from app.addresses import Addresses
 from app.contracts import API_CALLS, REJECTS
 from app.records import (
     CONTENT_FIELDS,
@@ -29,6 +31,7 @@ from app.records import (
 )
 
 KEPT_REJECT_BYTES = 64 * 1024 * 1024
+_KEPT = addresses.kept()
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,13 @@ class Batch:
 
 
 def read_lines(
-    lines: Sequence[Line], *, source: str, now: datetime, max_record_bytes: int, max_nesting: int = MAX_NESTING
+    lines: Sequence[Line],
+    *,
+    source: str,
+    now: datetime,
+    max_record_bytes: int,
+    max_nesting: int = MAX_NESTING,
+    ips: Addresses = _KEPT,
 ) -> Batch:
     """The calls and rejects of JSON lines. When a line was received bounds how far ahead its call may be.
 
@@ -62,10 +71,10 @@ def read_lines(
         if (line_at := line.received_at or now) is not at:
             at, at_ms, latest = line_at, epoch_ms(line_at), latest_ms(line_at)
         try:
-            rows.append(read_line(line, latest_ms=latest, max_bytes=max_record_bytes, max_nesting=max_nesting))
+            rows.append(read_line(line, latest_ms=latest, max_bytes=max_record_bytes, max_nesting=max_nesting, ips=ips))
             received.append(at_ms)
         except RejectedRecordError as error:
-            rejects.append(reject(line, error, source=source, now=at))
+            rejects.append(reject(_without_address(line, ips), error, source=source, now=at))
     return Batch(_calls(rows, received), reject_frame(rejects))
 
 
@@ -76,6 +85,7 @@ def read_rows(
     source: str,
     now: datetime,
     max_record_bytes: int,
+    ips: Addresses = _KEPT,
 ) -> Batch:
     """The calls and rejects of rows that are records already, as Parquet holds them; JSON is text in them."""
     calls = []
@@ -88,10 +98,14 @@ def read_rows(
             if isinstance(row, UnreadableRow):
                 raise RejectedRecordError("unreadable row", row.problem)  # noqa: TRY301
             require_size(line, max_record_bytes)
-            calls.append(row_of(_record(row), latest))
+            calls.append(row_of(_record(row), latest, ips))
         except RejectedRecordError as error:
-            rejects.append(reject(line, error, source=source, now=now))
+            rejects.append(reject(_without_address(line, ips), error, source=source, now=now))
     return Batch(_calls(calls, [epoch_ms(now)] * len(calls)), reject_frame(rejects))
+
+
+def _without_address(line: Line, ips: Addresses) -> Line:
+    return replace(line, data=ips.in_bytes(line.data))
 
 
 def _record(row: dict[str, Any]) -> Record:

@@ -15,6 +15,9 @@ from typing import Any
 
 import msgspec
 
+from app import addresses
+from app.addresses import Addresses
+
 # Fields in the order in which they make up a record's content; `received_at` and `call_id` are not content.
 CONTENT_FIELDS = (
     "ts", "visitor_id", "session_token", "user_id", "method", "endpoint", "status", "duration_ms", "ip", "user_agent",
@@ -78,6 +81,7 @@ class Line:
 
 
 _decoder = msgspec.json.Decoder(Record)
+_KEPT = addresses.kept()
 
 
 def epoch_ms(moment: datetime) -> int:
@@ -90,9 +94,11 @@ def latest_ms(now: datetime) -> int:
     return epoch_ms(now + _AHEAD)
 
 
-def read_line(line: Line, *, latest_ms: int, max_bytes: int, max_nesting: int) -> tuple[Any, ...]:
+def read_line(
+    line: Line, *, latest_ms: int, max_bytes: int, max_nesting: int, ips: Addresses = _KEPT
+) -> tuple[Any, ...]:
     """The values of a JSON record in the order of CONTENT_FIELDS, then its call_id; else RejectedRecordError."""
-    return row_of(_decode(line, max_bytes, max_nesting), latest_ms)
+    return row_of(_decode(line, max_bytes, max_nesting), latest_ms, ips)
 
 
 def require_size(line: Line, max_bytes: int) -> None:
@@ -131,7 +137,7 @@ def is_deeper(data: bytes, limit: int) -> bool:
     return True
 
 
-def row_of(record: Record, latest_ms: int) -> tuple[Any, ...]:
+def row_of(record: Record, latest_ms: int, ips: Addresses) -> tuple[Any, ...]:
     """The record's values in the order of CONTENT_FIELDS, then its call_id."""
     ts = _epoch_ms(record.ts, latest_ms)
     texts = [_text(getattr(record, name), name) for name in _TEXTS]
@@ -142,7 +148,7 @@ def row_of(record: Record, latest_ms: int) -> tuple[Any, ...]:
             raise RejectedRecordError(f"no {name}", f"{name} is missing or empty")
     content = (
         ts, visitor_id, session_token, user_id, method, endpoint,
-        _count(record.status, _UINT16), _count(record.duration_ms, _UINT32), ip, user_agent,
+        _count(record.status, _UINT16), _count(record.duration_ms, _UINT32), ips.treat(ip), user_agent,
         referrer, page_url, _json(record.request), _json(record.response),
     )  # fmt: skip
     return (*content, _call_id(record.call_id, content))

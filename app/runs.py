@@ -49,6 +49,7 @@ def ingest_paths(
                     max_record_bytes=settings.max_record_bytes,
                     max_nesting=settings.max_nesting,
                     totals=totals,
+                    ips=settings.addresses,
                     on_bytes=lambda at, before=done_bytes: bar.reach(before + at),  # type: ignore[misc]
                 )
                 done_bytes += 0 if path == STDIN else Path(path).stat().st_size

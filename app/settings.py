@@ -4,21 +4,26 @@ import os
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.sources import EnvSettingsSource
 
+from app import addresses
+from app.addresses import Addresses
 from app.errors import SettingsError
 
 SHIPPED_TRACKING = Path(__file__).parent / "tracking.toml"
 SHIPPED_SNAPSHOTS = Path(__file__).parent / "snapshots.toml"
+SHIPPED_DEVICES = Path(__file__).parent / "rules" / "devices.toml"
+SHIPPED_CHANNELS = Path(__file__).parent / "rules" / "channels.toml"
 _PREFIX = "CARAT_"
 _DURATION = re.compile(r"(?P<amount>\d+(?:\.\d+)?)\s*(?P<unit>s|sec|m|min|h)?")
 _LONGEST_AMOUNT = 12
+_SHORTEST_KEY = 16
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours"}
 
 
@@ -85,6 +90,17 @@ class Settings(BaseSettings):
     workers: Annotated[int, Field(ge=1, le=64)] = Field(
         min(os.cpu_count() or 1, 4), description="shards of a day that are built at the same time"
     )
+    devices: Path = Field(SHIPPED_DEVICES, description="rules for devices and bots by user agent")
+    channels: Path = Field(SHIPPED_CHANNELS, description="rules for channels; `extends = true` keeps the shipped ones")
+    own_hosts: str = Field("", description="the shop's own hosts, by commas: no referral comes from there")
+    max_calls_per_minute: Annotated[int, Field(ge=0)] = Field(
+        180, description="a session with more calls within a minute is a bot's; 0 believes any number"
+    )
+    ip: Literal["keep", "truncate", "hash"] = Field(
+        "keep", description="what is kept of addresses: all, the network (/24 and /48), or a keyed hash"
+    )
+    ip_key: SecretStr = Field(SecretStr(""), description="the key of hashed addresses, 16 characters or more")
+    geo_database: Path | None = Field(None, description="MaxMind file (.mmdb) that says the country of an address")
 
     write_keys: SecretStr | None = Field(None, description="keys that may send calls to the collector, a,b")
     collect_max_body_bytes: Annotated[int, Field(ge=1024)] = Field(
@@ -188,6 +204,26 @@ class Settings(BaseSettings):
         return value
 
     @property
+    def own_host_names(self) -> tuple[str, ...]:
+        """The shop's own hosts, in lower case."""
+        return tuple(host.strip().lower() for host in self.own_hosts.split(",") if host.strip())
+
+    @model_validator(mode="after")
+    def _key_for_hashed_addresses(self) -> Self:
+        if self.ip == "hash" and len(self.ip_key.get_secret_value()) < _SHORTEST_KEY:
+            raise ValueError(
+                f"CARAT_IP=hash needs CARAT_IP_KEY, {_SHORTEST_KEY} characters or more (or CARAT_IP_KEY_FILE)"
+            )
+        return self
+
+    @property
+    def addresses(self) -> Addresses:
+        """How the shoppers' addresses are kept."""
+        if self.ip == "hash":
+            return addresses.hashed(self.ip_key.get_secret_value())
+        return addresses.truncated() if self.ip == "truncate" else addresses.kept()
+
+    @property
     def zone(self) -> ZoneInfo:
         return ZoneInfo(self.timezone)
 
@@ -223,7 +259,8 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         wrong = "; ".join(
-            f"{_PREFIX}{'_'.join(map(str, e['loc'])).upper()}: {e['msg'].removeprefix('Value error, ')}"
+            (f"{_PREFIX}{'_'.join(map(str, e['loc'])).upper()}: " if e["loc"] else "")
+            + e["msg"].removeprefix("Value error, ")
             for e in error.errors()
         )
         raise SettingsError(f"{wrong}. See `carat doctor --help` for every setting") from None

@@ -42,6 +42,7 @@ class Intake:
 
     def __init__(self, settings: Settings, keys: WriteKeys, spool: Spool, metrics: Metrics) -> None:
         self._settings = settings
+        self._ips = settings.addresses
         self._keys = keys
         self._spool = spool
         self._metrics = metrics
@@ -118,7 +119,10 @@ class Intake:
             )
         now = datetime.now(tz=UTC)
         judged = await judge(
-            records, now=now, max_bytes=self._settings.collect_max_record_bytes, max_nesting=self._settings.max_nesting
+            self._ips.in_records(records),
+            now=now,
+            max_bytes=self._settings.collect_max_record_bytes,
+            max_nesting=self._settings.max_nesting,
         )
         try:
             await self._spool.append(

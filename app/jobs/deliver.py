@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
+from app.addresses import Addresses
 from app.errors import SpoolError
 from app.jobs.store import Ingested, known_calls, store
 from app.record_frames import Batch, read_lines, reject, reject_frame
@@ -27,10 +28,11 @@ _CHUNKS_AT_ONCE = 64  # small segments share the search for what is known: that 
 
 @dataclass(frozen=True)
 class RecordLimits:
-    """What the loader takes: whatever the collector and `carat ingest` take."""
+    """What the loader takes, which is whatever the collector and `carat ingest` take, and how addresses are kept."""
 
     max_bytes: int
     max_nesting: int
+    ips: Addresses
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,12 @@ def _pieces(segment: Segment) -> Iterator[_Piece]:
 def _checked(piece: _Piece, segment: Segment, limits: RecordLimits) -> Batch:
     source, sealed_at = _source(segment), _instant(segment.written_at_ms)
     batch = read_lines(
-        piece.lines, source=source, now=sealed_at, max_record_bytes=limits.max_bytes, max_nesting=limits.max_nesting
+        piece.lines,
+        source=source,
+        now=sealed_at,
+        max_record_bytes=limits.max_bytes,
+        max_nesting=limits.max_nesting,
+        ips=limits.ips,
     )
     refused = [reject(line, error, source=source, now=line.received_at or sealed_at) for line, error in piece.refused]
     return replace(batch, rejects=pl.concat([batch.rejects, reject_frame(refused)]))

@@ -3,10 +3,14 @@
 from collections.abc import Callable
 from datetime import datetime
 
+from app import addresses
+from app.addresses import Addresses
 from app.jobs.store import Ingested, store
 from app.records import MAX_NESTING
 from app.sources import read_batches
 from app.warehouse import Warehouse
+
+_KEPT = addresses.kept()
 
 
 def run(
@@ -17,10 +21,11 @@ def run(
     max_record_bytes: int,
     max_nesting: int = MAX_NESTING,
     totals: Ingested,
+    ips: Addresses = _KEPT,
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Ingest one source and add to `totals` what was done; CaratError where it is damaged, after its good part."""
     for batch in read_batches(
-        name, now=now, max_record_bytes=max_record_bytes, max_nesting=max_nesting, on_bytes=on_bytes
+        name, now=now, max_record_bytes=max_record_bytes, max_nesting=max_nesting, ips=ips, on_bytes=on_bytes
     ):
         totals.add(store(warehouse, batch, source=name, now=now))

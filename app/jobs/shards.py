@@ -11,14 +11,13 @@ import polars as pl
 import pyarrow as pa
 from polars.datatypes import DataType
 
-from app.contracts import API_CALLS, EVENTS, Table, sql_text
+from app.contracts import API_CALLS, EVENTS, VISITOR_OF_SESSION, Table, sql_text
 from app.errors import ContractError
 from app.frames.days import DaySpans
 from app.frames.events import FAILED_STATUS
 from app.jobs.reach import MOMENT, TS, crossing_visitors
 from app.tracking import FIELDS, EndpointMap, MappedCall
 from app.warehouse import Warehouse
-from app.warehouse.publication import VISITOR_OF_SESSION
 
 _HASHES = 2**64
 _MAX_SHARDS = 4096
@@ -142,7 +141,7 @@ _IN_SHARD = "visitor_hash BETWEEN {first_hash:UInt64} AND {last_hash:UInt64}"
 _IN_BLOCKS = "toUnixTimestamp(toStartOfInterval(ts, INTERVAL 4 HOUR)) * 1000 IN {blocks:Array(Int64)}"
 _OF_SHARD = "session_id >= {first_session:String} AND session_id <= {last_session:String}"
 _COLUMNS = """call_id, ts, visitor_key AS visitor_id, visitor_hash, content_hash, user_id, method, endpoint, status,
-    duration_ms, user_agent, referrer, page_url"""
+    duration_ms, ip, user_agent, referrer, page_url"""
 # Only a session that crosses a midnight needs calls from beyond it.
 _CALLS_WHERE = f"""{_IN_SHARD} AND (ts >= {TS("start")} AND ts < {TS("end")}
     OR ts >= {TS("end")} AND ts < {TS("next_end")} AND visitor_hash IN ({crossing_visitors("end", among=_IN_SHARD)}))"""

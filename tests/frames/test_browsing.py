@@ -8,8 +8,11 @@ import polars as pl
 from app.contracts import EVENTS
 from app.frames.browsing import browse
 from app.frames.catalog_sessions import build_catalog_sessions
+from app.frames.devices import read_user_agents
 from app.frames.product_sessions import build_product_sessions
 from app.frames.sessions import build_sessions, counts_as_order
+from app.session_rules import SessionRules, load_session_rules
+from app.settings import Settings
 
 _DEFAULTS = {
     "event_date": date(2026, 3, 1), "session_id": "s1", "visitor_id": "v1", "user_id": "", "event": "other", "product_id": "", "quantity": None,
@@ -46,18 +49,26 @@ def view(product: str, **fields) -> dict:
     return {"event": "product_view", "product_id": product, **fields}
 
 
+RULES = load_session_rules(Settings(_env_file=None))
+
+
+def sessions_of(frame: pl.DataFrame, rules: SessionRules = RULES) -> pl.DataFrame:
+    return build_sessions(frame, read_user_agents(frame["user_agent"], rules.devices), rules)
+
+
 def pages(*rows: dict, columns: tuple[str, ...] = ("listing_id", "products_clicked")) -> list[tuple]:
-    return build_catalog_sessions(browse(events(*rows))).sort("seq").select(columns).rows()
+    frame = events(*rows)
+    return build_catalog_sessions(browse(frame), sessions_of(frame)).sort("seq").select(columns).rows()
 
 
 def products(*rows: dict) -> dict[str, dict]:
     frame = events(*rows)
-    sessions = frame.select("session_number", "session_date", "session_id", "visitor_id").unique()
+    sessions = sessions_of(frame)
     return {row["product_id"]: row for row in pl.concat(build_product_sessions(browse(frame), sessions, [])).to_dicts()}
 
 
 def session(*rows: dict) -> dict:
-    return build_sessions(events(*rows)).row(0, named=True)
+    return sessions_of(events(*rows)).row(0, named=True)
 
 
 def test_turning_pages_keeps_the_listing_and_another_filter_opens_one():
@@ -203,3 +214,25 @@ def test_a_session_comes_from_where_its_first_call_that_says_so_came():
         "email",
         "AbC",
     )
+
+
+def test_the_places_of_what_was_clicked_are_told_from_one_each_once():
+    rows = (listing("1", "2", "3"), view("3"), view("1"), view("3"), listing("3", "4"), view("3"))
+    assert pages(*rows, columns=("clicked_positions",)) == [([1, 3],), ([1],)]
+
+
+def test_a_product_that_a_page_shows_twice_was_clicked_at_its_first_place():
+    assert pages(listing("1", "2", "1"), view("1"), columns=("clicked_positions",)) == [([1],)]
+
+
+def test_a_place_beyond_the_largest_that_fits_is_the_largest():
+    shown = [str(number) for number in range(66_000)]
+    assert pages(listing(*shown), view("65999"), view("2"), columns=("clicked_positions",)) == [([3, 65535],)]
+
+
+def test_pages_and_products_say_of_what_session_they_are():
+    agent = {"user_agent": "Mozilla/5.0 (iPhone; CPU iPhone OS 18_3 like Mac OS X) Mobile/15E148 Safari/604.1"}
+    rows = (listing("1", referrer="https://www.google.com/", **agent), view("1", **agent))
+    expected = (False, "mobile", "Organic Search")
+    assert pages(*rows, columns=("is_bot", "device_type", "channel")) == [expected]
+    assert [products(*rows)["1"][name] for name in ("is_bot", "device_type", "channel")] == list(expected)
