@@ -312,3 +312,13 @@ def test_what_is_nested_deeper_than_the_collector_takes_is_cut_there():
     line = sent({"response": response})
     assert line.count(b"[") < 64
     assert b"nested too deeply" in line
+
+
+def test_what_is_remembered_is_bounded():
+    redactor = Redactor()
+    for number in range(40):
+        redactor.field("response", {f"{number} {n}": f"harmless {number} {n}" for n in range(1000)})
+        redactor.field("response", "x" * 100_000)
+    assert len(redactor._harmless) <= 16_384
+    assert len(redactor._judged) <= 4096
+    assert max(map(len, redactor._harmless)) <= 200
