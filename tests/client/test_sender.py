@@ -2,6 +2,7 @@
 
 import logging
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -26,6 +27,8 @@ from tests.support.receivers import (
     slow,
     unreachable,
 )
+
+SOAK_S = float(os.environ.get("CARAT_SOAK_S", "1.5"))
 
 
 @pytest.fixture
@@ -355,3 +358,32 @@ def test_keys_are_in_no_text_of_the_settings():
     text = repr(ClientSettings(url="http://collector.example", write_key="k3y", hash_key="h4sh"))
     assert "k3y" not in text
     assert "h4sh" not in text
+
+
+@pytest.mark.slow
+def test_every_call_is_accounted_for_whatever_the_collector_answers(collector):
+    rng = random.Random(7)
+    kinds = [
+        Answer(), Answer(), Answer(), Answer(503), Answer(429, {"Retry-After": "0"}), Answer(closes=True), Answer(413),
+        Answer(400), Answer(after_s=0.15), Answer(body={"rejected": [{"index": 0, "reason": "no time"}]}), Answer(body=[]),
+    ]  # fmt: skip
+    sender = make_sender(collector.url, read_timeout_s=0.1, batch_calls=5, max_queued_calls=60, longest_backoff_s=0.02)
+    offered = 0
+    until = time.monotonic() + SOAK_S
+    while time.monotonic() < until:
+        collector.answers.append(rng.choice(kinds))
+        for _ in range(rng.randrange(6)):
+            sender.offer(captured(f"/{offered}", size=rng.choice([0, 100, 3000])))
+            offered += 1
+        time.sleep(rng.choice([0, 0.001, 0.01]))
+    collector.answers.clear()
+    assert sender.flush(20)
+    stats = sender.stats
+    assert stats.captured == offered > 100
+    assert (stats.queued, stats.queued_bytes, stats.failures) == (0, 0, 0)
+    assert stats.delivered + stats.rejected + sum(stats.dropped.values()) == offered
+    assert min(stats.delivered, stats.rejected, stats.retries, stats.dropped["refused with 400"]) > 0
+    arrived = {record["call_id"] for record in collector.records}
+    assert len(arrived) >= stats.delivered + stats.rejected  # and those whose refusal followed a lost answer
+    assert len({record["endpoint"] for record in collector.records}) == len(arrived)
+    sender.close()
