@@ -93,6 +93,7 @@ uninstall() {
             systemctl disable --quiet --now "$unit" 2>/dev/null || true
         done
         systemctl stop carat-hourly.service 2>/dev/null || true
+        systemctl reset-failed 'carat-*' 2>/dev/null || true
     fi
     for unit in $all_units; do
         rm -f "$units/$unit"
