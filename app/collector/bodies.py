@@ -19,7 +19,11 @@ JSON_TYPES = frozenset({"application/json", "text/json"})
 LINES_TYPES = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"})
 
 _UTF8_MARK = b"\xef\xbb\xbf"
-_MAX_WINDOW_LOG = 27  # 128 MB, the most that zstd's command line makes without being asked for more
+_MAX_WINDOW_LOG = 23  # 8 MB, the most that RFC 9659 lets a sender ask for
+_MOST_STREAMS = 64
+_MOST_LINES = 200_000  # blank ones, too
+_LARGE_BYTES = 1024**2
+_MOST_VALUES = 3_000_000  # of a large array: each takes up a multiple of its size
 _MOST_SEPARATORS = 1_000_000  # in an array that is no JSON: taking it apart costs time
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{},]', re.DOTALL)
 
@@ -29,31 +33,30 @@ _raw_value = msgspec.json.Decoder(msgspec.Raw)
 
 def decompress(data: bytes, encoding: str, limit: int) -> bytes:
     """What was compressed with gzip or zstd; RefusedRequestError where it is damaged or larger than the limit."""
-    pieces = []
+    pieces: list[bytes] = []
     room = limit + 1
     try:
-        while data:  # both may be several streams, one after the other
+        for _ in range(_MOST_STREAMS):  # both may be several streams, one after the other
             decompressor = _decompressor(encoding)
             piece = decompressor.decompress(data, room)
-            while not decompressor.eof and piece:
+            while piece or decompressor.eof:
                 pieces.append(piece)
                 room -= len(piece)
                 if room <= 0:
                     raise _too_large(limit)
-                rest = getattr(decompressor, "unconsumed_tail", b"")
-                piece = decompressor.decompress(rest, room)
+                if decompressor.eof:
+                    break
+                piece = decompressor.decompress(getattr(decompressor, "unconsumed_tail", b""), room)
             if not decompressor.eof:
                 raise RefusedRequestError(
                     HTTPStatus.BAD_REQUEST, f"the body is no whole {encoding} stream: it ends early"
                 )
-            pieces.append(piece)
-            room -= len(piece)
-            if room <= 0:
-                raise _too_large(limit)
             data = decompressor.unused_data
+            if not data:
+                return b"".join(pieces)
     except (zlib.error, zstd.ZstdError) as error:
         raise RefusedRequestError(HTTPStatus.BAD_REQUEST, f"the body is no {encoding} stream: {error}") from None
-    return b"".join(pieces)
+    raise RefusedRequestError(HTTPStatus.BAD_REQUEST, f"the body is more than {_MOST_STREAMS} {encoding} streams")
 
 
 def split_body(body: bytes, content_type: str) -> list[bytes] | None:
@@ -115,11 +118,20 @@ def _too_large(limit: int) -> RefusedRequestError:
 
 
 def _lines(body: bytes) -> list[bytes]:
-    return [record for line in body.split(b"\n") if (record := line.strip())]
+    lines = body.split(b"\n", _MOST_LINES)
+    if len(lines) > _MOST_LINES:
+        raise RefusedRequestError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body has more than {_MOST_LINES} lines: send less at once"
+        )
+    return [record for line in lines if (record := line.strip())]
 
 
 def _whole_array(body: bytes) -> list[bytes] | None:
     """The elements of a JSON array; None where it is none. Text in them may still be no UTF-8."""
+    if len(body) > _LARGE_BYTES and body.count(b",") > _MOST_VALUES:
+        raise RefusedRequestError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body has more than {_MOST_VALUES} values: send less at once"
+        )
     try:
         return [bytes(record) for record in _raw_array.decode(body)]
     except (msgspec.DecodeError, RecursionError):

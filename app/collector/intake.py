@@ -24,7 +24,7 @@ _MILLISECOND = timedelta(milliseconds=1)
 _TYPES = JSON_TYPES | LINES_TYPES
 _RETRY_S = 1  # after what passes soon
 _RETRY_SPOOL_S = 5
-_ASIDE_BYTES = 64 * 1024  # what is larger is decompressed, or taken apart though it is broken, beside other requests
+_ASIDE_BYTES = 8 * 1024  # what is larger, and so may become very large, is decompressed beside other requests
 _TROUBLE_S = 10.0  # how long a failure of the disk counts where nothing was written since
 _NO_ROOM_S = 2.0  # there may be room again at any moment
 

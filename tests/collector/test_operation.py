@@ -182,6 +182,7 @@ def _fail(_: int) -> None:
     raise OSError(5, "Input/output error")
 
 
+@pytest.mark.slow
 def test_a_full_spool_is_told_until_there_is_room(tmp_path):
     with collecting_here(tmp_path / "spool", spool_max_bytes=20_000, spool_segment_bytes=4096) as running:
         statuses = []

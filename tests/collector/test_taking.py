@@ -109,6 +109,7 @@ def test_what_is_broken_in_an_array_does_not_cost_its_neighbours(collector, reco
     assert (taken, [index for index, _ in rejected]) == (len(records) - 1, [bad])
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.recursive(
@@ -160,6 +161,7 @@ TIMES = st.one_of(
 FIELDS = ("method", "endpoint", "call_id", "visitor_id", "user_id", "ip", "status", "duration_ms", "request", "response", "more")  # fmt: skip
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.builds(
