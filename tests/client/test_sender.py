@@ -59,6 +59,7 @@ def endpoints(collector) -> list[str]:
     return [record["endpoint"] for record in collector.records]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "trouble",
     [
@@ -77,6 +78,7 @@ def test_what_passes_is_tried_again_until_it_is_taken(trouble, collector):
     sender.close()
 
 
+@pytest.mark.slow
 def test_a_batch_whose_answer_was_lost_is_sent_again_with_the_same_ids(collector):
     collector.answers.append(Answer(after_s=0.4))
     sender = make_sender(collector.url, read_timeout_s=0.2)
@@ -212,6 +214,7 @@ def test_what_was_queued_while_the_collector_was_away_comes_in_order_when_it_is_
     sender.close()
 
 
+@pytest.mark.slow
 def test_threads_offer_at_the_same_time_and_each_call_is_counted_once(collector):
     sender = make_sender(collector.url, max_queued_calls=100_000)
     threads = [threading.Thread(target=offer, args=(sender, 500)) for _ in range(8)]
