@@ -188,7 +188,7 @@ def serve(
 
     load_settings()
     sockets = inherited_sockets() or listen(host, port)
-    with watched(), stopped_by_signal() as stopped:
+    with watched(), stopped_by_signal(grace_s=0) as stopped:  # the parts have a time of their own to end in
         run_parts(sockets, stopped=stopped)
 
 

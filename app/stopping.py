@@ -15,13 +15,13 @@ class StoppedError(BaseException):
 
 
 @contextmanager
-def stopped_by_signal() -> Iterator[threading.Event]:
-    """An event that is set by SIGTERM or SIGINT; work that does not end within 20 s after it is interrupted."""
+def stopped_by_signal(*, grace_s: int = _GRACE_S) -> Iterator[threading.Event]:
+    """An event that is set by SIGTERM or SIGINT; work that goes on for `grace_s` after it is interrupted (0: never)."""
     stopped = threading.Event()
 
     def stop(_: int, __: FrameType | None) -> None:
         stopped.set()
-        signal.alarm(_GRACE_S)
+        signal.alarm(grace_s)
 
     def interrupt(_: int, __: FrameType | None) -> None:
         raise StoppedError
