@@ -3,6 +3,7 @@
 import logging
 import os
 import random
+import ssl
 import subprocess
 import sys
 import threading
@@ -390,3 +391,48 @@ def test_every_call_is_accounted_for_whatever_the_collector_answers(collector):
     assert len(arrived) >= stats.delivered + stats.rejected  # and those whose refusal followed a lost answer
     assert len({record["endpoint"] for record in collector.records}) == len(arrived)
     sender.close()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory) -> tuple[str, str]:
+    """A certificate that this machine made for itself, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key = str(folder / "certificate.pem"), str(folder / "key.pem")
+    subprocess.run(
+        [
+            *(
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+                "-days",
+                "2",
+            ),
+            *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return certificate, key
+
+
+def test_calls_go_over_tls_to_a_collector_whose_certificate_is_trusted_and_to_no_other(certificate, caplog):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    with receiving(tls=context) as collector:
+        sender = make_sender(collector.url, ca_file=certificate[0])
+        offer(sender, 3)
+        assert len(collector.await_records(3)) == 3
+        sender.close()
+        collector.records.clear()
+        with caplog.at_level(logging.WARNING, logger="carat.client"):
+            sender = make_sender(collector.url)
+            offer(sender, 3)
+            await_that(lambda: sender.stats.retries >= 2)
+        assert collector.records == []
+        assert "SSLCertVerificationError" in caplog.text
+        sender.close(0)

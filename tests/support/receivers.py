@@ -3,6 +3,7 @@
 import gzip
 import json
 import socket
+import ssl
 import threading
 import time
 from collections import deque
@@ -27,7 +28,7 @@ class Answer:
 class Receiver:
     """A real HTTP server that keeps what it was sent; the next answers may be laid out beforehand."""
 
-    def __init__(self, *, largest_batch: int | None = None) -> None:
+    def __init__(self, *, largest_batch: int | None = None, tls: ssl.SSLContext | None = None) -> None:
         self.records: list[dict[str, Any]] = []
         self.raw = b""
         self.batches: list[int] = []
@@ -39,7 +40,9 @@ class Receiver:
         self.largest_batch = largest_batch
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        if tls:
+            self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.server.server_port}"
 
     def await_records(self, count: int, *, timeout_s: float = 10.0) -> list[dict[str, Any]]:
         await_that(lambda: len(self.records) >= count, timeout_s=timeout_s)
