@@ -182,6 +182,10 @@ FIELDS = ("method", "endpoint", "call_id", "visitor_id", "user_id", "ip", "statu
 @example([{"ts": "2026-06-02T12:00:00.0009999Z", "method": "GET", "endpoint": "/x"}], False)
 @example([{"ts": "2026-06-02T12:00:00.001Z", "method": "GET", "endpoint": "/x"}], False)
 @example([{"ts": "2026-06-01t12:00:00z", "method": "GET", "endpoint": "/x"}], False)
+@example([{"ts": "1970-01-02T23:59:59.999Z"}, {"ts": "1970-01-03T00:00:00Z"}, {"ts": 172_799_999}], True)
+@example([{"ts": "2026-06-01T12:00:00"}, {"ts": "2026-06-01T12:00:00Z", "endpoint": "?q=1"}], True)
+@example([{"ts": "2026-06-01T12:00:00Z", name: True} for name in FIELDS], True)
+@example([{"ts": "2026-06-01T12:00:00Z", name: 10**30} for name in FIELDS], True)
 def test_the_verdict_on_any_record_is_that_of_ingest(records, is_complete):
     lines = [
         json.dumps({"method": "GET", "endpoint": "/x"} | record if is_complete else record).encode()
