@@ -284,7 +284,8 @@ def test_the_session_token_leaves_as_a_hash_and_a_personal_id_only_under_a_key()
 @pytest.mark.parametrize(
     "text",
     [
-        "a" * 200_000 + "@", "1 " * 100_000, "4" * 200_000, "a." * 100_000 + "@" + "a." * 100_000, "=" * 200_000,
+        "a" * 200_000 + "@", "1 " * 100_000, "-eyJ" * 50_000, "eyJ." * 50_000, "a.b@" * 50_000, "x" * 60 + "@a.b " * 40_000,
+        "4" * 200_000, "a." * 100_000 + "@" + "a." * 100_000, "=" * 200_000,
         "token=" * 30_000, '"' * 200_000, "%25" * 60_000, "{" * 200_000, "eyJ" * 60_000, "basic " * 30_000,
         'password="' + "\\" * 200_000, "a@" * 100_000, "://" * 60_000, "[" * 50 + '"\\"' + "]" * 50, "x:" * 100_000,
         "1-" * 6 + "2 " * 100_000, "-----BEGIN PRIVATE KEY-----" * 8000,
@@ -294,7 +295,7 @@ def test_the_session_token_leaves_as_a_hash_and_a_personal_id_only_under_a_key()
 def test_time_grows_with_the_length_of_a_text_whatever_it_holds(text):
     began = time.process_time()
     Redactor().text(text)
-    assert time.process_time() - began < 2.0
+    assert time.process_time() - began < 0.5
 
 
 def test_numbers_that_json_does_not_have_and_half_characters_are_sent_as_what_it_has():
