@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -311,3 +312,14 @@ def test_without_keys_the_command_says_so_in_one_line_and_exits_2(tmp_path):
     said = done.stderr.decode().splitlines()
     assert (done.returncode, len(said)) == (2, 1)
     assert "CARAT_WRITE_KEYS is not set: name the keys" in said[0]
+
+
+def test_the_documentation_names_every_metric_and_every_limit_with_its_default(collector):
+    text = (Path(__file__).parents[2] / "docs" / "collector.md").read_text()
+    families = re.findall(r"^# TYPE (\S+) ", collector.get("/metrics").content.decode(), re.MULTILINE)
+    assert len(families) > 10
+    assert [name for name in families if f"`{name}" not in text] == []
+    documented = dict(re.findall(r"\| `CARAT_(\w+)` \| `(\d+)` \|", text))
+    fields = type(collector.settings).model_fields
+    limits = [name for name in fields if name.startswith("collect_")] + ["max_nesting"]
+    assert documented == {name.upper(): str(fields[name].default) for name in limits}
