@@ -4,6 +4,7 @@ import gzip
 import json
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections import deque
@@ -38,8 +39,7 @@ class Receiver:
         self.answers: deque[Answer] = deque()
         self.answer = Answer()
         self.largest_batch = largest_batch
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self.server.daemon_threads = True
+        self.server = _Server(("127.0.0.1", 0), self._handler())
         if tls:
             self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.server.server_port}"
@@ -88,6 +88,14 @@ class Receiver:
                 pass
 
         return Handler
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # a client that lost its patience
+            super().handle_error(request, client_address)
 
 
 @contextmanager
