@@ -232,6 +232,23 @@ def test_what_was_begun_is_finished_when_it_is_stopped_and_nothing_acknowledged_
     assert not list((tmp_path / "spool").glob("*.open"))
 
 
+def test_a_body_that_does_not_come_to_its_end_holds_up_no_stop(tmp_path, monkeypatch):
+    monkeypatch.setattr("app.collector.protocol._LAST_BODY_S", 0.2)
+    with collecting_here(tmp_path / "spool") as running:
+        slow = running.connect()
+        slow.sendall(
+            f"POST /v1/calls HTTP/1.1\r\nHost: c\r\nAuthorization: Bearer {KEY}\r\nContent-Length: 9\r\n\r\n[".encode()
+        )
+        idle = running.connect()
+        assert running.get("/ready").status == 200
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 5
+    assert slow.recv(65536).startswith(b"HTTP/1.1 408 ")
+    assert idle.recv(65536) == b""
+    slow.close()
+    idle.close()
+
+
 def _send_on(running: Running, sender: int, acknowledged: list[str], answers: list[int]) -> None:
     number = 0
     while True:
