@@ -26,7 +26,7 @@ from rich.table import Table
 
 from bench.collector.calls import KEY
 
-_CONNECTIONS = {1: 64, 10: 48, 100: 24}
+_CONNECTIONS = {1: 256, 10: 96, 100: 24}
 _BATCH = 100  # the size of batch that is held against what is promised
 _RATE = 100_000.0
 _P99_MS = 25.0
