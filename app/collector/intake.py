@@ -11,7 +11,15 @@ import msgspec
 
 from app import console
 from app.collector.asgi import Answer, Body
-from app.collector.bodies import ENCODINGS, JSON_TYPES, LINES_TYPES, decompress, split_body, split_broken_array
+from app.collector.bodies import (
+    ENCODINGS,
+    JSON_TYPES,
+    LINES_TYPES,
+    decompress,
+    require_few,
+    split_array_with_care,
+    split_body,
+)
 from app.collector.keys import WriteKeys
 from app.collector.metrics import Metrics
 from app.collector.refusal import RefusedRequestError
@@ -67,7 +75,7 @@ class Intake:
                 hold(len(data))
             records = split_body(data, content_type)
             if records is None:
-                records = await asyncio.to_thread(split_broken_array, data)
+                records = await asyncio.to_thread(split_array_with_care, data, self._settings.collect_max_records)
             judged = await self._judge_and_store(records)
         seconds = time.perf_counter() - begun
         self._metrics.took(len(judged.taken), judged.reasons, body_bytes=body_bytes, seconds=seconds)
@@ -110,12 +118,7 @@ class Intake:
         return await asyncio.to_thread(decompress, data, encoding, limit)
 
     async def _judge_and_store(self, records: Sequence[bytes]) -> Judged:
-        if len(records) > self._settings.collect_max_records:
-            raise RefusedRequestError(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"{len(records)} records at once, the limit is {self._settings.collect_max_records} "
-                "(CARAT_COLLECT_MAX_RECORDS): send less at once",
-            )
+        require_few(len(records), self._settings.collect_max_records)
         now = datetime.now(tz=UTC)
         judged = await judge(
             records, now=now, max_bytes=self._settings.collect_max_record_bytes, max_nesting=self._settings.max_nesting

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import zstandard
 
-from app.collector.bodies import split_body
+from app.collector.bodies import split_array_with_care, split_body
 from app.collector.refusal import RefusedRequestError
-from tests.collector.conftest import GOOD, SMALL, call
+from tests.collector.conftest import GOOD, SMALL, call, line
 from tests.support.collecting import AUTHORIZATION, collecting_here, read_to_end
 
 JSON = "application/json"
@@ -62,10 +62,21 @@ def test_a_request_that_cannot_be_taken_is_refused_with_a_reason(collector, sent
     assert collector.figure("carat_collect_held_bytes") == 0
 
 
-def test_a_body_that_would_become_very_many_values_is_refused_before_they_are_made():
-    with pytest.raises(RefusedRequestError, match="more than 3000000 values") as refused:
-        split_body(b"[" + b"1," * 3_000_001 + b"1]", JSON)
+@pytest.mark.parametrize(("body", "reason"), [
+    (b"[" + b"1," * 1_000_001 + b"1]", "more than 500 records"), (b"[" + b"[" * 3_000_001, "more than 3000000 values"),
+])  # fmt: skip
+def test_a_body_that_would_become_very_many_values_is_refused_before_they_are_made(body, reason):
+    assert (split_body(body, JSON) if b"," in body else None) is None
+    with pytest.raises(RefusedRequestError, match=reason) as refused:
+        split_array_with_care(body, 500)
     assert refused.value.status == 413
+
+
+def test_a_large_array_of_very_many_values_is_taken_apart_with_care():
+    records = [line(response=list(range(2_000))) for _ in range(505)]
+    body = b"[" + b",".join(records) + b"]"
+    assert split_body(body, JSON) is None
+    assert split_array_with_care(body, 505) == records
 
 
 def test_other_methods_are_told_which_one_is_taken(collector):

@@ -12,7 +12,7 @@ import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app.collector.bodies import split_body, split_broken_array
+from app.collector.bodies import split_array_with_care, split_body
 from app.collector.refusal import RefusedRequestError
 from app.collector.verdicts import judge
 from app.record_frames import read_lines
@@ -124,7 +124,7 @@ def test_taking_an_array_apart_by_its_brackets_gives_what_reading_it_gives(value
         json.dumps(values, indent=1, ensure_ascii=False).encode("utf-8", "surrogatepass"),
     ):
         if values:
-            assert [json.loads(record) for record in split_broken_array(body)] == values
+            assert [json.loads(record) for record in split_array_with_care(body, 5000)] == values
         read = split_body(body, "application/json")
         assert read is None or [json.loads(record) for record in read] == values
 
@@ -270,4 +270,4 @@ def test_a_clock_that_is_a_day_ahead_is_told(collector):
 def test_an_array_that_no_bracket_ends_is_refused_as_a_whole():
     for body in (b"[", b"[{}", b'["', b'[{"a": 1}, ', b"[] []", b"[1}2", b"[[]", b"[1,,2] x"):
         with pytest.raises(RefusedRequestError, match="no whole JSON array"):
-            split_broken_array(body)
+            split_array_with_care(body, 5000)
