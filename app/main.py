@@ -168,6 +168,8 @@ def load(
         console.say_json(delivery.report)
     else:
         console.say(delivery.summary)
+    if stopped.is_set():
+        raise typer.Abort
     delivery.require_done()
 
 

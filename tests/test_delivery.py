@@ -351,3 +351,20 @@ def test_a_follower_lets_others_have_the_embedded_warehouse_and_ends_in_order(tm
     finally:
         follower.kill()
         follower.wait()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_what_does_not_end_when_it_is_told_to_is_interrupted(number, code):
+    script = (
+        "from app.stopping import stopped_by_signal\n"
+        "import time\n"
+        "with stopped_by_signal(grace_s=1) as stopped:\n"
+        "    print('working', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[1]
+    ) as process:
+        assert process.stdout.readline() == b"working\n"
+        process.send_signal(number)
+        assert process.wait(20) == code
