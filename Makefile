@@ -10,7 +10,7 @@ ETL_ARGUMENTS = $(if $(DATE),--date $(DATE)) $(if $(FROM),--from $(FROM)) $(if $
 DEMO_ARGUMENTS = $(if $(CALLS),--calls $(CALLS)) $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-fast etl plan hourly bench bench-day bench-hours bench-snapshots \
+.PHONY: help setup setup-dev demo test test-fast etl plan hourly serve bench bench-day bench-hours bench-snapshots \
 	bench-collector bench-middleware bench-enrichment lint format lock install-systemd uninstall-systemd clean
 
 help: ## Show what there is to make.
@@ -35,8 +35,11 @@ etl: setup ## Build what is stale. [DATE=2026-03-01 | FROM= TO=] [JOBS=a,b]
 plan: setup ## Show what is stale, and why.
 	$(CARAT) plan
 
-hourly: setup ## What the timer runs: snapshot, build what is stale, audit.
+hourly: setup ## What the timer runs: load the spool, snapshot, build what is stale, audit.
 	$(CARAT) hourly
+
+serve: setup ## Collector, loader and hourly schedule on this machine. [PORT=8787]
+	$(CARAT) serve $(if $(PORT),--port $(PORT))
 
 bench: bench-day bench-hours bench-snapshots bench-collector bench-middleware bench-enrichment ## All benchmarks.
 

@@ -136,7 +136,7 @@ def collect(
 ) -> None:
     """Take calls over HTTP into the spool, from which carat load delivers them; ends in order on SIGTERM.
 
-    Example: CARAT_WRITE_KEYS=$(openssl rand -hex 24) carat collect --host 0.0.0.0
+    Example: carat collect --host 0.0.0.0 (with CARAT_WRITE_KEYS, such as `openssl rand -hex 24` makes them)
     """
     from app.collector.server import Collector, inherited_sockets, listen
 
@@ -168,6 +168,8 @@ def load(
         console.say_json(delivery.report)
     else:
         console.say(delivery.summary)
+    if stopped.is_set():
+        raise typer.Abort
     delivery.require_done()
 
 
@@ -179,7 +181,7 @@ def serve(
 ) -> None:
     """Collector, loader and hourly schedule together, for one machine; ends in order on SIGTERM or Ctrl-C.
 
-    Example: CARAT_WRITE_KEYS=$(openssl rand -hex 24) carat serve --port 8787
+    Example: carat serve --port 8787 (with CARAT_WRITE_KEYS, such as `openssl rand -hex 24` makes them)
     """
     from app.collector.server import inherited_sockets, listen
     from app.serve import serve as run_parts
@@ -188,7 +190,7 @@ def serve(
 
     load_settings()
     sockets = inherited_sockets() or listen(host, port)
-    with watched(), stopped_by_signal() as stopped:
+    with watched(), stopped_by_signal(grace_s=0) as stopped:  # the parts have a time of their own to end in
         run_parts(sockets, stopped=stopped)
 
 

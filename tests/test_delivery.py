@@ -6,19 +6,16 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 import uuid
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app import delivery as delivery_module
 from app.contracts import API_CALLS
-from app.delivery import deliver_spool, follow, load_spool
+from app.delivery import deliver_spool, load_spool
 from app.doctor import examine
 from app.errors import SpoolError, WarehouseGoneError
 from app.hourly import run_hour
@@ -29,8 +26,7 @@ from app.settings import Settings
 from app.spool import Refused, Spool, SpoolLimits, sealed_segments
 from app.spool.segments import delivered_segments, segments
 from app.status import spool_state
-from app.warehouse import migrate, open_warehouse, opening
-from app.warehouse.lease import hold_lease
+from app.warehouse import migrate, open_warehouse
 from app.warehouse.lock import hold_embedded
 from tests.support.clickhouse_http import running_server
 from tests.support.unreliable import unreliable
@@ -59,6 +55,12 @@ def collect(folder: Path, *batches: list[dict | bytes], received_at: datetime = 
         await spool.close()
 
     asyncio.run(run())
+
+
+@pytest.fixture(scope="module")
+def engine_url(tmp_path_factory) -> str:
+    """The embedded engine; what is particular about a server has tests of its own."""
+    return f"chdb://{tmp_path_factory.mktemp('engine')}"
 
 
 @pytest.fixture
@@ -310,33 +312,6 @@ def test_inserts_whose_answers_are_lost_are_not_done_twice(served):
         assert warehouse.query("SELECT count(), uniqExact(call_id) FROM pd.api_calls").row(0) == (60, 60)
 
 
-@pytest.mark.slow
-def test_a_follower_outlives_a_warehouse_that_is_down_and_catches_up(served, monkeypatch):
-    settings, between = served
-    monkeypatch.setattr(delivery_module, "_LOOK_S", 0.05)
-    monkeypatch.setattr(delivery_module, "_LONGEST_BACKOFF_S", 0.5)
-    monkeypatch.setattr(opening, "hold_lease", partial(hold_lease, lease_s=2))  # what it held when the server went
-    stopped = threading.Event()
-    follower = threading.Thread(target=follow, args=(settings,), kwargs={"stopped": stopped})
-    follower.start()
-    try:
-        collect(settings.spool, [call(1)])
-        wait_until_delivered(settings.spool)
-        between.go_down()
-        for number in range(2, 12):
-            collect(settings.spool, [call(number)])
-        time.sleep(1)
-        assert len(sealed_segments(settings.spool)) == 10
-        between.come_back()
-        wait_until_delivered(settings.spool)
-    finally:
-        stopped.set()
-        follower.join(20)
-    assert not follower.is_alive()
-    with open_warehouse(settings, purpose="a test", writes=False) as warehouse:
-        assert warehouse.query("SELECT count(), uniqExact(call_id) FROM pd.api_calls").row(0) == (11, 11)
-
-
 def wait_until_delivered(folder: Path, limit_s: float = 30) -> None:
     until = time.monotonic() + limit_s
     while sealed_segments(folder):
@@ -376,3 +351,20 @@ def test_a_follower_lets_others_have_the_embedded_warehouse_and_ends_in_order(tm
     finally:
         follower.kill()
         follower.wait()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_what_does_not_end_when_it_is_told_to_is_interrupted(number, code):
+    script = (
+        "from app.stopping import stopped_by_signal\n"
+        "import time\n"
+        "with stopped_by_signal(grace_s=1) as stopped:\n"
+        "    print('working', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[1]
+    ) as process:
+        assert process.stdout.readline() == b"working\n"
+        process.send_signal(number)
+        assert process.wait(20) == code

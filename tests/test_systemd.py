@@ -153,7 +153,7 @@ def test_a_service_that_is_always_started_again_says_each_time_that_it_failed(se
     unit = (SOURCE / service).read_text()
     assert {"Restart=always", "StartLimitIntervalSec=0"} <= {*unit.splitlines()}
     shell, script = re.search(r"^ExecStopPost=\+(/bin/sh) -c '(.+)'$", unit, flags=re.MULTILINE).groups()
-    script = script.replace("$$", "$").replace("systemctl", "echo")
+    script = script.replace("$$", "$").replace("%n", service).replace("systemctl", "echo")
 
     def said(result: str) -> str:
         done = subprocess.run(
@@ -163,7 +163,7 @@ def test_a_service_that_is_always_started_again_says_each_time_that_it_failed(se
         return done.stdout
 
     assert said("success") == ""
-    assert said("exit-code") == f"--no-block start carat-failure@{service}\n"
+    assert said("exit-code") == f"--no-block start carat-failure@{service}.service\n"
 
 
 def test_an_option_that_is_none_is_said_to_be_none(tmp_path):

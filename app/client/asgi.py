@@ -91,8 +91,8 @@ class _Call:
     """One call while it happens."""
 
     __slots__ = (
-        "_clock", "_headers", "_is_over", "_path", "_receive", "_request", "_response", "_scope", "_send", "_sender",
-        "_started_ns", "reads_request", "status",
+        "_clock", "_headers", "_is_over", "_method", "_path", "_receive", "_request", "_response", "_scope", "_send",
+        "_sender", "_started_ns", "reads_request", "status",
     )  # fmt: skip
 
     def __init__(self, sender: CallSender, names: frozenset[bytes], scope: Scope, receive: Receive, send: Send) -> None:
@@ -100,7 +100,8 @@ class _Call:
         self._clock = clock()
         self._sender = sender
         self._scope = scope
-        self._path = scope["path"]  # routers may change it
+        self._method = method = scope["method"]
+        self._path = scope["path"]  # as the client asked; the app may change both
         self._receive = receive
         self._send = send
         self._request: Body | None = None
@@ -113,9 +114,9 @@ class _Call:
             if name in names:
                 headers[name] = value if name not in headers else headers[name] + _joint(name) + value
         self.reads_request = (
-            scope["method"] not in _WITHOUT_BODY
+            method not in _WITHOUT_BODY
             and is_json(headers.get(b"content-type", b""))
-            and sender.wants_bodies(scope["method"], self._path)
+            and sender.wants_bodies(method, self._path)
         )
 
     async def receive(self) -> Message:
@@ -154,7 +155,7 @@ class _Call:
                     content_type = value
                 elif lower == b"content-encoding":
                     encoding = value
-        if not is_json(content_type) or not self._sender.wants_bodies(self._scope["method"], self._path):
+        if not is_json(content_type) or not self._sender.wants_bodies(self._method, self._path):
             return None
         return Body(self._sender.settings.max_body_bytes, encoding)
 
@@ -172,7 +173,7 @@ class _Call:
                     call_id=new_call_id(),
                     started_ns=self._started_ns,
                     duration_s=duration_s,
-                    method=scope["method"],
+                    method=self._method,
                     path=self._path,
                     query=scope.get("query_string", b""),
                     peer=client[0] if client else "",

@@ -10,6 +10,7 @@ from hashlib import blake2b
 from typing import Any
 from urllib.parse import parse_qsl
 
+from .breather import Breather
 from .captured import Body, Captured
 from .redaction import Redactor
 from .settings import ClientSettings, Cookie, EndpointFilter, Header, header_names_in_environ
@@ -28,13 +29,17 @@ class RecordMaker:
 
     def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
-        self._redactor = Redactor(hash_key=settings.hash_key, allow=settings.allow, deny=settings.deny)
+        self._breathe = Breather()
+        self._redactor = Redactor(
+            hash_key=settings.hash_key, allow=settings.allow, deny=settings.deny, breathe=self._breathe
+        )
         self._bodiless = EndpointFilter(settings.bodiless_endpoints)
         self._sources = settings.sources()
         self._from_environ = header_names_in_environ(settings.read_headers())
 
     def line(self, call: Captured) -> bytes | None:
         """The call's record as a JSON line without its end; None where the call is not of the sample."""
+        self._breathe()
         headers = self._headers(call.headers)
         values = self._values(headers, call.extracted or {})
         ip = client_ip(call.peer, headers.get("x-forwarded-for", ""), trusted_proxies=self._settings.trusted_proxies)

@@ -178,7 +178,7 @@ class CallSender:
     def _start_anew(self) -> None:
         """The state of a process that has captured nothing, also that of a child right after its fork."""
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may come back in here
         self._queue: deque[tuple[Captured, int]] = deque()
         self._queued_bytes = 0
         self._in_flight = 0

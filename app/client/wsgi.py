@@ -46,8 +46,8 @@ class _Call:
     """One call while it happens."""
 
     __slots__ = (
-        "_clock", "_environ", "_headers", "_is_over", "_path", "_request", "_response", "_sender", "_start_response",
-        "_started_ns", "status",
+        "_clock", "_environ", "_headers", "_is_over", "_method", "_path", "_request", "_response", "_sender",
+        "_start_response", "_started_ns", "status",
     )  # fmt: skip
 
     def __init__(
@@ -69,7 +69,7 @@ class _Call:
         self._is_over = False
         self.status = 0
         self._headers = {name: environ[name] for name in names if name in environ}
-        method = environ["REQUEST_METHOD"]
+        self._method = method = environ["REQUEST_METHOD"]
         if (
             method not in _WITHOUT_BODY
             and is_json(self._headers.get("CONTENT_TYPE", ""))
@@ -124,7 +124,7 @@ class _Call:
                     content_type = value
                 elif lower == "content-encoding":
                     encoding = value
-        if not is_json(content_type) or not self._sender.wants_bodies(self._environ["REQUEST_METHOD"], self._path):
+        if not is_json(content_type) or not self._sender.wants_bodies(self._method, self._path):
             return None
         return Body(self._sender.settings.max_body_bytes, encoding)
 
@@ -141,7 +141,7 @@ class _Call:
                     call_id=new_call_id(),
                     started_ns=self._started_ns,
                     duration_s=duration_s,
-                    method=environ["REQUEST_METHOD"],
+                    method=self._method,
                     path=self._path.encode("latin-1"),
                     query=environ.get("QUERY_STRING", ""),
                     peer=environ.get("REMOTE_ADDR", ""),

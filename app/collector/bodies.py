@@ -19,8 +19,12 @@ JSON_TYPES = frozenset({"application/json", "text/json"})
 LINES_TYPES = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"})
 
 _UTF8_MARK = b"\xef\xbb\xbf"
-_MAX_WINDOW_LOG = 27  # 128 MB, the most that zstd's command line makes without being asked for more
-_MOST_SEPARATORS = 1_000_000  # in an array that is no JSON: taking it apart costs time
+_MAX_WINDOW_LOG = 23  # 8 MB, the most that RFC 9659 lets a sender ask for
+_MOST_STREAMS = 64
+_MOST_LINES = 200_000  # blank ones, too
+_LARGE_BYTES = 1024**2
+_MANY_VALUES = 1_000_000  # of an array: were they all records of it, each would take up a multiple of its size
+_MOST_SEPARATORS = 3_000_000  # of an array that is taken apart with care, which costs time
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{},]', re.DOTALL)
 
 _raw_array = msgspec.json.Decoder(list[msgspec.Raw])
@@ -29,35 +33,34 @@ _raw_value = msgspec.json.Decoder(msgspec.Raw)
 
 def decompress(data: bytes, encoding: str, limit: int) -> bytes:
     """What was compressed with gzip or zstd; RefusedRequestError where it is damaged or larger than the limit."""
-    pieces = []
+    pieces: list[bytes] = []
     room = limit + 1
     try:
-        while data:  # both may be several streams, one after the other
+        for _ in range(_MOST_STREAMS):  # both may be several streams, one after the other
             decompressor = _decompressor(encoding)
             piece = decompressor.decompress(data, room)
-            while not decompressor.eof and piece:
+            while piece or decompressor.eof:
                 pieces.append(piece)
                 room -= len(piece)
                 if room <= 0:
                     raise _too_large(limit)
-                rest = getattr(decompressor, "unconsumed_tail", b"")
-                piece = decompressor.decompress(rest, room)
+                if decompressor.eof:
+                    break
+                piece = decompressor.decompress(getattr(decompressor, "unconsumed_tail", b""), room)
             if not decompressor.eof:
                 raise RefusedRequestError(
                     HTTPStatus.BAD_REQUEST, f"the body is no whole {encoding} stream: it ends early"
                 )
-            pieces.append(piece)
-            room -= len(piece)
-            if room <= 0:
-                raise _too_large(limit)
             data = decompressor.unused_data
+            if not data:
+                return b"".join(pieces)
     except (zlib.error, zstd.ZstdError) as error:
         raise RefusedRequestError(HTTPStatus.BAD_REQUEST, f"the body is no {encoding} stream: {error}") from None
-    return b"".join(pieces)
+    raise RefusedRequestError(HTTPStatus.BAD_REQUEST, f"the body is more than {_MOST_STREAMS} {encoding} streams")
 
 
 def split_body(body: bytes, content_type: str) -> list[bytes] | None:
-    """The records of a JSON array or of NDJSON, as they were sent; None for an array that is broken.
+    """The records of a JSON array or of NDJSON, as they were sent; None for an array to be taken apart with care.
 
     The content type decides; where it does not fit what is there, what is there does.
     """
@@ -65,20 +68,24 @@ def split_body(body: bytes, content_type: str) -> list[bytes] | None:
     if not body:
         raise RefusedRequestError(HTTPStatus.BAD_REQUEST, "the body is empty: send a JSON array, or one record a line")
     if body.startswith(b"["):
+        if len(body) > _LARGE_BYTES and body.count(b",") > _MANY_VALUES:
+            return None
         records = _whole_array(body)
         return records if records is not None or content_type not in LINES_TYPES else _lines(body)
     return [body] if content_type not in LINES_TYPES and _is_json(body) else _lines(body)
 
 
-def split_broken_array(body: bytes) -> list[bytes]:
-    """The elements of what would be a JSON array but for some of them: strings and brackets tell where each ends.
+def split_array_with_care(body: bytes, most: int) -> list[bytes]:
+    """The elements of what is a JSON array but for some of them, or a very large one; takes a while.
 
-    RefusedRequestError where there is no telling. Takes a while.
+    Strings and brackets tell where each ends. RefusedRequestError where they do not, or there are more than `most`.
     """
     body = body.removeprefix(_UTF8_MARK).strip()
     if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_SEPARATORS:
-        raise RefusedRequestError(HTTPStatus.BAD_REQUEST, "the body is no JSON array")
-    records = []
+        raise RefusedRequestError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body has more than {_MOST_SEPARATORS} values: send less at once"
+        )
+    records: list[bytes] = []
     start, depth = 0, 0
     for token in _TOKEN.finditer(body):
         match token[0]:
@@ -88,6 +95,7 @@ def split_broken_array(body: bytes) -> list[bytes]:
             case b"," if depth == 1:
                 records.append(body[start : token.start()].strip())
                 start = token.end()
+                require_few(len(records) + 1, most)
             case b"]" | b"}":
                 depth -= 1
                 if not depth:
@@ -99,6 +107,15 @@ def split_broken_array(body: bytes) -> list[bytes]:
     raise RefusedRequestError(
         HTTPStatus.BAD_REQUEST, "the body is no whole JSON array: it ends early, or goes on after its end"
     )
+
+
+def require_few(records: int, most: int) -> None:
+    """Raise RefusedRequestError where a request has too many records."""
+    if records > most:
+        raise RefusedRequestError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"more than {most} records at once (CARAT_COLLECT_MAX_RECORDS): send less at once",
+        )
 
 
 def _decompressor(encoding: str) -> "zlib._Decompress | zstd.ZstdDecompressor":
@@ -115,7 +132,12 @@ def _too_large(limit: int) -> RefusedRequestError:
 
 
 def _lines(body: bytes) -> list[bytes]:
-    return [record for line in body.split(b"\n") if (record := line.strip())]
+    lines = body.split(b"\n", _MOST_LINES)
+    if len(lines) > _MOST_LINES:
+        raise RefusedRequestError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body has more than {_MOST_LINES} lines: send less at once"
+        )
+    return [record for line in lines if (record := line.strip())]
 
 
 def _whole_array(body: bytes) -> list[bytes] | None:

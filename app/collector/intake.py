@@ -11,7 +11,15 @@ import msgspec
 
 from app import console
 from app.collector.asgi import Answer, Body
-from app.collector.bodies import ENCODINGS, JSON_TYPES, LINES_TYPES, decompress, split_body, split_broken_array
+from app.collector.bodies import (
+    ENCODINGS,
+    JSON_TYPES,
+    LINES_TYPES,
+    decompress,
+    require_few,
+    split_array_with_care,
+    split_body,
+)
 from app.collector.keys import WriteKeys
 from app.collector.metrics import Metrics
 from app.collector.refusal import RefusedRequestError
@@ -24,7 +32,7 @@ _MILLISECOND = timedelta(milliseconds=1)
 _TYPES = JSON_TYPES | LINES_TYPES
 _RETRY_S = 1  # after what passes soon
 _RETRY_SPOOL_S = 5
-_ASIDE_BYTES = 64 * 1024  # what is larger is decompressed, or taken apart though it is broken, beside other requests
+_ASIDE_BYTES = 8 * 1024  # what is larger, and so may become very large, is decompressed beside other requests
 _TROUBLE_S = 10.0  # how long a failure of the disk counts where nothing was written since
 _NO_ROOM_S = 2.0  # there may be room again at any moment
 
@@ -68,7 +76,7 @@ class Intake:
                 hold(len(data))
             records = split_body(data, content_type)
             if records is None:
-                records = await asyncio.to_thread(split_broken_array, data)
+                records = await asyncio.to_thread(split_array_with_care, data, self._settings.collect_max_records)
             judged = await self._judge_and_store(records)
         seconds = time.perf_counter() - begun
         self._metrics.took(len(judged.taken), judged.reasons, body_bytes=body_bytes, seconds=seconds)
@@ -111,12 +119,7 @@ class Intake:
         return await asyncio.to_thread(decompress, data, encoding, limit)
 
     async def _judge_and_store(self, records: Sequence[bytes]) -> Judged:
-        if len(records) > self._settings.collect_max_records:
-            raise RefusedRequestError(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"{len(records)} records at once, the limit is {self._settings.collect_max_records} "
-                "(CARAT_COLLECT_MAX_RECORDS): send less at once",
-            )
+        require_few(len(records), self._settings.collect_max_records)
         now = datetime.now(tz=UTC)
         judged = await judge(
             self._ips.in_records(records),

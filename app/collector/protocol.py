@@ -17,6 +17,7 @@ from app.collector.metrics import Metrics
 from app.settings import Settings
 
 _MAX_HEAD_BYTES = 64 * 1024
+_LAST_BODY_S = 5.0
 _GONE = 499  # what a request is counted as whose sender did not wait for an answer
 
 
@@ -155,6 +156,14 @@ class CollectorProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.cycle.response_complete and not self.transport.is_closing():
             self.config.waiting[self] = None
+
+    def shutdown(self) -> None:
+        """The server stops: nothing new, and no long wait for a body that is still on its way."""
+        super().shutdown()
+        if self.cycle and self.cycle.more_body and not self.cycle.response_complete:
+            self._stop_waiting()
+            wait_s = min(self.config.body_timeout_s, _LAST_BODY_S)
+            self._deadline = self.loop.call_later(wait_s, self._end_late_body)
 
     def give_way(self) -> None:
         """End the connection for the sake of another."""

@@ -41,9 +41,8 @@ def listen(host: str, port: int) -> list[socket.socket]:
     try:
         return [socket.create_server((host, port), family=family, backlog=_BACKLOG)]
     except OSError as error:
-        raise CaratError(
-            f"cannot listen on {host}:{port}: {error.strerror}. Choose another with --host and --port"
-        ) from None
+        problem = (error.strerror or str(error)).partition(" (")[0]
+        raise CaratError(f"cannot listen on {host}:{port}: {problem}. Choose another with --host and --port") from None
 
 
 def inherited_sockets(fd: int | None = None) -> list[socket.socket]:
@@ -112,7 +111,10 @@ class Collector:
                 self._keys,
                 metrics,
             )
-            console.log.info("collecting", at=[_address(listener) for listener in self._sockets])
+            addresses = [_address(listener) for listener in self._sockets]
+            console.log.info("collecting", at=addresses)
+            if sys.stderr.isatty():  # where the log has warnings only
+                console.say(f"collecting at {', '.join(addresses)}, until Ctrl+C")
             await server.serve(self._sockets)
         finally:
             await spool.close()

@@ -75,9 +75,12 @@ def mark_delivered(segment: Segment) -> None:
 
 def delivery_lag_s(folder: Path) -> float | None:
     """How long the segment that was delivered last had taken since its first record came; None where none is kept."""
-    kept = delivered_segments(folder)
-    with suppress(FileNotFoundError):  # removed meanwhile
-        return max(kept[-1].path.stat().st_ctime - kept[-1].begun_at_ms / 1000, 0) if kept else None
+    with suppress(FileNotFoundError):  # no folder, or removed meanwhile
+        names = os.listdir(folder / DELIVERED)  # noqa: PTH208  there may be thousands
+        newest = max((name for name in names if name.endswith(SEALED)), default="")
+        begun = newest.partition("-")[0]
+        if begun.isdecimal():
+            return max((folder / DELIVERED / newest).stat().st_ctime - int(begun) / 1000, 0)
     return None
 
 

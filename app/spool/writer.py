@@ -315,7 +315,7 @@ class _Writer:
         if segment is not None:
             if segment.give_up():
                 self._rename(segment.path)
-            console.log.warning("a segment of the spool was given up", segment=segment.path.name, bytes=segment.durable)
+            _tell("a segment of the spool was given up", segment=segment.path.name, bytes=segment.durable)
 
     def _require_room(self, size: int) -> None:
         if self._has_room(size):
@@ -428,20 +428,25 @@ def _seal_left(folder: Path) -> int:
             else:
                 segment.path.unlink()
         except OSError as error:  # what comes in now must not be refused for it
-            console.log.error("a segment of the spool cannot be read", segment=segment.path.name, error=str(error))
+            _tell("a segment of the spool cannot be read", segment=segment.path.name, error=str(error))
     if left:
         sync_folder(folder)
     return len(left)
 
 
 def _cut(segment: Segment, end: int) -> None:
-    console.log.warning("cut the torn end of a segment", segment=segment.path.name, bytes=segment.bytes - end)
+    _tell("cut the torn end of a segment", segment=segment.path.name, bytes=segment.bytes - end)
     handle = os.open(segment.path, os.O_WRONLY)
     try:
         os.ftruncate(handle, end)
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _tell(what: str, **details: object) -> None:
+    with suppress(OSError):  # the log may be on the disk that is full
+        console.log.warning(what, **details)
 
 
 def _take_lock(folder: Path, *, wait_s: float) -> int | None:

@@ -31,6 +31,14 @@ reload() {
     fi
 }
 
+# Those that run go on with the environment of before, which a later installation removes.
+restart_services() {
+    if [ -z "$root" ] && [ -d /run/systemd/system ]; then
+        systemctl try-restart carat-collector.service carat-load.service ||
+            echo "install.sh: see journalctl -u carat-collector -u carat-load" >&2
+    fi
+}
+
 # A Python that the service can reach: of an account's home it sees nothing.
 find_python() {
     for candidate in "${PYTHON:-python3}" /usr/bin/python3; do
@@ -93,6 +101,7 @@ uninstall() {
             systemctl disable --quiet --now "$unit" 2>/dev/null || true
         done
         systemctl stop carat-hourly.service 2>/dev/null || true
+        systemctl reset-failed 'carat-*' 2>/dev/null || true
     fi
     for unit in $all_units; do
         rm -f "$units/$unit"
@@ -125,6 +134,7 @@ fi
 [ "$environment" = no ] || install_environment
 install_files
 reload
+restart_services
 cat <<'NEXT'
 Installed. Put the secrets into /etc/carat/credentials and look at /etc/carat/carat.env first. Then:
   sudo systemctl enable --now carat-hourly.timer    # from now on, every hour

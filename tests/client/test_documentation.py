@@ -60,6 +60,7 @@ def test_starlette_and_fastapi(framework, collector):
     assert shop["sender"].stats.failures == 0
 
 
+@pytest.mark.slow
 def test_flask(collector):
     (program,) = programs("Flask")
     app = run(program)["app"]

@@ -280,10 +280,12 @@ def test_the_session_token_leaves_as_a_hash_and_a_personal_id_only_under_a_key()
     assert json.loads(sent(call, hash_session_token=False))["session_token"] == "s3cr3t"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [
-        "a" * 200_000 + "@", "1 " * 100_000, "4" * 200_000, "a." * 100_000 + "@" + "a." * 100_000, "=" * 200_000,
+        "a" * 200_000 + "@", "1 " * 100_000, "-eyJ" * 50_000, "eyJ." * 50_000, "a.b@" * 50_000, "x" * 60 + "@a.b " * 40_000,
+        "4" * 200_000, "a." * 100_000 + "@" + "a." * 100_000, "=" * 200_000,
         "token=" * 30_000, '"' * 200_000, "%25" * 60_000, "{" * 200_000, "eyJ" * 60_000, "basic " * 30_000,
         'password="' + "\\" * 200_000, "a@" * 100_000, "://" * 60_000, "[" * 50 + '"\\"' + "]" * 50, "x:" * 100_000,
         "1-" * 6 + "2 " * 100_000, "-----BEGIN PRIVATE KEY-----" * 8000,
@@ -293,7 +295,7 @@ def test_the_session_token_leaves_as_a_hash_and_a_personal_id_only_under_a_key()
 def test_time_grows_with_the_length_of_a_text_whatever_it_holds(text):
     began = time.process_time()
     Redactor().text(text)
-    assert time.process_time() - began < 2.0
+    assert time.process_time() - began < 0.5
 
 
 def test_numbers_that_json_does_not_have_and_half_characters_are_sent_as_what_it_has():
@@ -312,3 +314,13 @@ def test_what_is_nested_deeper_than_the_collector_takes_is_cut_there():
     line = sent({"response": response})
     assert line.count(b"[") < 64
     assert b"nested too deeply" in line
+
+
+def test_what_is_remembered_is_bounded():
+    redactor = Redactor()
+    for number in range(18):
+        redactor.field("response", {f"{number} {n}": f"harmless {number} {n}" for n in range(1000)})
+        redactor.field("response", "x" * 100_000)
+    assert len(redactor._harmless) <= 16_384
+    assert len(redactor._judged) <= 4096
+    assert max(map(len, redactor._harmless)) <= 200

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import random
+import ssl
 import subprocess
 import sys
 import threading
@@ -26,6 +28,8 @@ from tests.support.receivers import (
     slow,
     unreachable,
 )
+
+SOAK_S = float(os.environ.get("CARAT_SOAK_S", "1.5"))
 
 
 @pytest.fixture
@@ -56,6 +60,7 @@ def endpoints(collector) -> list[str]:
     return [record["endpoint"] for record in collector.records]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "trouble",
     [
@@ -74,6 +79,7 @@ def test_what_passes_is_tried_again_until_it_is_taken(trouble, collector):
     sender.close()
 
 
+@pytest.mark.slow
 def test_a_batch_whose_answer_was_lost_is_sent_again_with_the_same_ids(collector):
     collector.answers.append(Answer(after_s=0.4))
     sender = make_sender(collector.url, read_timeout_s=0.2)
@@ -209,6 +215,7 @@ def test_what_was_queued_while_the_collector_was_away_comes_in_order_when_it_is_
     sender.close()
 
 
+@pytest.mark.slow
 def test_threads_offer_at_the_same_time_and_each_call_is_counted_once(collector):
     sender = make_sender(collector.url, max_queued_calls=100_000)
     threads = [threading.Thread(target=offer, args=(sender, 500)) for _ in range(8)]
@@ -355,3 +362,77 @@ def test_keys_are_in_no_text_of_the_settings():
     text = repr(ClientSettings(url="http://collector.example", write_key="k3y", hash_key="h4sh"))
     assert "k3y" not in text
     assert "h4sh" not in text
+
+
+@pytest.mark.slow
+def test_every_call_is_accounted_for_whatever_the_collector_answers(collector):
+    rng = random.Random(7)
+    kinds = [
+        Answer(), Answer(), Answer(), Answer(503), Answer(429, {"Retry-After": "0"}), Answer(closes=True), Answer(413),
+        Answer(400), Answer(after_s=0.15), Answer(body={"rejected": [{"index": 0, "reason": "no time"}]}), Answer(body=[]),
+    ]  # fmt: skip
+    sender = make_sender(collector.url, read_timeout_s=0.1, batch_calls=5, max_queued_calls=60, longest_backoff_s=0.02)
+    offered = 0
+    until = time.monotonic() + SOAK_S
+    while time.monotonic() < until:
+        collector.answers.append(rng.choice(kinds))
+        for _ in range(rng.randrange(6)):
+            sender.offer(captured(f"/{offered}", size=rng.choice([0, 100, 3000])))
+            offered += 1
+        time.sleep(rng.choice([0, 0.001, 0.01]))
+    collector.answers.clear()
+    assert sender.flush(20)
+    stats = sender.stats
+    assert stats.captured == offered > 100
+    assert (stats.queued, stats.queued_bytes, stats.failures) == (0, 0, 0)
+    assert stats.delivered + stats.rejected + sum(stats.dropped.values()) == offered
+    assert min(stats.delivered, stats.rejected, stats.retries, stats.dropped["refused with 400"]) > 0
+    arrived = {record["call_id"] for record in collector.records}
+    assert len(arrived) >= stats.delivered + stats.rejected  # and those whose refusal followed a lost answer
+    assert len({record["endpoint"] for record in collector.records}) == len(arrived)
+    sender.close()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory) -> tuple[str, str]:
+    """A certificate that this machine made for itself, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key = str(folder / "certificate.pem"), str(folder / "key.pem")
+    subprocess.run(
+        [
+            *(
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+                "-days",
+                "2",
+            ),
+            *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return certificate, key
+
+
+def test_calls_go_over_tls_to_a_collector_whose_certificate_is_trusted_and_to_no_other(certificate, caplog):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    with receiving(tls=context) as collector:
+        sender = make_sender(collector.url, ca_file=certificate[0])
+        offer(sender, 3)
+        assert len(collector.await_records(3)) == 3
+        sender.close()
+        collector.records.clear()
+        with caplog.at_level(logging.WARNING, logger="carat.client"):
+            sender = make_sender(collector.url)
+            offer(sender, 3)
+            await_that(lambda: sender.stats.retries >= 2)
+        assert collector.records == []
+        assert "SSLCertVerificationError" in caplog.text
+        sender.close(0)

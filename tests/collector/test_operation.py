@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -182,6 +183,7 @@ def _fail(_: int) -> None:
     raise OSError(5, "Input/output error")
 
 
+@pytest.mark.slow
 def test_a_full_spool_is_told_until_there_is_room(tmp_path):
     with collecting_here(tmp_path / "spool", spool_max_bytes=20_000, spool_segment_bytes=4096) as running:
         statuses = []
@@ -228,6 +230,23 @@ def test_what_was_begun_is_finished_when_it_is_stopped_and_nothing_acknowledged_
     assert set(acknowledged) | {"/on-the-way"} <= endpoints
     assert len(acknowledged) > 100
     assert not list((tmp_path / "spool").glob("*.open"))
+
+
+def test_a_body_that_does_not_come_to_its_end_holds_up_no_stop(tmp_path, monkeypatch):
+    monkeypatch.setattr("app.collector.protocol._LAST_BODY_S", 0.2)
+    with collecting_here(tmp_path / "spool") as running:
+        slow = running.connect()
+        slow.sendall(
+            f"POST /v1/calls HTTP/1.1\r\nHost: c\r\nAuthorization: Bearer {KEY}\r\nContent-Length: 9\r\n\r\n[".encode()
+        )
+        idle = running.connect()
+        assert running.get("/ready").status == 200
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 5
+    assert slow.recv(65536).startswith(b"HTTP/1.1 408 ")
+    assert idle.recv(65536) == b""
+    slow.close()
+    idle.close()
 
 
 def _send_on(running: Running, sender: int, acknowledged: list[str], answers: list[int]) -> None:
@@ -310,3 +329,14 @@ def test_without_keys_the_command_says_so_in_one_line_and_exits_2(tmp_path):
     said = done.stderr.decode().splitlines()
     assert (done.returncode, len(said)) == (2, 1)
     assert "CARAT_WRITE_KEYS is not set: name the keys" in said[0]
+
+
+def test_the_documentation_names_every_metric_and_every_limit_with_its_default(collector):
+    text = (Path(__file__).parents[2] / "docs" / "collector.md").read_text()
+    families = re.findall(r"^# TYPE (\S+) ", collector.get("/metrics").content.decode(), re.MULTILINE)
+    assert len(families) > 10
+    assert [name for name in families if f"`{name}" not in text] == []
+    documented = dict(re.findall(r"\| `CARAT_(\w+)` \| `(\d+)` \|", text))
+    fields = type(collector.settings).model_fields
+    limits = [name for name in fields if name.startswith("collect_")] + ["max_nesting"]
+    assert documented == {name.upper(): str(fields[name].default) for name in limits}

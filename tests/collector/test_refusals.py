@@ -10,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import zstandard
 
-from tests.collector.conftest import GOOD, SMALL, call
+from app.collector.bodies import split_array_with_care, split_body
+from app.collector.refusal import RefusedRequestError
+from tests.collector.conftest import GOOD, SMALL, call, line
 from tests.support.collecting import AUTHORIZATION, collecting_here, read_to_end
 
 JSON = "application/json"
@@ -39,7 +41,10 @@ REFUSED = {
     "half a zstd": ({"body": zstandard.compress(GOOD)[:-3], "content_encoding": "zstd"}, 400),
     "a large body": ({"body": b" " * 200_001}, 413), "a large number of records": ({"body": b"[" + b"1," * 500 + b"1]"}, 413),
     "a gzip bomb": ({"body": gzip.compress(b" " * 100_000_000), "content_encoding": "gzip"}, 413),
-    "many small gzip bombs": ({"body": gzip.compress(b" " * 3_000) * 2_000, "content_encoding": "gzip"}, 413),
+    "many small gzip bombs": ({"body": gzip.compress(b" " * 30_000) * 60, "content_encoding": "gzip"}, 413),
+    "thousands of gzip streams": ({"body": gzip.compress(b"") * 8_000, "content_encoding": "gzip"}, 400),
+    "thousands of zstd streams": ({"body": zstandard.compress(b"") * 8_000, "content_encoding": "zstd"}, 400),
+    "hundreds of thousands of lines": ({"body": gzip.compress(b"\n1" * 200_000), "content_encoding": "gzip"}, 413),
     "a zstd bomb": ({"body": zstandard.compress(b" " * 400_001), "content_encoding": "zstd"}, 413),
     "a zstd window of 2 GB": ({"body": bytes.fromhex("28b52ffd00a8") + bytes(40), "content_encoding": "zstd"}, 400),
 }  # fmt: skip
@@ -55,6 +60,23 @@ def test_a_request_that_cannot_be_taken_is_refused_with_a_reason(collector, sent
     assert len(answer.json["reason"]) > 10
     assert collector.figure("carat_collect_calls_accepted_total") == before
     assert collector.figure("carat_collect_held_bytes") == 0
+
+
+@pytest.mark.parametrize(("body", "reason"), [
+    (b"[" + b"1," * 1_000_001 + b"1]", "more than 500 records"), (b"[" + b"[" * 3_000_001, "more than 3000000 values"),
+])  # fmt: skip
+def test_a_body_that_would_become_very_many_values_is_refused_before_they_are_made(body, reason):
+    assert (split_body(body, JSON) if b"," in body else None) is None
+    with pytest.raises(RefusedRequestError, match=reason) as refused:
+        split_array_with_care(body, 500)
+    assert refused.value.status == 413
+
+
+def test_a_large_array_of_very_many_values_is_taken_apart_with_care():
+    records = [line(response=list(range(2_000))) for _ in range(505)]
+    body = b"[" + b",".join(records) + b"]"
+    assert split_body(body, JSON) is None
+    assert split_array_with_care(body, 505) == records
 
 
 def test_other_methods_are_told_which_one_is_taken(collector):
@@ -115,6 +137,7 @@ def test_a_body_that_does_not_come_in_time_is_told_so(collector):
     assert collector.figure("carat_collect_held_bytes") == 0
 
 
+@pytest.mark.slow
 def test_a_head_that_does_not_come_in_time_is_told_so_and_a_silent_connection_is_closed(collector):
     for begun in (b"POST /v1/calls HTTP/1.1\r\nHost:", b"P"):
         assert answer_of(collector.raw(begun)) == (408, {"reason": "the head of the request did not come in time"})
@@ -215,6 +238,7 @@ def test_connections_that_wait_make_room_for_new_ones_the_longest_waiting_first(
             connection.close()
 
 
+@pytest.mark.slow
 def test_where_every_connection_is_at_work_a_new_one_is_told_to_come_again(tmp_path):
     with collecting_here(tmp_path / "spool", collect_max_connections=3, collect_body_timeout_s=1) as running:
         working = [running.connect() for _ in range(3)]

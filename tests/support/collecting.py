@@ -130,9 +130,7 @@ def collecting_here(folder: Path, **settings: Any) -> Iterator[Running]:
 
 
 @contextmanager
-def collecting_apart(
-    folder: Path, *arguments: str, preexec: Any = None, pass_fds: tuple[int, ...] = (), **environment: str
-) -> Iterator[Running]:
+def collecting_apart(folder: Path, *arguments: str, **environment: str) -> Iterator[Running]:
     """`carat collect` as a process; it is killed where the test leaves it running."""
     folder.mkdir(parents=True, exist_ok=True)
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("CARAT_", "LISTEN_", "NOTIFY_"))}
@@ -143,9 +141,7 @@ def collecting_apart(
     errors = folder / "stderr"
     command = [sys.executable, "-m", "app", "collect", *(arguments or ("--port", "0"))]
     with errors.open("wb") as err:
-        process = subprocess.Popen(
-            command, cwd=folder, env=clean | environment, stderr=err, preexec_fn=preexec, pass_fds=pass_fds
-        )
+        process = subprocess.Popen(command, cwd=folder, env=clean | environment, stderr=err)
     try:
         port = _await_port(process, errors)
         running = Running(port, load_settings(_env_file=None, spool=folder / "spool"), process, errors)

@@ -3,6 +3,8 @@
 import gzip
 import json
 import socket
+import ssl
+import sys
 import threading
 import time
 from collections import deque
@@ -27,7 +29,7 @@ class Answer:
 class Receiver:
     """A real HTTP server that keeps what it was sent; the next answers may be laid out beforehand."""
 
-    def __init__(self, *, largest_batch: int | None = None) -> None:
+    def __init__(self, *, largest_batch: int | None = None, tls: ssl.SSLContext | None = None) -> None:
         self.records: list[dict[str, Any]] = []
         self.raw = b""
         self.batches: list[int] = []
@@ -37,9 +39,10 @@ class Receiver:
         self.answers: deque[Answer] = deque()
         self.answer = Answer()
         self.largest_batch = largest_batch
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.server = _Server(("127.0.0.1", 0), self._handler())
+        if tls:
+            self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.server.server_port}"
 
     def await_records(self, count: int, *, timeout_s: float = 10.0) -> list[dict[str, Any]]:
         await_that(lambda: len(self.records) >= count, timeout_s=timeout_s)
@@ -85,6 +88,14 @@ class Receiver:
                 pass
 
         return Handler
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # a client that lost its patience
+            super().handle_error(request, client_address)
 
 
 @contextmanager
