@@ -71,16 +71,21 @@ def _deciding_calls(events: pl.DataFrame, rules: ChannelRules) -> pl.DataFrame:
         & ~_matches("referrer_host", host_pattern((*rules.own_hosts, *rules.payment_hosts)))
     )
     is_tagged = pl.col("page_url").str.contains(_tag_pattern(rules))
+    calls = events.select("session_number", "referrer", "page_url").filter(_is_another_address())
     return (
-        events.select("session_number", "referrer", "page_url")
-        .filter(_is_another_address())
-        .with_columns(referrer_host=host_of("referrer"), page_host=host_of("page_url"))
+        calls.join(_hosts(calls["referrer"], "referrer_host"), on="referrer", how="left", maintain_order="left")
+        .join(_hosts(calls["page_url"], "page_host"), on="page_url", how="left", maintain_order="left")
         .with_columns(is_referral=is_referral)
         .filter(pl.col("is_referral") | is_tagged)
         .unique("session_number", keep="first", maintain_order=True)
         .with_columns(pl.when("is_referral").then(pl.col("referrer", "referrer_host")).otherwise(pl.lit("")))
         .drop("is_referral", "page_host")
     )
+
+
+def _hosts(addresses: pl.Series, name: str) -> pl.DataFrame:
+    """The host of each distinct address, under this name: many calls share few."""
+    return addresses.unique().to_frame().with_columns(host_of(addresses.name).alias(name))
 
 
 def _is_another_address() -> pl.Expr:
@@ -185,9 +190,13 @@ def _medium(rules: ChannelRules) -> pl.Expr:
 
 def _search_term(rules: ChannelRules) -> pl.Expr:
     """What was searched for, where the referrer is a search engine's and still says it."""
-    terms = [url_parameter("referrer", re.escape(name)).str.strip_chars() for name in rules.search_parameters]
-    said = pl.coalesce(*(pl.when(term != "").then(term) for term in terms), pl.lit(""))
-    return pl.when(pl.col("site_category") == _SEARCH).then(said).otherwise(pl.lit(""))
+    if not rules.search_parameters:
+        return pl.lit("")
+    names = "|".join(map(re.escape, rules.search_parameters))
+    said = (
+        pl.when(pl.col("site_category") == _SEARCH).then("referrer").str.extract(rf"(?i)[?&;#](?:{names})=([^&#]+)", 1)
+    )
+    return decoded(said.fill_null("")).str.strip_chars()
 
 
 def _plain(column: str) -> pl.Expr:
