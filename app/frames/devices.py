@@ -11,7 +11,7 @@ from app.device_rules import DeviceRule, DeviceRules
 DEVICE_SCHEMA = pl.Schema(
     {name: pl.String() for name in ("user_agent", "device_type", "device_brand", "os", "browser", "bot_reason")}
 )
-_LONGEST = 2000  # bytes of a user agent that are read: longer ones are no browser's, and matching takes time
+_LONGEST = 2000  # characters of a user agent that are read: longer ones are no browser's, and matching takes time
 _MODEL = (
     r"(?i)Android[ /][0-9.]+;(?: ?[a-z]{2}[-_][a-z]{2};)? ?[^();]*(?:\([^();]*\)[^();]*)?"
     r"(?:; [A-Z0-9]{4}\.[0-9]{6}\.[0-9]{3}[^();]*)?"
