@@ -263,6 +263,8 @@ def _mend(message: str) -> str:
         return ". The database mysql is a link to the shop's: check that it runs, and CARAT_SHOP_DB"
     if "UNKNOWN_DATABASE" in message or "UNKNOWN_TABLE" in message:
         return ". Run `carat migrate` first"
+    if "UNKNOWN_IDENTIFIER" in message and "FROM etl.ledger" in message:
+        return ". The warehouse is an older version's: run `carat migrate` first"
     if "AUTHENTICATION_FAILED" in message or "REQUIRED_PASSWORD" in message:
         return ". Check the user and password in CARAT_WAREHOUSE"
     if "onnection" in message or "Max retries" in message:
