@@ -10,6 +10,7 @@ import polars as pl
 from app import addresses
 from app.addresses import Addresses
 from app.contracts import API_CALLS, REJECTS, sql_text
+from app.forgotten import Forgotten, read_forgotten, refused, without_forgotten
 from app.records import Line, RejectedRecordError, content_hashes, reject, reject_frame
 from app.sources import read_batches
 from app.warehouse import Warehouse
@@ -52,22 +53,29 @@ def run(
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Ingest one source and add to `totals` what was done; CaratError where it is damaged, after its good part."""
+    forgotten = read_forgotten(warehouse)
     for batch in read_batches(name, now=now, max_record_bytes=max_record_bytes, ips=ips, on_bytes=on_bytes):
-        calls, lost = _without_repeats(batch.calls)
+        taken = without_forgotten(batch.calls, forgotten)
+        rejects, unnamed = _without_named(batch.rejects, forgotten)
+        unkept = batch.calls.height - taken.height + unnamed
+        calls, lost = _without_repeats(taken)
         known = _known_calls(warehouse, calls)
 
         fresh, beaten, replaced = _against_known(calls, known)
         conflicts = _conflict_rejects(pl.concat([lost, beaten]), source=name, now=now)
 
-        for rejects in (batch.rejects, conflicts):  # not as one frame: a reject may be large, and joining copies it
-            write_rejects(warehouse, rejects)
+        not_kept = refused(unkept, source=name, now=now)
+        for some in (rejects, conflicts, not_kept):  # not as one frame: a reject may be large, and joining copies it
+            write_rejects(warehouse, some)
         moved = _move_to_rejects(warehouse, replaced, now=now)
         warehouse.insert(API_CALLS, fresh.drop("content_hash"))
 
         totals.stored += fresh.height - moved.height
-        totals.duplicates += batch.calls.height - fresh.height - conflicts.height
-        for rejects in (batch.rejects, conflicts, moved):
-            totals.add_rejects(rejects)
+        totals.duplicates += taken.height - fresh.height - conflicts.height
+        for some in (rejects, conflicts, moved):
+            totals.add_rejects(some)
+        if unkept:
+            totals.add(Ingested(rejected={"forgotten": unkept}))
 
 
 def write_rejects(warehouse: Warehouse, rejects: pl.DataFrame) -> None:
@@ -81,6 +89,14 @@ def write_rejects(warehouse: Warehouse, rejects: pl.DataFrame) -> None:
     if rejects["reject_id"].is_duplicated().any():
         rejects = rejects.unique("reject_id", maintain_order=True)
     warehouse.insert(REJECTS, rejects)
+
+
+def _without_named(rejects: pl.DataFrame, forgotten: Forgotten) -> tuple[pl.DataFrame, int]:
+    """The rejects that are no forgotten person's, and how many are."""
+    if not forgotten:
+        return rejects, 0
+    is_kept = pl.Series([not forgotten.is_named_in(record) for record in rejects["record"]], dtype=pl.Boolean)
+    return rejects.filter(is_kept), int((~is_kept).sum())
 
 
 def _without_repeats(calls: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
