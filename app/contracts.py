@@ -558,7 +558,7 @@ FORGOTTEN = Table(
     "Who asked to be forgotten, as keyed hashes: calls and rows of theirs that come later are not stored.",
     (
         Column("forgotten_at", TIME, "when; of devices only calls up to then are refused"),
-        Column("kind", LABEL, "user, visitor or token"),
+        Column("kind", LABEL, "user, visitor, token, or a single call"),
         Column("digest", "String", "hash of the key, the kind and the id"),
         Column("key", "String", "random, the same for all"),
     ),

@@ -20,7 +20,7 @@ from app import console
 from app.backfill import build_stale
 from app.contracts import API_CALLS, CATALOG_SESSIONS, DWH_TABLES, EVENTS, PRODUCT_SESSIONS, REJECTS, SESSIONS
 from app.errors import SettingsError
-from app.forgotten import TOKEN, USER, VISITOR, remember_forgotten
+from app.forgotten import CALL, TOKEN, USER, VISITOR, remember_forgotten
 from app.frames.belongings import CALLS, belonging, owned
 from app.frames.days import business_day
 from app.jobs.build import JOBS
@@ -34,7 +34,7 @@ from app.warehouse.erasure import Journal, delete_rows, inactive_parts, remove_m
 _TEXTS = ("request", "response", "page_url", "referrer")
 _ERRORS = {"etl.runs": "run_id", "etl.snapshots": "snapshot_id"}
 _OF_SESSIONS = (SESSIONS, CATALOG_SESSIONS, PRODUCT_SESSIONS)
-_CALL, _SESSION, _DAY, _RAW_DAY, _REJECT, _RECORD, _RUN = "call", "session", "day", "raw day", "reject", "record", "run"
+_SESSION, _DAY, _RAW_DAY, _REJECT, _RECORD, _RUN = "session", "day", "raw day", "reject", "record", "run"
 _UNLOGGED = "SETTINGS log_queries = 0"
 
 
@@ -82,6 +82,7 @@ class _Found:
 
     ids: Identifiers
     calls: list[str] = field(default_factory=list)
+    unmarked: list[str] = field(default_factory=list)  # calls that carry none of these ids
     sessions: list[str] = field(default_factory=list)
     days: list[date] = field(default_factory=list)
     raw_days: list[date] = field(default_factory=list)
@@ -108,7 +109,12 @@ def forget_user(
 
     remember_forgotten(
         warehouse,
-        [(USER, user), *((VISITOR, v) for v in found.ids.visitors), *((TOKEN, t) for t in found.ids.tokens)],
+        [
+            (USER, user),
+            *((VISITOR, visitor) for visitor in found.ids.visitors),
+            *((TOKEN, token) for token in found.ids.tokens),
+            *((CALL, call) for call in found.unmarked),
+        ],
         now=now,
     )
     _erase_raw(warehouse, settings, journal, found)
@@ -161,9 +167,15 @@ def _find(warehouse: Warehouse, settings: Settings, user: str) -> _Found:
     moments = own["ts"].dt.epoch("ms").to_list()
     visitors = {*owned(calls, "visitor_key"), *owned(calls, "visitor_id")}
     tokens = set(owned(calls, "session_token"))
+    unmarked = own.filter(
+        pl.col("user_id") == "",
+        ~pl.col("visitor_id").is_in(list(visitors)),
+        ~pl.col("session_token").is_in(list(tokens)),
+    )
     return _Found(
         Identifiers(user, tuple(sorted(visitors - tokens)), tuple(sorted(tokens))),
         own["call_id"].bin.encode("hex").sort().to_list(),
+        unmarked["call_id"].bin.encode("hex").to_list(),
         sessions.sort().to_list(),
         sorted({business_day(moment, settings.zone) for moment in moments}),
         sorted({at.date() for at in own["ts"]}),
@@ -177,7 +189,7 @@ def _with_journal(journal: Journal, found: _Found) -> _Found:
             (USER, found.ids.user),
             *((VISITOR, value) for value in found.ids.visitors),
             *((TOKEN, value) for value in found.ids.tokens),
-            *((_CALL, value) for value in found.calls),
+            *((CALL, value) for value in found.calls),
             *((_SESSION, value) for value in found.sessions),
             *((_DAY, day.isoformat()) for day in found.days),
             *((_RAW_DAY, day.isoformat()) for day in found.raw_days),
@@ -187,7 +199,8 @@ def _with_journal(journal: Journal, found: _Found) -> _Found:
     visitors = [value for value in journal.values(VISITOR) if value not in tokens]
     return _Found(
         Identifiers(found.ids.user, tuple(visitors), tuple(tokens)),
-        journal.values(_CALL),
+        journal.values(CALL),
+        found.unmarked,
         journal.values(_SESSION),
         _days(journal, _DAY),
         _days(journal, _RAW_DAY),
@@ -223,7 +236,7 @@ def _counts(warehouse: Warehouse, tables: Sequence[str]) -> dict[str, int]:
 
 def _erase_raw(warehouse: Warehouse, settings: Settings, journal: Journal, found: _Found) -> None:
     """Delete the person's calls; what others' calls say of the person in their JSON is written over."""
-    theirs = f"call_id IN ({journal.select(_CALL, as_type='UUID')})"
+    theirs = f"call_id IN ({journal.select(CALL, as_type='UUID')})"
     delete_rows(warehouse, API_CALLS.full_name, theirs, days=found.raw_days)
     naming = rows_that_name(warehouse, found.ids, API_CALLS.full_name, _TEXTS, "call_id, content_hash, ts")
     for row in naming:
@@ -299,7 +312,7 @@ def _erase_days(warehouse: Warehouse, settings: Settings, journal: Journal) -> N
                 build_stale(warehouse, settings, span=(day, day), jobs=JOBS, believe_size=True).require_done()
             bar.advance(1)
     if past:
-        of_calls = f"call_id IN ({journal.select(_CALL, as_type='UUID')})"
+        of_calls = f"call_id IN ({journal.select(CALL, as_type='UUID')})"
         delete_rows(warehouse, EVENTS.full_name, of_calls, days=past)
         for table in _OF_SESSIONS:
             delete_rows(warehouse, table.full_name, f"session_id IN ({journal.select(_SESSION)})", days=past)

@@ -17,7 +17,8 @@ from app.contracts import FORGOTTEN
 from app.records import Line, RejectedRecordError, reject, reject_frame
 from app.warehouse import Warehouse
 
-USER, VISITOR, TOKEN = "user", "visitor", "token"
+# A call of its own is one of a guest on a device that others use, too: nothing else says whose it was.
+USER, VISITOR, TOKEN, CALL = "user", "visitor", "token", "call"
 _COLUMNS = {USER: "user_id", VISITOR: "visitor_id", TOKEN: "session_token"}
 _NAMED = {
     kind: re.compile(rb'"%s"\s*:\s*(?:"((?:[^"\\]|\\.)*)"|(-?\d+))' % column.encode())
@@ -40,6 +41,10 @@ class Forgotten:
     def moment(self, kind: str, value: str) -> datetime | None:
         """When the bearer of the id was forgotten; None for everybody else."""
         return self.until.get((kind, digest_of(self.key, kind, value))) if value else None
+
+    @property
+    def has_calls(self) -> bool:
+        return any(kind == CALL for kind, _ in self.until)
 
     def is_user(self, value: object) -> bool:
         text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
@@ -90,6 +95,9 @@ def without_forgotten(calls: pl.DataFrame, forgotten: Forgotten) -> pl.DataFrame
         if known:
             until = pl.col(column).replace_strict(known, default=None, return_dtype=pl.Datetime("ms", "UTC"))
             is_theirs |= (pl.col("ts") <= until).fill_null(value=False)
+    if forgotten.has_calls:
+        single = [value for value in calls["call_id"] if forgotten.moment(CALL, value.hex())]
+        is_theirs |= pl.col("call_id").is_in(single)
     return calls.filter(~is_theirs)
 
 

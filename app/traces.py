@@ -102,11 +102,12 @@ def rows_that_name(
 def data_tables(warehouse: Warehouse) -> list[str]:
     """The tables of all databases that hold rows of their own; without who was forgotten and what is under way."""
     found = warehouse.query(
-        "SELECT database || '.' || name AS name FROM system.tables WHERE database IN ('pd', 'dwh', 'history', 'etl') "
-        "AND engine LIKE '%MergeTree' AND NOT match(name, '^(writer_lease|forgetting)_') ORDER BY name",
-        schema={"name": pl.String()},
+        "SELECT database || '.' || name AS full_name FROM system.tables "
+        "WHERE database IN ('pd', 'dwh', 'history', 'etl') AND engine LIKE '%MergeTree' "
+        "AND NOT match(name, '^(writer_lease|forgetting)_') ORDER BY full_name",
+        schema={"full_name": pl.String()},
     )
-    return [name for name in found["name"] if name != FORGOTTEN.full_name]
+    return [name for name in found["full_name"] if name != FORGOTTEN.full_name]
 
 
 def _columns(warehouse: Warehouse, table: str) -> list[tuple[str, str]]:

@@ -60,8 +60,10 @@ def delete_rows(warehouse: Warehouse, table: str, where: str, *, days: Sequence[
     """Write the parts that hold such rows anew without them; with `days` those of these partitions only."""
     warehouse.require_lease()
     warehouse.require_room()
-    for within in [""] if days is None else _partitions(warehouse, table, days):
-        warehouse.command(f"ALTER TABLE {table} DELETE {within} WHERE {where} {_SYNCHRONOUS}")
+    clauses = [""] if days is None else _partitions(warehouse, table, days)
+    if clauses:
+        deletions = ", ".join(f"DELETE {within} WHERE {where}" for within in clauses)
+        warehouse.command(f"ALTER TABLE {table} {deletions} {_SYNCHRONOUS}")
 
 
 def update_rows(warehouse: Warehouse, table: str, assignment: str, where: str) -> None:
@@ -74,8 +76,11 @@ def update_rows(warehouse: Warehouse, table: str, assignment: str, where: str) -
 def remove_masked(warehouse: Warehouse, table: str, days: Sequence[date]) -> None:
     """Write parts of these days and of those beside them anew without the rows that were masked there."""
     around = [day + timedelta(days=n) for day in days for n in (-1, 0, 1)]
-    for within in _partitions(warehouse, table, around):
-        warehouse.command(f"ALTER TABLE {table} APPLY DELETED MASK {within} {_SYNCHRONOUS}")
+    clauses = _partitions(warehouse, table, around, among="has_lightweight_delete")
+    if clauses:
+        warehouse.require_room()
+        applied = ", ".join(f"APPLY DELETED MASK {within}" for within in clauses)
+        warehouse.command(f"ALTER TABLE {table} {applied} {_SYNCHRONOUS}")
 
 
 def remove_old_parts(warehouse: Warehouse, tables: Iterable[str]) -> None:
@@ -104,10 +109,11 @@ def inactive_parts(warehouse: Warehouse, table: str) -> int:
     return int(warehouse.scalar(sql, {"table": table}))
 
 
-def _partitions(warehouse: Warehouse, table: str, days: Sequence[date]) -> list[str]:
-    """The clauses of these days' partitions, as far as there are any."""
+def _partitions(warehouse: Warehouse, table: str, days: Sequence[date], *, among: str = "1") -> list[str]:
+    """The clauses of these days' partitions, as far as there are parts of them among those that are meant."""
     there = warehouse.query(
-        "SELECT DISTINCT partition_id FROM system.parts WHERE active AND database || '.' || table = {table:String}",
+        f"SELECT DISTINCT partition_id FROM system.parts WHERE active AND {among} "
+        "AND database || '.' || table = {table:String}",
         {"table": table},
         schema={"partition_id": pl.String()},
     )
