@@ -11,7 +11,7 @@ DEMO_ARGUMENTS = $(if $(CALLS),--calls $(CALLS)) $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev demo test test-fast etl plan hourly bench bench-day bench-hours bench-snapshots \
-	bench-enrichment lint format lock install-systemd uninstall-systemd clean
+	bench-collector bench-middleware bench-enrichment lint format lock install-systemd uninstall-systemd clean
 
 help: ## Show what there is to make.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,7 +38,7 @@ plan: setup ## Show what is stale, and why.
 hourly: setup ## What the timer runs: snapshot, build what is stale, audit.
 	$(CARAT) hourly
 
-bench: bench-day bench-hours bench-snapshots bench-enrichment ## All benchmarks, beside SQL in the same engine, DuckDB and pandas.
+bench: bench-day bench-hours bench-snapshots bench-collector bench-middleware bench-enrichment ## All benchmarks.
 
 bench-day: setup-dev ## A day of calls, from raw to published. [BENCH="--calls 1000000"]
 	$(RUN)/python -m bench $(BENCH)
@@ -48,6 +48,12 @@ bench-hours: setup-dev ## A day that comes in hour by hour, and the plan of a ye
 
 bench-snapshots: setup-dev ## A table of the shop, from MariaDB to its history. [BENCH="--rows 5000000"]
 	$(RUN)/python -m bench.snapshots $(BENCH)
+
+bench-collector: setup-dev ## Calls taken in over HTTP, beside no disk and beside Starlette. [BENCH="--seconds 5"]
+	$(RUN)/python -m bench.collector $(BENCH)
+
+bench-middleware: setup-dev ## What the middleware adds to a shop's request. [BENCH="--rounds 25"]
+	$(RUN)/python -m bench.middleware $(BENCH)
 
 bench-enrichment: setup-dev ## What devices, bots and channels cost, and how right they are. [BENCH="--calls 1000000"]
 	$(RUN)/python -m bench.enrichment $(BENCH)
@@ -68,7 +74,7 @@ lock: setup ## Pin the dependencies anew, with hashes and without naming a host.
 	$(RUN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url \
 		--python-version 3.11 --upgrade -c requirements.lock pyproject.toml --extra dev --group build -o requirements-dev.lock
 
-install-systemd: ## Run Carat on this machine every hour; needs root. [DESTDIR= PYTHON=]
+install-systemd: ## Make services of Carat on this machine; needs root. [DESTDIR= PYTHON=]
 	DESTDIR="$(DESTDIR)" PYTHON="$(PYTHON)" deploy/systemd/install.sh
 
 uninstall-systemd: ## Stop doing so; settings and data are kept.

@@ -3,15 +3,18 @@
 import hashlib
 import hmac
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+import msgspec
 
 _KEPT_BITS = {4: 24, 6: 48}
 _HASHED = re.compile(r"hashed-[0-9a-f]{32}")
 _IN_JSON = re.compile(rb'("ip"\s*:\s*")((?:[^"\\]|\\.)*)(")')
 _MOST_REMEMBERED = 65_536
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 @dataclass(frozen=True)
@@ -20,11 +23,20 @@ class Addresses:
 
     treat: Callable[[str], str]
 
+    def in_records(self, records: Sequence[bytes]) -> Sequence[bytes]:
+        """Records as they were sent, each with its address treated."""
+        return records if self.treat is _kept else [self.in_bytes(record) for record in records]
+
     def in_bytes(self, record: bytes) -> bytes:
-        """A record that cannot be stored, with its address treated as far as it can be found, and no other byte."""
+        """A record as it was sent, with its address treated; in what is no JSON, as far as it can be found."""
         if self.treat is _kept:
             return record
-        return _IN_JSON.sub(lambda match: match[1] + self._treated(match[2]) + match[3], record)
+        try:
+            fields = _fields.decode(record)
+            ip = msgspec.json.decode(fields.get("ip", b"null"))
+        except (msgspec.MsgspecError, RecursionError):
+            return _IN_JSON.sub(lambda match: match[1] + self._treated(match[2]) + match[3], record)
+        return msgspec.json.encode(fields | {"ip": self.treat(ip)}) if isinstance(ip, str) else record
 
     def _treated(self, text: bytes) -> bytes:
         return self.treat(text.decode("ascii", "replace")).encode()

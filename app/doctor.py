@@ -1,5 +1,6 @@
 """Checks an installation, each check with what was found and how to mend it."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from app.session_rules import load_session_rules
 from app.settings import Settings, load_settings
 from app.shop import open_shop
 from app.snapshot_plan import load_snapshot_plan
+from app.spool import spool_depth
 from app.tracking import load_endpoint_map
 from app.warehouse import Warehouse, open_warehouse
 from app.warehouse.client import embedded_path, public_url
@@ -64,6 +66,7 @@ def examine() -> list[Finding]:
     if settings.geo_database is not None:
         findings.append(_countries(settings))
     findings.append(_disk(settings))
+    findings.append(_spool(settings))
     try:
         with open_warehouse(settings, purpose="carat doctor", writes=False) as warehouse:
             findings.append(
@@ -128,6 +131,26 @@ def _disk(settings: Settings) -> Finding:
         "" if is_ok else "; a build needs room for the day beside the published one: free some, or move CARAT_WAREHOUSE"
     )
     return Finding("disk", is_ok=is_ok, detail=f"{free / 1024**3:.1f} GiB free at {folder}{mend}")
+
+
+def _spool(settings: Settings) -> Finding:
+    """Whether a collector could write here and has room, without making what is not there yet."""
+    depth = spool_depth(settings.spool)
+    folder = settings.spool.resolve()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        problem = f"this user may not write to {folder}: run as the collector's user, or mend CARAT_SPOOL"
+    elif free < settings.spool_min_free_bytes:
+        least = f"{settings.spool_min_free_bytes / 1024**3:.1f} GiB (CARAT_SPOOL_MIN_FREE_BYTES)"
+        problem = f"{free / 1024**3:.1f} GiB free at {folder}: below {least} the collector answers 503; free some"
+    elif settings.spool_max_bytes and depth.bytes > settings.spool_max_bytes:
+        problem = f"{depth.bytes} bytes wait, CARAT_SPOOL_MAX_BYTES allows {settings.spool_max_bytes}: run `carat load`"
+    else:
+        problem = ""
+    waiting = f"{depth.segments} segments ({depth.bytes / 1024**2:.1f} MiB) wait for delivery in {settings.spool}"
+    return Finding("spool", is_ok=not problem, detail=problem or waiting)
 
 
 def _of_engine(warehouse: Warehouse) -> Iterator[Finding]:

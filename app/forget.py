@@ -7,7 +7,6 @@ repeated; so the same command finishes what a killed one began.
 
 import hashlib
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -24,10 +23,11 @@ from app.forgotten import CALL, TOKEN, USER, VISITOR, remember_forgotten
 from app.frames.belongings import CALLS, belonging, owned
 from app.frames.days import business_day
 from app.jobs.build import JOBS
-from app.records import content_hashes
+from app.record_frames import content_hashes
 from app.settings import Settings
 from app.snapshot_plan import load_snapshot_plan
-from app.traces import Identifiers, Trace, data_tables, find_traces, rows_that_name
+from app.spooled import redact_spool, traces_in_spool
+from app.traces import Identifiers, Trace, data_tables, find_traces, redacted, rows_that_name
 from app.warehouse import Warehouse
 from app.warehouse.erasure import Journal, delete_rows, inactive_parts, remove_masked, remove_old_parts, update_rows
 
@@ -126,6 +126,7 @@ def forget_user(
     remove_old_parts(warehouse, tables)
 
     traces = find_traces(warehouse, found.ids, tables, people=people)
+    traces += traces_in_spool(settings, found.ids)
     old_parts = sum(inactive_parts(warehouse, table) for table in tables)
     erasure = _erasure(
         found, before, _counts(warehouse, tables), named, traces, files=files, old_parts=old_parts, is_dry=False
@@ -268,25 +269,6 @@ def _write_over(warehouse: Warehouse, ids: Identifiers, call_id: str, content_ha
         warehouse.insert(API_CALLS, clean)
 
 
-def redacted(text: str, ids: Identifiers) -> str:
-    """The text without the person's ids; JSON stays JSON."""
-    for value in ids.distinctive:
-        text = text.replace(value, _instead(value))
-
-    def without_id(match: re.Match[str]) -> str:
-        name, separator, rest = re.split(r"([:=])", match[0], maxsplit=1)
-        for value in sorted(ids.all, key=len, reverse=True):
-            if value in rest:
-                return name + separator + rest.replace(value, _instead(value), 1)
-        return match[0]
-
-    return re.sub(ids.pattern, without_id, text)
-
-
-def _instead(value: str) -> str:
-    return "0" if value.isdigit() else "forgotten"
-
-
 def _erase_rejects_and_errors(warehouse: Warehouse, journal: Journal, ids: Identifiers) -> None:
     rejects = rows_that_name(warehouse, ids, REJECTS.full_name, ("record", "detail"), "reject_id")
     journal.add((_REJECT, row["reject_id"]) for row in rejects)
@@ -339,7 +321,7 @@ def redact_log(settings: Settings, ids: Identifiers, *, change: bool) -> dict[st
 
 
 # Every place outside of the warehouse where Carat keeps something of a person: a function for each.
-FILE_STORES: tuple[Callable[..., dict[str, int]], ...] = (redact_log,)
+FILE_STORES: tuple[Callable[..., dict[str, int]], ...] = (redact_log, redact_spool)
 
 
 def _of_files(settings: Settings, ids: Identifiers, *, change: bool) -> dict[str, int]:

@@ -14,7 +14,8 @@ from datetime import datetime
 import polars as pl
 
 from app.contracts import FORGOTTEN
-from app.records import Line, RejectedRecordError, reject, reject_frame
+from app.record_frames import reject, reject_frame
+from app.records import Line, RejectedRecordError
 from app.warehouse import Warehouse
 
 # A call of its own is one of a guest on a device that others use, too: nothing else says whose it was.

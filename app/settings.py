@@ -28,16 +28,22 @@ _SHORTEST_KEY = 16
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours"}
 
 
+def secret_file(name: str) -> Path | None:
+    """The file that holds this setting, where it is in one."""
+    path = os.environ.get(f"{_PREFIX}{name.upper()}_FILE")
+    return Path(path) if path else None
+
+
 class _SecretFiles(EnvSettingsSource):
     """`CARAT_X_FILE=/path` gives the setting X the file's content: how systemd and containers hand over secrets."""
 
     def __call__(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for name in self.settings_cls.model_fields:
-            path = os.environ.get(f"{_PREFIX}{name.upper()}_FILE")
+            path = secret_file(name)
             if path:
                 try:
-                    found[name] = Path(path).read_text(encoding="utf-8").strip()
+                    found[name] = path.read_text(encoding="utf-8").strip()
                 except OSError as error:
                     raise SettingsError(f"{_PREFIX}{name.upper()}_FILE: cannot read {path}: {error.strerror}") from None
         return found
@@ -71,6 +77,9 @@ class Settings(BaseSettings):
     scratch: Path = Field(Path("var/scratch"), description="directory for what is read before it is compared")
     raw_retention_days: Annotated[int, Field(ge=0)] = Field(0, description="days pd.api_calls is kept; 0 keeps all")
     max_record_bytes: Annotated[int, Field(ge=1024)] = Field(1024 * 1024, description="largest call record taken")
+    max_nesting: Annotated[int, Field(ge=2, le=500)] = Field(
+        64, description="how deep lists and objects of a call record may stand in one another"
+    )
     shard_calls: Annotated[int, Field(ge=1000)] = Field(80_000, description="calls a worker of a build holds in memory")
     days_at_once: Annotated[int, Field(ge=1, le=64)] = Field(2, description="days that are built at the same time")
     max_row_factor: Annotated[float, Field(ge=0)] = Field(
@@ -93,6 +102,46 @@ class Settings(BaseSettings):
     )
     ip_key: SecretStr = Field(SecretStr(""), description="the key of hashed addresses, 16 characters or more")
     geo_database: Path | None = Field(None, description="MaxMind file (.mmdb) that says the country of an address")
+
+    write_keys: SecretStr | None = Field(None, description="keys that may send calls to the collector, a,b")
+    collect_max_body_bytes: Annotated[int, Field(ge=1024)] = Field(
+        5 * 1024**2, description="largest body of a request to the collector, as it is sent"
+    )
+    collect_max_decompressed_bytes: Annotated[int, Field(ge=1024)] = Field(
+        20 * 1024**2, description="the same, decompressed"
+    )
+    collect_max_records: Annotated[int, Field(ge=1)] = Field(5000, description="most call records in one request")
+    collect_max_record_bytes: Annotated[int, Field(ge=1024)] = Field(
+        256 * 1024, description="largest call record that the collector takes"
+    )
+    collect_max_held_bytes: Annotated[int, Field(ge=1024)] = Field(
+        64 * 1024**2, description="bytes of requests that are taken in at the same time; 429 beyond"
+    )
+    collect_max_connections: Annotated[int, Field(ge=1)] = Field(
+        2000, description="open connections; beyond, those that wait longest for a request are closed"
+    )
+    collect_head_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        10, description="longest time for a request's head to come"
+    )
+    collect_body_timeout_s: Annotated[float, Field(gt=0)] = Field(30, description="longest time for its body to come")
+    collect_idle_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        60, description="a connection without a request for so long is closed"
+    )
+
+    spool: Path = Field(Path("var/spool"), description="directory for what was collected and is not delivered yet")
+    spool_segment_bytes: Annotated[int, Field(ge=4096)] = Field(
+        64 * 1024**2, description="a segment of the spool that is larger is closed, and can be delivered"
+    )
+    spool_segment_s: Annotated[float, Field(gt=0)] = Field(10, description="so is one that is older, in seconds")
+    spool_max_bytes: Annotated[int, Field(ge=0)] = Field(
+        20 * 1024**3, description="the collector answers 503 while so much waits for delivery; 0: no limit"
+    )
+    spool_min_free_bytes: Annotated[int, Field(ge=0)] = Field(
+        1024**3, description="it does so, too, while the disk of the spool has less room left"
+    )
+    spool_keep_hours: Annotated[float, Field(ge=0)] = Field(
+        48, description="hours a delivered segment is kept, unless the room is needed"
+    )
 
     @field_validator("session_timeout", mode="before")
     @classmethod

@@ -20,7 +20,8 @@ else:
 from app import addresses
 from app.addresses import Addresses
 from app.errors import CaratError, SettingsError
-from app.records import KEPT_REJECT_BYTES, Batch, Line, UnreadableRow, read_lines, read_rows
+from app.record_frames import KEPT_REJECT_BYTES, Batch, UnreadableRow, read_lines, read_rows
+from app.records import MAX_NESTING, Line
 
 STDIN = "-"
 _CHUNK_BYTES = 1024 * 1024
@@ -48,6 +49,7 @@ def read_batches(
     *,
     now: datetime,
     max_record_bytes: int,
+    max_nesting: int = MAX_NESTING,
     ips: Addresses = _KEPT,
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Batch]:
@@ -64,7 +66,14 @@ def read_batches(
             yield from _parquet_batches(raw, source, now, max_record_bytes, ips=ips, on_bytes=on_bytes)
             return
         for lines in _batched(_lines(_decompressed(raw, magic)), source):
-            yield read_lines(lines, source=source, now=now, max_record_bytes=max_record_bytes, ips=ips)
+            yield read_lines(
+                lines,
+                source=source,
+                now=now,
+                max_record_bytes=max_record_bytes,
+                max_nesting=max_nesting,
+                ips=ips,
+            )
             if name != STDIN:
                 on_bytes(raw.tell())
 

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 import app.forget
 from app.backfill import build_stale
 from app.errors import WarehouseError
-from app.forget import forget_user, redacted
+from app.forget import forget_user
 from app.frames.belongings import CALLS, belonging, owned
 from app.jobs.build import JOBS
 from app.runs import take_snapshot
 from app.settings import Settings
-from app.traces import Identifiers, find_traces, is_distinctive
+from app.traces import Identifiers, find_traces, is_distinctive, redacted
 from app.verification import verify_days
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
