@@ -15,10 +15,10 @@ import polars as pl
 from app.contracts import FORGOTTEN
 from app.warehouse import Warehouse
 
-NAMES = (
-    "user_id", "userId", "customer_id", "customerId", "visitor_id", "visitorId", "session_token", "sessionToken",
-    "person_id",
-)  # fmt: skip
+# By what names JSON and URLs call whose an id is.
+_USER_NAMES = ("user_id", "userId", "customer_id", "customerId", "person_id")
+_VISITOR_NAMES = ("visitor_id", "visitorId")
+_TOKEN_NAMES = ("session_token", "sessionToken")
 _OF_USERS = frozenset({"user_id", "customer_id", "person_id"})
 _OF_DEVICES = frozenset({"visitor_id", "session_token"})
 _LONG, _SHORTEST_MIXED = 12, 8
@@ -47,12 +47,8 @@ class Identifiers:
     @property
     def pattern(self) -> str:
         """A regular expression, of RE2 and of Python, of the ids behind a name, in JSON or in a URL."""
-        values = "|".join(_escaped(value) for value in self.all)
-        names = "|".join(NAMES)
-        return (
-            rf'(?:\\?"(?:{names})\\?"\s*:\s*(?:\\?"(?:{values})\\?"|(?:{values})\s*(?:[,}}\]]|$))'
-            rf"|[?&](?:{names})=(?:{values})(?:[&#\s\"]|$))"
-        )
+        kinds = ((_USER_NAMES, (self.user,)), (_VISITOR_NAMES, self.visitors), (_TOKEN_NAMES, self.tokens))
+        return "|".join(_pattern(names, values) for names, values in kinds if values)
 
 
 @dataclass(frozen=True)
@@ -173,6 +169,14 @@ def _parameters(ids: Identifiers) -> dict[str, Any]:
     for start in range(0, len(ids.all), _NEEDLES):
         parameters[f"some{start}"] = list(ids.all[start : start + _NEEDLES])
     return parameters
+
+
+def _pattern(names: Sequence[str], ids: Sequence[str]) -> str:
+    name, value = "|".join(names), "|".join(_escaped(one) for one in ids)
+    return (
+        rf'\\?"(?:{name})\\?"\s*:\s*(?:\\?"(?:{value})\\?"|(?:{value})\s*(?:[,}}\]]|$))'
+        rf"|[?&](?:{name})=(?:{value})(?:[&#\s\"]|$)"
+    )
 
 
 def _escaped(value: str) -> str:

@@ -1,8 +1,10 @@
 """A person is removed everywhere, down to the bytes on the disk, and nobody else loses a row."""
 
 import json
+import os
 import sqlite3
 import subprocess
+import sys
 from contextlib import closing
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -264,3 +266,34 @@ def test_calls_belong_to_whom_their_sessions_are_stitched(calls):
     assert owned(found, "visitor_key") == sorted(
         visitor for visitor in visitors if all(n in theirs for n, (_, v, _) in enumerate(calls) if v == visitor)
     )
+
+
+@pytest.mark.slow
+def test_the_command_asks_or_is_told_and_reports(tmp_path):
+    environment = {
+        "PATH": os.environ["PATH"],
+        "CARAT_WAREHOUSE": f"chdb://{tmp_path}/warehouse",
+        "CARAT_LOG": f"{tmp_path}/log",
+        "CARAT_SPOOL": f"{tmp_path}/spool",
+    }
+
+    def carat(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "app", *arguments]
+        return subprocess.run(
+            command, env=environment, input=stdin, capture_output=True, text=True, check=False, timeout=120
+        )
+
+    carat("ingest", "-", stdin=json.dumps(THEIRS[2]))
+    unasked = carat("forget", "--user", "17")
+    assert unasked.returncode == 2
+    assert "--dry-run" in unasked.stderr
+    dry = json.loads(carat("forget", "--user", "17", "--dry-run", "--json").stdout)
+    assert (dry["calls"], dry["is_proven"]) == (1, False)
+    done = carat("forget", "--user", "17", "--yes", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["calls"], report["is_proven"], report["traces"]) == (1, True, [])
+    late = json.loads(
+        carat("ingest", "-", "--json", stdin=json.dumps(THEIRS[2] | {"ts": "2026-03-09T00:00:00Z"})).stdout
+    )
+    assert late["rejected"] == {"forgotten": 1}
