@@ -5,6 +5,7 @@ app/rules/channels.toml, which is shipped, explains the format; a shop's own fil
 
 import csv
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -173,7 +174,7 @@ def _condition(table: RuleTable) -> Condition:
 
 def host_pattern(domains: Iterable[str]) -> str:
     """The pattern of these domains and all below them; empty for none."""
-    names = "|".join(domain.strip(".").replace(".", r"\.") for domain in domains)
+    names = "|".join(re.escape(domain.strip(".")) for domain in domains)
     return rf"(?:^|\.)(?:{names})$" if names else ""
 
 

@@ -557,8 +557,20 @@ SNAPSHOTS = Table(
     order_by="(table, recorded_at)",
 )  # fmt: skip
 
+FORGOTTEN = Table(
+    "etl", "forgotten",
+    "Who asked to be forgotten, as keyed hashes: calls and rows of theirs that come later are not stored.",
+    (
+        Column("forgotten_at", TIME, "when; of devices only calls up to then are refused"),
+        Column("kind", LABEL, "user, visitor, token, or a single call"),
+        Column("digest", "String", "hash of the key, the kind and the id"),
+        Column("key", "String", "random, the same for all"),
+    ),
+    order_by="(kind, digest)",
+)  # fmt: skip
+
 DWH_TABLES = (EVENTS, SESSIONS, CATALOG_SESSIONS, PRODUCT_SESSIONS)
-TABLES = (API_CALLS, *DWH_TABLES, RUNS, REJECTS, PUBLICATIONS, LEDGER, FINGERPRINTS, USER_AGENTS, SNAPSHOTS)
+TABLES = (API_CALLS, *DWH_TABLES, RUNS, REJECTS, PUBLICATIONS, LEDGER, FINGERPRINTS, USER_AGENTS, SNAPSHOTS, FORGOTTEN)
 DATABASES = {
     "pd": "Raw calls of the shop's API",
     "dwh": "The warehouse for people and BI",

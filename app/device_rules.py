@@ -6,6 +6,7 @@ so) is in a TOML file like the shipped app/rules/devices.toml. docs/devices.md s
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from crawleruseragents import CRAWLER_USER_AGENTS_DATA
 
-from app.rule_files import RuleFile
+from app.rule_files import RuleFile, wrong_pattern
 
 DEVICE_TYPES = ("desktop", "mobile", "tablet", "tv", "bot", "other")
 # Distributions whose releases change what a user agent means.
@@ -90,4 +91,12 @@ def crawler_patterns() -> tuple[tuple[str, str], ...]:
     for crawler in CRAWLER_USER_AGENTS_DATA:
         kind = next(iter(crawler.get("tags", ())), "crawler").replace("-", " ")
         kinds.setdefault(kind, []).append(f"(?:{crawler['pattern']})")
-    return tuple((kind, "|".join(patterns)) for kind, patterns in sorted(kinds.items()))
+    return tuple((kind, joined_patterns(patterns)) for kind, patterns in sorted(kinds.items()))
+
+
+def joined_patterns(patterns: Sequence[str]) -> str:
+    """One pattern for any of these; one that Polars does not understand, as a later release may bring, is left out."""
+    joined = "|".join(patterns)
+    if wrong_pattern(joined):
+        return "|".join(pattern for pattern in patterns if not wrong_pattern(pattern))
+    return joined

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from app.countries import load_countries
 from app.errors import CaratError
+from app.session_rules import load_session_rules
 from app.settings import Settings, load_settings
 from app.shop import open_shop
 from app.snapshot_plan import load_snapshot_plan
@@ -58,6 +59,7 @@ def examine() -> list[Finding]:
             lambda: f"{len(load_snapshot_plan(settings.snapshots).tables)} tables in {settings.snapshots}",
         )
     )
+    findings.append(_tried("session rules", lambda: _session_rules(settings)))
     if settings.shop_db is not None:
         findings.append(_tried("shop database", lambda: _shop(settings)))
     findings.append(_addresses(settings))
@@ -74,6 +76,12 @@ def examine() -> list[Finding]:
     except CaratError as error:
         findings.append(Finding("warehouse", is_ok=False, detail=str(error)))
     return findings
+
+
+def _session_rules(settings: Settings) -> str:
+    rules = load_session_rules(settings)
+    channels, devices = len(rules.channels.channels), len(rules.devices.devices)
+    return f"{channels} channels in {settings.channels}, {devices} rules for devices in {settings.devices}"
 
 
 def _tried(check: str, action: Callable[[], str]) -> Finding:

@@ -13,6 +13,7 @@ from app.settings import load_settings
 
 if TYPE_CHECKING:
     from app.backfill import Backfill
+    from app.forget import Erasure
     from app.ledger import StaleDay
     from app.verification import Verification
 
@@ -465,6 +466,46 @@ def doctor(*, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def forget(
+    *,
+    user: Annotated[str, typer.Option("--user", help="The user_id whose data is to go.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what there is of the user.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a person everywhere, raw calls included, and prove it; what still names the person exits 1.
+
+    Example: carat forget --user 4711
+
+    A guest's calls that are stitched to the user go, too; what others did on the same device stays. The shop's own
+    database, files that were ingested from, and backups are not touched.
+    """
+    from app.forget import forget_user
+    from app.runs import prepare
+    from app.warehouse import open_warehouse
+
+    settings = load_settings()
+    if not (dry_run or yes):
+        if not sys.stdin.isatty():
+            raise SettingsError("what is forgotten cannot be brought back: say --yes, or look first with --dry-run")
+        typer.confirm(f"Remove all data of user {user}? It cannot be brought back", abort=True)
+    with open_warehouse(settings, purpose="carat forget", writes=not dry_run) as warehouse:
+        if not dry_run:
+            prepare(warehouse, settings)
+        erasure = forget_user(warehouse, settings, user, now=datetime.now(tz=UTC), dry_run=dry_run)
+    if as_json:
+        console.say_json(erasure.report)
+    else:
+        _say_erased(erasure)
+    if not dry_run and not erasure.is_proven:
+        left = ", ".join(f"{trace.table}.{trace.column} ({trace.rows:,} rows)" for trace in erasure.traces)
+        raise AuditError(
+            f"the person is still named in {left or 'old parts'}: an open segment is closed in a while; a column of "
+            "history is to be named as `person` in the snapshot plan. Then run the same command again"
+        )
+
+
+@app.command()
 def demo(
     *,
     calls: Annotated[int, typer.Option(min=1_000, help="API calls in the month.")] = 300_000,
@@ -550,6 +591,26 @@ def _say_stale(stale: "list[StaleDay]") -> None:
     reports = [day.report for day in stale]
     rows = [(report["day"], ", ".join(report["jobs"]), report["reason"]) for report in reports]
     console.say_table(f"{len(stale)} stale day(s)", ("day", "tables", "why"), rows)
+
+
+def _say_erased(erasure: "Erasure") -> None:
+    what = f"{erasure.calls:,} calls, {erasure.visitors:,} visitor ids, {erasure.tokens:,} session tokens"
+    if erasure.is_dry:
+        console.say(f"there are {what}; nothing was touched")
+    else:
+        console.say(f"removed {what}; {len(erasure.days):,} days were built anew")
+    columns = ("rows before", "rows after", "named before", "named after")
+    rows = [(t.table, t.rows_before, t.rows_after, t.named_before, t.named_after) for t in erasure.tables]
+    if rows:
+        console.say_table("forget", ("table", *columns), rows, right=columns)
+    for file, lines in erasure.files.items():
+        console.say(f"{file}: {lines:,} lines named the person")
+    if erasure.is_proven:
+        console.say("proven: no row, no part on the disk and no line of the log names the person any more")
+    console.say(
+        "Not touched: the shop's own database (delete the person there; snapshots leave such rows out from now on), "
+        "files that were ingested, backups, and logs of the warehouse's server"
+    )
 
 
 def _say_verified(verification: "Verification") -> None:

@@ -21,6 +21,7 @@ SHIPPED_SNAPSHOTS = Path(__file__).parent / "snapshots.toml"
 SHIPPED_DEVICES = Path(__file__).parent / "rules" / "devices.toml"
 SHIPPED_CHANNELS = Path(__file__).parent / "rules" / "channels.toml"
 _PREFIX = "CARAT_"
+_HOST = re.compile(r"[\w-]+(?:\.[\w-]+)*")
 _DURATION = re.compile(r"(?P<amount>\d+(?:\.\d+)?)\s*(?P<unit>s|sec|m|min|h)?")
 _LONGEST_AMOUNT = 12
 _SHORTEST_KEY = 16
@@ -201,6 +202,14 @@ class Settings(BaseSettings):
                 raise ValueError(
                     "is no URL such as mysql://user:password@host:3306/shop (in a password, @ is written %40, / %2F)"
                 )
+        return value
+
+    @field_validator("own_hosts")
+    @classmethod
+    def _names_of_hosts(cls, value: str) -> str:
+        for host in value.split(","):
+            if host.strip() and not _HOST.fullmatch(host.strip()):
+                raise ValueError(f"{host.strip()!r} is no host such as shop.example; hosts stand between commas")
         return value
 
     @property

@@ -15,7 +15,7 @@ PRODUCT_ATTRIBUTES = ("title", "section", "material", "metal", "list_price", "st
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _OF_VIEWS = ("_current", "_versions", "_at")
-_KEYS = ("source", "key", "columns", "exclude", "where", "max_deleted_share", "product")
+_KEYS = ("source", "key", "columns", "exclude", "where", "max_deleted_share", "product", "person")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class SnapshotTable:
     where: str = ""
     max_deleted_share: float | None = None
     product: dict[str, str] = field(default_factory=dict, hash=False)  # product_id or attribute -> column
+    person: str = ""  # column that says whose a row is
 
     def keeps(self, column: str) -> bool:
         """Whether a column of the source is kept."""
@@ -121,7 +122,7 @@ def _table(name: str, entry: Any, entries: _Entries) -> SnapshotTable:  # noqa: 
     for key in entry:
         if key not in _KEYS:
             raise entries.error(name, key, f"unknown key; a table has {', '.join(_KEYS)}")
-    for key in ("source", "where"):
+    for key in ("source", "where", "person"):
         if not isinstance(entry.get(key, "-"), str) or not entry.get(key, "-").strip():
             raise entries.error(name, key, "must be text, and not empty")
     if "source" not in entry:
@@ -131,6 +132,7 @@ def _table(name: str, entry: Any, entries: _Entries) -> SnapshotTable:  # noqa: 
         raise entries.error(name, "key", "missing: the columns that tell its rows apart")
     if columns["columns"] and columns["exclude"]:
         raise entries.error(name, "exclude", "goes without columns")
+    person = _person(entry.get("person", ""), name, columns, entries)
     if both := set(columns["key"]) & set(columns["exclude"]):
         raise entries.error(name, "exclude", f"{min(both)} is part of the key")
     share = entry.get("max_deleted_share")
@@ -138,7 +140,13 @@ def _table(name: str, entry: Any, entries: _Entries) -> SnapshotTable:  # noqa: 
         raise entries.error(name, "max_deleted_share", "must lie between 0 and 1")
     product = _product(entry.get("product", {}), name, columns["key"], entries)
     return SnapshotTable(
-        name, entry["source"], **columns, where=entry.get("where", ""), max_deleted_share=share, product=product
+        name,
+        entry["source"],
+        **columns,
+        where=entry.get("where", ""),
+        max_deleted_share=share,
+        product=product,
+        person=person,
     )
 
 
@@ -148,6 +156,13 @@ def _names(value: Any, table: str, key: str, entries: _Entries) -> tuple[str, ..
     if len(set(value)) < len(value):
         raise entries.error(table, key, "names a column twice")
     return tuple(value)
+
+
+def _person(value: str, table: str, columns: dict[str, tuple[str, ...]], entries: _Entries) -> str:
+    is_kept = value in columns["columns"] if columns["columns"] else value not in columns["exclude"]
+    if value and not is_kept and value not in columns["key"]:
+        raise entries.error(table, "person", f"{value} is not kept in history")
+    return value
 
 
 def _product(value: Any, table: str, key: tuple[str, ...], entries: _Entries) -> dict[str, str]:

@@ -44,22 +44,26 @@ def build(day: Dataset, *, user_agents: Sequence[str] = ()) -> None:
     base_calls = min(day.calls, _BASE_CALLS)
     base_frame(base_calls).write_parquet(base)
     agents = day.folder / "user_agents.parquet"
-    pl.DataFrame({"agent": user_agents}, schema={"agent": pl.String}).write_parquet(agents)
-    _fill_warehouse(day, base, base_calls, agents=agents if user_agents else None)
+    pl.DataFrame({"agent": user_agents}, schema={"agent": pl.String}).with_row_index("number").write_parquet(agents)
+    _fill_warehouse(day, base, base_calls, agents=agents, agent_count=len(user_agents))
     base.unlink()
     agents.unlink()
     day.mark_built()
 
 
-def _fill_warehouse(day: Dataset, base: Path, base_calls: int, *, agents: Path | None) -> None:
+def _fill_warehouse(day: Dataset, base: Path, base_calls: int, *, agents: Path, agent_count: int) -> None:
     own = {
         "call_id": "reinterpretAsUUID(MD5(concat(call_id, '/', toString(copy))))",
         "visitor_id": "concat(visitor_id, '-', toString(copy))",
         "received_at": "ts",
     }
-    if agents:
-        all_agents = f"(SELECT groupArray(agent) FROM file('{agents}', Parquet))"
-        own["user_agent"] = f"{all_agents}[1 + cityHash64(visitor_id, copy) % length({all_agents})]"
+    of_visitor = ""
+    if agent_count:
+        own["user_agent"] = "agent"
+        of_visitor = (
+            f"INNER JOIN file('{agents}', Parquet) AS agents "
+            f"ON agents.number = toUInt32(cityHash64(base.visitor_id, copies.copy) % {agent_count}) "
+        )
     names = API_CALLS.schema.names()
     values = ", ".join(f"{own[name]} AS {name}" if name in own else name for name in names)
     settings = load_settings(warehouse=f"chdb://{day.warehouse}")
@@ -69,7 +73,7 @@ def _fill_warehouse(day: Dataset, base: Path, base_calls: int, *, agents: Path |
         warehouse.command(
             f"INSERT INTO pd.api_calls ({', '.join(names)}) SELECT {values} "
             f"FROM (SELECT number AS copy FROM numbers({copies})) AS copies "
-            f"CROSS JOIN file('{base}', Parquet) AS base WHERE copy * {base_calls} + row < {day.calls}"
+            f"CROSS JOIN file('{base}', Parquet) AS base {of_visitor}WHERE copy * {base_calls} + row < {day.calls}"
         )
         # One part, as the day is found some time after it was collected; nothing is left to merge while the clock runs.
         warehouse.command("OPTIMIZE TABLE pd.api_calls FINAL")

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -57,11 +58,10 @@ def main() -> int:
         distinct = warehouse.scalar("SELECT uniqExact(user_agent) FROM pd.api_calls")
     console.print(_table(runs, calls=options.calls, agents=distinct))
     _print_accuracy(options.corpora, rules)
-    shares = {name: run.enriching_s / run.seconds for name, run in runs.items()}
-    for name, share in shares.items():
-        verdict = "within" if share < _TARGET else "[red]beyond[/red]"
-        console.print(f"{name}: {share:.1%} of the build, {verdict} the {_TARGET:.0%} that is aimed at")
-    return 0 if max(shares.values()) < _TARGET else 1
+    for name, run in runs.items():
+        verdict = "within" if run.share < _TARGET else "[red]beyond[/red]"
+        console.print(f"{name}: {run.share:.1%} of the build's CPU time, {verdict} the {_TARGET:.0%} that is aimed at")
+    return 0 if max(run.share for run in runs.values()) < _TARGET else 1
 
 
 def _options() -> argparse.Namespace:
@@ -84,8 +84,9 @@ def _user_agents(corpora: Path, number: int) -> list[str]:
     if (corpora / "uap-core").exists():
         cases = [case["user_agent_string"] for name in ("ua", "device") for case in uap_cases(corpora, name)]
         agents += [*cases[::3], *crawlers(corpora)[::10], *cases]
-    versions = (f"{agent} Build/{version}" for version in range(number) for agent in agents)
-    return list(dict.fromkeys([*agents, *versions]))[:number]
+    distinct = list(dict.fromkeys(agents))
+    versions = (f"{agent} Build/{version}" for version in count() for agent in distinct)
+    return [*distinct, *islice(versions, max(0, number - len(distinct)))][:number]
 
 
 # ---- what it costs -------------------------------------------------------------------------------------------------
@@ -93,15 +94,23 @@ def _user_agents(corpora: Path, number: int) -> list[str]:
 
 @dataclass
 class Run:
-    """Seconds of a build, and those of them that went into each step of telling devices, bots and channels."""
+    """Seconds of a build, and those of them that went into each step of telling devices, bots and channels.
 
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    steps: dict[str, float] = field(default_factory=dict)
+    Each twice: as they passed, and of CPU, which a busy machine distorts least.
+    """
+
+    whole: tuple[float, float] = (0.0, 0.0)
+    steps: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
-    def enriching_s(self) -> float:
-        return sum(self.steps.values())
+    def enriching(self) -> tuple[float, float]:
+        passed, of_cpu = zip(*self.steps.values(), strict=True)
+        return sum(passed), sum(of_cpu)
+
+    @property
+    def share(self) -> float:
+        """The part of the build's CPU time."""
+        return self.enriching[1] / self.whole[1]
 
 
 def _measured(warehouse: Warehouse, settings: Settings, rules: SessionRules) -> Run:
@@ -122,7 +131,7 @@ def _measured(warehouse: Warehouse, settings: Settings, rules: SessionRules) -> 
     ):
         started, cpu_started = time.perf_counter(), time.process_time()
         build_day(warehouse, DAY, settings=settings, **work)
-        run.seconds, run.cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
+        run.whole = (time.perf_counter() - started, time.process_time() - cpu_started)
     return run
 
 
@@ -130,30 +139,35 @@ def _measured(warehouse: Warehouse, settings: Settings, rules: SessionRules) -> 
 def _timed(run: Run, step: str, owner: Any, name: str) -> Iterator[None]:
     """Meanwhile the seconds of a function are counted as the step's."""
     function: Callable[..., Any] = getattr(owner, name)
-    run.steps[step] = 0.0
+    run.steps[step] = (0.0, 0.0)
 
     def timed(*arguments: Any, **named: Any) -> Any:
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         try:
             return function(*arguments, **named)
         finally:
-            run.steps[step] += time.perf_counter() - started
+            passed, of_cpu = run.steps[step]
+            run.steps[step] = (passed + time.perf_counter() - started, of_cpu + time.process_time() - cpu_started)
 
     with patch.object(owner, name, timed):
         yield
 
 
 def _table(runs: dict[str, Run], *, calls: int, agents: int) -> Table:
-    table = Table(title=f"One day of {calls:,} calls by {agents:,} user agents, one worker: seconds")
+    table = Table(title=f"One day of {calls:,} calls by {agents:,} user agents, one worker: seconds (CPU)")
     for heading in ("", *runs):
         table.add_column(heading, justify="right" if heading else "left")
     first = next(iter(runs.values()))
     for step in first.steps:
-        table.add_row(step, *(f"{run.steps[step]:.2f}" for run in runs.values()))
-    table.add_row("together", *(f"{run.enriching_s:.2f}" for run in runs.values()))
-    table.add_row("the whole build", *(f"{run.seconds:.1f}" for run in runs.values()))
-    table.add_row("CPU of the whole build", *(f"{run.cpu_seconds:.1f}" for run in runs.values()))
+        table.add_row(step, *(_seconds(run.steps[step]) for run in runs.values()))
+    table.add_row("together", *(_seconds(run.enriching) for run in runs.values()))
+    table.add_row("the whole build", *(_seconds(run.whole) for run in runs.values()))
     return table
+
+
+def _seconds(taken: tuple[float, float]) -> str:
+    passed, of_cpu = taken
+    return f"{passed:.2f} ({of_cpu:.2f})"
 
 
 # ---- how right it is -----------------------------------------------------------------------------------------------

@@ -24,9 +24,10 @@ def arrivals(events: pl.DataFrame, rules: ChannelRules) -> pl.DataFrame:
     """
     deciding = _deciding_calls(events, rules)
     told = (
-        deciding.with_columns(*_click(rules), *(url_parameter("page_url", name).alias(name) for name in UTM))
+        _tags(deciding, rules)
         .join(_sites(deciding["referrer_host"], rules), on="referrer_host", how="left", maintain_order="left")
-        .with_columns(source=_source(rules), medium=_medium(rules), search_term=_search_term(rules))
+        .join(_clicks(rules), on="click_parameter", how="left", maintain_order="left")
+        .with_columns(source=_source(), medium=_medium(), search_term=_search_term(rules))
     )
     sessions = events.select("session_number").unique(maintain_order=True)
     arrived = sessions.join(told, on="session_number", how="left", maintain_order="left").with_columns(
@@ -61,26 +62,30 @@ _TEXTS = ("referrer", "referrer_host", *UTM, "click_id", "click_parameter", "sea
 
 
 def _deciding_calls(events: pl.DataFrame, rules: ChannelRules) -> pl.DataFrame:
-    """Per session its first call that carries a source: `session_number, referrer, referrer_host, page_url`.
+    """Per session its first call that carries a source: `session_number, referrer, referrer_host, page_url, is_tagged`.
 
     A referrer that is none, the shop's own or a payment provider's is empty.
     """
-    is_referral = (
-        (pl.col("referrer_host") != "")
-        & (pl.col("referrer_host") != pl.col("page_host"))
-        & ~_matches("referrer_host", host_pattern((*rules.own_hosts, *rules.payment_hosts)))
-    )
-    is_tagged = pl.col("page_url").str.contains(_tag_pattern(rules))
+    calls = events.select("session_number", "referrer", "page_url").filter(_is_another_address())
+    is_foreign = ~_matches("referrer_host", host_pattern((*rules.own_hosts, *rules.payment_hosts)))
+    referrers = _hosts(calls["referrer"], "referrer_host").filter(pl.col("referrer_host") != "", is_foreign)
     return (
-        events.select("session_number", "referrer", "page_url")
-        .filter(_is_another_address())
-        .with_columns(referrer_host=host_of("referrer"), page_host=host_of("page_url"))
-        .with_columns(is_referral=is_referral)
-        .filter(pl.col("is_referral") | is_tagged)
+        calls.join(referrers, on="referrer", how="left", maintain_order="left")
+        .join(_hosts(calls["page_url"], "page_host"), on="page_url", how="left", maintain_order="left")
+        .with_columns(
+            is_referral=(pl.col("referrer_host") != pl.col("page_host")).fill_null(value=False),
+            is_tagged=pl.col("page_url").str.contains(_tag_pattern(rules)),
+        )
+        .filter(pl.col("is_referral") | pl.col("is_tagged"))
         .unique("session_number", keep="first", maintain_order=True)
         .with_columns(pl.when("is_referral").then(pl.col("referrer", "referrer_host")).otherwise(pl.lit("")))
         .drop("is_referral", "page_host")
     )
+
+
+def _hosts(addresses: pl.Series, name: str) -> pl.DataFrame:
+    """The host of each distinct address, under this name: many calls share few."""
+    return addresses.unique().to_frame().with_columns(host_of(addresses.name).alias(name))
 
 
 def _is_another_address() -> pl.Expr:
@@ -101,6 +106,16 @@ def _matches(column: str, pattern: str) -> pl.Expr:
 
 
 # ---- what it says --------------------------------------------------------------------------------------------------
+
+
+def _tags(deciding: pl.DataFrame, rules: ChannelRules) -> pl.DataFrame:
+    """The deciding calls with what their addresses are tagged with: utm tags, `click_id` and `click_parameter`."""
+    tagged = deciding.filter("is_tagged").with_columns(
+        *_click(rules), *(url_parameter("page_url", name).alias(name) for name in UTM)
+    )
+    untagged = deciding.filter(~pl.col("is_tagged"))
+    empty = [pl.lit("").alias(name) for name in ("click_id", "click_parameter", *UTM)]
+    return pl.concat([tagged, untagged.with_columns(empty)])
 
 
 def _click(rules: ChannelRules) -> list[pl.Expr]:
@@ -153,14 +168,27 @@ def _sites(hosts: pl.Series, rules: ChannelRules) -> pl.DataFrame:
     )
 
 
-def _source(rules: ChannelRules) -> pl.Expr:
-    yields, prefers = _click_flags(rules)
-    by_click = _of_click(rules, "source")
-    by_click = pl.when(prefers & pl.col("is_site").fill_null(value=False)).then("site_source").otherwise(by_click)
+def _clicks(rules: ChannelRules) -> pl.DataFrame:
+    """What click ids tell: `click_parameter, click_source, click_medium, yields, prefers`."""
+    first = {click_id.parameter: click_id for click_id in reversed(rules.click_ids)}
+    return pl.DataFrame(
+        [(c.parameter, c.source, c.medium, c.yields_to_tags, c.prefers_referrer) for c in first.values()],
+        schema={
+            "click_parameter": pl.String, "click_source": pl.String, "click_medium": pl.String, "yields": pl.Boolean,
+            "prefers": pl.Boolean,
+        },
+        orient="row",
+    )  # fmt: skip
+
+
+def _source() -> pl.Expr:
     tagged = _plain("utm_source")
+    names_site = pl.col("prefers") & pl.col("is_site").fill_null(value=False)
     return (
-        pl.when(by_click.is_not_null() & ~(yields & (tagged != "")))
-        .then(by_click)
+        pl.when(_click_decides(tagged) & names_site)
+        .then("site_source")
+        .when(_click_decides(tagged))
+        .then("click_source")
         .when(tagged != "")
         .then(tagged)
         .when(pl.col("referrer_host") != "")
@@ -169,12 +197,11 @@ def _source(rules: ChannelRules) -> pl.Expr:
     )
 
 
-def _medium(rules: ChannelRules) -> pl.Expr:
-    yields, _ = _click_flags(rules)
-    by_click, tagged = _of_click(rules, "medium"), _plain("utm_medium")
+def _medium() -> pl.Expr:
+    tagged = _plain("utm_medium")
     return (
-        pl.when(by_click.is_not_null() & ~(yields & (tagged != "")))
-        .then(by_click)
+        pl.when(_click_decides(tagged))
+        .then("click_medium")
         .when(tagged != "")
         .then(tagged)
         .when((pl.col("referrer_host") != "") & (_plain("utm_source") == ""))
@@ -183,32 +210,24 @@ def _medium(rules: ChannelRules) -> pl.Expr:
     )
 
 
+def _click_decides(tagged: pl.Expr) -> pl.Expr:
+    """Whether there is a click id that says more than this tag."""
+    return pl.col("click_source").is_not_null() & ~(pl.col("yields") & (tagged != ""))
+
+
 def _search_term(rules: ChannelRules) -> pl.Expr:
     """What was searched for, where the referrer is a search engine's and still says it."""
-    terms = [url_parameter("referrer", re.escape(name)).str.strip_chars() for name in rules.search_parameters]
-    said = pl.coalesce(*(pl.when(term != "").then(term) for term in terms), pl.lit(""))
-    return pl.when(pl.col("site_category") == _SEARCH).then(said).otherwise(pl.lit(""))
+    if not rules.search_parameters:
+        return pl.lit("")
+    names = "|".join(map(re.escape, rules.search_parameters))
+    said = (
+        pl.when(pl.col("site_category") == _SEARCH).then("referrer").str.extract(rf"(?i)[?&;#](?:{names})=([^&#]+)", 1)
+    )
+    return decoded(said.fill_null("")).str.strip_chars()
 
 
 def _plain(column: str) -> pl.Expr:
     return pl.col(column).str.strip_chars().str.to_lowercase()
-
-
-def _of_click(rules: ChannelRules, what: str) -> pl.Expr:
-    """What the click id says; null where there is none."""
-    return _first(
-        (pl.col("click_parameter") == click_id.parameter, pl.lit(getattr(click_id, what)))
-        for click_id in rules.click_ids
-    )
-
-
-def _click_flags(rules: ChannelRules) -> tuple[pl.Expr, pl.Expr]:
-    flags = (
-        [click_id.parameter for click_id in rules.click_ids if getattr(click_id, flag)]
-        for flag in ("yields_to_tags", "prefers_referrer")
-    )
-    yields, prefers = (pl.col("click_parameter").is_in(names) for names in flags)
-    return yields, prefers
 
 
 # ---- the channel ---------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from functools import cache
 
 import polars as pl
-from ua_parser import Parser, load_builtins
+from ua_parser import Domain, Resolver, load_builtins
 from ua_parser.basic import Resolver as PlainResolver
 
 from app.device_rules import DeviceRule, DeviceRules
@@ -11,7 +11,7 @@ from app.device_rules import DeviceRule, DeviceRules
 DEVICE_SCHEMA = pl.Schema(
     {name: pl.String() for name in ("user_agent", "device_type", "device_brand", "os", "browser", "bot_reason")}
 )
-_LONGEST = 2000  # bytes of a user agent that are read: longer ones are no browser's, and matching takes time
+_LONGEST = 2000  # characters of a user agent that are read: longer ones are no browser's, and matching takes time
 _MODEL = (
     r"(?i)Android[ /][0-9.]+;(?: ?[a-z]{2}[-_][a-z]{2};)? ?[^();]*(?:\([^();]*\)[^();]*)?"
     r"(?:; [A-Z0-9]{4}\.[0-9]{6}\.[0-9]{3}[^();]*)?"
@@ -54,7 +54,7 @@ _PARSED = {"family": pl.String, "brand": pl.String, "system": pl.String, "browse
 
 
 def _parse(user_agent: str) -> tuple[str, str, str, str]:
-    found = _parser().parse(user_agent)
+    found = _resolver()(user_agent, Domain.ALL)
     device, system, browser = found.device, found.os, found.user_agent
     return (
         device.family if device else "",
@@ -65,12 +65,12 @@ def _parse(user_agent: str) -> tuple[str, str, str, str]:
 
 
 @cache
-def _parser() -> Parser:
+def _resolver() -> Resolver:
     try:
         from ua_parser.regex import Resolver as FastResolver  # noqa: PLC0415
     except ImportError:  # no wheel of the accelerator for this machine: the same rules, some ten times slower
-        return Parser(PlainResolver(load_builtins()))
-    return Parser(FastResolver(load_builtins()))
+        return PlainResolver(load_builtins())
+    return FastResolver(load_builtins())
 
 
 def _first_match(rules: tuple[tuple[str, str], ...], *, within: str) -> pl.Expr:

@@ -8,10 +8,11 @@ from urllib.parse import unquote_plus
 import polars as pl
 
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.\-]*:"
-_AUTHORITY = r"(?:[^@/?#\\]*@)?(\[[0-9A-Fa-f:.]+\]|[^:/?#\\\s@]+)"
-_HOST = rf"^\s*(?:{_SCHEME})?//{_AUTHORITY}"
+# In small steps: a pattern with optional parts takes several times as long.
+_AUTHORITY = rf"^\s*(?:{_SCHEME})?//([^/?#\\\s]*)"
+_PORT = r":[^:\]]*$"
 # An address without a scheme: told from a path by the dot in its first part.
-_BARE_HOST = r"^\s*((?:[\p{L}\p{N}_](?:[\p{L}\p{N}_-]*[\p{L}\p{N}_])?\.)+\p{L}[\p{L}\p{N}-]+)(?:[:/?#]|$)"
+_BARE_HOST = r"^\s*((?:[\p{L}\p{N}_-]+\.)+\p{L}[\p{L}\p{N}-]+)(?:[:/?#]|$)"
 _CREDENTIALS = rf"^(\s*(?:{_SCHEME})?//)[^@/?#\\]*@"
 _ORIGIN = rf"^(?:{_SCHEME})?//[^/?#]+"
 _SESSION_IN_PATH = r"(?i);(?:jsessionid|phpsessid|sid|aspsessionid[a-z]*)=[^/?#;]*"
@@ -19,7 +20,8 @@ _SESSION_IN_PATH = r"(?i);(?:jsessionid|phpsessid|sid|aspsessionid[a-z]*)=[^/?#;
 
 def host_of(column: str) -> pl.Expr:
     """The host of an address, in lower case, without www. and port; empty where there is none."""
-    host = pl.coalesce(pl.col(column).str.extract(_HOST, 1), pl.col(column).str.extract(_BARE_HOST, 1))
+    authority = pl.col(column).str.extract(_AUTHORITY, 1).str.replace("^.*@", "").str.replace(_PORT, "")
+    host = pl.coalesce(authority, pl.col(column).str.extract(_BARE_HOST, 1))
     return host.fill_null("").str.to_lowercase().str.strip_prefix("www.").str.strip_suffix(".")
 
 

@@ -16,6 +16,7 @@ from polars.datatypes import DataType
 from app import console
 from app.contracts import Column, Table
 from app.errors import ShopError
+from app.forgotten import Forgotten, read_forgotten
 from app.frames.snapshots import aligned, as_kept, changes, in_pieces, latest, require_keys
 from app.frames.widening import wider
 from app.shop import Shop, ShopColumn
@@ -65,6 +66,11 @@ class Comparison:
         return key_of(self.kept)
 
     @property
+    def person(self) -> str:
+        """The column that says whose a row is, as history has it; empty if none does."""
+        return next((c.kept_as for c in self.columns if c.name == self.table.person), "")
+
+    @property
     def known(self) -> dict[str, DataType]:
         """Of a version that history has, what is compared, and in which dtypes; keys in those they will have."""
         names = [*self.key, *self.compared, "version", "is_deleted", *(["valid_from"] if self.returned else [])]
@@ -111,6 +117,7 @@ def snapshot_tables(
             records[table.name] |= comparisons[table.name].record()
 
     if comparisons:
+        forgotten = read_forgotten(warehouse)
         wanted = {comparison.table: list(comparison.columns) for comparison in comparisons.values()}
         with (
             warehouse.another() as connection,
@@ -133,6 +140,7 @@ def snapshot_tables(
                         record,
                         limits=limits,
                         started=started,
+                        forgotten=forgotten,
                     )
     for record in records.values():
         if record["error"]:
@@ -248,6 +256,7 @@ def run(
     *,
     limits: Limits,
     started: float,
+    forgotten: Forgotten,
 ) -> None:
     """Compare one table, while it is being read, and publish what changed, counted in `record`.
 
@@ -258,7 +267,8 @@ def run(
     staged = StagedVersions(warehouse, kept, filled=comparison.filled)
     try:
         was_live = 0
-        for previous, rows in aligned(_previous(known, comparison), _rows(batches, of_shop, key, record), key):
+        kept_rows = _rows(_known_people(batches, comparison, forgotten), of_shop, key, record)
+        for previous, rows in aligned(_previous(known, comparison), kept_rows, key):
             piece = changes(
                 pl.DataFrame(schema=comparison.known) if previous is None else previous,
                 pl.DataFrame(schema=of_shop) if rows is None else rows,
@@ -323,6 +333,22 @@ def _rows(
         record["rows"] += rows.height
         record["bounded"] += bounded
         yield rows
+
+
+def _known_people(
+    batches: Iterator[pl.DataFrame], comparison: Comparison, forgotten: Forgotten
+) -> Iterator[pl.DataFrame]:
+    """What was read without the rows of people who were forgotten, though the shop still has them."""
+    column = comparison.person
+    for batch in batches:
+        if not column or not forgotten:
+            yield batch
+            continue
+        users = batch[column].unique()
+        gone = users.filter(
+            pl.Series([user is not None and forgotten.is_user(user) for user in users], dtype=pl.Boolean)
+        )
+        yield batch.filter(~pl.col(column).is_in(gone.implode()).fill_null(value=False)) if len(gone) else batch
 
 
 def _previous(file: Path, comparison: Comparison) -> Iterator[pl.DataFrame]:

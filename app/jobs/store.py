@@ -10,6 +10,7 @@ import msgspec
 import polars as pl
 
 from app.contracts import API_CALLS, REJECTS, sql_text
+from app.forgotten import Forgotten, read_forgotten, refused, without_forgotten
 from app.record_frames import Batch, content_hashes, reject, reject_frame
 from app.records import Line, RejectedRecordError
 from app.warehouse import Warehouse
@@ -65,22 +66,37 @@ def store(
     drops the second of the two. It does so for a whole insert alone, so each day is inserted by itself.
     `known`: what `known_calls` said of these calls, where that was asked for several batches at once.
     """
-    calls, lost = _without_repeats(batch.calls)
+    forgotten = read_forgotten(warehouse)
+    taken = without_forgotten(batch.calls, forgotten)
+    unforgotten, named = _without_named(batch.rejects, forgotten)
+    not_kept = batch.calls.height - taken.height + named
+    calls, lost = _without_repeats(taken)
     known = known_calls(warehouse, calls["call_id"]) if known is None else known
 
     fresh, beaten, replaced = _against_known(calls, known)
     conflicts = _conflict_rejects(pl.concat([lost, beaten]), source=source, now=now)
 
     # Not as one frame: a reject may be large, and joining copies it.
-    for name, rejects in (("rejects", batch.rejects), ("conflicts", conflicts)):
+    stood_for = refused(not_kept, source=source, now=now)
+    for name, rejects in (("rejects", unforgotten), ("conflicts", conflicts), ("forgotten", stood_for)):
         write_rejects(warehouse, rejects, token=token and f"{token}/{name}")
     moved = _move_to_rejects(warehouse, replaced, now=now)
     _insert_calls(warehouse, fresh.drop("content_hash"), token)
 
-    done = Ingested(stored=fresh.height - moved.height, duplicates=batch.calls.height - fresh.height - conflicts.height)
-    for rejects in (batch.rejects, conflicts, moved):
+    done = Ingested(stored=fresh.height - moved.height, duplicates=taken.height - fresh.height - conflicts.height)
+    for rejects in (unforgotten, conflicts, moved):
         done.add_rejects(rejects)
+    if not_kept:
+        done.add(Ingested(rejected={"forgotten": not_kept}))
     return done
+
+
+def _without_named(rejects: pl.DataFrame, forgotten: Forgotten) -> tuple[pl.DataFrame, int]:
+    """The rejects that are no forgotten person's, and how many are."""
+    if not forgotten:
+        return rejects, 0
+    is_kept = pl.Series([not forgotten.is_named_in(record) for record in rejects["record"]], dtype=pl.Boolean)
+    return rejects.filter(is_kept), int((~is_kept).sum())
 
 
 def known_calls(warehouse: Warehouse, call_ids: pl.Series) -> pl.DataFrame:

@@ -270,7 +270,8 @@ def _mend(message: str) -> str:
         return ". The disk is full: free some space and run the same command again, nothing half-done is shown"
     if "Connections to mysql failed" in message:
         return ". The database mysql is a link to the shop's: check that it runs, and CARAT_SHOP_DB"
-    if "UNKNOWN_DATABASE" in message or "UNKNOWN_TABLE" in message:
+    is_older = "UNKNOWN_IDENTIFIER" in message and "FROM etl.ledger" in message
+    if is_older or "UNKNOWN_DATABASE" in message or "UNKNOWN_TABLE" in message:
         return ". Run `carat migrate` first"
     if "AUTHENTICATION_FAILED" in message or "REQUIRED_PASSWORD" in message:
         return ". Check the user and password in CARAT_WAREHOUSE"

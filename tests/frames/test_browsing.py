@@ -2,6 +2,7 @@
 
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import cache
 
 import polars as pl
 
@@ -11,7 +12,7 @@ from app.frames.catalog_sessions import build_catalog_sessions
 from app.frames.devices import read_user_agents
 from app.frames.product_sessions import build_product_sessions
 from app.frames.sessions import build_sessions, counts_as_order
-from app.session_rules import SessionRules, load_session_rules
+from app.session_rules import load_session_rules
 from app.settings import Settings
 
 _DEFAULTS = {
@@ -20,7 +21,7 @@ _DEFAULTS = {
     "price_min": None, "price_max": None, "page": None, "per_page": None, "sort": "", "results_total": None, "shown_products": [],
     "order_products": [], "order_quantities": [], "order_prices": [], "status": 200, "duration_ms": 1, "endpoint": "/",
 }  # fmt: skip
-_SESSION = {"session_number": 0, "user_agent": "", "referrer": "", "page_url": ""}
+_SESSION = {"session_number": 0, "ip": "", "user_agent": "", "referrer": "", "page_url": ""}
 
 
 def events(*rows: dict) -> pl.DataFrame:
@@ -32,6 +33,7 @@ def events(*rows: dict) -> pl.DataFrame:
     ]
     schema = dict(EVENTS.schema) | {
         "session_number": pl.UInt32,
+        "ip": pl.String,
         "user_agent": pl.String,
         "referrer": pl.String,
         "page_url": pl.String,
@@ -52,8 +54,14 @@ def view(product: str, **fields) -> dict:
 RULES = load_session_rules(Settings(_env_file=None))
 
 
-def sessions_of(frame: pl.DataFrame, rules: SessionRules = RULES) -> pl.DataFrame:
-    return build_sessions(frame, read_user_agents(frame["user_agent"], rules.devices), rules)
+@cache
+def user_agents(*agents: str) -> pl.DataFrame:
+    return read_user_agents(pl.Series(agents), RULES.devices)
+
+
+def sessions_of(frame: pl.DataFrame) -> pl.DataFrame:
+    agents, countries = user_agents(*frame["user_agent"].unique().sort()), RULES.countries.of(frame["ip"].unique())
+    return build_sessions(frame, agents, RULES, countries)
 
 
 def pages(*rows: dict, columns: tuple[str, ...] = ("listing_id", "products_clicked")) -> list[tuple]:
