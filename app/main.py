@@ -9,6 +9,7 @@ import typer
 
 from app import __version__, console
 from app.backfill import Backfill, build_stale, plan_days
+from app.dashboards.commands import dashboards
 from app.doctor import examine
 from app.errors import AuditError, CaratError, SettingsError, ShopError
 from app.fan_out import open_builder
@@ -34,6 +35,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(dashboards)
 
 _SNAPSHOT_REPORT = ("table", "rows", "inserts", "updates", "deletes", "error")
 AsJson = Annotated[bool, typer.Option("--json", help="Report as JSON.")]

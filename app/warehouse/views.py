@@ -39,6 +39,7 @@ def replace_view(warehouse: Warehouse, view: View) -> list[str]:
 def views(settings: Settings) -> tuple[View, ...]:
     """The views, in the order in which they depend on each other."""
     timeout_s = settings.session_timeout.total_seconds()
+    zone = sql_text(settings.timezone)
     of_sessions = {column.name: column.comment for column in SESSIONS.columns}
     return (
         View(
@@ -88,6 +89,29 @@ WINDOW earlier AS (PARTITION BY visitor_id ORDER BY started_at, session_id),
                 "visit_number": "1 for the visitor's first session, 2 for the next, …",
                 "days_since_last_visit": "days since the visitor's session before this one began; null for the first",
                 "is_open": "whether the session may still grow, asked now",
+            },
+        ),
+        View(
+            "dwh.days",
+            "One row per business day from the first session to the last: what dates are chosen by, and the default.",
+            f"""SELECT arrayJoin(arrayMap(n -> first_day + n, range(sessions > 0 ? last_day - first_day + 1 : 0))) AS day,
+    day > last_whole_day - recent_days AND day <= last_whole_day AS is_recent,
+    first_day AS history_begins,
+    toDateTime(day + 1, {zone}) AS ends_at,
+    {zone} AS time_zone
+FROM (
+    SELECT min(session_date) AS first_day, max(session_date) AS last_day, count() AS sessions,
+        greatest(first_day, least(last_day, toDate(now(), {zone}) - 1)) AS last_whole_day,
+        greatest(1, least(30, intDiv(last_whole_day - first_day + 1, 2))) AS recent_days
+    FROM dwh.sessions
+)""",
+            {
+                "day": "the business day",
+                "is_recent": "the last 30 whole days, or the later half of all while there are fewer than 60: what is "
+                "shown where no date is chosen, so that as long a time before it can be compared",
+                "history_begins": "the first business day with a session",
+                "ends_at": "the instant at which the day ends",
+                "time_zone": "the business time zone",
             },
         ),
     )
