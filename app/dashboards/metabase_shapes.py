@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.dashboards.model import Card, DashCard, Dashboard
+from app.dashboards.model import Card, Dashboard, DashCard
 from app.errors import DashboardError
 
 Content = dict[str, Any]
@@ -23,8 +23,7 @@ _TAG_KEYS = ("id", "display-name", "type", "widget-type", "default", "required",
 
 @dataclass
 class Numbers:
-    """Which number this Metabase gave to what Carat calls by name: columns by schema, table and name; the rest by
-    entity id."""
+    """Which number a Metabase gave to what Carat calls by name: columns by schema, table, name; else by entity id."""
 
     database: int | None = None
     fields: dict[tuple[str, ...], int] = field(default_factory=dict)
@@ -126,7 +125,7 @@ def _query(wanted: Content, numbers: Numbers) -> Content:
     tags = {name: {"name": name} | tag for name, tag in wanted["tags"].items()}
     for tag in tags.values():
         if "dimension" in tag:
-            tag["dimension"] = ["field", {}, numbers.of("fields", tuple(tag["dimension"].split(".")))]  # type: ignore[arg-type]
+            tag["dimension"] = ["field", {}, numbers.of("fields", tuple(tag["dimension"].split(".", 2)))]  # type: ignore[arg-type]
     stage = {"lib/type": "mbql.stage/native", "native": wanted["sql"], "template-tags": tags}
     return {"lib/type": "mbql/query", "database": numbers.database, "stages": [stage]}
 

@@ -102,13 +102,14 @@ WINDOW earlier AS (PARTITION BY visitor_id ORDER BY started_at, session_id),
 FROM (
     SELECT min(session_date) AS first_day, max(session_date) AS last_day, count() AS sessions,
         greatest(first_day, least(last_day, toDate(now(), {zone}) - 1)) AS last_whole_day,
-        greatest(1, least(30, intDiv(last_whole_day - first_day + 1, 2))) AS recent_days
+        intDiv(last_whole_day - first_day + 1, 2) AS half,
+        half < 7 ? greatest(half, 1) : least(28, half - half % 7) AS recent_days
     FROM dwh.sessions
 )""",
             {
                 "day": "the business day",
-                "is_recent": "the last 30 whole days, or the later half of all while there are fewer than 60: what is "
-                "shown where no date is chosen, so that as long a time before it can be compared",
+                "is_recent": "the last 28 whole days, or fewer whole weeks while there are not as many days before "
+                "them: what is shown where no date is chosen, and can be compared weekday by weekday",
                 "history_begins": "the first business day with a session",
                 "ends_at": "the instant at which the day ends",
                 "time_zone": "the business time zone",

@@ -168,7 +168,7 @@
       first.value = from;
       last.value = to;
     };
-    put(...(state.filters[filter.slug] || "~").split("~"));
+    put(...(state.filters[filter.slug] || filter.default || "~").split("~"));
     for (const input of [first, last]) {
       input.addEventListener("change", () => {
         if (!first.value || !last.value) return;
