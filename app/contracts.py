@@ -284,6 +284,7 @@ SESSIONS = Table(
         Column("user_id", "String", "the last user seen in the session; empty for a guest"),
         Column("user_type", LABEL, "registered if any call carries a user, else guest"),
         Column("is_bot", "Bool", "whether the session is a machine's"),
+        Column("bot_reason", LABEL, "why it is taken for a machine's: by its user agent or its pace; empty for people"),
         Column("started_at", TIME, "time of the first call"),
         Column("ended_at", TIME, "time of the last call"),
         Column("duration_s", "Float64", "seconds from the first call to the last"),
@@ -314,6 +315,9 @@ SESSIONS = Table(
         Column("utm_term", "String", "utm_term of that call"),
         Column("utm_content", "String", "utm_content of that call"),
         Column("click_id", "String", "advertising click id of that call (gclid, msclkid, fbclid, …); empty if none"),
+        Column("source", LABEL, "what the channel was decided by: utm_source, else what click id or referrer say"),
+        Column("medium", LABEL, "utm_medium, else what click id or referrer say; (none) if nothing does"),
+        Column("search_term", "String", "what was searched for, where the referrer still says it; empty if not"),
         Column("channel", LABEL, "marketing channel"),
         Column("furthest_step", LABEL, "furthest step reached: visit, catalog, product, cart, checkout or purchase"),
         Column("is_bounce", "Bool", "whether at most one call was an event other than other"),
@@ -323,6 +327,13 @@ SESSIONS = Table(
     unique_key=("session_id",),
     settings=_CHEAP_TO_PATCH,
 )  # fmt: skip
+
+# What other tables repeat of the session, so that they are filtered without a join.
+_OF_SESSION = (
+    Column("is_bot", "Bool", "whether the session is a machine's"),
+    Column("device_type", LABEL, "device of the session: desktop, mobile, tablet, tv, bot or other"),
+    Column("channel", LABEL, "marketing channel of the session"),
+)
 
 CATALOG_SESSIONS = Table(
     "dwh", "catalog_sessions",
@@ -352,6 +363,8 @@ CATALOG_SESSIONS = Table(
         Column("products_clicked", "UInt32", "different products viewed from this page"),
         Column("products_carted", "UInt32", "different products of this page put in the cart"),
         Column("products_bought", "UInt32", "different products of this page bought"),
+        Column("clicked_positions", "Array(UInt16)", "places on this page, from 1, of the products viewed from it"),
+        *_OF_SESSION,
     ),
     order_by="(session_id, seq)",
     partition_by="session_date",
@@ -386,6 +399,7 @@ PRODUCT_SESSIONS = Table(
         Column("metal", NULLABLE_LABEL, "metal at that moment, from history"),
         Column("list_price", f"Nullable({MONEY})", "list price at that moment, from history"),
         Column("stock_qty", "Nullable(Int64)", "units in stock at that moment, from history"),
+        *_OF_SESSION,
     ),
     order_by="(session_id, product_id)",
     partition_by="session_date",
@@ -461,6 +475,7 @@ LEDGER = Table(
         Column("timezone", LABEL, "business time zone"),
         Column("session_timeout_ms", "UInt64", "pause after which a session ends"),
         Column("product_plan", "String", "digest of what the snapshot plan says of products; of product_sessions only"),
+        Column("session_rules", "String", "digest of the rules for devices, bots and channels; not of events"),
         Column("history_until", TIME, "last call of the day's sessions: later versions of products cannot matter"),
         Column("history_fingerprint", "UInt64", "versions of the products' rows up to then; of product_sessions only"),
         Column("rows", "UInt64", "rows of the table for the day"),

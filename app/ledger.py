@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import polars as pl
 
 from app import TRANSFORM_VERSION
-from app.contracts import LEDGER, PRODUCT_SESSIONS
+from app.contracts import CATALOG_SESSIONS, LEDGER, PRODUCT_SESSIONS, SESSIONS
 from app.frames.days import day_spans
 from app.jobs.build import Basis
 from app.jobs.product_history import history_sums
@@ -28,6 +28,12 @@ _RULES = {
     "timezone": "time zone changed",
     "session_timeout_ms": "session timeout changed",
     "product_plan": "snapshot plan of products changed",
+    "session_rules": "rules for devices, bots or channels changed",
+}
+# Rules that not all tables are built by.
+_RULES_OF_SOME = {
+    "product_plan": {PRODUCT_SESSIONS.name},
+    "session_rules": {SESSIONS.name, CATALOG_SESSIONS.name, PRODUCT_SESSIONS.name},
 }
 
 
@@ -109,7 +115,8 @@ class Inputs:
 
     def rules_of(self, job: str) -> dict[str, Any]:
         """What else than calls and history a table is built by."""
-        return self.rules if job == PRODUCT_SESSIONS.name else self.rules | {"product_plan": ""}
+        foreign = {name: "" for name, tables in _RULES_OF_SOME.items() if job not in tables}
+        return self.rules | foreign
 
 
 def read_rules(settings: Settings, endpoint_map: EndpointMap, plan: SnapshotPlan) -> dict[str, Any]:
@@ -120,6 +127,7 @@ def read_rules(settings: Settings, endpoint_map: EndpointMap, plan: SnapshotPlan
         "timezone": settings.timezone,
         "session_timeout_ms": settings.session_timeout_ms,
         "product_plan": plan.products_digest,
+        "session_rules": "",
     }
 
 

@@ -14,7 +14,8 @@ class Browsing:
     `catalog`: the catalog calls with `position, seq, listing_id`. `impressions`: one row per product shown, `key,
     position, ts, listing_id`. `actions`: one row per product of a view, favorite, cart call or counted order, `key,
     position, ts, event, quantity, price, revenue` and, where an earlier page of the session showed the product,
-    `shown_at` (that page's position) and `listing_id`. `key` is session and product in one (`session_and_product`).
+    `shown_at` (that page's position), `place` (the product's on the page, from 1) and `listing_id`. `key` is session
+    and product in one (`session_and_product`).
     """
 
     catalog: pl.DataFrame
@@ -39,7 +40,7 @@ def browse(events: pl.DataFrame) -> Browsing:
     products = pl.Enum(pl.concat([shown["product_id"], acted["product_id"]]).unique().sort())
     impressions = shown.select(product_key(products), "position", "ts", "listing_id")
     actions = acted.select(product_key(products), pl.exclude("session_number", "product_id")).sort("position")
-    return Browsing(catalog, impressions, _credited(actions, impressions), products)
+    return Browsing(catalog, impressions, _credited(actions, impressions, first_rows(catalog)), products)
 
 
 def listing_key() -> pl.Expr:
@@ -76,6 +77,7 @@ def product_codes(keys: pl.Series) -> pl.Series:
     return (keys % 2**32).cast(pl.UInt32)
 
 
+_LAST_PLACE = 2**16 - 1
 _ACTION_COLUMNS = ("session_number", "product_id", "position", "ts", "event", "quantity", "price", "revenue")
 
 
@@ -132,9 +134,23 @@ def of_order(values: pl.Expr) -> pl.Expr:
     return values.sum().over("position")
 
 
-def _credited(actions: pl.DataFrame, impressions: pl.DataFrame) -> pl.DataFrame:
-    """The actions with the latest earlier page of their session that showed the product."""
-    shown = impressions.join(actions, on="key", how="semi").select("key", "position", "listing_id", shown_at="position")
-    return actions.join_asof(
-        shown.sort("position"), on="position", by="key", strategy="backward", check_sortedness=False
-    )
+def first_rows(catalog: pl.DataFrame) -> pl.DataFrame:
+    """Per page, by its `position`, the row at which its impressions begin."""
+    shown = pl.col("shown_products").list.len()
+    return catalog.select(shown_at="position", first_row=shown.cum_sum() - shown)
+
+
+def _credited(actions: pl.DataFrame, impressions: pl.DataFrame, first_rows: pl.DataFrame) -> pl.DataFrame:
+    """The actions with the latest earlier page of their session that showed the product, and its place there."""
+    shown = impressions.select("key", "position", "listing_id", shown_at="position").with_row_index("row")
+    shown = shown.join(actions, on="key", how="semi").join(first_rows, on="shown_at", how="left")
+    shown = shown.with_columns(place=place_on_page()).drop("row", "first_row")
+    # Of a product that a page shows twice the last one counts: the first place.
+    shown = shown.sort("position", "place", descending=[False, True])
+    return actions.join_asof(shown, on="position", by="key", strategy="backward", check_sortedness=False)
+
+
+def place_on_page() -> pl.Expr:
+    """The place of an impression among those of its page, from 1; places beyond the last that fits are the last."""
+    place = pl.col("row") - pl.col("first_row") + 1
+    return place.clip(upper_bound=_LAST_PLACE).cast(pl.UInt16)

@@ -7,7 +7,7 @@ import polars as pl
 from app.contracts import PRODUCT_SESSIONS
 from app.frames.as_of import attributes_as_of
 from app.frames.browsing import Browsing, product_codes, session_and_product
-from app.frames.sessions import is_event
+from app.frames.sessions import REPEATED, is_event
 
 _COUNTS = (
     "impressions", "views", "favorites_added", "favorites_removed", "cart_adds", "cart_removes", "units_added",
@@ -22,9 +22,12 @@ def build_product_sessions(
     """The rows of `dwh.product_sessions`: first products that were shown and no more, then those something came of.
 
     In two frames because the first, by far the larger, is zero in most columns: it is cheaper built and written apart.
-    `sessions`: `session_number, session_date, session_id, visitor_id`. `versions`: what history knows of products, as
+    `sessions`: those of `dwh.sessions` with `session_number`. `versions`: what history knows of products, as
     `attributes_as_of` takes it.
     """
+    sessions = sessions.select(
+        "session_number", "session_date", "session_id", "visitor_id", *(as_label(name, sessions) for name in REPEATED)
+    )
     # Impressions and actions are in call order, so the first of a group is its earliest.
     shown = browsing.impressions.group_by("key").agg(
         impressions=pl.len(), shown_first_at=pl.col("ts").first(), shown_in=pl.col("listing_id").first()
@@ -67,7 +70,13 @@ def _rows(
         rows.join(sessions, on="session_number", how="left", maintain_order="left")
         .with_columns(unknown)
         .select(
-            pl.col(name) if name in known.columns else pl.col(name).cast(dtype)
+            pl.col(name) if name in known.columns or name in REPEATED else pl.col(name).cast(dtype)
             for name, dtype in PRODUCT_SESSIONS.schema.items()
         )
     )
+
+
+def as_label(name: str, sessions: pl.DataFrame) -> pl.Expr:
+    """A column of the sessions; text as Enum, because millions of rows share few values."""
+    values = sessions[name]
+    return pl.col(name).cast(pl.Enum(values.unique().sort())) if values.dtype == pl.String else pl.col(name)

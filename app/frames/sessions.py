@@ -8,6 +8,8 @@ from app.frames.devices import device_columns
 from app.frames.events import FAILED_STATUS
 from app.tracking import OTHER
 
+# What the tables of a session's pages and products repeat of it.
+REPEATED = ("is_bot", "device_type", "channel")
 STEPS = ("visit", "catalog", "product", "cart", "checkout", "purchase")
 CLICK_IDS = ("gclid", "gbraid", "wbraid", "msclkid", "fbclid", "ttclid", "yclid")
 _UTM = ("utm_source", "utm_medium", "utm_campaign", "utm_term", "utm_content")
@@ -15,7 +17,7 @@ _CAMPAIGN = rf"[?&](?:{'|'.join((*_UTM, *CLICK_IDS))})=[^&#]"
 
 
 def build_sessions(events: pl.DataFrame) -> pl.DataFrame:
-    """The rows of `dwh.sessions` for events in call order that begin on one day.
+    """The rows of `dwh.sessions`, with `session_number`, for events in call order that begin on one day.
 
     In: the columns of `dwh.events`, `session_number, session_date, is_counted_order, user_agent, referrer, page_url`.
     """
@@ -59,8 +61,14 @@ def build_sessions(events: pl.DataFrame) -> pl.DataFrame:
             ).fill_null(""),
         )
         .join(device_columns(behaviour["user_agent"]), on="user_agent", how="left", maintain_order="left")
-        .with_columns(channel=channel(has_click_id=pl.col("click_id") != ""))
-        .select(pl.col(name).cast(dtype) for name, dtype in SESSIONS.schema.items())
+        .with_columns(
+            channel=channel(has_click_id=pl.col("click_id") != ""),
+            bot_reason=pl.when("is_bot").then(pl.lit("user agent")).otherwise(pl.lit("")),
+            source=first_said("utm_source", "referrer_host", otherwise="(direct)"),
+            medium=first_said("utm_medium", otherwise="(none)"),
+            search_term=pl.lit(""),
+        )
+        .select("session_number", *(pl.col(name).cast(dtype) for name, dtype in SESSIONS.schema.items()))
     )
 
 
@@ -72,6 +80,10 @@ def seconds(milliseconds: pl.Expr) -> pl.Expr:
     """
     thousand_a_row = milliseconds * 0 + 1000
     return milliseconds / thousand_a_row
+
+
+def first_said(*columns: str, otherwise: str) -> pl.Expr:
+    return pl.coalesce(*(pl.when(pl.col(name) != "").then(name) for name in columns), pl.lit(otherwise))
 
 
 def is_event(name: str) -> pl.Expr:

@@ -228,14 +228,14 @@ def _build_shard(
         return _ShardBuilt()
     built = events.run(shard, staging, through=warehouse, scope=scope)
     tally.add(built.of_sessions)
-    if "sessions" in jobs:
-        sessions.run(built.of_sessions, staging, through=warehouse)
+    if set(jobs) - {"events"}:
+        of_day = sessions.run(built.of_sessions, staging, through=warehouse)
     if {"catalog_sessions", "product_sessions"} & set(jobs):
         browsing = browse(built.of_sessions)
         if "catalog_sessions" in jobs:
-            catalog_sessions.run(browsing, staging, through=warehouse)
+            catalog_sessions.run(browsing, of_day, staging, through=warehouse)
         if "product_sessions" in jobs:
-            product_sessions.run(browsing, built.of_sessions, staging, through=warehouse, versions=versions)
+            product_sessions.run(browsing, of_day, staging, through=warehouse, versions=versions)
     until = built.of_sessions["ts"].max()
     assert until is None or isinstance(until, datetime)
     return _ShardBuilt(shard.calls.height, built.unreadable, until)

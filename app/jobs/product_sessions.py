@@ -12,14 +12,12 @@ from app.warehouse import Staging, Warehouse
 
 def run(
     browsing: Browsing,
-    events: pl.DataFrame,
+    sessions: pl.DataFrame,
     staging: Staging,
     *,
     through: Warehouse,
     versions: Sequence[pl.DataFrame],
 ) -> None:
-    sessions = events.select("session_number", "session_date", "session_id", "visitor_id").unique("session_number")
-
     only_shown, acted = build_product_sessions(browsing, sessions, versions)
 
     staging.append(PRODUCT_SESSIONS, only_shown, through=through)

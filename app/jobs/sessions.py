@@ -7,7 +7,10 @@ from app.frames.sessions import build_sessions
 from app.warehouse import Staging, Warehouse
 
 
-def run(events: pl.DataFrame, staging: Staging, *, through: Warehouse) -> None:
+def run(events: pl.DataFrame, staging: Staging, *, through: Warehouse) -> pl.DataFrame:
+    """The sessions with their `session_number`, of which other tables repeat some columns; stored if that is asked."""
     sessions = build_sessions(events)
 
-    staging.append(SESSIONS, sessions, through=through)
+    if SESSIONS.name in staging.rows:
+        staging.append(SESSIONS, sessions.select(SESSIONS.schema.names()), through=through)
+    return sessions

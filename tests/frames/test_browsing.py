@@ -47,12 +47,13 @@ def view(product: str, **fields) -> dict:
 
 
 def pages(*rows: dict, columns: tuple[str, ...] = ("listing_id", "products_clicked")) -> list[tuple]:
-    return build_catalog_sessions(browse(events(*rows))).sort("seq").select(columns).rows()
+    frame = events(*rows)
+    return build_catalog_sessions(browse(frame), build_sessions(frame)).sort("seq").select(columns).rows()
 
 
 def products(*rows: dict) -> dict[str, dict]:
     frame = events(*rows)
-    sessions = frame.select("session_number", "session_date", "session_id", "visitor_id").unique()
+    sessions = build_sessions(frame)
     return {row["product_id"]: row for row in pl.concat(build_product_sessions(browse(frame), sessions, [])).to_dicts()}
 
 
@@ -203,3 +204,25 @@ def test_a_session_comes_from_where_its_first_call_that_says_so_came():
         "email",
         "AbC",
     )
+
+
+def test_the_places_of_what_was_clicked_are_told_from_one_each_once():
+    rows = (listing("1", "2", "3"), view("3"), view("1"), view("3"), listing("3", "4"), view("3"))
+    assert pages(*rows, columns=("clicked_positions",)) == [([1, 3],), ([1],)]
+
+
+def test_a_product_that_a_page_shows_twice_was_clicked_at_its_first_place():
+    assert pages(listing("1", "2", "1"), view("1"), columns=("clicked_positions",)) == [([1],)]
+
+
+def test_a_place_beyond_the_largest_that_fits_is_the_largest():
+    shown = [str(number) for number in range(66_000)]
+    assert pages(listing(*shown), view("65999"), view("2"), columns=("clicked_positions",)) == [([3, 65535],)]
+
+
+def test_pages_and_products_say_of_what_session_they_are():
+    agent = {"user_agent": "Mozilla/5.0 (iPhone; CPU iPhone OS 18_3 like Mac OS X) Mobile/15E148 Safari/604.1"}
+    rows = (listing("1", referrer="https://www.google.com/", **agent), view("1", **agent))
+    expected = (False, "mobile", "Organic Search")
+    assert pages(*rows, columns=("is_bot", "device_type", "channel")) == [expected]
+    assert [products(*rows)["1"][name] for name in ("is_bot", "device_type", "channel")] == list(expected)
