@@ -7,7 +7,7 @@ page may run nothing but its own script: its policy names the script's hash.
 import base64
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from functools import cache
 from pathlib import Path
@@ -16,8 +16,9 @@ from typing import Any
 import msgspec
 
 from app.dashboards.answers import Days, Read, answer_cards, card_key, options_of, stored_days
-from app.dashboards.model import DashCard, Dashboard, Library, Parameter
+from app.dashboards.model import Dashboard, DashCard, Library, Parameter
 from app.dashboards.sql import parse_period
+from app.errors import SettingsError
 
 _PARTS = Path(__file__).parent / "page"
 _SCRIPTS = (
@@ -50,6 +51,22 @@ def static_page(read: Read, library: Library, chosen: Mapping[str, Any]) -> byte
 def live_page(read: Read, library: Library) -> bytes:
     """The page without data, which asks for it as filters are chosen."""
     return _assemble(_content(read, library, {}) | {"results": {}, "is_live": True}, _LIVE_POLICY)
+
+
+def chosen_filters(library: Library, texts: Sequence[str]) -> dict[str, Any]:
+    """Filters written as `device=mobile`, by their slugs; SettingsError for what is none."""
+    known = {parameter.slug: parameter for parameter in page_filters(library)}
+    chosen: dict[str, Any] = {}
+    for text in texts:
+        slug, _, value = text.partition("=")
+        if slug not in known or not value:
+            raise SettingsError(f"--filter {text}: write it as NAME=VALUE, with one of {', '.join(known)} as NAME")
+        if known[slug].type.startswith("date/"):
+            parse_period(value)
+            chosen[slug] = value
+        else:
+            chosen.setdefault(slug, []).append(value)
+    return chosen
 
 
 def page_filters(library: Library) -> list[Parameter]:
@@ -104,7 +121,7 @@ def _presets(days: Days) -> list[tuple[str, str]]:
 
 def _span(first: date | None, last: date | None) -> str:
     if first and last and first != last:
-        return f"{first} – {last}"
+        return f"{first} to {last}"
     if first and last:
         return str(first)
     if first or last:
