@@ -9,6 +9,7 @@ from app import console
 from app.dashboards.answers import reader_of
 from app.dashboards.model import DEFAULT_FOLDER, load_library
 from app.dashboards.preview import chosen_filters, write_page
+from app.dashboards.push import Pushed, push
 from app.settings import load_settings
 from app.warehouse import open_warehouse
 
@@ -47,3 +48,43 @@ def preview_command(
             return
         size = write_page(reader_of(warehouse), library, out, chosen)
     console.say(f"wrote {out} ({size / 1024**2:.1f} MB): open it in any browser, it needs no network")
+
+
+@dashboards.command("push")
+def push_command(
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be changed, line by line.")] = False,
+    database_host: Annotated[
+        str | None, typer.Option("--database-host", help="How Metabase calls the warehouse's host: clickhouse:8123.")
+    ] = None,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds that Metabase may take to read the warehouse.")] = 300,
+    folder: Annotated[Path, typer.Option(help="Where the dashboards' files are.")] = DEFAULT_FOLDER,
+    as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
+) -> None:
+    """Make a running Metabase have these dashboards; what people made there is left alone, the same again is nothing.
+
+    Example: carat dashboards push --dry-run
+
+    Metabase's address is CARAT_METABASE_URL, its API key (of the group Administrators) CARAT_METABASE_API_KEY. It gets
+    the warehouse of CARAT_WAREHOUSE, or of CARAT_METABASE_WAREHOUSE: a user who may only read is enough.
+    """
+    library = load_library(folder)
+    pushed = push(load_settings(), library, dry_run=dry_run, database_host=database_host, wait_s=wait)
+    if as_json:
+        console.say_json(pushed.report)
+    else:
+        _say_pushed(pushed)
+
+
+def _say_pushed(pushed: Pushed) -> None:
+    for change in pushed.changes:
+        console.say(str(change))
+    for note in pushed.notes:
+        console.say(f"note: {note}")
+    where = f"{pushed.url} (Metabase {pushed.version})"
+    if not pushed.changes:
+        console.say(f"nothing to do: {where} has what the files say")
+    elif pushed.dry_run:
+        console.say(f"{len(pushed.changes)} change(s) would be made to {where}; nothing was changed")
+    else:
+        console.say(f"{len(pushed.changes)} change(s) made to {where}, and read back")

@@ -16,6 +16,9 @@ from app.errors import DashboardError
 Content = dict[str, Any]
 
 _MARK = "Kept as code by Carat ({key}): changes made here are replaced by the next push."
+CARD_MARK = "carat.card"
+"""The setting in which a card that Carat made holds its own entity id; a copy of it has another entity id."""
+
 _MARKED = re.compile(r"Kept as code by Carat \(([A-Za-z0-9_-]{21})\)")
 _LABEL = 40
 _TAG_KEYS = ("id", "display-name", "type", "widget-type", "default", "required", "options", "alias")
@@ -75,7 +78,7 @@ def wanted_card(card: Card, collection: str) -> Content:
         "database": card.database,
         "sql": card.sql.strip(),
         "tags": {tag["name"]: _tag(tag, ".".join(card_tag.column[1:])) for tag, card_tag in _tags(card, stage)},
-        "visualization_settings": card.settings,
+        "visualization_settings": card.settings | {CARD_MARK: card.entity_id},
     }
     return content | ({"parameters": _parameters(card.raw["parameters"])} if card.raw.get("parameters") else {})
 

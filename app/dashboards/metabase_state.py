@@ -6,15 +6,13 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from app.dashboards.metabase_api import ForbiddenError, Metabase, rows
-from app.dashboards.metabase_shapes import Numbers, marked_key
+from app.dashboards.metabase_shapes import CARD_MARK, Numbers, marked_key
 from app.dashboards.model import Card, Library
 from app.errors import DashboardError, MetabaseError, SettingsError
 from app.settings import Settings
 
 SCHEMAS = ("dwh", "history", "etl", "pd")
 MARK = "Carat's warehouse. Its address is set by `carat dashboards push`; what else is set here is kept."
-CARD_PREFIX = "carat"
-"""With what the entity ids of Carat's cards begin: a card of that kind which no file describes was removed."""
 
 Row = dict[str, Any]
 
@@ -146,7 +144,8 @@ def _read_collections(metabase: Metabase, library: Library, found: Found) -> Non
                 found.numbers.collections[key] = row["id"]
                 break
         else:
-            if namesake := next((row for row in mine if row.get("name") == collection.name), None):
+            namesake = next((row for row in mine if (row["name"], row.get("location")) == (collection.name, "/")), None)
+            if namesake and not collection.parent_id and not namesake.get("archived"):
                 found.notes.append(
                     f"a collection {collection.name} (number {namesake['id']}) is there that Carat did not make: "
                     "it is left alone, and Carat's own stands beside it"
@@ -162,9 +161,11 @@ def _read_cards(metabase: Metabase, library: Library, found: Found) -> None:
     for key, number in found.numbers.cards.items():
         found.cards[key] = metabase.get(f"/api/card/{number}")
     for item in _items(metabase, found, "card", archived=False):
-        key = str(item.get("entity_id") or "")
-        if key.startswith(CARD_PREFIX) and key not in found.cards:
-            found.removed_cards.append(item)
+        if item.get("entity_id") not in found.cards:
+            card = metabase.get(f"/api/card/{item['id']}")
+            mark = (card.get("visualization_settings") or {}).get(CARD_MARK)
+            if mark is not None and mark == card.get("entity_id"):
+                found.removed_cards.append(item)
 
 
 def _read_dashboards(metabase: Metabase, library: Library, found: Found) -> None:

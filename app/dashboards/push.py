@@ -130,7 +130,7 @@ def push(
 def plan(library: Library, wanted: Connection, found: Found) -> Iterator[Change]:
     """What must be changed, in the order in which it can be."""
     yield from _plan_database(wanted, found)
-    for collection in library.collections:
+    for collection in _parents_first(library.collections):
         key = collection.entity_id
         there = _found_collection(found.collections[key]) if key in found.collections else None
         yield from _compare("collection", key, _wanted_collection(collection), there)
@@ -185,6 +185,20 @@ def _plan_database(wanted: Connection, found: Found) -> Iterator[Change]:
         return
     if differing:
         yield Change("update", "database", wanted.name, wanted.name, tuple(differing))
+
+
+def _parents_first(collections: tuple[Collection, ...]) -> list[Collection]:
+    parents = {collection.entity_id: collection.parent_id for collection in collections}
+
+    def depth(collection: Collection) -> int:
+        above, steps = collection.parent_id, 0
+        while above and steps <= len(parents):
+            above, steps = parents.get(above), steps + 1
+        if steps > len(parents):
+            raise DashboardError(f"{collection.path}: parent_id: the collection lies within itself")
+        return steps
+
+    return sorted(collections, key=depth)
 
 
 def _wanted_collection(collection: Collection) -> Content:

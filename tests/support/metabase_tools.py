@@ -1,0 +1,66 @@
+"""Metabase's own command-line tools, for tests alone: installed by npm into the user's cache, never into the project.
+
+Both are under the AGPL; they are run as programs, and nothing of them is kept here.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+CLI = "@metabase/cli@0.3.1"
+REPRESENTATIONS = "@metabase/representations@1.2.0"
+_PACKAGES = (CLI, REPRESENTATIONS)
+
+
+@cache
+def metabase_tools() -> Path:
+    """The directory of the programs `mb` and `representations`; they are installed once a user."""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise RuntimeError("npm is not installed: it brings Metabase's own tools, which these tests run")
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "carat-tests" / "metabase"
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        wanted = json.dumps(_PACKAGES)
+        done = home / "installed.json"
+        if not done.exists() or done.read_text() != wanted:
+            command = [npm, "install", "--prefix", str(home), "--no-audit", "--no-fund", "--ignore-scripts", *_PACKAGES]
+            subprocess.run(command, check=True, capture_output=True, timeout=180)
+            (home / "schemas.json").unlink(missing_ok=True)
+            done.write_text(wanted)
+    return home / "node_modules" / ".bin"
+
+
+def run_mb(arguments: Sequence[str], *, url: str = "", key: str = "", home: Path) -> subprocess.CompletedProcess[str]:
+    """One run of Metabase's command-line client, with a home of its own."""
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "XDG_CONFIG_HOME": str(home)}
+    access = ["--url", url, "--api-key", key] if url else []
+    return subprocess.run(
+        [str(metabase_tools() / "mb"), *arguments, *access],
+        env=environment, capture_output=True, text=True, check=False, timeout=60, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def body_schemas(home: Path) -> dict[str, dict[str, Any]]:
+    """The JSON Schemas with which the client checks what it sends and gets, by command: `card create`, … ."""
+    commands = [
+        f"{noun} {verb}" for noun in ("card", "dashboard", "collection") for verb in ("create", "update", "get")
+    ]
+    kept = metabase_tools().parents[1] / "schemas.json"  # asking for them takes seconds
+    if not kept.exists():
+        asked = {
+            command: json.loads(run_mb([*command.split(), "--help", "--json"], home=home).stdout)
+            for command in (*commands, "database get")
+        }
+        partial = kept.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps(asked))
+        partial.rename(kept)
+    found: dict[str, dict[str, Any]] = json.loads(kept.read_text())
+    return found
