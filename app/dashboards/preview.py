@@ -5,6 +5,7 @@ page may run nothing but its own script: its policy names the script's hash.
 """
 
 import base64
+import calendar
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -120,13 +121,18 @@ def _presets(days: Days) -> list[tuple[str, str]]:
 
 
 def _span(first: date | None, last: date | None) -> str:
-    if first and last and first != last:
-        return f"{first} to {last}"
+    """The days in words: Mar 1 to Mar 31, 2026."""
+    if first and last and first.year == last.year and first != last:
+        return f"{_words(first).rpartition(',')[0]} to {_words(last)}"
     if first and last:
-        return str(first)
+        return _words(first) if first == last else f"{_words(first)} to {_words(last)}"
     if first or last:
-        return f"since {first}" if first else f"until {last}"
+        return f"since {_words(first)}" if first else f"until {_words(last or date.max)}"
     return "all days"
+
+
+def _words(day: date) -> str:
+    return f"{calendar.month_abbr[day.month]} {day.day}, {day.year}"
 
 
 def _dashboard(dashboard: Dashboard) -> dict[str, Any]:

@@ -126,7 +126,7 @@ const Charts = (() => {
       [isRow ? "xAxisIndex" : "yAxisIndex"]: !isRow && own.axis === "right" && series.some((one) => one.axis === "left") ? 1 : 0,
       stack: stacked ? `${own.axis}-${isLine}` : undefined, barMaxWidth: isRow ? 18 : 56, barCategoryGap: isRow ? "28%" : "22%", barGap: "8%",
       itemStyle: isLine ? {} : { borderRadius: stacked ? 0 : isRow ? [0, 3, 3, 0] : [3, 3, 0, 0] },
-      lineStyle: { width: 2 }, symbol: "circle", symbolSize: own.values.length === 1 ? 8 : 5, showSymbol: own.values.length <= 14,
+      lineStyle: { width: 2, type: own.line || "solid" }, symbol: "circle", symbolSize: own.values.length === 1 ? 8 : 5, showSymbol: own.values.length <= 14,
       connectNulls: card.settings["line.missing"] !== "none",
       areaStyle: own.display === "area" ? { opacity: stacked ? 0.55 : 0.18 } : undefined,
       emphasis: { disabled: true }, z: isLine ? 3 : 2,
@@ -162,7 +162,7 @@ const Charts = (() => {
       type: settings["graph.y_axis.scale"] === "log" ? "log" : "value", position: side, show: settings["graph.y_axis.axis_enabled"] !== false,
       min: free && side === "left" ? settings["graph.y_axis.min"] : undefined,
       max: isNormal ? 1 : free && side === "left" ? settings["graph.y_axis.max"] : undefined,
-      minInterval: isCount ? 1 : undefined, splitNumber: 4, name: side === "left" ? titleText : "",
+      minInterval: isCount ? 1 : undefined, interval: isNormal ? 0.25 : undefined, splitNumber: 4, name: side === "left" ? titleText : "",
       nameTextStyle: { color: look.quiet, align: "left", padding: [0, 0, 2, 0] }, nameGap: 10,
       axisLabel: { color: look.quiet, formatter: Format.axisFormatter(style, top), hideOverlap: true },
       axisLine: { show: false }, axisTick: { show: false },
@@ -178,7 +178,7 @@ const Charts = (() => {
     const isOrdered = ["date", "datetime", "number"].includes(shown.x.column.type);
     if (isOrdered) {
       const step = Math.max(1, Math.ceil((widest + 14) / room));
-      return { texts, axisLabel: { interval: (index) => index % step === 0, rotate: 0 }, room: 22 };
+      return { texts, axisLabel: { interval: (index) => index % step === 0, rotate: 0 }, room: 24 };
     }
     if (widest + 8 <= room) return { texts, axisLabel: { interval: 0, rotate: 0 }, room: 22 };
     const words = Math.max(0, ...texts.flatMap((text) => text.split(" ")).map((word) => width(word)));
@@ -220,7 +220,7 @@ const Charts = (() => {
         type: "category", data: labels.texts, boundaryGap: marks.some((one) => one.type === "bar") || shown.x.places.length === 1,
         show: card.settings["graph.x_axis.axis_enabled"] !== false,
         name: titleOfX, nameLocation: "middle", nameGap: labels.room + 2, nameTextStyle: { color: look.quiet },
-        axisLabel: { color: look.quiet, hideOverlap: true, ...labels.axisLabel },
+        axisLabel: { color: look.quiet, hideOverlap: true, margin: 10, ...labels.axisLabel },
         axisLine: { lineStyle: { color: look.line } }, axisTick: { show: false },
       },
       yAxis: axes.length ? axes : [valueAxis(card, series, "left", look)],
@@ -247,7 +247,7 @@ const Charts = (() => {
         axisLabel: { color: look.text, fontSize: 12, width: longest, overflow: "truncate", interval: 0 },
       },
       xAxis: {
-        type: "value", max: card.settings["stackable.stack_type"] === "normalized" ? 1 : undefined, splitNumber: 3,
+        type: "value", max: card.settings["stackable.stack_type"] === "normalized" ? 1 : undefined, splitNumber: 3, interval: card.settings["stackable.stack_type"] === "normalized" ? 0.25 : undefined,
         axisLabel: { show: !shows, color: look.quiet, formatter: Format.axisFormatter(style, top), hideOverlap: true },
         splitLine: { show: !shows, lineStyle: { color: look.line } },
       },
@@ -261,7 +261,7 @@ const Charts = (() => {
     if (!settings["graph.show_goal"] || !marks.length) return;
     marks[0].markLine = {
       silent: true, symbol: "none", lineStyle: { color: look.quiet, type: "dashed" },
-      label: { formatter: () => settings["graph.goal_label"] || "Goal", position: "insideEndTop", color: look.quiet },
+      label: { formatter: () => settings["graph.goal_label"] || "Goal", position: "insideStartTop", color: look.text, backgroundColor: look.paper, padding: [1, 4] },
       data: [{ yAxis: settings["graph.goal_value"] }],
     };
   }

@@ -90,7 +90,8 @@ const Figures = (() => {
     const rates = steps.map((step, index) => (index && steps[index - 1].amount ? step.amount / steps[index - 1].amount : null));
     const worst = rates.reduce((low, rate, index) => (rate !== null && (low < 0 || rate < rates[low]) ? index : low), -1);
     const percent = (share) => Format.number(share, { number_style: "percent", decimals: 1 });
-    const table = make("div.funnel", { role: "table", "aria-label": card.name });
+    const headings = ["", "", `${Format.title(settings, metric)}, of all`, "lost"].map((text) => make("div", { role: "columnheader" }, text));
+    const table = make("div.funnel", { role: "table", "aria-label": card.name }, make("div.step.step-head", { role: "row" }, ...headings));
     steps.forEach((step, index) => {
       const share = first ? step.amount / first : 0;
       table.append(make("div.step", { role: "row" },
@@ -101,8 +102,7 @@ const Figures = (() => {
           : make(`div.step-rate${index === worst ? ".bad" : ""}`, { role: "cell", title: `${percent(1 - rates[index])} were lost since the step before` },
               `−${percent(1 - rates[index])}`)));
     });
-    box.append(make("div.funnel-head", { "aria-hidden": "true" }, make("span", {}, ""), make("span", {}, ""), make("span", {}, "reached, of all"),
-      make("span", {}, "lost at this step")), table);
+    box.append(table);
   }
 
   return { scalar, trend, funnel };

@@ -34,14 +34,15 @@ const Format = (() => {
     const wanted = decimals === undefined ? { maximumFractionDigits: isPercent ? percentDecimals(amount) : 2 } : {
       minimumFractionDigits: decimals, maximumFractionDigits: decimals,
     };
-    if (options.compact && Math.abs(amount) >= 10000) {
+    if (options.compact && Math.abs(amount) >= (options.compactFrom ?? 10000)) {
       Object.assign(wanted, { notation: "compact", minimumFractionDigits: 0, maximumFractionDigits: 1 });
     }
+    if (options.atMost !== undefined) Object.assign(wanted, { minimumFractionDigits: 0, maximumFractionDigits: options.atMost });
     let text;
     if (style.number_style === "currency") {
       const whole = options.compact ? { minimumFractionDigits: 0, maximumFractionDigits: decimals ?? 0 } : {};
-      const money = decimals === undefined ? {} : wanted;
-      text = currency(amount, style, { ...money, ...whole, ...(wanted.notation ? wanted : {}) });
+      const money = decimals === undefined && options.atMost === undefined ? {} : wanted;
+      text = currency(amount, style, { ...whole, ...money, ...(wanted.notation ? wanted : {}) });
     } else {
       text = numberFormat(wanted).format(amount);
     }
@@ -111,8 +112,9 @@ const Format = (() => {
   function axisFormatter(style, highest) {
     if (style.number_style === "duration") return (value) => axisDuration(value * (style.scale ?? 1));
     const top = Math.abs(highest * (style.scale ?? 1) * (style.number_style === "percent" ? 100 : 1));
-    const decimals = top >= 5 || top === 0 ? 0 : top >= 0.5 ? 1 : 2;
-    return (value) => number(value, { ...style, decimals: undefined }, { compact: true, decimals });
+    const atMost = top >= 5 || top === 0 ? (top >= 10000 ? 1 : 0) : top >= 0.5 ? 1 : 2;
+    const compactFrom = top >= 10000 ? 1000 : Infinity;
+    return (value) => number(value, { ...style, decimals: undefined }, { compact: true, compactFrom, atMost });
   }
 
   function axisDuration(seconds) {

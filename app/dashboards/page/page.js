@@ -10,6 +10,9 @@
 
   // ---- one card ----
 
+  const NUMBERS = ["M2.5 3.5h11M2.5 8h11M2.5 12.5h11M6.5 3.5v9"];
+  const ABOUT = ["M8 1.8a6.2 6.2 0 1 0 0 12.4a6.2 6.2 0 1 0 0-12.4", "M8 7.2v3.8M8 4.9v.1"];
+
   const KINDS = { scalar: "figure", smartscalar: "figure", funnel: "funnel", table: "table", heading: "plain", text: "plain" };
   const CHARTS = new Set(["line", "bar", "area", "combo", "row", "pie"]);
 
@@ -23,10 +26,14 @@
     return box;
   }
 
+  function icon(paths) {
+    return Dom.svg("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, ...paths.map((d) => Dom.svg("path", { d })));
+  }
+
   function head(card, box, body) {
     const row = make("div.card-head", {}, make("h3", {}, card.name));
     if (CHARTS.has(card.display) || card.display === "funnel") {
-      const button = make("button.icon", { type: "button", "aria-pressed": "false", "aria-label": `Numbers of ${card.name}`, title: "Show the numbers" }, "▤");
+      const button = make("button.icon", { type: "button", "aria-pressed": "false", "aria-label": `Numbers of ${card.name}`, title: "Show the numbers" }, icon(NUMBERS));
       button.addEventListener("click", () => {
         const isOn = button.getAttribute("aria-pressed") !== "true";
         button.setAttribute("aria-pressed", String(isOn));
@@ -36,7 +43,7 @@
     }
     if (card.description) {
       const about = make("div.about", { hidden: true }, card.description);
-      const button = make("button.icon", { type: "button", "aria-expanded": "false", "aria-label": `About ${card.name}`, title: card.description }, "ⓘ");
+      const button = make("button.icon", { type: "button", "aria-expanded": "false", "aria-label": `About ${card.name}`, title: card.description }, icon(ABOUT));
       button.addEventListener("click", () => {
         about.hidden = !about.hidden;
         button.setAttribute("aria-expanded", String(!about.hidden));
@@ -105,6 +112,7 @@
       box.append(head(card, box, body), body);
       return body;
     });
+    fillRows(cards, [...grid.children]);
     let isFirst = true;
     cards.forEach((card, index) => {
       if (!bodies[index]) return;
@@ -114,6 +122,16 @@
     });
     performance.mark("carat-tab-drawn");
     grid.dataset.shown = `${state.dashboard.slug}/${state.tab}/${turn}`;
+  }
+
+  // On a phone numbers stand in twos: one without a neighbour takes the whole row.
+  function fillRows(cards, boxes) {
+    let run = 0;
+    cards.forEach((card, index) => {
+      run = KINDS[card.display] === "figure" ? run + 1 : 0;
+      const isEnd = KINDS[cards[index + 1]?.display] !== "figure";
+      boxes[index].classList.toggle("is-last", run % 2 === 1 && isEnd);
+    });
   }
 
   async function fetched(turn) {

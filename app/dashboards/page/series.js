@@ -50,26 +50,26 @@ const Series = (() => {
     const series = breakout
       ? groups(values(result, breakout), values(result, metrics[0]), xs, at).map(([name, list]) => {
           const shown = Format.formatter(settings, column(result, breakout))(name);
-          return one(card, String(name), shown, metrics[0], list, taken);
+          return one(card, String(name), shown, metrics[0], list, taken, () => colourOf(shown, taken));
         })
-      : metrics.map((metric) => {
+      : metrics.map((metric, index) => {
           const list = blank(at.size);
           values(result, metric).forEach((value, row) => (list[at.get(xs[row])] = value));
-          return one(card, metric, Format.title(settings, metric), metric, list, taken);
+          return one(card, metric, Format.title(settings, metric), metric, list, taken, () => PALETTE[index % PALETTE.length]);
         });
     if (settings["line.missing"] === "zero") series.forEach((own) => (own.values = own.values.map((v) => v ?? 0)));
     spreadOverAxes(card, series);
     return { x, series };
   }
 
-  function one(card, key, name, metric, list, taken) {
+  function one(card, key, name, metric, list, taken, ownColour) {
     const own = (card.settings.series_settings || {})[key] || {};
     const style = { ...Format.columnSettings(card.settings, metric) };
     const display = own.display || (card.display === "combo" ? "bar" : card.display);
     if (own.color) taken.add(own.color);
     return {
-      key, name: own.title || name, metric, values: list, style, display, axis: own.axis,
-      colour: own.color || (card.settings["graph.colors"] || [])[taken.size] || colourOf(name, taken),
+      key, name: own.title || name, metric, values: list, style, display, axis: own.axis, line: own["line.style"],
+      colour: own.color || ownColour(),
     };
   }
 

@@ -52,7 +52,7 @@ const Tables = (() => {
 
   function cell(column, value, format, paint, row) {
     const text = format(value);
-    const element = make(`td${column.type === "number" ? ".number" : ""}`, text.length > 40 ? { title: text } : {});
+    const element = make(`td${column.type === "number" ? ".number" : column.type.startsWith("date") ? ".day" : ""}`, text.length > 40 ? { title: text } : {});
     const { background, bar } = paint(value, row);
     if (background) element.style.background = background;
     if (bar !== undefined) {
