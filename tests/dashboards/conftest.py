@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,6 @@ from tests.support.demo_month import demo_warehouse
 @pytest.fixture(scope="session")
 def demo_settings(tmp_path_factory) -> Settings:
     """Settings of a warehouse that holds a small demo shop; this process's own copy."""
-    return demo_warehouse(
-        Path(tmp_path_factory.getbasetemp()).parent / "demo-month", tmp_path_factory.mktemp("demo-month")
-    )
+    base = Path(tmp_path_factory.getbasetemp())
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    return demo_warehouse(shared / "demo-month", tmp_path_factory.mktemp("own-demo-month"))

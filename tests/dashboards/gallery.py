@@ -29,21 +29,26 @@ def a_dashboard(name: str, cards: Sequence[Card], *, tabs: int = 1) -> Dashboard
         tab, place = names[index % tabs], index // tabs
         col, row = place * _ACROSS % _COLUMNS, place * _ACROSS // _COLUMNS * _DOWN
         key = f"{name}-{card.entity_id}"
-        placed.append(
-            DashCard(key, card.entity_id, card, tab.entity_id, col, row, _ACROSS, _DOWN, MAPPINGS, {}, {})
-        )
+        placed.append(DashCard(key, card.entity_id, card, tab.entity_id, col, row, _ACROSS, _DOWN, MAPPINGS, {}, {}))
     path = Path(f"{name.lower().replace(' ', '_')}.yaml")
     return Dashboard(f"d-{name}", name, f"About {name}.", 0, FILTERS, names, tuple(placed), None, path, {})
 
 
 def a_library(*dashboards: Dashboard) -> Library:
-    cards = {dashcard.card.entity_id: dashcard.card for own in dashboards for dashcard in own.dashcards if dashcard.card}
+    cards = {
+        dashcard.card.entity_id: dashcard.card for own in dashboards for dashcard in own.dashcards if dashcard.card
+    }
     return Library(Path(), (), dashboards, tuple(cards.values()), ())
 
 
 def column(name: str, **style: Any) -> dict[str, Any]:
     """A column's settings, under the key that Metabase gives them."""
     return {f'["name","{name}"]': style}
+
+
+def literal(text: str) -> str:
+    """The text in SQL, without any character that a card's template could take for its own."""
+    return f"unhex('{text.encode().hex()}')"
 
 
 _DAYS = "SELECT toDate('2026-03-01') + number AS \"Day\""
@@ -54,7 +59,9 @@ _RATE = {"number_style": "percent", "decimals": 1}
 
 def every_display() -> list[Card]:
     """One card of each display, with numbers that make its labels tight."""
-    by_day = f'{_DAYS}, 900 + (number * 37) % 700 AS "Sessions", 0.02 + (number % 7) / 300 AS "Conversion" FROM numbers(31)'
+    by_day = (
+        f'{_DAYS}, 900 + (number * 37) % 700 AS "Sessions", 0.02 + (number % 7) / 300 AS "Conversion" FROM numbers(31)'
+    )
     by_device = (
         f"{_DAYS}, ['mobile', 'desktop', 'tablet'][1 + device] AS \"Device\", (number * 31 + device * 400) % 900 AS \"Sessions\" "
         "FROM numbers(31) ARRAY JOIN [0, 1, 2] AS device"
@@ -62,7 +69,7 @@ def every_display() -> list[Card]:
     by_channel = f'SELECT {_CHANNELS}[number + 1] AS "Channel", 9000 - number * 1150 AS "Sessions" FROM numbers(7)'
     step = (
         "SELECT ['Visit', 'Catalog', 'Product', 'Favorite or cart', 'Checkout', 'Purchase'][number + 1] AS \"Step\", "
-        "[18609, 16848, 11169, 5161, 999, 530][number + 1] AS \"Sessions\" FROM numbers(6)"
+        '[18609, 16848, 11169, 5161, 999, 530][number + 1] AS "Sessions" FROM numbers(6)'
     )
     return [
         a_card("A number", "scalar", "SELECT 1234567.5 AS \"Revenue\"", "What it says.", column_settings=column("Revenue", **_MONEY)),
