@@ -44,6 +44,10 @@ class ForbiddenError(MetabaseError):
     """Metabase knows the key, and does not let it do that."""
 
 
+class RejectedError(MetabaseError):
+    """Metabase understood the request, and what it asks for cannot be."""
+
+
 class Metabase:
     """A running Metabase, spoken to with an API key. What leaves here never holds a secret."""
 
@@ -81,11 +85,12 @@ class Metabase:
             found = self.get("/api/session/properties")
         except NotFoundError:
             self._refuse_stranger()
-        tag = found.get("version", {}).get("tag") if isinstance(found, dict) else None
-        if not isinstance(tag, str):
-            self._refuse_stranger()
-        match = _TAG.match(tag)
-        if match and int(match["major"]) < OLDEST_VERSION:  # what is built from a branch has no number
+        match found:
+            case {"version": {"tag": str(tag)}}:
+                number = _TAG.match(tag)
+            case _:
+                self._refuse_stranger()
+        if number and int(number["major"]) < OLDEST_VERSION:  # what is built from a branch has no number
             raise MetabaseError(
                 f"{self.url} is Metabase {tag}: at least 0.{OLDEST_VERSION} is needed. Upgrade it, then push again"
             )
@@ -138,13 +143,13 @@ class Metabase:
             ) from None
         if isinstance(reason, NameResolutionError):
             raise MetabaseError(f"{self.url}: no such host. Check CARAT_METABASE_URL") from None
-        if isinstance(reason, ConnectTimeoutError | ReadTimeoutError):
-            raise MetabaseError(
-                f"{self.url} does not answer in time. Check that Metabase runs, then push again"
-            ) from None
         if isinstance(reason, NewConnectionError):
             raise MetabaseError(
                 f"{self.url} refuses the connection. Check CARAT_METABASE_URL, and that Metabase runs"
+            ) from None
+        if isinstance(reason, ConnectTimeoutError | ReadTimeoutError):
+            raise MetabaseError(
+                f"{self.url} does not answer in time. Check that Metabase runs, then push again"
             ) from None
         raise MetabaseError(f"{self.url}: {_brief(reason)}. Check that Metabase runs, then push again") from None
 
@@ -171,6 +176,8 @@ class Metabase:
                 raise MetabaseError(
                     f"{self.url} is not ready ({answer.status}). Wait until it has started, then push again"
                 )
+            case 400 | 422:
+                raise RejectedError(f"{where}: Metabase refuses that{': ' if said else ''}{said}")
             case status:
                 raise MetabaseError(f"{where}: Metabase answers {status}{': ' if said else ''}{said}")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from app import console
 from app.dashboards.differences import Difference, differences
-from app.dashboards.metabase_api import ForbiddenError, Metabase, whole
+from app.dashboards.metabase_api import Metabase, RejectedError, whole
 from app.dashboards.metabase_shapes import (
     Content,
     Numbers,
@@ -275,9 +275,7 @@ class _Work:
             if any(each.path.startswith("connection") for each in change.differences):
                 body["details"] = (self._found.database.get("details") or {}) | details
             self._metabase.put(f"/api/database/{number}", body)
-        except (ForbiddenError, SettingsError):
-            raise
-        except MetabaseError as error:
+        except RejectedError as error:
             raise whole(
                 error,
                 f"That is what Metabase says of {wanted}: it must reach the warehouse under that name; "
