@@ -28,7 +28,7 @@ OLDEST_VERSION = 58
 
 _TIMEOUT = Timeout(connect=10, read=180)  # saving a connection makes Metabase try it
 _RETRIES = Retry(
-    total=3, connect=2, allowed_methods={"GET"}, status_forcelist={502, 503, 504}, backoff_factor=0.2,
+    total=3, connect=2, other=0, allowed_methods={"GET"}, status_forcelist={502, 503, 504}, backoff_factor=0.2,
     raise_on_status=False,
 )  # fmt: skip
 _PAGE = 100
