@@ -229,6 +229,9 @@ API_CALLS = Table(
 
 # ---- dwh: for people and BI --------------------------------------------------------------------------------------
 
+# The visitor_hash of pd.api_calls, which a session_id begins with.
+VISITOR_OF_SESSION = "reinterpretAsUInt64(reverse(unhex(substring(session_id, 1, 16))))"
+
 # A part with a file a column: rows are masked in it by one file more. A part in one file would be written anew.
 _CHEAP_TO_PATCH = "min_bytes_for_wide_part = 1048576"
 
@@ -321,6 +324,15 @@ SESSIONS = Table(
         Column("channel", LABEL, "marketing channel"),
         Column("furthest_step", LABEL, "furthest step reached: visit, catalog, product, cart, checkout or purchase"),
         Column("is_bounce", "Bool", "whether at most one call was an event other than other"),
+        # What the views look people up by, narrow enough to be read for years of days.
+        Column(
+            "visitor_hash", "UInt64", "hash of visitor_id, by which session_id begins",
+            expression=f"MATERIALIZED {VISITOR_OF_SESSION}", codec="Delta, LZ4",
+        ),
+        Column(
+            "user_hash", "UInt64", "hash of user_id; 0 for a guest",
+            expression="MATERIALIZED if(user_id = '', 0, sipHash64('user', user_id))",
+        ),
     ),
     order_by="session_id",
     partition_by="session_date",

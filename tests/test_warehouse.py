@@ -156,8 +156,8 @@ def test_values_come_back_as_they_were_written(warehouse):
 
 def test_visits_know_the_past_of_their_visitor(warehouse):
     first, second = (
-        sessions("a"),
-        sessions("b", day=date(2026, 3, 3)).with_columns(
+        sessions("0123456789abcdef-1"),
+        sessions("0123456789abcdef-2", day=date(2026, 3, 3)).with_columns(
             started_at=pl.lit(datetime(2026, 3, 3, 12, tzinfo=UTC)).cast(pl.Datetime("ms", "UTC"))
         ),
     )

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from app.contracts import API_CALLS
+from app.contracts import API_CALLS, VISITOR_OF_SESSION
 from app.frames.days import DaySpans
 from app.frames.sessionize import assign_sessions, changed_sessions
 from app.jobs.reach import CALL_HASH, QUARTER, TS
 from app.jobs.shards import Scope, blocks_of, read_moments, read_published, shard_count
 from app.warehouse import Hashed, Warehouse
-from app.warehouse.publication import VISITOR_OF_SESSION
 
 _CALLS_AT_ONCE = 1_000_000
 _MOMENTS = pl.DataFrame(schema={"session_id": pl.String(), "ts": API_CALLS.schema["ts"], "is_there": pl.Boolean()})

@@ -11,14 +11,13 @@ import polars as pl
 import pyarrow as pa
 from polars.datatypes import DataType
 
-from app.contracts import API_CALLS, EVENTS, Table, sql_text
+from app.contracts import API_CALLS, EVENTS, VISITOR_OF_SESSION, Table, sql_text
 from app.errors import ContractError
 from app.frames.days import DaySpans
 from app.frames.events import FAILED_STATUS
 from app.jobs.reach import MOMENT, TS, crossing_visitors
 from app.tracking import FIELDS, EndpointMap, MappedCall
 from app.warehouse import Warehouse
-from app.warehouse.publication import VISITOR_OF_SESSION
 
 _HASHES = 2**64
 _MAX_SHARDS = 4096

@@ -22,7 +22,6 @@ from app.contracts import DWH_TABLES, PUBLICATIONS, Table
 from app.errors import AuditError, ContractError, WarehouseError
 from app.warehouse.client import Warehouse
 
-VISITOR_OF_SESSION = "reinterpretAsUInt64(reverse(unhex(substring(session_id, 1, 16))))"
 # Merging parts that are about to move would take the cores that the build needs, and a deletion would wait for it.
 _UNMERGED = "max_bytes_to_merge_at_max_space_in_pool = 1"
 _MASKING_POLL_S = 0.02

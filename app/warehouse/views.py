@@ -1,4 +1,8 @@
-"""Views of dwh: what depends on a visitor's whole past, asked at query time and never frozen into a day."""
+"""Views of dwh: what depends on a visitor's whole past, asked at query time and never frozen into a day.
+
+A person is a user where one is known. The person of a session is its own user; else that of the next session on the
+same visitor in which somebody was signed in, else of the last one before; else the visitor. Bots are left out.
+"""
 
 from dataclasses import dataclass
 
@@ -36,60 +40,37 @@ def replace_view(warehouse: Warehouse, view: View) -> list[str]:
     return [f"{'created' if found.is_empty() else 'replaced'} view {view.full_name}"]
 
 
+_PEOPLE = "FROM dwh.sessions WHERE NOT is_bot"
+_SPAN = "session_date BETWEEN {first:Date} AND {last:Date}"
+_ATTRIBUTED = ("channel", "source", "medium", "campaign")
+_ATTRIBUTION_DAYS = 30
+
+
 def views(settings: Settings) -> tuple[View, ...]:
     """The views, in the order in which they depend on each other."""
-    timeout_s = settings.session_timeout.total_seconds()
     zone = sql_text(settings.timezone)
-    of_sessions = {column.name: column.comment for column in SESSIONS.columns}
+    of_visits = {column.name: column.comment for column in SESSIONS.columns if not column.expression} | _OF_VISITS
     return (
         View(
             "dwh.visitors",
-            "One row per visitor: first and last seen, first order, first channel, and what they did in all.",
-            """SELECT visitor_id,
-    min(started_at) AS first_seen_at,
-    max(ended_at) AS last_seen_at,
-    if(sum(sessions.orders) = 0, NULL, minIf(started_at, sessions.orders > 0)) AS first_order_at,
-    argMin(channel, started_at) AS first_channel,
-    count() AS sessions,
-    sum(sessions.orders) AS orders,
-    sum(sessions.revenue) AS revenue,
-    argMaxIf(user_id, started_at, user_id != '') AS user_id
-FROM dwh.sessions AS sessions GROUP BY visitor_id""",
-            {
-                "visitor_id": of_sessions["visitor_id"],
-                "first_seen_at": "time of the visitor's first call",
-                "last_seen_at": "time of the visitor's last call",
-                "first_order_at": "start of the first session with an order; null if there was none",
-                "first_channel": "channel of the first session",
-                "sessions": "sessions in all",
-                "orders": "orders in all",
-                "revenue": "revenue in all",
-                "user_id": "the last user seen on this visitor; empty for a guest",
-            },
+            "One row per person (a user with all devices, else a visitor): first and last seen, first order, first "
+            "channel, and what they did in all. Without bots.",
+            _visitors(),
+            _OF_VISITORS,
         ),
         View(
             "dwh.visits",
-            "dwh.sessions with what the visitor's past says of each: new or returning, customer, visit number.",
-            f"""SELECT sessions.*,
-    row_number() OVER earlier = 1 AS is_new_visitor,
-    coalesce(sum(orders) OVER before, 0) > 0 AS is_customer,
-    row_number() OVER earlier AS visit_number,
-    if(row_number() OVER earlier = 1, NULL,
-        dateDiff('millisecond', any(started_at) OVER last_one, started_at) / 86400000) AS days_since_last_visit,
-    ended_at > now64(3, 'UTC') - INTERVAL {timeout_s:.0f} SECOND AS is_open
-FROM dwh.sessions AS sessions
-WINDOW earlier AS (PARTITION BY visitor_id ORDER BY started_at, session_id),
-    before AS (PARTITION BY visitor_id ORDER BY started_at, session_id
-        ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
-    last_one AS (PARTITION BY visitor_id ORDER BY started_at, session_id ROWS BETWEEN 1 PRECEDING AND 1 PRECEDING)""",
-            of_sessions
-            | {
-                "is_new_visitor": "whether this is the visitor's first session",
-                "is_customer": "whether the visitor bought before this session began",
-                "visit_number": "1 for the visitor's first session, 2 for the next, …",
-                "days_since_last_visit": "days since the visitor's session before this one began; null for the first",
-                "is_open": "whether the session may still grow, asked now",
-            },
+            "dwh.sessions without bots, each with its person and what the person's past says of it: new or returning, "
+            "customer, visit number, channel. Of a span of days dwh.visits_between(first = …, last = …) says it faster",
+            _visits(settings),
+            of_visits,
+        ),
+        View(
+            "dwh.visits_between",
+            "dwh.visits of the days from first to last: dwh.visits_between(first = '2026-03-01', last = '2026-03-31'); "
+            "of other days only its people are read",
+            f"SELECT * FROM ({_visits(settings, among=f' AND visitor_hash IN ({_visitors_of_span()})')}) WHERE {_SPAN}",
+            {},
         ),
         View(
             "dwh.days",
@@ -116,3 +97,100 @@ FROM (
             },
         ),
     )
+
+
+def _stitched(*, among: str = "") -> str:
+    """Each session of people with `person_user`, empty where the person is known as a visitor only, and `person`.
+
+    `among`: a condition on `visitor_hash` that all sessions of a visitor fulfil, or none.
+    """
+    signed_in = (
+        "SELECT visitor_hash, any(user_id) AS user, if(min(user_hash) = max(user_hash), [], "
+        f"arraySort(groupArray((started_at, user_id)))) AS moments {_PEOPLE} AND user_hash != 0 "
+        "GROUP BY visitor_hash"
+    )
+    return f"""SELECT sessions.*,
+        multiIf(user_id != '', user_id,
+            empty(moments), ifNull(user, ''),
+            arrayExists(moment -> moment.1 > started_at, moments),
+                arrayFirst(moment -> moment.1 > started_at, moments).2,
+            moments[-1].2) AS person_user,
+        if(person_user = '', visitor, sipHash64('user', person_user)) AS person
+    FROM (SELECT *, visitor_hash AS visitor {_PEOPLE}{among}) AS sessions
+    ANY LEFT JOIN ({signed_in}) AS devices ON sessions.visitor = devices.visitor_hash"""
+
+
+def _visitors_of_span() -> str:
+    """The visitors of the span, and the other devices of the users among them."""
+    of_span = f"SELECT visitor_hash {_PEOPLE} AND {_SPAN}"
+    users = f"SELECT user_hash {_PEOPLE} AND user_hash != 0 AND visitor_hash IN ({of_span})"
+    return f"{of_span} UNION DISTINCT SELECT visitor_hash {_PEOPLE} AND user_hash != 0 AND user_hash IN ({users})"
+
+
+def _visitors() -> str:
+    return f"""SELECT if(user_id = '', visitor_id, user_id) AS person_id,
+    any(person_user) AS user_id,
+    argMin(stitched.visitor_id, started_at) AS visitor_id,
+    arraySort(groupUniqArray(stitched.visitor_id)) AS visitor_ids,
+    min(started_at) AS first_seen_at,
+    max(ended_at) AS last_seen_at,
+    if(sum(stitched.orders) = 0, NULL, minIf(started_at, stitched.orders > 0)) AS first_order_at,
+    argMin(channel, started_at) AS first_channel,
+    count() AS sessions,
+    sum(stitched.orders) AS orders,
+    sum(stitched.revenue) AS revenue
+FROM ({_stitched()}) AS stitched GROUP BY person"""
+
+
+def _visits(settings: Settings, *, among: str = "") -> str:
+    timeout_s = settings.session_timeout.total_seconds()
+    own = {name: f"utm_{name}" if name == "campaign" else name for name in _ATTRIBUTED}
+    attributed = ",\n    ".join(
+        f"if(is_by_earlier, earlier.{number}, {column}) AS attributed_{name}"
+        for number, (name, column) in enumerate(own.items(), start=2)
+    )
+    in_order = "PARTITION BY person ORDER BY started_at, visitor ROWS BETWEEN"
+    return f"""SELECT * EXCEPT (person_user, person, visitor, previous_at, earlier_orders, earlier, is_by_earlier),
+    if(person_user = '', visitor_id, person_user) AS person_id,
+    visit_number = 1 AS is_new_visitor,
+    earlier_orders > 0 AS is_customer,
+    if(visit_number = 1, NULL, dateDiff('millisecond', previous_at, started_at) / 86400000) AS days_since_last_visit,
+    ended_at > now64(3, 'UTC') - INTERVAL {timeout_s:.0f} SECOND AS is_open,
+    {attributed}
+FROM (
+    SELECT *,
+        row_number() OVER (PARTITION BY person ORDER BY started_at, visitor) AS visit_number,
+        any(started_at) OVER ({in_order} 1 PRECEDING AND 1 PRECEDING) AS previous_at,
+        sum(orders) OVER before AS earlier_orders,
+        anyLastIf((started_at, {", ".join(own.values())}), channel != 'Direct') OVER before AS earlier,
+        channel = 'Direct' AND earlier.1 >= started_at - INTERVAL {_ATTRIBUTION_DAYS} DAY AS is_by_earlier
+    FROM ({_stitched(among=among)})
+    WINDOW before AS ({in_order} UNBOUNDED PRECEDING AND 1 PRECEDING)
+)"""
+
+
+_OF_VISITORS = {
+    "person_id": "the user_id where one is known, else the visitor_id",
+    "user_id": "the user; empty for a guest",
+    "visitor_id": "visitor key of the first device",
+    "visitor_ids": "visitor keys of all devices",
+    "first_seen_at": "time of the visitor's first call",
+    "last_seen_at": "time of the visitor's last call",
+    "first_order_at": "start of the first session with an order; null if there was none",
+    "first_channel": "channel of the first session",
+    "sessions": "sessions in all",
+    "orders": "orders in all",
+    "revenue": "revenue in all",
+}
+_OF_VISITS = {
+    "person_id": "the user: of the session, else of the next or last one signed in on the visitor; else the visitor_id",
+    "is_new_visitor": "whether this is the person's first session",
+    "is_customer": "whether the person bought before this session began",
+    "visit_number": "1 for the person's first session, 2 for the next, …",
+    "days_since_last_visit": "days since the person's session before this one began; null for the first",
+    "is_open": "whether the session may still grow, asked now",
+} | {
+    f"attributed_{name}": f"{name} of the session; where it came directly, of the last session of the person's that "
+    f"did not, if that began within {_ATTRIBUTION_DAYS} days before"
+    for name in _ATTRIBUTED
+}
