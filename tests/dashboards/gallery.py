@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from app.dashboards.model import Card, DashCard, Dashboard, Library, Mapping, Parameter, Tab, Tag
+from app.dashboards.model import Card, Dashboard, DashCard, Library, Mapping, Parameter, Tab, Tag
 
 DEVICE = Tag("device", "t-device", "Device", "dimension", "string/=", ("Carat", "dwh", "sessions", "device_type"))
 DATE = Tag("date", "t-date", "Date", "dimension", "date/all-options", ("Carat", "dwh", "days", "day"))
@@ -72,7 +72,7 @@ def every_display() -> list[Card]:
         '[18609, 16848, 11169, 5161, 999, 530][number + 1] AS "Sessions" FROM numbers(6)'
     )
     return [
-        a_card("A number", "scalar", "SELECT 1234567.5 AS \"Revenue\"", "What it says.", column_settings=column("Revenue", **_MONEY)),
+        a_card("A number", "scalar", 'SELECT 1234567.5 AS "Revenue"', "What it says.", column_settings=column("Revenue", **_MONEY)),
         a_card("A trend that is good", "smartscalar", f'{_DAYS}, 100 + number AS "Orders" FROM numbers(2)'),
         a_card("Less is better", "smartscalar", f'{_DAYS}, 0.5 - number / 20 AS "Bounces" FROM numbers(9)',
                **{"scalar.switch_positive_negative": True, "column_settings": column("Bounces", **_RATE)}),
@@ -92,12 +92,12 @@ def every_display() -> list[Card]:
         a_card("A ring", "pie", by_channel, **{"pie.dimension": "Channel", "pie.metric": "Sessions"}),
         a_card("A funnel", "funnel", step, **{"funnel.dimension": "Step", "funnel.metric": "Sessions"}),
         a_card("A table", "table", "SELECT toDateTime('2026-03-01 10:20:30') AS \"At\", number * 1.5 AS \"Worth\", number / 50 AS \"Share\", "
-               "number * 61 AS \"Seconds\", number % 2 = 0 AS \"Even\", NULL AS \"Nothing\" FROM numbers(40)", **{
+               'number * 61 AS "Seconds", number % 2 = 0 AS "Even", NULL AS "Nothing" FROM numbers(40)', **{
                    "column_settings": column("Worth", **_MONEY) | column("Share", **_RATE, show_mini_bar=True) | column("Seconds", number_style="duration"),
                    "table.column_formatting": [{"columns": ["Worth"], "type": "range", "colors": ["white", "#509EE3"]}],
                }),
         a_card("A grid", "table", "SELECT ['Mon', 'Tue', 'Wed'][intDiv(number, 24) + 1] AS \"Weekday\", leftPad(toString(number % 24), 2, '0') AS \"Hour\", "
-               "number * 3 AS \"Sessions\" FROM numbers(72)", **{
+               'number * 3 AS "Sessions" FROM numbers(72)', **{
                    "table.pivot": True, "table.pivot_column": "Hour", "table.cell_column": "Sessions",
                    "table.column_formatting": [{"columns": ["Sessions"], "type": "range", "colors": ["#FFFFFF", "#509EE3"]}],
                }),

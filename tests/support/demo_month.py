@@ -34,7 +34,7 @@ def demo_warehouse(shared: Path, own: Path) -> Settings:
         if not (shared / "made").exists():
             _make(shared)
             (shared / "made").touch()
-    shutil.copytree(shared / "warehouse", own / "warehouse")
+    shutil.copytree(shared / "warehouse", own / "warehouse", symlinks=True)
     return _settings(own)
 
 
