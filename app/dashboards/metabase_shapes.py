@@ -5,6 +5,7 @@ made. What a Metabase adds of its own (uuids within a query, nulls, types of col
 which it lists a query's tags: some versions answer a list of them, others a mapping.
 """
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -78,7 +79,7 @@ def wanted_card(card: Card, collection: str) -> Content:
         "database": card.database,
         "sql": card.sql.strip(),
         "tags": {tag["name"]: _tag(tag, ".".join(card_tag.column[1:])) for tag, card_tag in _tags(card, stage)},
-        "visualization_settings": card.settings | {CARD_MARK: card.entity_id},
+        "visualization_settings": _plain(card.settings) | {CARD_MARK: card.entity_id},
     }
     return content | ({"parameters": _parameters(card.raw["parameters"])} if card.raw.get("parameters") else {})
 
@@ -280,7 +281,7 @@ def _place(place: DashCard, tab: str | None) -> Content:
         "series": [card["card_id"] for card in place.raw.get("series") or []],
         "filters": _filters(mappings, None, place.card_id),
         "inline_parameters": place.raw.get("inline_parameters") or [],
-        "visualization_settings": place.settings,
+        "visualization_settings": _plain(place.settings),
     }
 
 
@@ -292,11 +293,16 @@ def _filters(mappings: Iterable[Mapping[str, Any]], numbers: Numbers | None, car
         key = mapping["parameter_id"]
         if own is not None and own != card:
             key += f" of {numbers.name('cards', own) if numbers else own}"
-        target = list(mapping.get("target") or [])
-        if target and isinstance(target[-1], Mapping) and target[-1].get("stage-number", 0) == 0:
-            target.pop()  # what a Metabase adds to a target in a query of one stage
-        found[key] = target
+        found[key] = _target(mapping.get("target"))
     return dict(sorted(found.items()))
+
+
+def _target(target: Any) -> list[Any]:
+    """What a filter is set to, without what a Metabase may add to it in a query of one stage."""
+    found = list(target or [])
+    if found and isinstance(found[-1], Mapping) and found[-1].get("stage-number", 0) == 0:
+        found.pop()
+    return found
 
 
 def _place_body(place: Content, numbers: Numbers, *, number: int, tab: int | None) -> Content:
@@ -324,7 +330,9 @@ def _parameters(parameters: Iterable[Mapping[str, Any]]) -> dict[str, Content]:
     """Filters by their ids, without what says nothing."""
     return {
         parameter["id"]: {
-            key: value for key, value in parameter.items() if key != "id" and value not in (None, [], {}, False)
+            key: _target(value) if key == "target" else value
+            for key, value in parameter.items()
+            if key != "id" and value not in (None, [], {}, False)
         }
         for parameter in parameters
     }
@@ -357,6 +365,12 @@ def numbered_targets(settings: Any, numbers: Numbers) -> Any:
     return _retargeted(settings, lambda kind, target: numbers.of(kind, target) if isinstance(target, str) else target)
 
 
+def _plain(settings: Content) -> Content:
+    """A file's settings as they come back from a Metabase."""
+    found: Content = _retargeted(settings, lambda _, target: target)
+    return found
+
+
 def _retargeted(settings: Any, rename: Any) -> Any:
     if isinstance(settings, list):
         return [_retargeted(value, rename) for value in settings]
@@ -364,6 +378,16 @@ def _retargeted(settings: Any, rename: Any) -> Any:
         return settings
     kind = {"dashboard": "dashboards", "question": "cards"}.get(str(settings.get("linkType")))
     return {
-        key: rename(kind, value) if key == "targetId" and kind else _retargeted(value, rename)
+        _compact(key): rename(kind, value) if key == "targetId" and kind else _retargeted(value, rename)
         for key, value in settings.items()
     }
+
+
+def _compact(key: str) -> str:
+    """The key of a column's settings, which is a JSON text, as a Metabase writes it: without spaces."""
+    if not key.startswith("["):
+        return key
+    try:
+        return json.dumps(json.loads(key), ensure_ascii=False, separators=(",", ":"))
+    except ValueError:
+        return key

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from app.dashboards.metabase_api import ForbiddenError, Metabase, rows
+from app.dashboards.metabase_api import ForbiddenError, Metabase, NotFoundError, rows
 from app.dashboards.metabase_shapes import CARD_MARK, Numbers, marked_key
 from app.dashboards.model import Card, Library
 from app.errors import DashboardError, MetabaseError, SettingsError
@@ -190,18 +190,22 @@ def _read_dashboards(metabase: Metabase, library: Library, found: Found) -> None
 
 
 def _items(metabase: Metabase, found: Found, model: str, *, archived: bool) -> list[Row]:
-    """What lies in Carat's collections, or was archived out of them."""
-    places: list[int | str] = list(found.numbers.collections.values())
+    """What lies in Carat's collections, or was archived out of them.
+
+    All items of an archived collection come either way: those that lie in it come back with it.
+    """
+    places = list(found.numbers.collections.values())
     if archived:
-        places.append("trash")
-    items: list[Row] = []
-    for place in places:
         try:
-            items += metabase.pages(f"/api/collection/{place}/items", models=model, archived=archived)
-        except ForbiddenError:
-            if place != "trash":
-                raise
-    return [item | {"archived": archived} for item in items if item.get("model", model) == model]
+            places.append(metabase.get("/api/collection/trash")["id"])
+        except (ForbiddenError, NotFoundError):  # what this key may not restore, it makes anew
+            found.notes.append("the trash cannot be read with this key: what was archived is made anew")
+    listed = [
+        item
+        for place in places
+        for item in metabase.pages(f"/api/collection/{place}/items", models=model, archived=archived)
+    ]
+    return [item | {"archived": archived} for item in listed if item.get("model", model) == model]
 
 
 def details_of(found: Mapping[str, Any] | None) -> Row:

@@ -136,8 +136,12 @@ def plan(library: Library, wanted: Connection, found: Found) -> Iterator[Change]
         yield from _compare("collection", key, _wanted_collection(collection), there)
     for card in library.cards:
         key = card.entity_id
-        there = found_card(found.cards[key], found.numbers, database=wanted.name) if key in found.cards else None
-        yield from _compare("card", key, wanted_card(card, _home(card, library)), there, note=card.display)
+        content = wanted_card(card, _home(card, library))
+        there = None
+        if key in found.cards:
+            there = found_card(found.cards[key], found.numbers, database=wanted.name)
+            there["parameters"] = _said(there["parameters"], content.get("parameters", {}))
+        yield from _compare("card", key, content, there, note=card.display)
     titles = {card.entity_id: card.name for card in library.cards}
     for dashboard in library.dashboards:
         key = dashboard.entity_id
@@ -147,6 +151,14 @@ def plan(library: Library, wanted: Connection, found: Found) -> Iterator[Change]
     for kind, rows in (("dashboard", found.removed_dashboards), ("card", found.removed_cards)):
         for row in rows:
             yield Change("archive", kind, str(row["id"]), row["name"], note="no file describes it any more")
+
+
+def _said(found: Content, wanted: Content) -> Content:
+    """Of what is found of each filter what its file says, too: a Metabase may derive more from a card's tags."""
+    return {
+        key: {name: said for name, said in value.items() if key not in wanted or name in wanted[key]}
+        for key, value in found.items()
+    }
 
 
 def _compare(kind: str, key: str, wanted: Content, found: Content | None, *, note: str = "") -> Iterator[Change]:

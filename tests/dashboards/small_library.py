@@ -102,7 +102,10 @@ def contents() -> dict[str, dict[str, Any]]:
         "carat": collection("carat", "Carat"),
         "cards": collection("cards", "Cards", parent="carat"),
         "sessions": card(
-            "sessions", "Sessions", f"SELECT session_date, count() AS n\nFROM dwh.sessions\n{FILTERS}\nGROUP BY 1\n"
+            "sessions",
+            "Sessions",
+            f"SELECT session_date, count() AS n\nFROM dwh.sessions\n{FILTERS}\nGROUP BY 1\n",
+            column_settings={'["name", "n"]': {"decimals": 0}},
         ),
         "orders": card("orders", "Orders", f"SELECT sum(orders) AS n FROM dwh.sessions {FILTERS}", display="scalar"),
         "overview": dashboard(

@@ -24,7 +24,7 @@ from app.errors import DashboardError, MetabaseError, SettingsError
 from app.settings import Settings, load_settings
 from app.warehouse import Warehouse, migrate, open_warehouse
 from tests.dashboards.small_library import COLUMNS, DATE, DEVICE, contents, key, write_library
-from tests.support.metabase_server import State, column_of, run_card, running_metabase
+from tests.support.metabase_server import State, column_of, run_card, running_metabase, stored_settings
 from tests.support.metabase_tools import body_schemas, run_mb
 
 WAREHOUSE = "clickhouse://reader:geheim%40@warehouse.example:8123/"
@@ -120,7 +120,7 @@ def assert_same_as_files(state: State, library: Library, *, cards_in: int, dashb
             wanted.entity_id, wanted.display, cards_in,
         )  # fmt: skip
         assert stage["native"] == wanted.sql.strip()
-        assert found["visualization_settings"] == wanted.settings | {CARD_MARK: wanted.entity_id}
+        assert found["visualization_settings"] == stored_settings(wanted.settings) | {CARD_MARK: wanted.entity_id}
         columns = {name: column_of(state, tag["dimension"][2]) for name, tag in stage["template-tags"].items()}
         assert columns == {tag.name: tag.column[1:] for tag in wanted.tags}
         assert {name: tag["id"] for name, tag in stage["template-tags"].items()} == {t.name: t.id for t in wanted.tags}

@@ -253,8 +253,8 @@ def create_collection(state: State, body: Row) -> Row:
 def update_collection(state: State, collection: Row, body: Row) -> Row:
     check(state, "collection update", "inputSchema", body)
     collection.update({key: body[key] for key in ("name", "description") if key in body})
-    if body.get("archived") not in (None, collection["archived"]):
-        set_archived(state, collection, archived=body["archived"])
+    if bool(body.get("archived")) != collection["archived"]:  # what is not said is no
+        set_archived(state, collection, archived=bool(body.get("archived")))
     return collection
 
 
@@ -273,28 +273,25 @@ def set_archived(state: State, collection: Row, *, archived: bool) -> None:
             item["archived"] = archived
 
 
-def items(state: State, place: str, query: dict[str, list[str]]) -> Row:
+def items(state: State, number: int | None, query: dict[str, list[str]]) -> Row:
+    """What lies in a collection; all that is archived in the trash, and in a collection that is archived itself."""
     models = query.get("models", ["card", "dashboard", "collection"])
-    archived = query.get("archived", ["false"])[0] == "true"
-    number = (
-        {"root": None, "trash": TRASH}[place]
-        if place in {"root", "trash"}
-        else find(state.collections, int(place))["id"]
-    )
+    is_archived = number is not None and (find(state.collections, number)["archived"] or number == TRASH)
+    archived = is_archived or query.get("archived", ["false"])[0] == "true"
     found = []
     for model, rows in (("dashboard", state.dashboards), ("card", state.cards)):
         for row in rows.values() if model in models else ():
-            lies_here = row["archived_directly"] if number == TRASH else (
-                row["collection_id"] == number and not row["archived_directly"]
-            )  # fmt: skip
-            if lies_here and row["archived"] == (archived or number == TRASH):
+            lies_here = row["collection_id"] == number and not row["archived_directly"]
+            if number == TRASH:
+                lies_here = row["archived_directly"]
+            if lies_here and row["archived"] == archived:
                 keys = ("id", "name", "description", "entity_id", "archived", "collection_position")
                 found.append({key: row.get(key) for key in keys} | {"model": model, "collection_id": number})
     found.sort(key=lambda item: (item["model"] == "card", item["name"].lower()))
     offset, limit = int(query.get("offset", ["0"])[0]), query.get("limit")
-    shown = found[offset : offset + int(limit[0])] if limit else found[offset:]
+    shown = found[offset : offset + int(limit[0])] if limit else found
     page = {"limit": int(limit[0]), "offset": offset} if limit else {}
-    return {"total": len(found), "data": shown, "models": models} | page
+    return {"total": len(found) if shown else None, "data": shown, "models": models} | page
 
 
 # ---- cards -------------------------------------------------------------------------------------------------------
@@ -347,8 +344,17 @@ def stored_query(query: Row) -> Row:
     return query
 
 
+def stored_settings(settings: Row) -> Row:
+    """Settings as Metabase keeps them: the keys of columns, which are JSON, are written anew."""
+    columns = {
+        json.dumps(json.loads(key), ensure_ascii=False, separators=(",", ":")): value
+        for key, value in settings.get("column_settings", {}).items()
+    }
+    return deepcopy(settings) | ({"column_settings": columns} if columns else {})
+
+
 def show_card(state: State, card: Row) -> Row:
-    shown = deepcopy(card)
+    shown = deepcopy(card) | {"visualization_settings": stored_settings(card["visualization_settings"])}
     for stage in shown["dataset_query"].get("stages", []):
         if state.major >= 63 and "template-tags" in stage:
             stage["template-tags"] = list(stage["template-tags"].values())
@@ -548,7 +554,7 @@ def properties(state: State) -> Row:
 
 @dataclass
 class Ask:
-    """One request; `number` and `place` are what its path names."""
+    """One request; `number` is what its path names."""
 
     state: State
     body: Any
@@ -557,6 +563,8 @@ class Ask:
 
     @property
     def number(self) -> int:
+        if not self.place.isdecimal():
+            refuse(400, {"errors": {"id": "value must be an integer greater than zero."}})
         return int(self.place)
 
     @property
@@ -630,8 +638,12 @@ def start_sync(ask: Ask) -> Row:
 
 @route("GET", "collection")
 def list_collections(ask: Ask) -> list[Row]:
-    rows = [row for row in ask.state.collections.values() if row["archived"] == ask.archived and row["id"] != TRASH]
+    rows = [row for row in ask.state.collections.values() if (row["archived"] or row["id"] == TRASH) == ask.archived]
     return rows if ask.archived else [{"id": "root", "name": "Our analytics"}, *rows]
+
+
+route("GET", "collection/root/items")(lambda ask: items(ask.state, None, ask.query))
+route("GET", "collection/trash")(lambda ask: ask.state.collections[TRASH])
 
 
 @route("GET", "collection/N")
@@ -672,7 +684,7 @@ route("POST", "collection")(lambda ask: create_collection(ask.state, ask.body))
 route("PUT", "collection/N")(
     lambda ask: update_collection(ask.state, find(ask.state.collections, ask.number), ask.body)
 )
-route("GET", "collection/N/items")(lambda ask: items(ask.state, ask.place, ask.query))
+route("GET", "collection/N/items")(lambda ask: items(ask.state, ask.number, ask.query))
 route("POST", "card")(lambda ask: create_card(ask.state, ask.body))
 route("PUT", "card/N")(lambda ask: update_card(ask.state, find(ask.state.cards, ask.number), ask.body))
 route("POST", "card/N/query")(lambda ask: run_card(ask.state, find(ask.state.cards, ask.number), ask.body))
