@@ -44,6 +44,7 @@ from app.settings import Settings
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 5.0
 _SHOWN_COLUMNS = 5
+_REACH = "it must reach the warehouse by that name and user; --database-host or CARAT_METABASE_WAREHOUSE say another"
 _KINDS = ("database", "collection", "card", "dashboard")
 _CARD_KEYS = ("name", "description", "display", "type", "collection", "sql", "visualization_settings")
 
@@ -61,7 +62,8 @@ class Change:
 
     def __str__(self) -> str:
         lines = [f"{self.action:8}{self.kind} {self.name}{f' ({self.note})' if self.note else ''}"]
-        lines += [f"          {line}" for each in self.differences for line in str(each).splitlines()]
+        shown = () if self.action == "create" else self.differences  # all of what is new is new
+        lines += [f"          {line}" for each in shown for line in str(each).splitlines()]
         return "\n".join(lines)
 
     @property
@@ -163,7 +165,7 @@ def _said(found: Content, wanted: Content) -> Content:
 
 def _compare(kind: str, key: str, wanted: Content, found: Content | None, *, note: str = "") -> Iterator[Change]:
     if found is None:
-        yield Change("create", kind, key, wanted["name"], note=note)
+        yield Change("create", kind, key, wanted["name"], tuple(differences({}, wanted)), note)
         return
     differing = tuple(differences({name: found[name] for name in wanted}, wanted))
     if differing:
@@ -179,7 +181,8 @@ def _plan_database(wanted: Connection, found: Found) -> Iterator[Change]:
                 f"Metabase has no database {wanted.name}, and this API key may not add one. "
                 "Use a key of the group Administrators, at least for the first push"
             )
-        yield Change("create", "database", wanted.name, wanted.name, note=f"clickhouse, {wanted}")
+        details = tuple(differences({}, wanted.details, "connection"))
+        yield Change("create", "database", wanted.name, wanted.name, details, f"clickhouse, {wanted}")
         return
     there = details_of(database)
     if found.owns_database:
@@ -284,20 +287,16 @@ class _Work:
                 self._found.database = self._metabase.post("/api/database", body)
             number = self._found.database["id"]
             body = {"description": MARK}
-            if any(each.path.startswith("connection") for each in change.differences):
+            if change.action != "create" and any(each.path.startswith("connection") for each in change.differences):
                 body["details"] = (self._found.database.get("details") or {}) | details
             self._metabase.put(f"/api/database/{number}", body)
         except RejectedError as error:
-            raise whole(
-                error,
-                f"That is what Metabase says of {wanted}: it must reach the warehouse under that name; "
-                "--database-host or CARAT_METABASE_WAREHOUSE say another",
-            ) from None
+            raise whole(error, f"That is what Metabase says of {wanted}: {_REACH}") from None
         self._numbers.database = number
         health = self._metabase.get(f"/api/database/{number}/healthcheck")
         if health.get("status") != "ok":
             said = self._metabase.clean(str(health.get("message") or "no answer"))
-            raise MetabaseError(f"Metabase cannot reach the warehouse at {wanted}: {said}. Check CARAT_WAREHOUSE")
+            raise MetabaseError(f"Metabase cannot reach the warehouse at {wanted}: {said}. It{_REACH[2:]}")
 
     def _put_collection(self, change: Change) -> None:
         collection = self._collections[change.key]
@@ -371,7 +370,7 @@ class _Work:
         dashboard = self._dashboards[change.key]
         content = wanted_dashboard(dashboard, _home(dashboard, self._library))
         path = f"/api/dashboard/{self._numbers.of('dashboards', change.key)}"
-        if _keys(change) & {"archived", "collection"}:
+        if change.action != "create" and _keys(change) & {"archived", "collection"}:
             self._metabase.put(path, _placed(content, self._numbers))
         there = self._metabase.get(path)  # a card that was restored by now is back in its place, too
         found = found_dashboard(there, self._numbers, self._titles)

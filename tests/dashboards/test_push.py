@@ -239,6 +239,9 @@ def test_a_dry_run_shows_what_would_be_made_and_makes_nothing(metabase):
     shown = metabase.push(dry_run=True)
     assert "create  card Sessions (line)" in [str(change) for change in shown.changes]
     assert (len(shown.changes), metabase.state.writes) == (7, [])
+    details = {each["path"]: each["wanted"] for each in shown.report["changes"][0]["differences"]}
+    assert (details["connection.host"], details["connection.dbname"]) == ("warehouse.example", "dwh")
+    assert "geheim" not in json.dumps(shown.report)
 
 
 def test_sql_that_somebody_changed_is_shown_line_by_line_and_restored(pushed):
@@ -380,6 +383,13 @@ def test_a_collection_of_that_name_that_carat_did_not_make_is_left_alone(metabas
 
 
 # ---- the database ------------------------------------------------------------------------------------------------
+
+
+def test_a_first_push_sends_each_thing_once(metabase):
+    assert [path.rstrip("0123456789") for _, path in metabase.written_by(metabase.push)] == [
+        "/api/database", "/api/database/", "/api/collection", "/api/collection", "/api/card", "/api/card",
+        "/api/dashboard", "/api/dashboard", "/api/dashboard/", "/api/dashboard/",
+    ]  # fmt: skip
 
 
 def test_the_connection_follows_the_settings_and_what_else_is_set_there_is_kept(pushed):
