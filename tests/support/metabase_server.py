@@ -23,6 +23,8 @@ from typing import Any, NoReturn
 from urllib.parse import parse_qs, urlsplit
 
 import jsonschema
+from referencing import Registry, Resource
+from referencing.jsonschema import DRAFT202012
 
 HIDDEN = "**MetabasePass**"
 TRASH = 1
@@ -299,6 +301,7 @@ def items(state: State, number: int | None, query: dict[str, list[str]]) -> Row:
 
 def create_card(state: State, body: Row) -> Row:
     check(state, "card create", "inputSchema", body)
+    check(state, "query", "inputSchema", body["dataset_query"])
     require_keys(state, body, CARD_KEYS)
     if body.get("collection_id") is not None:
         find(state.collections, body["collection_id"])
@@ -322,6 +325,7 @@ def update_card(state: State, card: Row, body: Row) -> Row:
     check(state, "card update", "inputSchema", body)
     require_keys(state, body, CARD_UPDATE_KEYS)
     if "dataset_query" in body:
+        check(state, "query", "inputSchema", body["dataset_query"])
         card["dataset_query"] = stored_query(body["dataset_query"])
         card["database_id"] = body["dataset_query"]["database"]
     if body.get("archived") is not None:
@@ -540,7 +544,13 @@ def check(state: State, command: str, schema: str, content: Any) -> None:
         return
     validator = state.validators.get((command, schema))
     if validator is None:
-        validator = state.validators[command, schema] = jsonschema.Draft202012Validator(state.schemas[command][schema])
+        others = state.schemas[command].get("defs", {})
+        registry = Registry().with_resources(
+            (name, Resource.from_contents(content, default_specification=DRAFT202012))
+            for name, content in others.items()
+        )
+        validator = jsonschema.Draft202012Validator(state.schemas[command][schema], registry=registry)
+        state.validators[command, schema] = validator
     problems = list(validator.iter_errors(content))
     if problems and schema == "inputSchema":
         refuse(400, {"errors": {problem.json_path: problem.message[:200] for problem in problems}})

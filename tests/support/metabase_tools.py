@@ -33,7 +33,7 @@ def metabase_tools() -> Path:
         if not done.exists() or done.read_text() != wanted:
             command = [npm, "install", "--prefix", str(home), "--no-audit", "--no-fund", "--ignore-scripts", *_PACKAGES]
             subprocess.run(command, check=True, capture_output=True, timeout=180)
-            (home / "schemas.json").unlink(missing_ok=True)
+            (home / "body-schemas.json").unlink(missing_ok=True)
             done.write_text(wanted)
     return home / "node_modules" / ".bin"
 
@@ -49,16 +49,21 @@ def run_mb(arguments: Sequence[str], *, url: str = "", key: str = "", home: Path
 
 
 def body_schemas(home: Path) -> dict[str, dict[str, Any]]:
-    """The JSON Schemas with which the client checks what it sends and gets, by command: `card create`, … ."""
+    """The JSON Schemas with which the client checks what it sends and gets, by command: `card create`, … .
+
+    `query` is that of a card's query; the documents that it refers to are its `defs`.
+    """
     commands = [
         f"{noun} {verb}" for noun in ("card", "dashboard", "collection") for verb in ("create", "update", "get")
     ]
-    kept = metabase_tools().parents[1] / "schemas.json"  # asking for them takes seconds
+    kept = metabase_tools().parents[1] / "body-schemas.json"  # asking for them takes seconds
     if not kept.exists():
         asked = {
             command: json.loads(run_mb([*command.split(), "--help", "--json"], home=home).stdout)
             for command in (*commands, "database get")
         }
+        printed = json.loads(run_mb(["query", "--print-schema"], home=home).stdout)
+        asked["query"] = {"inputSchema": printed["schema"], "defs": printed["defs"] | {"query.yaml": printed["schema"]}}
         partial = kept.with_suffix(f".{os.getpid()}")
         partial.write_text(json.dumps(asked))
         partial.rename(kept)
