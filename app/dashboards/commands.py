@@ -10,6 +10,7 @@ from app.dashboards.answers import reader_of
 from app.dashboards.model import DEFAULT_FOLDER, load_library
 from app.dashboards.preview import chosen_filters, write_page
 from app.dashboards.push import Pushed, push
+from app.dashboards.validate import validate
 from app.settings import load_settings
 from app.warehouse import open_warehouse
 
@@ -19,6 +20,34 @@ dashboards = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+
+
+@dashboards.command("validate")
+def validate_command(
+    *,
+    no_warehouse: Annotated[bool, typer.Option("--no-warehouse", help="Only look at the files: run no card.")] = False,
+    folder: Annotated[Path, typer.Option(help="Where the dashboards' files are.")] = DEFAULT_FOLDER,
+    as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
+) -> None:
+    """Check the files with Metabase's own validator (where Node.js is) and a lint, and run every card on the warehouse.
+
+    Example: carat dashboards validate
+    """
+    if no_warehouse:
+        validation = validate(folder, None)
+    else:
+        with open_warehouse(load_settings(), purpose="carat dashboards validate", writes=False) as warehouse:
+            validation = validate(folder, warehouse)
+    if as_json:
+        console.say_json(validation.report)
+    else:
+        for finding in validation.findings:
+            console.say(str(finding))
+        for note in validation.notes:
+            console.say(f"note: {note}")
+        if not validation.findings:
+            console.say(f"{validation.dashboards} dashboards and their {validation.cards} cards are as they should be")
+    validation.require_clean()
 
 
 @dashboards.command("preview")

@@ -182,6 +182,7 @@ class Library:
     dashboards: tuple[Dashboard, ...]
     cards: tuple[Card, ...]
     exemptions: tuple[Exemption, ...]
+    with_machines: frozenset[str] = frozenset()  # names of cards that count bots, too, as they are meant to
 
     def dashboard(self, name: str) -> Dashboard:
         """The dashboard of this name or slug; DashboardError if there is none."""
@@ -205,7 +206,7 @@ def load_library(folder: Path = DEFAULT_FOLDER) -> Library:
         tuple(_collection(node) for model, node in nodes if model == "Collection"),
         tuple(sorted(dashboards, key=lambda dashboard: (dashboard.position, dashboard.name))),
         cards,
-        _exemptions(folder / "exemptions.yaml"),
+        *_exemptions(folder / "exemptions.yaml"),
     )
 
 
@@ -414,12 +415,15 @@ def _mapping(node: _Node) -> Mapping:
             raise node.error("target", f"is {target!r}; [dimension, [template-tag, name]] is expected")
 
 
-def _exemptions(path: Path) -> tuple[Exemption, ...]:
+def _exemptions(path: Path) -> tuple[tuple[Exemption, ...], frozenset[str]]:
+    """The filters that are done without, and the names of the cards that count machines."""
     if not path.exists():
-        return ()
-    return tuple(
+        return (), frozenset()
+    node = _read(path)
+    exemptions = tuple(
         Exemption(
-            node.get("dashboard", str), node.get("filter", str), node.get("reason", str), node.text_or_none("card")
+            item.get("dashboard", str), item.get("filter", str), item.get("reason", str), item.text_or_none("card")
         )
-        for node in _read(path).nodes("exemptions")
+        for item in node.nodes("exemptions")
     )
+    return exemptions, frozenset(item.get("card", str) for item in node.nodes("machines") if item.get("reason", str))
