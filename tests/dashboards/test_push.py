@@ -331,6 +331,16 @@ def with_client(shop: Shop, method: str, path: str, body: dict[str, Any]) -> Non
     (client.put if method == "PUT" else client.post)(path, body)
 
 
+def test_what_was_deleted_is_made_anew(pushed):
+    state = pushed.state
+    gone, overview = state.card("Sessions")["id"], state.dashboard("Overview")["id"]
+    del state.cards[gone], state.dashboards[state.dashboard("Details")["id"]]
+    state.places = {number: place for number, place in state.places.items() if place["card_id"] != gone}
+    assert said(pushed.push()) == ["create card Sessions", "create dashboard Details", "update dashboard Overview"]
+    assert state.dashboard("Overview")["id"] == overview
+    assert pushed.push().changes == []
+
+
 def test_what_no_file_describes_any_more_is_archived(pushed):
     pushed.files.pop("details")
     pushed.files["overview"]["dashcards"] = pushed.files["overview"]["dashcards"][1:2]
