@@ -16,7 +16,8 @@ from app.warehouse import open_warehouse
 
 dashboards = typer.Typer(
     name="dashboards",
-    help="Check the dashboards, push them to a Metabase, or show them on one local page.",
+    help="Check the dashboards, push them to a Metabase, or show them on one local page.\n\n"
+    "Example: carat dashboards preview",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
