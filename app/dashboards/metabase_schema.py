@@ -20,12 +20,13 @@ MEND = "install Node.js 20 or newer with npm to have Metabase's own validator ru
 _FAILED = re.compile(r"FAIL\s+(\S.*?)(?:\s+\(\w+\))?")
 _TOTAL = re.compile(r"(\d+) passed, (\d+) failed")
 _AT_MOST_S = 300
+_NEEDED_NODE = 20
 
 
 def validator() -> Path | None:
     """The validator's program, installed once a user; None without Node.js, or where npm cannot install it."""
     npm = shutil.which("npm")
-    if npm is None or shutil.which("node") is None:
+    if npm is None or _node_version() < _NEEDED_NODE:
         return None
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "carat" / "metabase"
     program = home / "node_modules" / ".bin" / "representations"
@@ -41,6 +42,16 @@ def validator() -> Path | None:
             return None
         done.write_text(PACKAGE)
     return program
+
+
+def _node_version() -> int:
+    """The major version of the Node.js on the PATH; 0 where there is none."""
+    node = shutil.which("node")
+    if node is None:
+        return 0
+    said = subprocess.run([node, "--version"], capture_output=True, text=True, check=False, timeout=_AT_MOST_S).stdout
+    match = re.match(r"v(\d+)", said)
+    return int(match[1]) if match else 0
 
 
 def schema_findings(folder: Path, program: Path) -> list[Finding]:

@@ -20,7 +20,7 @@ _MARK = "Kept as code by Carat ({key}): changes made here are replaced by the ne
 CARD_MARK = "carat.card"
 """The setting in which a card that Carat made holds its own entity id; a copy of it has another entity id."""
 
-_MARKED = re.compile(r"Kept as code by Carat \(([A-Za-z0-9_-]{21})\)")
+_MARKED = re.compile(r"Kept as code by Carat \((?P<key>[A-Za-z0-9_-]{21})(?:, (?P<number>\d+))?\)")
 _LABEL = 40
 _TAG_KEYS = ("id", "display-name", "type", "widget-type", "default", "required", "options", "alias")
 
@@ -52,15 +52,19 @@ class Numbers:
         return ".".join(found) if isinstance(found, tuple) else found
 
 
-def with_mark(description: str, key: str) -> str:
-    """A description that says to people, and to the next push, whose it is."""
-    return "\n\n".join(filter(None, (description.strip(), _MARK.format(key=key))))
+def with_mark(description: str, key: str, number: int | None = None) -> str:
+    """A description that says to people, and to the next push, whose it is.
+
+    A dashboard's has its number, too, once it has one: by that it is told from a copy that somebody made of it.
+    """
+    mark = _MARK.format(key=key if number is None else f"{key}, {number}")
+    return "\n\n".join(filter(None, (description.strip(), mark)))
 
 
 def marked_key(found: Mapping[str, Any]) -> str | None:
-    """The entity id that Carat knows a collection or dashboard by; None if it is not Carat's."""
+    """The entity id that Carat knows a collection or dashboard by; None if it is not Carat's, or only a copy."""
     match = _MARKED.search(found.get("description") or "")
-    return match[1] if match else None
+    return match["key"] if match and match["number"] in {None, str(found["id"])} else None
 
 
 # ---- cards -----------------------------------------------------------------------------------------------------
@@ -154,8 +158,8 @@ def _column(dimension: Any, numbers: Numbers) -> str:
 # ---- dashboards ------------------------------------------------------------------------------------------------
 
 
-def wanted_dashboard(dashboard: Dashboard, collection: str) -> Content:
-    """What the file of a dashboard says; its cards by tab and title."""
+def wanted_dashboard(dashboard: Dashboard, collection: str, number: int | None) -> Content:
+    """What the file of a dashboard says, which has this number if it is there; its cards by tab and title."""
     tabs = {tab.entity_id: tab.name for tab in dashboard.tabs}
     labels = _Labels()
     cards = {
@@ -167,7 +171,7 @@ def wanted_dashboard(dashboard: Dashboard, collection: str) -> Content:
     raw = dashboard.raw
     return {
         "name": dashboard.name,
-        "description": with_mark(dashboard.description, dashboard.entity_id),
+        "description": with_mark(dashboard.description, dashboard.entity_id, number),
         "archived": False,
         "collection": collection,
         "width": raw.get("width") or "fixed",

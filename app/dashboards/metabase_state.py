@@ -175,7 +175,7 @@ def _read_dashboards(metabase: Metabase, library: Library, found: Found) -> None
     for item in sorted(listed, key=lambda item: int(item["id"])):
         own = str(item.get("entity_id") or "")
         key = own if own in known else marked_key(item)
-        if key and key not in seen:  # a copy that somebody made of it has the mark, too, and a higher number
+        if key and key not in seen:
             seen.add(key)
             if key in known:
                 found.numbers.dashboards[key] = item["id"]

@@ -148,7 +148,7 @@ def plan(library: Library, wanted: Connection, found: Found) -> Iterator[Change]
     for dashboard in library.dashboards:
         key = dashboard.entity_id
         there = found_dashboard(found.dashboards[key], found.numbers, titles) if key in found.dashboards else None
-        content = wanted_dashboard(dashboard, _home(dashboard, library))
+        content = wanted_dashboard(dashboard, _home(dashboard, library), found.numbers.dashboards.get(key))
         yield from _compare("dashboard", key, content, there, note=f"{len(dashboard.dashcards)} cards")
     for kind, rows in (("dashboard", found.removed_dashboards), ("card", found.removed_cards)):
         for row in rows:
@@ -368,8 +368,9 @@ class _Work:
 
     def _fill_dashboard(self, change: Change) -> None:
         dashboard = self._dashboards[change.key]
-        content = wanted_dashboard(dashboard, _home(dashboard, self._library))
-        path = f"/api/dashboard/{self._numbers.of('dashboards', change.key)}"
+        number = self._numbers.of("dashboards", change.key)
+        content = wanted_dashboard(dashboard, _home(dashboard, self._library), number)
+        path = f"/api/dashboard/{number}"
         if change.action != "create" and _keys(change) & {"archived", "collection"}:
             self._metabase.put(path, _placed(content, self._numbers))
         there = self._metabase.get(path)  # a card that was restored by now is back in its place, too

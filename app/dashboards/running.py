@@ -7,7 +7,7 @@ from typing import Any
 
 from app.dashboards.answers import Read, result_of
 from app.dashboards.findings import Finding
-from app.dashboards.model import Card, Library
+from app.dashboards.model import Card
 from app.dashboards.sql import render
 from app.errors import CaratError, WarehouseGoneError
 from app.warehouse import Warehouse
