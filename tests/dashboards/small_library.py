@@ -1,12 +1,18 @@
-"""Two dashboards with tabs, filters, a heading and a link, small enough to be written down in a test."""
+"""Two dashboards with tabs, filters, a heading and a link, and a Metabase that they are pushed to."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from app.dashboards.model import Library, load_library
+from app.dashboards.push import Pushed, push
+from app.settings import Settings
+from tests.support.metabase_server import State
 
+WAREHOUSE = "clickhouse://reader:geheim%40@warehouse.example:8123/"
 DATE, DEVICE = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
 COLUMNS = {
     "dwh": {
@@ -132,3 +138,30 @@ def write_library(folder: Path, files: dict[str, dict[str, Any]]) -> Library:
     for name, content in files.items():
         (home / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return load_library(folder)
+
+
+@dataclass
+class Shop:
+    """A Metabase, and the files that are pushed to it."""
+
+    state: State
+    url: str
+    folder: Path
+    files: dict[str, dict[str, Any]]
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(_env_file=None, metabase_url=self.url, metabase_api_key=self.state.key, warehouse=WAREHOUSE)
+
+    @property
+    def library(self) -> Library:
+        return write_library(self.folder, self.files)
+
+    def push(self, **options: Any) -> Pushed:
+        return push(self.settings, self.library, **options)
+
+    def written_by(self, action: Callable[[], Any]) -> list[tuple[str, str]]:
+        """The requests by which something was to be changed."""
+        before = len(self.state.writes)
+        action()
+        return [(method, path) for method, path, _ in self.state.writes[before:]]

@@ -6,9 +6,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,53 +22,9 @@ from app.dashboards.sql import render, values_of
 from app.errors import DashboardError, MetabaseError, SettingsError
 from app.settings import Settings, load_settings
 from app.warehouse import Warehouse, migrate, open_warehouse
-from tests.dashboards.small_library import COLUMNS, DATE, DEVICE, contents, key, write_library
-from tests.support.metabase_server import State, column_of, run_card, running_metabase, stored_settings
+from tests.dashboards.small_library import COLUMNS, DATE, DEVICE, WAREHOUSE, Shop, contents, key, write_library
+from tests.support.metabase_server import State, column_of, run_card, stored_settings
 from tests.support.metabase_tools import body_schemas, run_mb
-
-WAREHOUSE = "clickhouse://reader:geheim%40@warehouse.example:8123/"
-
-
-@dataclass
-class Shop:
-    """A Metabase, and the files that are pushed to it."""
-
-    state: State
-    url: str
-    folder: Path
-    files: dict[str, dict[str, Any]]
-
-    @property
-    def settings(self) -> Settings:
-        return Settings(_env_file=None, metabase_url=self.url, metabase_api_key=self.state.key, warehouse=WAREHOUSE)
-
-    @property
-    def library(self) -> Library:
-        return write_library(self.folder, self.files)
-
-    def push(self, **options: Any) -> Pushed:
-        return push(self.settings, self.library, **options)
-
-    def written_by(self, action: Callable[[], Any]) -> list[tuple[str, str]]:
-        """The requests by which something was to be changed."""
-        before = len(self.state.writes)
-        action()
-        return [(method, path) for method, path, _ in self.state.writes[before:]]
-
-
-@pytest.fixture
-def metabase(tmp_path) -> Iterator[Shop]:
-    state = State(columns=COLUMNS)
-    with running_metabase(state) as url:
-        yield Shop(state, url, tmp_path / "metabase", contents())
-    assert state.defects == []
-
-
-@pytest.fixture
-def pushed(metabase) -> Shop:
-    """A Metabase that has been pushed to once."""
-    metabase.push()
-    return metabase
 
 
 def said(pushed: Pushed) -> list[str]:
@@ -380,6 +335,17 @@ def test_what_people_made_is_left_alone(pushed):
     pushed.files.pop("details")
     pushed.files["overview"]["dashcards"][0]["visualization_settings"] = {}
     assert said(pushed.push()) == ["update dashboard Overview", "archive dashboard Details"]
+
+
+def test_a_copy_of_a_dashboard_is_not_taken_for_it_when_it_is_gone(pushed):
+    state, original = pushed.state, pushed.state.dashboard("Details")
+    body = {"name": "Details", "description": original["description"], "collection_id": original["collection_id"]}
+    with_client(pushed, "POST", "/api/dashboard", body)
+    copy = dict(state.dashboards[max(state.dashboards)])
+    del state.dashboards[original["id"]]
+    assert said(pushed.push()) == ["create dashboard Details", "update dashboard Overview"]
+    assert state.dashboards[copy["id"]] == copy
+    assert pushed.push().changes == []
 
 
 def test_a_collection_of_that_name_that_carat_did_not_make_is_left_alone(metabase):
