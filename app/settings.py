@@ -140,6 +140,14 @@ class Settings(BaseSettings):
             raise ValueError("is Metabase's bare address, without a user, ? or #: the key is CARAT_METABASE_API_KEY")
         return value.rstrip("/")
 
+    @field_validator("metabase_api_key")
+    @classmethod
+    def _one_word(cls, value: SecretStr | None) -> SecretStr | None:
+        key = value.get_secret_value().strip() if value else ""
+        if not (key.isascii() and key.isprintable() and " " not in key):  # it goes into a header
+            raise ValueError("is no API key: one word such as mb_…, as Metabase showed it once")
+        return SecretStr(key) if key else None
+
     @field_validator("metabase_warehouse")
     @classmethod
     def _known_server(cls, value: SecretStr | None) -> SecretStr | None:

@@ -592,7 +592,7 @@ def test_settings_that_cannot_be_are_named(metabase, settings, host, message):
 
 @pytest.mark.parametrize(("name", "value"), [
     ("CARAT_METABASE_URL", "metabase.example"), ("CARAT_METABASE_URL", "https://u:hidden@metabase.example"), ("CARAT_METABASE_URL", "http://metabase:x"),
-    ("CARAT_METABASE_WAREHOUSE", "chdb:///hidden"), ("CARAT_METABASE_WAREHOUSE", "clickhouse://u:hid/den@h:x/"),
+    ("CARAT_METABASE_API_KEY", "mb_hidden\nhidden"), ("CARAT_METABASE_API_KEY", "mb_hïdden hidden"), ("CARAT_METABASE_WAREHOUSE", "chdb:///hidden"), ("CARAT_METABASE_WAREHOUSE", "clickhouse://u:hid/den@h:x/"),
 ])  # fmt: skip
 def test_a_wrong_setting_is_refused_without_showing_it(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
