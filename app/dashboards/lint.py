@@ -388,6 +388,6 @@ def _mapping_problem(card: Card, parameter: Parameter, mapping: Mapping) -> str:
         return f"the card has no tag {{{{{mapping.tag}}}}}"
     if tag.widget_type != parameter.type or mapping.kind != "dimension":
         return f"a {parameter.type} filter cannot set a {tag.widget_type or tag.type} tag as {mapping.kind}"
-    if tag.column[-1] not in FILTERS.get(parameter.slug, {tag.column[-1]}):
+    if parameter.slug in FILTERS and tag.column[-1:] not in {(column,) for column in FILTERS[parameter.slug]}:
         return f"sets a condition on {'.'.join(tag.column[1:])}"
     return ""
