@@ -4,6 +4,7 @@ const Charts = (() => {
   const FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif";
   const ROW_PX = 26;
   const MOST_SLICES = 8;
+  const FULL_TO = 1e6; // numbers beside rows have the room to be written in full
   let measuring = null;
 
   function ink(box) {
@@ -32,10 +33,13 @@ const Charts = (() => {
       for (const own of shown.series) legend.append(legendButton(own, hidden, () => redraw()));
     }
     const isRow = card.display === "row";
-    if (isRow) inner.style.height = `${Math.max(holder.clientHeight, shown.x.places.length * rowHeight(shown, card) + 30)}px`;
+    const stretch = () => {
+      if (isRow) inner.style.height = `${heightOfRows(holder.clientHeight, shown, card)}px`;
+    };
+    stretch();
     const chart = echarts.init(inner, null, { renderer: "svg" });
     const redraw = () => {
-      if (isRow) inner.style.height = `${Math.max(holder.clientHeight - 2, shown.x.places.length * rowHeight(shown, card) + 30)}px`;
+      stretch();
       chart.resize({ animation: { duration: 0 } });
       const series = shown.series.filter((own) => !hidden.has(own.key));
       const size = { width: chart.getWidth(), height: chart.getHeight() };
@@ -45,8 +49,12 @@ const Charts = (() => {
     return { redraw, dispose: () => chart.dispose() };
   }
 
-  function rowHeight(shown, card) {
-    return isStacked(card) || shown.series.length === 1 ? ROW_PX : ROW_PX * 0.7 * shown.series.length;
+  // Many rows scroll within their card, few stand at its top.
+  function heightOfRows(room, shown, card) {
+    const lanes = isStacked(card) ? 1 : shown.series.length;
+    const [least, most] = [ROW_PX * (lanes === 1 ? 1 : 0.7 * lanes), ROW_PX * 2 * lanes];
+    const rows = shown.x.places.length;
+    return Math.round(Math.min(Math.max(room - 2, rows * least + 30), rows * most + 30));
   }
 
   function legendButton(own, hidden, redraw) {
@@ -132,7 +140,7 @@ const Charts = (() => {
       emphasis: { disabled: true }, z: isLine ? 3 : 2,
       label: {
         show: Boolean(shows), position: isRow ? "right" : stacked ? "inside" : "top", color: stacked ? "#fff" : look.text, fontSize: 11,
-        formatter: ({ value }) => (value === null || value === undefined ? "" : Format.number(value, own.style, { compact: true, ...labelDecimals(own) })),
+        formatter: ({ value }) => (value === null || value === undefined ? "" : Format.number(value, own.style, { compact: true, compactFrom: isRow ? FULL_TO : undefined, ...labelDecimals(own) })),
       },
       labelLayout: { hideOverlap: true },
     };
@@ -236,7 +244,7 @@ const Charts = (() => {
     const style = series[0]?.style || {};
     const top = highest(series, isStacked(card));
     const shows = card.settings["graph.show_values"] !== false && !isStacked(card);
-    const valueRoom = shows ? width(Format.number(top, style, { compact: true, ...(series[0] ? labelDecimals(series[0]) : {}) })) + 14 : 14;
+    const valueRoom = shows ? width(Format.number(top, style, { compact: true, compactFrom: FULL_TO, ...(series[0] ? labelDecimals(series[0]) : {}) })) + 14 : 14;
     const marks = series.map((own) => mark({ ...own, display: "bar" }, series, { ...card, settings: { ...card.settings, "graph.show_values": shows } }, look, true));
     for (const one of marks) one.labelLayout = {};
     return {
@@ -247,7 +255,7 @@ const Charts = (() => {
         axisLabel: { color: look.text, fontSize: 12, width: longest, overflow: "truncate", interval: 0 },
       },
       xAxis: {
-        type: "value", max: card.settings["stackable.stack_type"] === "normalized" ? 1 : undefined, splitNumber: 3, interval: card.settings["stackable.stack_type"] === "normalized" ? 0.25 : undefined,
+        type: "value", max: card.settings["stackable.stack_type"] === "normalized" ? 1 : shows ? "dataMax" : undefined, splitNumber: 3, interval: card.settings["stackable.stack_type"] === "normalized" ? 0.25 : undefined,
         axisLabel: { show: !shows, color: look.quiet, formatter: Format.axisFormatter(style, top), hideOverlap: true },
         splitLine: { show: !shows, lineStyle: { color: look.line } },
       },

@@ -2,6 +2,7 @@
 const Tables = (() => {
   const { make } = Dom;
   const SHOWN_ROWS = 300;
+  const LONG_WORD = /\S{29}/;
 
   function visibleColumns(settings, result) {
     const wanted = settings["table.columns"];
@@ -44,10 +45,17 @@ const Tables = (() => {
     }
 
     fill();
-    const table = make("table.rows", {}, make("thead", {}, make("tr", {}, ...heads)), body);
+    const table = make("table.rows", { style: { "--pad": "4px" } }, make("thead", {}, make("tr", {}, ...heads)), body);
     box.append(make("div.scroll", { tabindex: "0", role: "region", "aria-label": card.name }, table));
+    fit(box.lastChild, table, result.rows.length);
     const left = result.rows.length - SHOWN_ROWS;
     if (left > 0 || source.is_cut) box.append(make("div.note", {}, `the first ${Math.min(SHOWN_ROWS, result.rows.length)} rows`));
+  }
+
+  // Rows take the room that their card has, within reason.
+  function fit(holder, table, rows) {
+    const spare = (holder.clientHeight - table.offsetHeight - 2) / (rows + 1) / 2;
+    if (spare > 0) table.style.setProperty("--pad", `${Math.min(9, 4 + Math.floor(spare))}px`);
   }
 
   function cell(column, value, format, paint, row) {
@@ -55,6 +63,7 @@ const Tables = (() => {
     const element = make(`td${column.type === "number" ? ".number" : column.type.startsWith("date") ? ".day" : ""}`, text.length > 40 ? { title: text } : {});
     const { background, bar } = paint(value, row);
     if (background) element.style.background = background;
+    if (column.type === "text" && LONG_WORD.test(text)) element.classList.add("is-broken");
     if (bar !== undefined) {
       element.append(make("div.mini", {}, make("div", { style: { width: `${bar}%` } })), make("span", {}, text));
       element.classList.add("has-bar");
