@@ -10,8 +10,9 @@ ETL_ARGUMENTS = $(if $(DATE),--date $(DATE)) $(if $(FROM),--from $(FROM)) $(if $
 DEMO_ARGUMENTS = $(if $(CALLS),--calls $(CALLS)) $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-fast etl plan hourly bench bench-day bench-hours bench-snapshots lint format lock \
-	install-systemd uninstall-systemd preview charts clean
+.PHONY: help setup setup-dev demo test test-fast etl plan hourly bench bench-day bench-hours bench-snapshots \
+	bench-collector bench-middleware bench-enrichment bench-dashboards lint format lock install-systemd uninstall-systemd \
+	dashboards preview charts clean
 
 help: ## Show what there is to make.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,7 +42,10 @@ plan: setup ## Show what is stale, and why.
 hourly: setup ## What the timer runs: snapshot, build what is stale, audit.
 	$(CARAT) hourly
 
-bench: bench-day bench-hours bench-snapshots ## All benchmarks, beside SQL in the same engine, DuckDB and pandas.
+dashboards: setup ## Check the dashboards' files, and run every card on the warehouse.
+	$(CARAT) dashboards validate
+
+bench: bench-day bench-hours bench-snapshots bench-collector bench-middleware bench-enrichment bench-dashboards ## All benchmarks.
 
 bench-day: setup-dev ## A day of calls, from raw to published. [BENCH="--calls 1000000"]
 	$(RUN)/python -m bench $(BENCH)
@@ -51,6 +55,18 @@ bench-hours: setup-dev ## A day that comes in hour by hour, and the plan of a ye
 
 bench-snapshots: setup-dev ## A table of the shop, from MariaDB to its history. [BENCH="--rows 5000000"]
 	$(RUN)/python -m bench.snapshots $(BENCH)
+
+bench-collector: setup-dev ## Calls taken in over HTTP, beside no disk and beside Starlette. [BENCH="--seconds 5"]
+	$(RUN)/python -m bench.collector $(BENCH)
+
+bench-middleware: setup-dev ## What the middleware adds to a shop's request. [BENCH="--rounds 25"]
+	$(RUN)/python -m bench.middleware $(BENCH)
+
+bench-enrichment: setup-dev ## What devices, bots and channels cost, and how right they are. [BENCH="--calls 1000000"]
+	$(RUN)/python -m bench.enrichment $(BENCH)
+
+bench-dashboards: setup-dev ## Every card on a year of 100 000 sessions a day; 6 GB below /tmp. [BENCH="--days 60"]
+	$(RUN)/python -m bench.dashboards $(BENCH)
 
 lint: setup-dev ## Formatting, ruff and mypy.
 	$(RUN)/ruff format --check .
@@ -82,7 +98,7 @@ charts: ## Bundle the page's chart library anew; needs npm.
 	cp build/charts/node_modules/zrender/LICENSE $(CHARTS)/LICENSE-zrender
 	cp build/charts/node_modules/tslib/LICENSE.txt $(CHARTS)/LICENSE-tslib
 
-install-systemd: ## Run Carat on this machine every hour; needs root. [DESTDIR= PYTHON=]
+install-systemd: ## Make services of Carat on this machine; needs root. [DESTDIR= PYTHON=]
 	DESTDIR="$(DESTDIR)" PYTHON="$(PYTHON)" deploy/systemd/install.sh
 
 uninstall-systemd: ## Stop doing so; settings and data are kept.

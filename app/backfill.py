@@ -13,8 +13,10 @@ from app.errors import AuditError, CaratError, ContractError, WarehouseGoneError
 from app.frames.days import day_spans
 from app.jobs.build import DayBuilt, build_day
 from app.jobs.reach import read_reach
+from app.jobs.user_agents import UserAgents
 from app.ledger import Inputs, StaleDay, compare, read_inputs, record_built, record_untouched
 from app.run_log import Run
+from app.session_rules import SessionRules, load_session_rules
 from app.settings import Settings
 from app.snapshot_plan import SnapshotPlan, load_snapshot_plan
 from app.tracking import EndpointMap, load_endpoint_map
@@ -35,10 +37,19 @@ class Rules:
     settings: Settings
     endpoint_map: EndpointMap
     plan: SnapshotPlan
+    session_rules: SessionRules
+    user_agents: UserAgents
 
     @classmethod
-    def load(cls, settings: Settings) -> "Rules":
-        return cls(settings, load_endpoint_map(settings.tracking), load_snapshot_plan(settings.snapshots))
+    def load(cls, settings: Settings, *, remember_user_agents: bool = True) -> "Rules":
+        session_rules = load_session_rules(settings)
+        return cls(
+            settings,
+            load_endpoint_map(settings.tracking),
+            load_snapshot_plan(settings.snapshots),
+            session_rules,
+            UserAgents(session_rules.devices, remember=remember_user_agents),
+        )
 
 
 @dataclass
@@ -79,7 +90,7 @@ def plan_days(
 ) -> list[StaleDay]:
     """The stale days, oldest first, without touching anything."""
     rules = Rules.load(settings)
-    inputs = read_inputs(warehouse, settings, rules.endpoint_map, rules.plan, keep=False)
+    inputs = read_inputs(warehouse, settings, rules.endpoint_map, rules.plan, rules.session_rules, keep=False)
     return [day for day in compare(warehouse, inputs, jobs=jobs)[0] if is_within(day.day, span)]
 
 
@@ -99,7 +110,7 @@ def build_stale(
     Here, unless another `builder` takes the days elsewhere.
     """
     rules = Rules.load(settings)
-    inputs = read_inputs(warehouse, settings, rules.endpoint_map, rules.plan, keep=not dry_run)
+    inputs = read_inputs(warehouse, settings, rules.endpoint_map, rules.plan, rules.session_rules, keep=not dry_run)
     stale, untouched = compare(warehouse, inputs, jobs=jobs, force=force)
     backfill = Backfill([day for day in stale if is_within(day.day, span)])
     if dry_run:
@@ -173,6 +184,8 @@ def _build(
         settings=settings,
         endpoint_map=rules.endpoint_map,
         plan=rules.plan,
+        session_rules=rules.session_rules,
+        user_agents=rules.user_agents,
         jobs=day.jobs,
         basis=inputs.basis(day, reach),
         believe_size=believe_size,

@@ -13,6 +13,7 @@ import polars as pl
 from polars.datatypes import DataType
 
 from app.errors import ContractError
+from app.records import CONTENT_FIELDS
 
 MONEY = "Decimal(18, 2)"
 TIME = "DateTime64(3, 'UTC')"
@@ -97,6 +98,11 @@ class Table:
     def full_name(self) -> str:
         return f"{self.database}.{self.name}"
 
+    @property
+    def remembers_inserts(self) -> bool:
+        """Whether the engine drops an insert that has the same token as one of the last ones."""
+        return "deduplication_window" in self.settings
+
     @cached_property
     def written(self) -> tuple[Column, ...]:
         """The columns that a writer supplies."""
@@ -173,12 +179,6 @@ def sql_text(text: str) -> str:
 
 # ---- pd: raw -----------------------------------------------------------------------------------------------------
 
-# Fields in the order in which they make up a record's content; `received_at` and `call_id` are not content.
-CONTENT_FIELDS = (
-    "ts", "visitor_id", "session_token", "user_id", "method", "endpoint", "status", "duration_ms", "ip", "user_agent",
-    "referrer", "page_url", "request", "response",
-)  # fmt: skip
-CONTENT_SEPARATOR = "\x1f"
 _CONTENT_SQL = "concatWithSeparator(char(31), {})".format(
     ", ".join("toString(toUnixTimestamp64Milli(ts))" if f == "ts" else f"toString({f})" for f in CONTENT_FIELDS)
 )
@@ -186,6 +186,9 @@ _VISITOR_KEY_SQL = (
     "multiIf(visitor_id != '', visitor_id, session_token != '', session_token, "
     "concat('anonymous-', lower(hex(sipHash64(ip, user_agent)))))"
 )
+
+# What was delivered survives a power cut, and an insert that is sent again because its answer was lost counts once.
+_KEPT_SAFE = "non_replicated_deduplication_window = 1000, fsync_after_insert = 1, fsync_part_directory = 1"
 
 API_CALLS = Table(
     "pd", "api_calls",
@@ -224,7 +227,7 @@ API_CALLS = Table(
     order_by="(toStartOfInterval(ts, INTERVAL 4 HOUR), visitor_hash, ts, call_id)",
     partition_by="toYYYYMMDD(ts)",
     unique_key=("call_id",),
-    settings="index_granularity = 1024",  # a call is wide
+    settings=f"index_granularity = 1024, {_KEPT_SAFE}",  # a call is wide
 )  # fmt: skip
 
 # ---- dwh: for people and BI --------------------------------------------------------------------------------------
@@ -309,10 +312,11 @@ SESSIONS = Table(
         Column("device_brand", LABEL, "maker of the device; empty if unknown"),
         Column("os", LABEL, "operating system; empty if unknown"),
         Column("browser", LABEL, "browser; empty if unknown"),
+        Column("country", LABEL, "ISO 3166 code of the first address's country; empty if unknown"),
         Column("landing_page", "String", "page on which the session began, without its query"),
-        Column("referrer", "String", "referrer of the first call that carries one"),
+        Column("referrer", "String", "referrer of the call that decides the source; empty if it is the shop's own"),
         Column("referrer_host", LABEL, "host of the referrer, lower case, without www."),
-        Column("utm_source", LABEL, "utm_source of the first call that carries a campaign"),
+        Column("utm_source", LABEL, "utm_source of the first call that carries a source, which decides it"),
         Column("utm_medium", LABEL, "utm_medium of that call"),
         Column("utm_campaign", LABEL, "utm_campaign of that call"),
         Column("utm_term", "String", "utm_term of that call"),
@@ -454,6 +458,7 @@ REJECTS = Table(
         Column("reject_id", "String", "hash of source, position, reason and bytes: a rerun adds nothing"),
     ),
     order_by="(rejected_at, reject_id)",
+    settings=_KEPT_SAFE,
 )  # fmt: skip
 
 PUBLICATIONS = Table(
@@ -487,7 +492,7 @@ LEDGER = Table(
         Column("timezone", LABEL, "business time zone"),
         Column("session_timeout_ms", "UInt64", "pause after which a session ends"),
         Column("product_plan", "String", "digest of what the snapshot plan says of products; of product_sessions only"),
-        Column("session_rules", "String", "digest of the rules for devices, bots and channels; not of events"),
+        Column("session_rules", "String", "digest of the rules for devices, bots, channels, countries; not of events"),
         Column("history_until", TIME, "last call of the day's sessions: later versions of products cannot matter"),
         Column("history_fingerprint", "UInt64", "versions of the products' rows up to then; of product_sessions only"),
         Column("rows", "UInt64", "rows of the table for the day"),
@@ -507,6 +512,22 @@ FINGERPRINTS = Table(
         Column("fingerprint", "UInt64", "sum of their hashes"),
     ),
     order_by="(source, part, at)",
+)  # fmt: skip
+
+USER_AGENTS = Table(
+    "etl", "user_agents",
+    "What user agents say, so that each is read once; may be emptied at any time.",
+    (
+        Column("user_agent", "String", "as the shop's calls carry it"),
+        Column("rules", LABEL, "digest of the rules by which it was read"),
+        Column("device_type", LABEL, "desktop, mobile, tablet, tv, bot or other"),
+        Column("device_brand", LABEL, "maker of the device; empty if unknown"),
+        Column("os", LABEL, "operating system; empty if unknown"),
+        Column("browser", LABEL, "browser; empty if unknown"),
+        Column("bot_reason", LABEL, "why it is a machine's; empty for people"),
+        Column("read_at", TIME, "when it was read"),
+    ),
+    order_by="(user_agent, rules)",
 )  # fmt: skip
 
 SNAPSHOTS = Table(
@@ -537,7 +558,7 @@ SNAPSHOTS = Table(
 )  # fmt: skip
 
 DWH_TABLES = (EVENTS, SESSIONS, CATALOG_SESSIONS, PRODUCT_SESSIONS)
-TABLES = (API_CALLS, *DWH_TABLES, RUNS, REJECTS, PUBLICATIONS, LEDGER, FINGERPRINTS, SNAPSHOTS)
+TABLES = (API_CALLS, *DWH_TABLES, RUNS, REJECTS, PUBLICATIONS, LEDGER, FINGERPRINTS, USER_AGENTS, SNAPSHOTS)
 DATABASES = {
     "pd": "Raw calls of the shop's API",
     "dwh": "The warehouse for people and BI",

@@ -1,15 +1,18 @@
 """Checks an installation, each check with what was found and how to mend it."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from app.countries import load_countries
 from app.errors import CaratError
 from app.settings import Settings, load_settings
 from app.shop import open_shop
 from app.snapshot_plan import load_snapshot_plan
+from app.spool import spool_depth
 from app.tracking import load_endpoint_map
 from app.warehouse import Warehouse, open_warehouse
 from app.warehouse.client import embedded_path, public_url
@@ -17,6 +20,7 @@ from app.warehouse.client import embedded_path, public_url
 _NEEDED_FREE_BYTES = 5 * 1024**3
 _MAX_CLOCK_SKEW_S = 5
 _OLDEST_SERVER = (26, 6)  # older ones can bring replaced partitions back
+_OLDEST_COUNTRIES_DAYS = 180  # networks change hands
 _PRIVILEGES = ("SELECT", "INSERT", "CREATE", "ALTER", "DROP TABLE")
 
 
@@ -56,7 +60,11 @@ def examine() -> list[Finding]:
     )
     if settings.shop_db is not None:
         findings.append(_tried("shop database", lambda: _shop(settings)))
+    findings.append(_addresses(settings))
+    if settings.geo_database is not None:
+        findings.append(_countries(settings))
     findings.append(_disk(settings))
+    findings.append(_spool(settings))
     try:
         with open_warehouse(settings, purpose="carat doctor", writes=False) as warehouse:
             findings.append(
@@ -83,6 +91,27 @@ def _shop(settings: Settings) -> str:
     return f"{shop.name}: " + ", ".join(f"{name} ({count} columns kept)" for name, count in columns.items())
 
 
+def _addresses(settings: Settings) -> Finding:
+    if settings.ip == "hash" and settings.geo_database is not None:
+        mend = "hashed addresses have no country: CARAT_IP=truncate keeps it, or unset CARAT_GEO_DATABASE"
+        return Finding("addresses", is_ok=False, detail=mend)
+    kept = {"keep": "kept as they come (CARAT_IP: keep, truncate or hash)", "truncate": "truncated", "hash": "hashed"}
+    return Finding("addresses", is_ok=True, detail=f"shoppers' addresses are {kept[settings.ip]}")
+
+
+def _countries(settings: Settings) -> Finding:
+    try:
+        countries = load_countries(settings.geo_database)
+    except CaratError as error:
+        return Finding("countries", is_ok=False, detail=str(error))
+    assert countries.built_at is not None
+    days = (datetime.now(tz=UTC) - countries.built_at).days
+    is_ok = days <= _OLDEST_COUNTRIES_DAYS
+    mend = "" if is_ok else ": get a newer one; days are built anew by it"
+    detail = f"{countries.kind} in {settings.geo_database}, {days} days old{mend}"
+    return Finding("countries", is_ok=is_ok, detail=detail)
+
+
 def _disk(settings: Settings) -> Finding:
     url = settings.warehouse.get_secret_value()
     folder = embedded_path(url) if url.startswith("chdb://") else Path.cwd()
@@ -94,6 +123,26 @@ def _disk(settings: Settings) -> Finding:
         "" if is_ok else "; a build needs room for the day beside the published one: free some, or move CARAT_WAREHOUSE"
     )
     return Finding("disk", is_ok=is_ok, detail=f"{free / 1024**3:.1f} GiB free at {folder}{mend}")
+
+
+def _spool(settings: Settings) -> Finding:
+    """Whether a collector could write here and has room, without making what is not there yet."""
+    depth = spool_depth(settings.spool)
+    folder = settings.spool.resolve()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        problem = f"this user may not write to {folder}: run as the collector's user, or mend CARAT_SPOOL"
+    elif free < settings.spool_min_free_bytes:
+        least = f"{settings.spool_min_free_bytes / 1024**3:.1f} GiB (CARAT_SPOOL_MIN_FREE_BYTES)"
+        problem = f"{free / 1024**3:.1f} GiB free at {folder}: below {least} the collector answers 503; free some"
+    elif settings.spool_max_bytes and depth.bytes > settings.spool_max_bytes:
+        problem = f"{depth.bytes} bytes wait, CARAT_SPOOL_MAX_BYTES allows {settings.spool_max_bytes}: run `carat load`"
+    else:
+        problem = ""
+    waiting = f"{depth.segments} segments ({depth.bytes / 1024**2:.1f} MiB) wait for delivery in {settings.spool}"
+    return Finding("spool", is_ok=not problem, detail=problem or waiting)
 
 
 def _of_engine(warehouse: Warehouse) -> Iterator[Finding]:

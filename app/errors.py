@@ -23,9 +23,13 @@ class SettingsError(CaratError):
 
 
 class LockedError(CaratError):
-    """Somebody else holds the warehouse; the same command may go through later."""
+    """Somebody else holds the warehouse; the same command may go through later. `holder`: their command, if known."""
 
     exit_code: ClassVar[int] = 75
+
+    def __init__(self, message: str, *, holder: str = "") -> None:
+        super().__init__(message)
+        self.holder = holder
 
 
 class WarehouseError(CaratError):
@@ -58,3 +62,11 @@ class ContractError(CaratError):
 
 class DashboardError(CaratError):
     """A dashboard's file is wrong, or what it asks for cannot be had."""
+
+
+class SpoolError(CaratError):
+    """The spool could not be written or read; what it acknowledged before is untouched."""
+
+
+class SpoolFullError(SpoolError):
+    """The spool has no room now; it takes records again as soon as it has."""

@@ -85,7 +85,9 @@ def build_on_worker(task: DayTask) -> DayBuilt | CaratError:
     try:
         settings = load_settings().model_copy(update={"max_row_factor": task.max_row_factor})
         rules = Rules.load(settings)
-        _require_same_rules(task.inputs.rules, read_rules(settings, rules.endpoint_map, rules.plan))
+        _require_same_rules(
+            task.inputs.rules, read_rules(settings, rules.endpoint_map, rules.plan, rules.session_rules)
+        )
         if not settings.has_server:
             raise SettingsError("has no ClickHouse server in CARAT_WAREHOUSE")
         with open_warehouse(settings, purpose="carat etl", writes=False) as warehouse:

@@ -1,10 +1,11 @@
-"""What the timer runs: snapshot the shop's database, build what is stale, say what became of both."""
+"""What the timer runs: load the spool, snapshot the shop's database, build what is stale; and what became of each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from app.backfill import Backfill, build_stale
+from app.delivery import Delivery, deliver_spool
 from app.errors import CaratError, ShopError, require_none
 from app.jobs.build import JOBS
 from app.run_log import Run
@@ -15,8 +16,9 @@ from app.warehouse import Warehouse
 
 @dataclass
 class Hour:
-    """What an hourly run did: rows of `etl.snapshots`, the days built, and what failed."""
+    """What an hourly run did: what it delivered, rows of `etl.snapshots`, the days built, and what failed."""
 
+    delivery: Delivery = field(default_factory=Delivery)
     snapshots: list[dict[str, Any]] = field(default_factory=list)
     backfill: Backfill = field(default_factory=Backfill)
     failures: list[CaratError] = field(default_factory=list)
@@ -27,10 +29,16 @@ class Hour:
 
 
 def run_hour(warehouse: Warehouse, settings: Settings, *, say: Callable[[str], None] = lambda _: None) -> Hour:
-    """One hour's work, however many hours were missed; days are built even where the shop's database is away."""
+    """One hour's work, however many hours were missed.
+
+    Days are built even where the shop's database is away, or what was collected could not be delivered.
+    """
     hour = Hour()
     run = Run(warehouse, "hourly")
     try:
+        say("delivering what was collected")
+        hour.delivery = deliver_spool(warehouse, settings, patience_s=settings.patience_s)
+        hour.failures += [hour.delivery.failure] if hour.delivery.failure else []
         if settings.shop_db:
             say("snapshot of the shop's database")
             _snapshot(warehouse, settings, hour)

@@ -14,6 +14,7 @@ from app.frames.days import day_spans
 from app.jobs.build import Basis
 from app.jobs.product_history import history_sums
 from app.jobs.reach import CALL_HASH, QUARTER, Reach, read_reach
+from app.session_rules import SessionRules
 from app.settings import Settings
 from app.snapshot_plan import SnapshotPlan
 from app.tracking import EndpointMap
@@ -28,7 +29,7 @@ _RULES = {
     "timezone": "time zone changed",
     "session_timeout_ms": "session timeout changed",
     "product_plan": "snapshot plan of products changed",
-    "session_rules": "rules for devices, bots or channels changed",
+    "session_rules": "rules for devices, bots, channels or countries changed",
 }
 # Rules that not all tables are built by.
 _RULES_OF_SOME = {
@@ -119,7 +120,9 @@ class Inputs:
         return self.rules | foreign
 
 
-def read_rules(settings: Settings, endpoint_map: EndpointMap, plan: SnapshotPlan) -> dict[str, Any]:
+def read_rules(
+    settings: Settings, endpoint_map: EndpointMap, plan: SnapshotPlan, session_rules: SessionRules
+) -> dict[str, Any]:
     """What else than calls and history days are built by, as columns of the ledger."""
     return {
         "endpoint_map": endpoint_map.digest,
@@ -127,12 +130,18 @@ def read_rules(settings: Settings, endpoint_map: EndpointMap, plan: SnapshotPlan
         "timezone": settings.timezone,
         "session_timeout_ms": settings.session_timeout_ms,
         "product_plan": plan.products_digest,
-        "session_rules": "",
+        "session_rules": session_rules.digest,
     }
 
 
 def read_inputs(
-    warehouse: Warehouse, settings: Settings, endpoint_map: EndpointMap, plan: SnapshotPlan, *, keep: bool
+    warehouse: Warehouse,
+    settings: Settings,
+    endpoint_map: EndpointMap,
+    plan: SnapshotPlan,
+    session_rules: SessionRules,
+    *,
+    keep: bool,
 ) -> Inputs:
     """What there is to build from, without reading a call twice in its life; with `keep` that is remembered."""
     quarters = fingerprints(warehouse, RAW_CALLS, keep=keep)
@@ -151,7 +160,7 @@ def read_inputs(
         quarters,
         history_sums(warehouse, plan, keep=keep).with_columns(pl.col("fingerprint").cum_sum()),
         built,
-        read_rules(settings, endpoint_map, plan),
+        read_rules(settings, endpoint_map, plan, session_rules),
         settings.zone,
         settings.session_timeout_ms,
     )

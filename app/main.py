@@ -3,29 +3,22 @@
 import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from app import __version__, console
-from app.backfill import Backfill, build_stale, plan_days
 from app.dashboards.commands import dashboards
-from app.doctor import examine
 from app.errors import AuditError, CaratError, SettingsError, ShopError
-from app.fan_out import open_builder
-from app.hourly import run_hour
-from app.jobs.build import JOBS
-from app.ledger import StaleDay
-from app.runs import ingest_paths, ingest_summary, prepare, refusals, take_snapshot
 from app.settings import load_settings
-from app.shop import MySQLShop, open_shop
-from app.sources import require_readable
-from app.status import freshness, last_runs, last_snapshots, recent_rejects
-from app.verification import Verification, verify_days
-from app.warehouse import migrate, open_warehouse
-from app.warehouse.shop_link import link_shop
-from app.watchdog import status as say_status
-from app.watchdog import watched
+
+if TYPE_CHECKING:
+    from app.backfill import Backfill
+    from app.ledger import StaleDay
+    from app.verification import Verification
+
+# Each verb imports what it needs: engines and frames take a second and hundreds of megabytes, which --help and the
+# collector do without.
 
 app = typer.Typer(
     name="carat",
@@ -87,6 +80,10 @@ def migrate_command(*, as_json: AsJson = False) -> None:
 
     Example: carat migrate
     """
+    from app.shop import MySQLShop, open_shop
+    from app.warehouse import migrate, open_warehouse
+    from app.warehouse.shop_link import link_shop
+
     settings = load_settings()
     with open_warehouse(settings, purpose="carat migrate") as warehouse:
         changes = migrate(warehouse, settings)
@@ -110,6 +107,11 @@ def ingest(
 
     Example: carat ingest calls-2026-03-01.ndjson.gz
     """
+    from app.jobs.store import ingest_summary
+    from app.runs import ingest_paths, prepare
+    from app.sources import require_readable
+    from app.warehouse import open_warehouse
+
     settings = load_settings()
     require_readable(paths)
     with open_warehouse(settings, purpose="carat ingest") as warehouse:
@@ -129,6 +131,85 @@ def ingest(
 
 
 @app.command()
+def collect(
+    *,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any that is free.")] = 8787,
+    fd: Annotated[int | None, typer.Option(help="Listen on an open socket instead: its file descriptor.")] = None,
+) -> None:
+    """Take calls over HTTP into the spool, from which carat load delivers them; ends in order on SIGTERM.
+
+    Example: CARAT_WRITE_KEYS=$(openssl rand -hex 24) carat collect --host 0.0.0.0
+    """
+    from app.collector.server import Collector, inherited_sockets, listen
+
+    settings = load_settings()
+    Collector(settings, inherited_sockets(fd) or listen(host, port)).run()
+
+
+@app.command()
+def load(
+    *,
+    keep_on: Annotated[bool, typer.Option("--follow", help="Go on as the spool fills, until stopped.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Deliver the collector's spool into pd.api_calls, each call once; what came in the last seconds comes next time.
+
+    Example: carat load --follow
+    """
+    from app.delivery import follow, load_spool
+    from app.stopping import stopped_by_signal
+    from app.watchdog import watched
+
+    with watched(), stopped_by_signal() as stopped:
+        settings = load_settings()
+        if keep_on:
+            follow(settings, stopped=stopped)
+            return
+        delivery = load_spool(settings, stopped=stopped)
+    if as_json:
+        console.say_json(delivery.report)
+    else:
+        console.say(delivery.summary)
+    delivery.require_done()
+
+
+@app.command()
+def serve(
+    *,
+    host: Annotated[str, typer.Option(help="Address the collector listens on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0: any that is free.")] = 8787,
+) -> None:
+    """Collector, loader and hourly schedule together, for one machine; ends in order on SIGTERM or Ctrl-C.
+
+    Example: CARAT_WRITE_KEYS=$(openssl rand -hex 24) carat serve --port 8787
+    """
+    from app.collector.server import inherited_sockets, listen
+    from app.serve import serve as run_parts
+    from app.stopping import stopped_by_signal
+    from app.watchdog import watched
+
+    load_settings()
+    sockets = inherited_sockets() or listen(host, port)
+    with watched(), stopped_by_signal() as stopped:
+        run_parts(sockets, stopped=stopped)
+
+
+@app.command(hidden=True)
+def keep() -> None:
+    """The part of carat serve that owns the warehouse; serve starts it.
+
+    Example: carat keep
+    """
+    from app.keeper import Keeper
+    from app.stopping import stopped_by_signal
+    from app.watchdog import watched
+
+    with watched(), stopped_by_signal() as stopped:
+        Keeper(load_settings(), stopped=stopped).run()
+
+
+@app.command()
 def snapshot(
     *,
     at: Annotated[str | None, typer.Option("--at", help="The instant that was read, for a replay from dumps.")] = None,
@@ -145,6 +226,9 @@ def snapshot(
 
     Example: carat snapshot --tables items,stock
     """
+    from app.runs import prepare, refusals, take_snapshot
+    from app.warehouse import open_warehouse
+
     settings = load_settings()
     if rebuild and not tables:
         raise SettingsError("--rebuild forgets history: name the --tables it is for")
@@ -175,7 +259,7 @@ def etl(
     day: Annotated[str | None, typer.Option("--date", help="One business day, YYYY-MM-DD.")] = None,
     first: Annotated[str | None, typer.Option("--from", help="First business day.")] = None,
     last: Annotated[str | None, typer.Option("--to", help="Last business day, included.")] = None,
-    jobs: Annotated[str | None, typer.Option(help=f"Some of {','.join(JOBS)}.")] = None,
+    jobs: Annotated[str | None, typer.Option(help="Some of the tables of dwh, a,b; by default all.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Build days that are not stale, from their calls alone.")] = (
         False
     ),
@@ -192,6 +276,11 @@ def etl(
 
     Example: carat etl --from 2026-03-01 --to 2026-03-31
     """
+    from app.backfill import build_stale
+    from app.fan_out import open_builder
+    from app.runs import prepare
+    from app.warehouse import open_warehouse
+
     settings = load_settings()
     span = _span(day, first, last)
     wanted = _jobs(jobs)
@@ -226,6 +315,10 @@ def plan(*, as_json: AsJson = False) -> None:
 
     Example: carat plan
     """
+    from app.backfill import plan_days
+    from app.jobs.build import JOBS
+    from app.warehouse import open_warehouse
+
     settings = load_settings()
     with open_warehouse(settings, purpose="carat plan", writes=False) as warehouse:
         stale = plan_days(warehouse, settings, jobs=JOBS)
@@ -237,10 +330,16 @@ def plan(*, as_json: AsJson = False) -> None:
 
 @app.command()
 def hourly(*, as_json: AsJson = False) -> None:
-    """What the timer runs: snapshot the shop's database, build what is stale, audit; missed hours are caught up.
+    """What the timer runs: load the spool, snapshot, build what is stale, audit; missed hours are caught up.
 
     Example: carat hourly
     """
+    from app.hourly import run_hour
+    from app.runs import prepare
+    from app.warehouse import open_warehouse
+    from app.watchdog import status as say_status
+    from app.watchdog import watched
+
     with watched():
         settings = load_settings()
         with open_warehouse(settings, purpose="carat hourly") as warehouse:
@@ -248,8 +347,10 @@ def hourly(*, as_json: AsJson = False) -> None:
             hour = run_hour(warehouse, settings, say=say_status)
     if as_json:
         snapshots = [{name: row[name] for name in _SNAPSHOT_REPORT} for row in hour.snapshots]
-        console.say_json({"snapshots": snapshots} | _built_report(hour.backfill))
+        console.say_json({"load": hour.delivery.report, "snapshots": snapshots} | _built_report(hour.backfill))
     else:
+        if hour.delivery.segments:
+            console.say(hour.delivery.summary)
         if hour.snapshots:
             rows = [[row[name] for name in _SNAPSHOT_REPORT] for row in hour.snapshots]
             console.say_table("snapshot", _SNAPSHOT_REPORT, rows, right=_SNAPSHOT_REPORT[1:-1])
@@ -271,6 +372,10 @@ def verify(
 
     Example: carat verify --from 2026-03-01 --to 2026-03-31
     """
+    from app.runs import prepare
+    from app.verification import verify_days
+    from app.warehouse import open_warehouse
+
     settings = load_settings()
     span = _span(None, first, last)
     with open_warehouse(settings, purpose="carat verify") as warehouse:
@@ -301,6 +406,8 @@ def query(
 
     Example: carat query "SELECT session_date, count() FROM dwh.sessions GROUP BY 1 ORDER BY 1"
     """
+    from app.warehouse import open_warehouse
+
     formats = {"table": "PrettyCompactNoEscapes", "csv": "CSVWithNames", "json": "JSONEachRow", "parquet": "Parquet"}
     if output not in formats:
         raise SettingsError(f"--format {output}: choose from {', '.join(formats)}")
@@ -311,14 +418,18 @@ def query(
 
 @app.command()
 def status(*, as_json: AsJson = False) -> None:
-    """Show the last runs, how fresh each table is, its rows, and what was rejected.
+    """Show the last runs, how fresh each table is, its rows, what waits in the spool, and what was rejected.
 
     Example: carat status
     """
+    from app.status import freshness, last_runs, last_snapshots, recent_rejects, spool_state
+    from app.warehouse import open_warehouse
+
     settings = load_settings()
     with open_warehouse(settings, purpose="carat status", writes=False) as warehouse:
         reports = {
             "tables": freshness(warehouse),
+            "spool": spool_state(settings),
             "snapshots": last_snapshots(warehouse),
             "runs": last_runs(warehouse),
             "rejects": recent_rejects(warehouse),
@@ -338,9 +449,12 @@ def doctor(*, as_json: AsJson = False) -> None:
     Example: carat doctor
 
     Settings (environment, .env, or CARAT_…_FILE): WAREHOUSE, SHOP_DB, TIMEZONE, SESSION_TIMEOUT, TRACKING,
-    RAW_RETENTION_DAYS, MAX_RECORD_BYTES, SHARD_CALLS, WORKERS, SNAPSHOTS, SNAPSHOT_TIMEOUT_S, MAX_DELETED_SHARE,
-    MAX_REPLICA_LAG_S, SCRATCH, DAYS_AT_ONCE, MAX_ROW_FACTOR, PATIENCE_S, each with the prefix CARAT_.
+    RAW_RETENTION_DAYS, MAX_RECORD_BYTES, MAX_NESTING, SHARD_CALLS, WORKERS, SNAPSHOTS, SNAPSHOT_TIMEOUT_S,
+    MAX_DELETED_SHARE, MAX_REPLICA_LAG_S, SCRATCH, DAYS_AT_ONCE, MAX_ROW_FACTOR, PATIENCE_S; of the collector
+    WRITE_KEYS, SPOOL, SPOOL_… and COLLECT_… as the README has them; each with the prefix CARAT_.
     """
+    from app.doctor import examine
+
     findings = examine()
     if as_json:
         console.say_json([vars(finding) for finding in findings])
@@ -362,8 +476,8 @@ def demo(
 
     Example: carat demo --calls 100000
     """
-    from app.demo.calls import DemoPlan  # noqa: PLC0415  the generator is large and only this verb needs it
-    from app.demo.run import run_demo  # noqa: PLC0415
+    from app.demo.calls import DemoPlan
+    from app.demo.run import run_demo
 
     run_demo(load_settings(), DemoPlan(calls=calls, seed=seed), folder)
 
@@ -394,13 +508,15 @@ def _instant(text: str | None) -> datetime | None:
 
 
 def _jobs(text: str | None) -> tuple[str, ...]:
+    from app.jobs.build import JOBS
+
     names = tuple(name.strip() for name in (text or ",".join(JOBS)).split(",") if name.strip())
     if unknown := [name for name in names if name not in JOBS]:
         raise SettingsError(f"--jobs {unknown[0]}: choose from {', '.join(JOBS)}")
     return tuple(name for name in JOBS if name in names)
 
 
-def _built_report(backfill: Backfill) -> dict[str, Any]:
+def _built_report(backfill: "Backfill") -> dict[str, Any]:
     return {
         "stale": [day.report for day in backfill.stale],
         "built": [vars(day) for day in backfill.built],
@@ -408,7 +524,7 @@ def _built_report(backfill: Backfill) -> dict[str, Any]:
     }
 
 
-def _verified_report(verification: Verification) -> dict[str, Any]:
+def _verified_report(verification: "Verification") -> dict[str, Any]:
     return {
         "days": len({table.day for table in verification.tables}),
         "rows": sum(table.rows for table in verification.tables),
@@ -420,13 +536,15 @@ def _verified_report(verification: Verification) -> dict[str, Any]:
     }
 
 
-def _say_built(backfill: Backfill) -> None:
+def _say_built(backfill: "Backfill") -> None:
+    from app.jobs.build import JOBS
+
     rows = [(b.day, b.calls, *(b.rows.get(job) for job in JOBS), b.unreadable, b.seconds) for b in backfill.built]
     columns = ("day", "calls read", *JOBS, "unreadable", "seconds")
     console.say_table(f"built {len(backfill.built)} of {len(backfill.stale)} day(s)", columns, rows, right=columns[1:])
 
 
-def _say_stale(stale: list[StaleDay]) -> None:
+def _say_stale(stale: "list[StaleDay]") -> None:
     if not stale:
         console.say("nothing to do: every day is what its calls say")
         return
@@ -435,7 +553,7 @@ def _say_stale(stale: list[StaleDay]) -> None:
     console.say_table(f"{len(stale)} stale day(s)", ("day", "tables", "why"), rows)
 
 
-def _say_verified(verification: Verification) -> None:
+def _say_verified(verification: "Verification") -> None:
     days = {table.day for table in verification.tables}
     rows = sum(table.rows for table in verification.tables)
     if not verification.differing:

@@ -14,6 +14,7 @@ from app import console
 from app.errors import SettingsError, ShopError
 from app.jobs import ingest as ingest_job
 from app.jobs.snapshot import Limits, Snapshot, snapshot_tables
+from app.jobs.store import Ingested
 from app.run_log import Run
 from app.settings import Settings
 from app.shop import open_shop, require_shop
@@ -33,10 +34,10 @@ def prepare(warehouse: Warehouse, settings: Settings) -> None:
 
 def ingest_paths(
     warehouse: Warehouse, settings: Settings, paths: list[str], *, now: datetime | None = None
-) -> ingest_job.Ingested:
+) -> Ingested:
     """Ingest the sources one after the other, recorded as one run; `now` is the clock's unless a past is replayed."""
     run = Run(warehouse, "ingest")
-    totals = ingest_job.Ingested()
+    totals = Ingested()
     done_bytes = 0
     with console.progress("ingest", total_bytes(paths)) as bar:
         try:
@@ -46,7 +47,9 @@ def ingest_paths(
                     path,
                     now=now or datetime.now(tz=UTC),
                     max_record_bytes=settings.max_record_bytes,
+                    max_nesting=settings.max_nesting,
                     totals=totals,
+                    ips=settings.addresses,
                     on_bytes=lambda at, before=done_bytes: bar.reach(before + at),  # type: ignore[misc]
                 )
                 done_bytes += 0 if path == STDIN else Path(path).stat().st_size
@@ -55,12 +58,6 @@ def ingest_paths(
             raise
     run.end(rows_in=totals.records, rows_out=totals.stored, rejected=sum(totals.rejected.values()))
     return totals
-
-
-def ingest_summary(totals: ingest_job.Ingested) -> str:
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(totals.rejected.items()))
-    rejected = f"{sum(totals.rejected.values()):,} rejected" + (f" ({reasons}; see etl.rejects)" if reasons else "")
-    return f"{totals.records:,} records: {totals.stored:,} stored, {totals.duplicates:,} already there, {rejected}"
 
 
 def take_snapshot(

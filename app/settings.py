@@ -4,22 +4,33 @@ import os
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.sources import EnvSettingsSource
 
+from app import addresses
+from app.addresses import Addresses
 from app.errors import SettingsError
 
 SHIPPED_TRACKING = Path(__file__).parent / "tracking.toml"
 SHIPPED_SNAPSHOTS = Path(__file__).parent / "snapshots.toml"
+SHIPPED_DEVICES = Path(__file__).parent / "rules" / "devices.toml"
+SHIPPED_CHANNELS = Path(__file__).parent / "rules" / "channels.toml"
 _PREFIX = "CARAT_"
 _DURATION = re.compile(r"(?P<amount>\d+(?:\.\d+)?)\s*(?P<unit>s|sec|m|min|h)?")
 _LONGEST_AMOUNT = 12
+_SHORTEST_KEY = 16
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours"}
+
+
+def secret_file(name: str) -> Path | None:
+    """The file that holds this setting, where it is in one."""
+    path = os.environ.get(f"{_PREFIX}{name.upper()}_FILE")
+    return Path(path) if path else None
 
 
 class _SecretFiles(EnvSettingsSource):
@@ -28,10 +39,10 @@ class _SecretFiles(EnvSettingsSource):
     def __call__(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for name in self.settings_cls.model_fields:
-            path = os.environ.get(f"{_PREFIX}{name.upper()}_FILE")
+            path = secret_file(name)
             if path:
                 try:
-                    found[name] = Path(path).read_text(encoding="utf-8").strip()
+                    found[name] = path.read_text(encoding="utf-8").strip()
                 except OSError as error:
                     raise SettingsError(f"{_PREFIX}{name.upper()}_FILE: cannot read {path}: {error.strerror}") from None
         return found
@@ -65,6 +76,9 @@ class Settings(BaseSettings):
     scratch: Path = Field(Path("var/scratch"), description="directory for what is read before it is compared")
     raw_retention_days: Annotated[int, Field(ge=0)] = Field(0, description="days pd.api_calls is kept; 0 keeps all")
     max_record_bytes: Annotated[int, Field(ge=1024)] = Field(1024 * 1024, description="largest call record taken")
+    max_nesting: Annotated[int, Field(ge=2, le=500)] = Field(
+        64, description="how deep lists and objects of a call record may stand in one another"
+    )
     shard_calls: Annotated[int, Field(ge=1000)] = Field(80_000, description="calls a worker of a build holds in memory")
     days_at_once: Annotated[int, Field(ge=1, le=64)] = Field(2, description="days that are built at the same time")
     max_row_factor: Annotated[float, Field(ge=0)] = Field(
@@ -80,6 +94,57 @@ class Settings(BaseSettings):
     metabase_api_key: SecretStr | None = Field(None, description="API key of Metabase, of its group Administrators")
     metabase_warehouse: SecretStr | None = Field(
         None, description="the warehouse as Metabase reaches it, if by another name or user: clickhouse://reader:pw@ch"
+    )
+    devices: Path = Field(SHIPPED_DEVICES, description="rules for devices and bots by user agent")
+    channels: Path = Field(SHIPPED_CHANNELS, description="rules for channels; `extends = true` keeps the shipped ones")
+    own_hosts: str = Field("", description="the shop's own hosts, by commas: no referral comes from there")
+    max_calls_per_minute: Annotated[int, Field(ge=0)] = Field(
+        180, description="a session with more calls within a minute is a bot's; 0 believes any number"
+    )
+    ip: Literal["keep", "truncate", "hash"] = Field(
+        "keep", description="what is kept of addresses: all, the network (/24 and /48), or a keyed hash"
+    )
+    ip_key: SecretStr = Field(SecretStr(""), description="the key of hashed addresses, 16 characters or more")
+    geo_database: Path | None = Field(None, description="MaxMind file (.mmdb) that says the country of an address")
+
+    write_keys: SecretStr | None = Field(None, description="keys that may send calls to the collector, a,b")
+    collect_max_body_bytes: Annotated[int, Field(ge=1024)] = Field(
+        5 * 1024**2, description="largest body of a request to the collector, as it is sent"
+    )
+    collect_max_decompressed_bytes: Annotated[int, Field(ge=1024)] = Field(
+        20 * 1024**2, description="the same, decompressed"
+    )
+    collect_max_records: Annotated[int, Field(ge=1)] = Field(5000, description="most call records in one request")
+    collect_max_record_bytes: Annotated[int, Field(ge=1024)] = Field(
+        256 * 1024, description="largest call record that the collector takes"
+    )
+    collect_max_held_bytes: Annotated[int, Field(ge=1024)] = Field(
+        64 * 1024**2, description="bytes of requests that are taken in at the same time; 429 beyond"
+    )
+    collect_max_connections: Annotated[int, Field(ge=1)] = Field(
+        2000, description="open connections; beyond, those that wait longest for a request are closed"
+    )
+    collect_head_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        10, description="longest time for a request's head to come"
+    )
+    collect_body_timeout_s: Annotated[float, Field(gt=0)] = Field(30, description="longest time for its body to come")
+    collect_idle_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        60, description="a connection without a request for so long is closed"
+    )
+
+    spool: Path = Field(Path("var/spool"), description="directory for what was collected and is not delivered yet")
+    spool_segment_bytes: Annotated[int, Field(ge=4096)] = Field(
+        64 * 1024**2, description="a segment of the spool that is larger is closed, and can be delivered"
+    )
+    spool_segment_s: Annotated[float, Field(gt=0)] = Field(10, description="so is one that is older, in seconds")
+    spool_max_bytes: Annotated[int, Field(ge=0)] = Field(
+        20 * 1024**3, description="the collector answers 503 while so much waits for delivery; 0: no limit"
+    )
+    spool_min_free_bytes: Annotated[int, Field(ge=0)] = Field(
+        1024**3, description="it does so, too, while the disk of the spool has less room left"
+    )
+    spool_keep_hours: Annotated[float, Field(ge=0)] = Field(
+        48, description="hours a delivered segment is kept, unless the room is needed"
     )
 
     @field_validator("session_timeout", mode="before")
@@ -177,6 +242,26 @@ class Settings(BaseSettings):
         return value
 
     @property
+    def own_host_names(self) -> tuple[str, ...]:
+        """The shop's own hosts, in lower case."""
+        return tuple(host.strip().lower() for host in self.own_hosts.split(",") if host.strip())
+
+    @model_validator(mode="after")
+    def _key_for_hashed_addresses(self) -> Self:
+        if self.ip == "hash" and len(self.ip_key.get_secret_value()) < _SHORTEST_KEY:
+            raise ValueError(
+                f"CARAT_IP=hash needs CARAT_IP_KEY, {_SHORTEST_KEY} characters or more (or CARAT_IP_KEY_FILE)"
+            )
+        return self
+
+    @property
+    def addresses(self) -> Addresses:
+        """How the shoppers' addresses are kept."""
+        if self.ip == "hash":
+            return addresses.hashed(self.ip_key.get_secret_value())
+        return addresses.truncated() if self.ip == "truncate" else addresses.kept()
+
+    @property
     def zone(self) -> ZoneInfo:
         return ZoneInfo(self.timezone)
 
@@ -212,7 +297,8 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         wrong = "; ".join(
-            f"{_PREFIX}{'_'.join(map(str, e['loc'])).upper()}: {e['msg'].removeprefix('Value error, ')}"
+            (f"{_PREFIX}{'_'.join(map(str, e['loc'])).upper()}: " if e["loc"] else "")
+            + e["msg"].removeprefix("Value error, ")
             for e in error.errors()
         )
         raise SettingsError(f"{wrong}. See `carat doctor --help` for every setting") from None

@@ -17,14 +17,18 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
+from app import addresses
+from app.addresses import Addresses
 from app.errors import CaratError, SettingsError
-from app.records import KEPT_REJECT_BYTES, Batch, Line, UnreadableRow, read_lines, read_rows
+from app.record_frames import KEPT_REJECT_BYTES, Batch, UnreadableRow, read_lines, read_rows
+from app.records import MAX_NESTING, Line
 
 STDIN = "-"
 _CHUNK_BYTES = 1024 * 1024
 _BATCH_RECORDS = 20_000
 _BATCH_BYTES = 64 * 1024 * 1024
 _UTF8_MARK = b"\xef\xbb\xbf"
+_KEPT = addresses.kept()
 
 
 def require_readable(names: list[str]) -> None:
@@ -41,11 +45,17 @@ def total_bytes(names: list[str]) -> int | None:
 
 
 def read_batches(
-    name: str, *, now: datetime, max_record_bytes: int, on_bytes: Callable[[int], None] = lambda _: None
+    name: str,
+    *,
+    now: datetime,
+    max_record_bytes: int,
+    max_nesting: int = MAX_NESTING,
+    ips: Addresses = _KEPT,
+    on_bytes: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Batch]:
     """The records of a source in batches. What can be read of a damaged source comes first, then CaratError.
 
-    `on_bytes` is told how far into the source each batch reaches.
+    `on_bytes` is told how far into the source each batch reaches; `ips` is how addresses are kept.
     """
     source = "stdin" if name == STDIN else str(Path(name).resolve())
     with _open(name) as raw:
@@ -53,10 +63,17 @@ def read_batches(
         if magic == b"PAR1":
             if name == STDIN:
                 raise SettingsError("Parquet cannot be read from stdin; name the file")
-            yield from _parquet_batches(raw, source, now, max_record_bytes, on_bytes)
+            yield from _parquet_batches(raw, source, now, max_record_bytes, ips=ips, on_bytes=on_bytes)
             return
         for lines in _batched(_lines(_decompressed(raw, magic)), source):
-            yield read_lines(lines, source=source, now=now, max_record_bytes=max_record_bytes)
+            yield read_lines(
+                lines,
+                source=source,
+                now=now,
+                max_record_bytes=max_record_bytes,
+                max_nesting=max_nesting,
+                ips=ips,
+            )
             if name != STDIN:
                 on_bytes(raw.tell())
 
@@ -121,7 +138,13 @@ def _batched(lines: Iterator[Line], source: str) -> Iterator[list[Line]]:
 
 
 def _parquet_batches(
-    raw: io.BufferedReader, source: str, now: datetime, max_record_bytes: int, on_bytes: Callable[[int], None]
+    raw: io.BufferedReader,
+    source: str,
+    now: datetime,
+    max_record_bytes: int,
+    *,
+    ips: Addresses,
+    on_bytes: Callable[[int], None],
 ) -> Iterator[Batch]:
     try:
         file = pq.ParquetFile(raw)
@@ -129,7 +152,7 @@ def _parquet_batches(
         for part in file.iter_batches(batch_size=_BATCH_RECORDS):
             for rows in _parquet_rows(part):
                 yield read_rows(
-                    rows, first_position=position, source=source, now=now, max_record_bytes=max_record_bytes
+                    rows, first_position=position, source=source, now=now, max_record_bytes=max_record_bytes, ips=ips
                 )
                 position += len(rows)
             on_bytes(raw.tell())

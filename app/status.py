@@ -1,8 +1,12 @@
-"""How the warehouse is doing: freshness and rows of each table, last snapshots and runs, what was rejected lately."""
+"""How the warehouse is doing: freshness and rows of each table, the spool, last snapshots and runs, rejects."""
+
+from datetime import UTC, datetime
 
 import polars as pl
 
 from app.contracts import API_CALLS, DWH_TABLES
+from app.settings import Settings
+from app.spool import delivery_lag_s, spool_depth
 from app.warehouse import Warehouse
 
 _NEWEST = {"api_calls": "max(toDate(ts))"}
@@ -22,6 +26,20 @@ def freshness(warehouse: Warehouse) -> pl.DataFrame:
     return warehouse.query(" UNION ALL ".join(f"SELECT * FROM ({part})" for part in parts)).sort("table")
 
 
+def spool_state(settings: Settings) -> pl.DataFrame:
+    """`segments, bytes` that wait for delivery, since when the oldest does, and how long the last one delivered did."""
+    depth = spool_depth(settings.spool)
+    oldest_at = datetime.fromtimestamp(depth.oldest_at_ms / 1000, tz=UTC) if depth.oldest_at_ms else None
+    row = {
+        "segments": depth.segments,
+        "bytes": depth.bytes,
+        "oldest_at": oldest_at,
+        "delivery_lag_s": delivery_lag_s(settings.spool),
+    }
+    schema = {"segments": pl.Int64(), "bytes": pl.Int64(), "oldest_at": API_CALLS.schema["ts"]}
+    return pl.DataFrame([row], schema=schema | {"delivery_lag_s": pl.Float64()})
+
+
 def last_snapshots(warehouse: Warehouse) -> pl.DataFrame:
     """What became of each history table last, refused and interrupted snapshots included."""
     return warehouse.query(
@@ -31,11 +49,11 @@ def last_snapshots(warehouse: Warehouse) -> pl.DataFrame:
 
 
 def last_runs(warehouse: Warehouse, *, limit: int = 10) -> pl.DataFrame:
-    """The newest runs first."""
+    """The newest runs first; of loads, of which there may be one every few seconds, the last two."""
     return warehouse.query(
         "SELECT started_at, job, day, state, rows_in, rows_out, rows_rejected AS rejected, seconds, error "
-        "FROM etl.runs "
-        f"ORDER BY started_at DESC LIMIT {limit}"
+        "FROM etl.runs ORDER BY started_at DESC "
+        f"LIMIT 2 BY if(job = 'load', job, run_id) LIMIT {limit}"
     )
 
 

@@ -29,8 +29,8 @@ class Verification:
 
 def verify_days(warehouse: Warehouse, settings: Settings, *, span: Span = ALL_DAYS) -> Verification:
     """Build every day in the span whose raw calls are there, beside what is published, and compare row by row."""
-    rules = Rules.load(settings)
-    inputs = read_inputs(warehouse, settings, rules.endpoint_map, rules.plan, keep=True)
+    rules = Rules.load(settings, remember_user_agents=False)
+    inputs = read_inputs(warehouse, settings, rules.endpoint_map, rules.plan, rules.session_rules, keep=True)
     stale, _ = compare(warehouse, inputs, jobs=JOBS)
     days = [day for day in inputs.verifiable_days() if is_within(day, span)]
     shared = share_workers(rules, len(days))
@@ -56,6 +56,8 @@ def _verify_day(warehouse: Warehouse, day: date, rules: Rules, on_calls: Callabl
         calls=count_calls(warehouse, spans),
         settings=settings,
         plan=rules.plan,
+        session_rules=rules.session_rules,
+        user_agents=rules.user_agents,
         on_calls=on_calls,
     )
     try:

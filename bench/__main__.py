@@ -96,7 +96,8 @@ def _contenders_table(runs: dict[str, list[Measured]], *, calls: int) -> Table:
     table = Table(
         title=f"One day of {calls:,} calls: events, sessions, catalog_sessions, product_sessions",
         caption="Raw calls to stored tables. Carat also handles days that reach into each other, duplicates and odd "
-        "JSON, checks every contract and publishes atomically; SQL and DuckDB write tables, pandas Parquet files.",
+        "JSON, checks every contract and publishes atomically; SQL and DuckDB write tables, pandas Parquet files. "
+        "Carat alone tells devices, bots and channels by maintained rules, and repeats them on pages and products.",
     )
     first = next(iter(runs))
     for heading in ("", "seconds", f"x {_TITLES[first]}", "CPU s", "calls/s", "peak memory"):

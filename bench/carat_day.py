@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from app.contracts import DWH_TABLES
+from app.contracts import DWH_TABLES, USER_AGENTS
 from app.jobs.build import build_day
+from app.jobs.user_agents import UserAgents
+from app.session_rules import load_session_rules
 from app.snapshot_plan import load_snapshot_plan
 from app.tracking import load_endpoint_map
 from app.warehouse import migrate, open_warehouse, recover
@@ -18,12 +20,21 @@ def contender(day: Dataset) -> Iterator[Contender]:
     settings = bench_settings(day)
     endpoint_map = load_endpoint_map(settings.tracking)
     plan = load_snapshot_plan(settings.snapshots)
+    session_rules = load_session_rules(settings)
     with open_warehouse(settings, purpose="bench") as warehouse:
         migrate(warehouse, settings)
         recover(warehouse)
-        for table in DWH_TABLES:
+        for table in (*DWH_TABLES, USER_AGENTS):  # each run reads its user agents for the first time
             warehouse.command(f"TRUNCATE TABLE {table.full_name} SYNC")
         yield Contender(
-            lambda: build_day(warehouse, DAY, settings=settings, endpoint_map=endpoint_map, plan=plan),
+            lambda: build_day(
+                warehouse,
+                DAY,
+                settings=settings,
+                endpoint_map=endpoint_map,
+                plan=plan,
+                session_rules=session_rules,
+                user_agents=UserAgents(session_rules.devices),
+            ),
             lambda sessions: read_outcome(warehouse, sessions, database="dwh"),
         )

@@ -8,6 +8,7 @@ Carat does beyond that (late calls, duplicates, sessions over midnight, mistyped
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,24 +36,30 @@ _MIX = {
 }  # fmt: skip
 
 
-def build(day: Dataset) -> None:
-    """Make the day anew."""
+def build(day: Dataset, *, user_agents: Sequence[str] = ()) -> None:
+    """Make the day anew; with user agents, visitors have one of these each, as many of one as of another."""
     shutil.rmtree(day.folder, ignore_errors=True)
     day.folder.mkdir(parents=True)
     base = day.folder / "base.parquet"
     base_calls = min(day.calls, _BASE_CALLS)
     base_frame(base_calls).write_parquet(base)
-    _fill_warehouse(day, base, base_calls)
+    agents = day.folder / "user_agents.parquet"
+    pl.DataFrame({"agent": user_agents}, schema={"agent": pl.String}).write_parquet(agents)
+    _fill_warehouse(day, base, base_calls, agents=agents if user_agents else None)
     base.unlink()
+    agents.unlink()
     day.mark_built()
 
 
-def _fill_warehouse(day: Dataset, base: Path, base_calls: int) -> None:
+def _fill_warehouse(day: Dataset, base: Path, base_calls: int, *, agents: Path | None) -> None:
     own = {
         "call_id": "reinterpretAsUUID(MD5(concat(call_id, '/', toString(copy))))",
         "visitor_id": "concat(visitor_id, '-', toString(copy))",
         "received_at": "ts",
     }
+    if agents:
+        all_agents = f"(SELECT groupArray(agent) FROM file('{agents}', Parquet))"
+        own["user_agent"] = f"{all_agents}[1 + cityHash64(visitor_id, copy) % length({all_agents})]"
     names = API_CALLS.schema.names()
     values = ", ".join(f"{own[name]} AS {name}" if name in own else name for name in names)
     settings = load_settings(warehouse=f"chdb://{day.warehouse}")

@@ -22,8 +22,8 @@ from app.backfill import build_stale, plan_days
 from app.contracts import API_CALLS
 from app.hourly import run_hour
 from app.jobs.build import JOBS
-from app.jobs.ingest import Ingested
 from app.jobs.ingest import run as ingest
+from app.jobs.store import Ingested
 from app.settings import Settings, load_settings
 from app.verification import verify_days
 from app.warehouse import Warehouse, migrate, open_warehouse

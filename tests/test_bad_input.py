@@ -299,7 +299,7 @@ def test_a_record_of_50_mb_is_kept_whole_in_the_rejects_in_bounded_memory(carat,
         "json",
     )
     assert json.loads(kept.out) == {
-        "reason": "too large", "detail": f"{len(huge)} bytes, the limit is 1048576 (CARAT_MAX_RECORD_BYTES)",
+        "reason": "too large", "detail": f"{len(huge)} bytes, the limit is 1048576 (CARAT_MAX_RECORD_BYTES, CARAT_COLLECT_MAX_RECORD_BYTES)",
         "record_bytes": len(huge), "kept": len(huge), "hash": hashlib.sha256(huge).hexdigest(),
     }  # fmt: skip
 

@@ -393,7 +393,7 @@ def test_a_day_of_which_every_worker_dies_is_a_day_that_fails():
 def task_of(writer: Warehouse, settings: Settings, day: date = FIRST, *, force: bool = True) -> DayTask:
     """What a worker is sent of a day."""
     rules = Rules.load(settings)
-    inputs = read_inputs(writer, settings, rules.endpoint_map, rules.plan, keep=True)
+    inputs = read_inputs(writer, settings, rules.endpoint_map, rules.plan, rules.session_rules, keep=True)
     (stale,) = [stale for stale in compare(writer, inputs, jobs=JOBS, force=force)[0] if stale.day == day]
     return DayTask(
         stale, fan_out._inputs_of(inputs, stale), fan_out._raw_table(writer), lent_token(writer), 10.0, False

@@ -24,7 +24,7 @@ import structlog
 
 import app.jobs.build
 import app.main
-from app.backfill import build_stale
+from app.backfill import Rules, build_stale
 from app.contracts import DATABASES, DWH_TABLES, TABLES
 from app.errors import CaratError, SettingsError
 from app.jobs.build import JOBS, build_day
@@ -238,7 +238,16 @@ def history(tmp_path_factory) -> History:
     with staged.opened() as warehouse, pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(Staging, "publish", lambda *_, **__: None)
         endpoint_map = load_endpoint_map(SHIPPED_TRACKING)
-        build_day(warehouse, LATE_DAY, settings=staged.settings, endpoint_map=endpoint_map, plan=SnapshotPlan(()), **session_rules_of(staged.settings))
+        rules = Rules.load(staged.settings)
+        build_day(
+            warehouse,
+            LATE_DAY,
+            settings=staged.settings,
+            endpoint_map=endpoint_map,
+            plan=SnapshotPlan(()),
+            session_rules=rules.session_rules,
+            user_agents=rules.user_agents,
+        )
     history = History(
         built, stale, staged, published(built), published(after), count_statements(staged.copy(folder / "counted"))
     )

@@ -11,8 +11,8 @@ import pytest
 from app.settings import Settings
 
 SOURCE = Path(__file__).parents[1] / "deploy" / "systemd"
-SERVICES = ["carat-hourly.service", "carat-failure@.service"]
-UNITS = [*SERVICES, "carat-hourly.timer"]
+SERVICES = ["carat-hourly.service", "carat-failure@.service", "carat-collector.service", "carat-load.service"]
+UNITS = [*SERVICES, "carat-hourly.timer", "carat-collector.socket"]
 LARGEST_EXPOSURE = 20  # 2.0, as systemd-analyze wants it said
 
 
@@ -129,6 +129,41 @@ def test_commands_run_by_hand_find_what_the_hourly_run_finds():
     service = found((SOURCE / "carat-hourly.service").read_text())
     assert len(service) >= 12
     assert service == found((SOURCE / "carat").read_text())
+
+
+def test_all_that_touch_the_spool_mean_the_same_directory():
+    texts = {name: (SOURCE / name).read_text() for name in [*SERVICES, "carat"] if "failure" not in name}
+    directories = {name: re.findall(r"StateDirectory=(.*?carat/spool)['\n]", text) for name, text in texts.items()}
+    assert directories == {name: ["carat carat/spool"] for name in texts} | {"carat-collector.service": ["carat/spool"]}
+    spools = {re.search(r"CARAT_SPOOL=(\S+)", text)[1].replace("%S", "/var/lib") for text in texts.values()}
+    assert spools == {"/var/lib/carat/spool"}
+
+
+def test_the_collector_holds_no_secret_but_the_write_keys_and_has_no_network():
+    unit = (SOURCE / "carat-collector.service").read_text()
+    assert set(re.findall(r"Credential=(\w+)", unit)) == {"write_keys"}
+    assert {"PrivateNetwork=true", "RestrictAddressFamilies=AF_UNIX", "MemoryDenyWriteExecute=true"} <= {
+        *unit.splitlines()
+    }
+    assert "UnsetEnvironment=CARAT_WAREHOUSE CARAT_SHOP_DB" in unit
+
+
+@pytest.mark.parametrize("service", ["carat-collector.service", "carat-load.service"])
+def test_a_service_that_is_always_started_again_says_each_time_that_it_failed(service):
+    unit = (SOURCE / service).read_text()
+    assert {"Restart=always", "StartLimitIntervalSec=0"} <= {*unit.splitlines()}
+    shell, script = re.search(r"^ExecStopPost=\+(/bin/sh) -c '(.+)'$", unit, flags=re.MULTILINE).groups()
+    script = script.replace("$$", "$").replace("systemctl", "echo")
+
+    def said(result: str) -> str:
+        done = subprocess.run(
+            [shell, "-c", script], env={"SERVICE_RESULT": result, "PATH": "/usr/bin:/bin"}, capture_output=True, text=True,
+            check=True,
+        )  # fmt: skip
+        return done.stdout
+
+    assert said("success") == ""
+    assert said("exit-code") == f"--no-block start carat-failure@{service}\n"
 
 
 def test_an_option_that_is_none_is_said_to_be_none(tmp_path):

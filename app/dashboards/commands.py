@@ -1,18 +1,18 @@
 """`carat dashboards …`: the verbs about dashboards."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app import console
-from app.dashboards.answers import reader_of
 from app.dashboards.model import DEFAULT_FOLDER, load_library
-from app.dashboards.preview import chosen_filters, write_page
-from app.dashboards.push import Pushed, push
-from app.dashboards.validate import validate
 from app.settings import load_settings
-from app.warehouse import open_warehouse
+
+if TYPE_CHECKING:
+    from app.dashboards.push import Pushed
+
+# As in app/main.py, each verb imports what it needs.
 
 dashboards = typer.Typer(
     name="dashboards",
@@ -34,6 +34,9 @@ def validate_command(
 
     Example: carat dashboards validate
     """
+    from app.dashboards.validate import validate
+    from app.warehouse import open_warehouse
+
     if no_warehouse:
         validation = validate(folder, None)
     else:
@@ -67,12 +70,16 @@ def preview_command(
 
     Example: carat dashboards preview --out march.html --filter date=2026-03-01~2026-03-31
     """
+    from app.dashboards.answers import reader_of
+    from app.dashboards.preview import chosen_filters, write_page
+    from app.warehouse import open_warehouse
+
     settings = load_settings()
     library = load_library(folder)
     chosen = chosen_filters(library, filters or [])
     with open_warehouse(settings, purpose="carat dashboards preview", writes=False) as warehouse:
         if serve:
-            from app.dashboards.live import serve_page  # noqa: PLC0415  only serving needs a server
+            from app.dashboards.live import serve_page
 
             serve_page(reader_of(warehouse), library, host=host, port=port)
             return
@@ -98,6 +105,8 @@ def push_command(
     Metabase's address is CARAT_METABASE_URL, its API key (of the group Administrators) CARAT_METABASE_API_KEY. It gets
     the warehouse of CARAT_WAREHOUSE, or of CARAT_METABASE_WAREHOUSE: a user who may only read is enough.
     """
+    from app.dashboards.push import push
+
     library = load_library(folder)
     pushed = push(load_settings(), library, dry_run=dry_run, database_host=database_host, wait_s=wait)
     if as_json:
@@ -106,7 +115,7 @@ def push_command(
         _say_pushed(pushed)
 
 
-def _say_pushed(pushed: Pushed) -> None:
+def _say_pushed(pushed: "Pushed") -> None:
     for change in pushed.changes:
         console.say(str(change))
     for note in pushed.notes:

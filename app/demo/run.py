@@ -19,8 +19,8 @@ from app.demo.life import written_states
 from app.demo.summary import say_summary
 from app.errors import AuditError, SettingsError, ShopError
 from app.jobs.build import JOBS
-from app.jobs.ingest import Ingested
-from app.runs import ingest_paths, ingest_summary, prepare, refusals, take_snapshot
+from app.jobs.store import Ingested, ingest_summary
+from app.runs import ingest_paths, prepare, refusals, take_snapshot
 from app.settings import Settings
 from app.verification import verify_days
 from app.warehouse import Warehouse, open_warehouse

@@ -1,51 +1,100 @@
-"""What a user agent says of the device: a first, simple reading by well-known marks, each distinct one read once."""
+"""What user agents say of device, system and browser, and whether they are a machine's; each distinct one read once."""
+
+from functools import cache
 
 import polars as pl
+from ua_parser import Parser, load_builtins
+from ua_parser.basic import Resolver as PlainResolver
 
-_BOT = (
-    r"(?i)bot\b|bot/|crawl|spider|slurp|headless|lighthouse|monitor|pingdom|uptime|preview|facebookexternalhit|"
-    r"python-|curl/|wget/|okhttp|java/|go-http-client|axios/|scrapy|libwww|httpclient|gptbot|claudebot|ccbot"
+from app.device_rules import DeviceRule, DeviceRules
+
+DEVICE_SCHEMA = pl.Schema(
+    {name: pl.String() for name in ("user_agent", "device_type", "device_brand", "os", "browser", "bot_reason")}
 )
-_DEVICE_TYPES = (
-    ("bot", _BOT),
-    ("tv", r"(?i)smart-?tv|appletv|googletv|hbbtv|bravia|\btizen\b.*\btv\b|web0s|roku|crkey"),
-    ("tablet", r"(?i)ipad|tablet|kindle|silk/|playbook"),
-    ("mobile", r"(?i)iphone|ipod|mobile|windows phone|opera mini"),
-    ("tablet", r"(?i)android"),
-    ("desktop", r"(?i)windows nt|macintosh|x11|cros "),
+_LONGEST = 2000  # bytes of a user agent that are read: longer ones are no browser's, and matching takes time
+_MODEL = (
+    r"(?i)Android[ /][0-9.]+;(?: ?[a-z]{2}[-_][a-z]{2};)? ?[^();]*(?:\([^();]*\)[^();]*)?"
+    r"(?:; [A-Z0-9]{4}\.[0-9]{6}\.[0-9]{3}[^();]*)?"
 )
-_BRANDS = (
-    ("Apple", r"iPhone|iPad|iPod|Macintosh|AppleTV"), ("Samsung", r"(?i)samsung|\bSM-|\bGT-"),
-    ("Google", r"Pixel|Nexus"),
-    ("Huawei", r"(?i)huawei|honor"), ("Xiaomi", r"(?i)xiaomi|redmi|\bmi \d|poco"), ("OnePlus", r"(?i)oneplus"),
-    ("LG", r"\bLG[-;/ ]|Web0S"), ("Sony", r"(?i)sony|bravia|xperia"), ("Amazon", r"Kindle|Silk/|\bKF[A-Z]{2,}"),
-)  # fmt: skip
-_SYSTEMS = (
-    ("iOS", r"iPhone|iPad|iPod"), ("Android", r"Android"), ("Windows", r"Windows"), ("macOS", r"Macintosh|Mac OS X"),
-    ("ChromeOS", r"CrOS"), ("Tizen", r"Tizen"), ("webOS", r"Web0S"), ("Linux", r"Linux|X11"),
-)  # fmt: skip
-_BROWSERS = (
-    ("Edge", r"Edg(?:e|A|iOS)?/"), ("Opera", r"OPR/|Opera"), ("Samsung Internet", r"SamsungBrowser/"),
-    ("Yandex", r"YaBrowser/"), ("Firefox", r"Firefox/|FxiOS/"), ("Chrome", r"Chrome/|CriOS/"), ("Safari", r"Safari/"),
-    ("Internet Explorer", r"MSIE |Trident/"),
-)  # fmt: skip
+_BOT = "bot"
+_UNKNOWN = ("Other", "Spider", "Generic", "Generic_Android", "Generic_Android_Tablet", "Generic_Inettv")
 
 
-def device_columns(user_agents: pl.Series) -> pl.DataFrame:
-    """One row per distinct `user_agent`: `device_type, device_brand, os, browser, is_bot`."""
-    device_type = _first_match(_DEVICE_TYPES, otherwise="other")
-    return pl.DataFrame({"user_agent": user_agents.unique()}).select(
-        "user_agent",
-        device_type=device_type,
-        device_brand=_first_match(_BRANDS),
-        os=_first_match(_SYSTEMS),
-        browser=pl.when(device_type == "bot").then(pl.lit("")).otherwise(_first_match(_BROWSERS)),
-        is_bot=device_type == "bot",
+def read_user_agents(user_agents: pl.Series, rules: DeviceRules) -> pl.DataFrame:
+    """One row per distinct user agent: `user_agent, device_type, device_brand, os, browser, bot_reason`.
+
+    `bot_reason` is empty unless it is a machine's. An empty user agent is nobody's: a person's, on an unknown device,
+    because servers and apps may send none for their shoppers.
+    """
+    distinct = pl.DataFrame({"user_agent": user_agents.unique()}).filter(pl.col("user_agent").is_not_null())
+    read = distinct.with_columns(read=pl.col("user_agent").str.slice(0, _LONGEST))
+    # Phones are called Bot, Butterfly or Spider: what the platform says of the model tells nothing of a machine.
+    read = read.with_columns(without_model=pl.col("read").str.replace(_MODEL, "Android"))
+    parsed = pl.DataFrame([_parse(text) for text in read["read"]], schema=_PARSED, orient="row")
+    is_listed = _first_match(rules.bots, within="without_model")
+    reason = pl.coalesce(is_listed, pl.when(pl.col("family") == "Spider").then(pl.lit("crawler")))
+    reason = pl.when(~_any_matches(rules.people)).then(reason)
+    return (
+        read.hstack(parsed)
+        .with_columns(device=(_named("brand", rules.brands) + " " + pl.col("family")).str.strip_chars_start())
+        .with_columns(bot_reason=reason.fill_null(""))
+        .with_columns(is_bot=pl.col("bot_reason") != "")
+        .with_columns(
+            device_type=pl.when("is_bot").then(pl.lit(_BOT)).otherwise(_device_type(rules.devices)),
+            device_brand=pl.when(~pl.col("is_bot")).then(_named("brand", rules.brands)).fill_null(""),
+            os=_named("system", rules.systems),
+            browser=pl.when(~pl.col("is_bot")).then(_named("browser", rules.browsers)).fill_null(""),
+            bot_reason=pl.when("is_bot").then("user agent: " + pl.col("bot_reason")).otherwise(pl.lit("")),
+        )
+        .select(DEVICE_SCHEMA.names())
     )
 
 
-def _first_match(rules: tuple[tuple[str, str], ...], *, otherwise: str = "") -> pl.Expr:
-    agent = pl.col("user_agent")
-    return pl.coalesce(
-        *(pl.when(agent.str.contains(pattern)).then(pl.lit(name)) for name, pattern in rules), pl.lit(otherwise)
+_PARSED = {"family": pl.String, "brand": pl.String, "system": pl.String, "browser": pl.String}
+
+
+def _parse(user_agent: str) -> tuple[str, str, str, str]:
+    found = _parser().parse(user_agent)
+    device, system, browser = found.device, found.os, found.user_agent
+    return (
+        device.family if device else "",
+        (device.brand or "") if device else "",
+        system.family if system else "",
+        browser.family if browser else "",
     )
+
+
+@cache
+def _parser() -> Parser:
+    try:
+        from ua_parser.regex import Resolver as FastResolver  # noqa: PLC0415
+    except ImportError:  # no wheel of the accelerator for this machine: the same rules, some ten times slower
+        return Parser(PlainResolver(load_builtins()))
+    return Parser(FastResolver(load_builtins()))
+
+
+def _first_match(rules: tuple[tuple[str, str], ...], *, within: str) -> pl.Expr:
+    """The name of the first pattern that a user agent matches; null if none does."""
+    matches = (pl.when(pl.col(within).str.contains(pattern)).then(pl.lit(name)) for name, pattern in rules)
+    return pl.coalesce(*matches, pl.lit(None, pl.String))
+
+
+def _device_type(rules: tuple[DeviceRule, ...]) -> pl.Expr:
+    """The type that the first rule gives whose patterns all match."""
+    matches = (
+        pl.when(pl.all_horizontal(pl.col(column).str.contains(pattern) for column, pattern in rule.patterns)).then(
+            pl.lit(rule.type)
+        )
+        for rule in rules
+    )
+    return pl.coalesce(*matches, pl.lit("other"))
+
+
+def _any_matches(patterns: tuple[str, ...]) -> pl.Expr:
+    return pl.any_horizontal(pl.lit(value=False), *(pl.col("read").str.contains(pattern) for pattern in patterns))
+
+
+def _named(column: str, names: tuple[tuple[str, str], ...]) -> pl.Expr:
+    """What a value is called here; empty where it says nothing."""
+    known = dict(names) | dict.fromkeys(_UNKNOWN, "")
+    return pl.col(column).replace(list(known), list(known.values())) if known else pl.col(column)

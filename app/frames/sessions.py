@@ -3,71 +3,73 @@
 import polars as pl
 
 from app.contracts import SESSIONS
-from app.frames.channels import channel, page_without_query, referrer_host, url_parameter
-from app.frames.devices import device_columns
+from app.frames.channels import arrivals
 from app.frames.events import FAILED_STATUS
+from app.frames.pages import page_of
+from app.session_rules import SessionRules
 from app.tracking import OTHER
 
 # What the tables of a session's pages and products repeat of it.
 REPEATED = ("is_bot", "device_type", "channel")
 STEPS = ("visit", "catalog", "product", "cart", "checkout", "purchase")
-CLICK_IDS = ("gclid", "gbraid", "wbraid", "msclkid", "fbclid", "ttclid", "yclid")
-_UTM = ("utm_source", "utm_medium", "utm_campaign", "utm_term", "utm_content")
-_CAMPAIGN = rf"[?&](?:{'|'.join((*_UTM, *CLICK_IDS))})=[^&#]"
+_MINUTE_MS = 60_000
 
 
-def build_sessions(events: pl.DataFrame) -> pl.DataFrame:
+def build_sessions(
+    events: pl.DataFrame, user_agents: pl.DataFrame, rules: SessionRules, countries: pl.DataFrame
+) -> pl.DataFrame:
     """The rows of `dwh.sessions`, with `session_number`, for events in call order that begin on one day.
 
-    In: the columns of `dwh.events`, `session_number, session_date, is_counted_order, user_agent, referrer, page_url`.
+    In: the columns of `dwh.events`, `session_number, session_date, is_counted_order, ip, user_agent, referrer,
+    page_url`. `user_agents`: what each of theirs says (`read_user_agents`). `countries`: `ip, country` of theirs.
     """
-    behaviour = events.group_by("session_number", maintain_order=True).agg(
-        pl.col("session_date", "session_id", "visitor_id").first(),
-        user_id=last_text("user_id"),
-        started_at=pl.col("ts").first(),
-        ended_at=pl.col("ts").last(),
-        calls=pl.len(),
-        errors=(pl.col("status") >= FAILED_STATUS).sum(),
-        catalog_views=is_event("catalog").sum(),
-        searches=(is_event("catalog") & (pl.col("search_query") != "")).sum(),
-        product_views=is_event("product_view").sum(),
-        products_viewed=pl.col("product_id").filter(is_event("product_view") & (pl.col("product_id") != "")).n_unique(),
-        favorites_added=is_event("favorite_add").sum(),
-        favorites_removed=is_event("favorite_remove").sum(),
-        cart_adds=is_event("cart_add").sum(),
-        cart_removes=is_event("cart_remove").sum(),
-        checkouts=is_event("checkout").sum(),
-        orders=pl.col("is_counted_order").sum(),
-        units=pl.col("quantity").filter("is_counted_order").sum(),
-        revenue=pl.col("revenue").filter("is_counted_order").sum(),
-        purchases=is_event("purchase").sum(),
-        named_events=(pl.col("event") != OTHER).sum(),
-        user_agent=first_text("user_agent"),
-        referrer=first_text("referrer"),
-        first_page=first_text("page_url"),
-        campaign_page=first_text("page_url", matching=_CAMPAIGN),
+    limit = rules.max_calls_per_minute
+    behaviour = (
+        with_pace(events, limit)
+        .group_by("session_number", maintain_order=True)
+        .agg(
+            pl.col("session_date", "session_id", "visitor_id").first(),
+            user_id=last_text("user_id"),
+            started_at=pl.col("ts").first(),
+            ended_at=pl.col("ts").last(),
+            calls=pl.len(),
+            errors=(pl.col("status") >= FAILED_STATUS).sum(),
+            catalog_views=is_event("catalog").sum(),
+            searches=(is_event("catalog") & (pl.col("search_query") != "")).sum(),
+            product_views=is_event("product_view").sum(),
+            products_viewed=pl.col("product_id")
+            .filter(is_event("product_view") & (pl.col("product_id") != ""))
+            .n_unique(),
+            favorites_added=is_event("favorite_add").sum(),
+            favorites_removed=is_event("favorite_remove").sum(),
+            cart_adds=is_event("cart_add").sum(),
+            cart_removes=is_event("cart_remove").sum(),
+            checkouts=is_event("checkout").sum(),
+            orders=pl.col("is_counted_order").sum(),
+            units=pl.col("quantity").filter("is_counted_order").sum(),
+            revenue=pl.col("revenue").filter("is_counted_order").sum(),
+            purchases=is_event("purchase").sum(),
+            named_events=(pl.col("event") != OTHER).sum(),
+            ip=first_text("ip"),
+            user_agent=first_text("user_agent"),
+            first_page=first_text("page_url"),
+            is_crowded=pl.col("is_crowded").any(),
+        )
     )
     return (
         behaviour.with_columns(
             user_type=pl.when(pl.col("user_id") != "").then(pl.lit("registered")).otherwise(pl.lit("guest")),
             duration_s=seconds((pl.col("ended_at") - pl.col("started_at")).dt.total_milliseconds()),
-            landing_page=page_without_query("first_page"),
-            referrer_host=referrer_host("referrer"),
             furthest_step=furthest_step(),
             is_bounce=pl.col("named_events") <= 1,
-            **{name: url_parameter("campaign_page", name) for name in _UTM},
-            click_id=pl.coalesce(
-                pl.when(p != "").then(p) for p in (url_parameter("campaign_page", k) for k in CLICK_IDS)
-            ).fill_null(""),
         )
-        .join(device_columns(behaviour["user_agent"]), on="user_agent", how="left", maintain_order="left")
-        .with_columns(
-            channel=channel(has_click_id=pl.col("click_id") != ""),
-            bot_reason=pl.when("is_bot").then(pl.lit("user agent")).otherwise(pl.lit("")),
-            source=first_said("utm_source", "referrer_host", otherwise="(direct)"),
-            medium=first_said("utm_medium", otherwise="(none)"),
-            search_term=pl.lit(""),
-        )
+        .pipe(with_landing_page)
+        .join(user_agents, on="user_agent", how="left", maintain_order="left")
+        .join(countries, on="ip", how="left", maintain_order="left")
+        .with_columns(pl.col("country").fill_null(""))
+        .join(arrivals(events, rules.channels), on="session_number", how="left", maintain_order="left")
+        .with_columns(bot_reason=bot_reason(limit))
+        .with_columns(is_bot=pl.col("bot_reason") != "")
         .select("session_number", *(pl.col(name).cast(dtype) for name, dtype in SESSIONS.schema.items()))
     )
 
@@ -82,8 +84,29 @@ def seconds(milliseconds: pl.Expr) -> pl.Expr:
     return milliseconds / thousand_a_row
 
 
-def first_said(*columns: str, otherwise: str) -> pl.Expr:
-    return pl.coalesce(*(pl.when(pl.col(name) != "").then(name) for name in columns), pl.lit(otherwise))
+def with_pace(events: pl.DataFrame, limit: int) -> pl.DataFrame:
+    """The events with `is_crowded`."""
+    return events.with_columns(is_crowded=is_crowded(limit))
+
+
+def with_landing_page(sessions: pl.DataFrame) -> pl.DataFrame:
+    """The sessions with `landing_page`, the page of their first call that says one."""
+    return sessions.with_columns(landing_page=page_of("first_page"))
+
+
+def is_crowded(limit: int) -> pl.Expr:
+    """Whether more calls than the limit begin with this one within a minute, in its session; in call order."""
+    if not limit:
+        return pl.lit(value=False)
+    of_session = pl.col("session_number").shift(-limit) == pl.col("session_number")
+    spread = (pl.col("ts").shift(-limit) - pl.col("ts")).dt.total_milliseconds()
+    return (of_session & (spread < _MINUTE_MS)).fill_null(value=False)
+
+
+def bot_reason(limit: int) -> pl.Expr:
+    """Why a session is a machine's: by its user agent, else by its pace; empty for people."""
+    by_pace = pl.when("is_crowded").then(pl.lit(f"more than {limit} calls a minute")).otherwise(pl.lit(""))
+    return pl.when(pl.col("bot_reason") != "").then("bot_reason").otherwise(by_pace)
 
 
 def is_event(name: str) -> pl.Expr:
@@ -110,10 +133,8 @@ def furthest_step() -> pl.Expr:
     )
 
 
-def first_text(column: str, *, matching: str | None = None) -> pl.Expr:
-    text = pl.col(column)
-    wanted = text.str.contains(matching) if matching else text != ""
-    return text.filter(wanted).first().fill_null("")
+def first_text(column: str) -> pl.Expr:
+    return pl.col(column).filter(pl.col(column) != "").first().fill_null("")
 
 
 def last_text(column: str) -> pl.Expr:

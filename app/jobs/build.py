@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from app.contracts import DWH_TABLES, PRODUCT_SESSIONS
+from app.contracts import DWH_TABLES, EVENTS, PRODUCT_SESSIONS
 from app.errors import AuditError, ContractError
 from app.frames.browsing import browse
 from app.frames.days import DaySpans, day_spans
@@ -21,6 +21,8 @@ from app.jobs.audit import Tally, audit, kept_sums
 from app.jobs.changes import Changes, find_changes
 from app.jobs.product_history import read_product_versions
 from app.jobs.shards import Scope, count_calls, read_shard, shard_count
+from app.jobs.user_agents import UserAgents
+from app.session_rules import SessionRules
 from app.settings import Settings
 from app.snapshot_plan import SnapshotPlan
 from app.tracking import EndpointMap
@@ -68,6 +70,8 @@ def build_day(
     settings: Settings,
     endpoint_map: EndpointMap,
     plan: SnapshotPlan,
+    session_rules: SessionRules,
+    user_agents: UserAgents,
     jobs: Sequence[str] = JOBS,
     basis: Basis | None = None,
     believe_size: bool = False,
@@ -81,6 +85,8 @@ def build_day(
         settings=settings,
         endpoint_map=endpoint_map,
         plan=plan,
+        session_rules=session_rules,
+        user_agents=user_agents,
         jobs=jobs,
         believe_size=believe_size,
         on_calls=on_calls,
@@ -101,6 +107,8 @@ def _build_upon(
     settings: Settings,
     endpoint_map: EndpointMap,
     plan: SnapshotPlan,
+    session_rules: SessionRules,
+    user_agents: UserAgents,
     jobs: Sequence[str],
     believe_size: bool,
     on_calls: Callable[[int], None],
@@ -123,7 +131,17 @@ def _build_upon(
                 blocks=changes.blocks,
             )
         calls = changes.calls if changes else day_calls
-        built = stage_day(warehouse, scope, calls=calls, settings=settings, plan=plan, jobs=jobs, on_calls=on_calls)
+        built = stage_day(
+            warehouse,
+            scope,
+            calls=calls,
+            settings=settings,
+            plan=plan,
+            session_rules=session_rules,
+            user_agents=user_agents,
+            jobs=jobs,
+            on_calls=on_calls,
+        )
         with built.staging.dropped_on_failure():
             built.staging.require_complete()
             audit(
@@ -161,12 +179,15 @@ def stage_day(
     calls: int,
     settings: Settings,
     plan: SnapshotPlan,
+    session_rules: SessionRules,
+    user_agents: UserAgents,
     jobs: Sequence[str] = JOBS,
     on_calls: Callable[[int], None] = lambda _: None,
 ) -> StagedDay:
     """Build the named tables of a day beside the published ones, some shards at a time."""
     tables = [table for table in DWH_TABLES if table.name in jobs]
     versions = read_product_versions(warehouse, plan, scope.spans) if PRODUCT_SESSIONS in tables else []
+    agents = user_agents.of_scope(warehouse, scope) if tables != [EVENTS] else pl.DataFrame()
     staging = Staging(warehouse, scope.spans.day, tables, replaced=scope.sessions)
     kept = kept_sums(warehouse, staging) if scope.sessions else {}
     tally = Tally()
@@ -181,7 +202,16 @@ def stage_day(
             connection = connections.get()
             try:
                 shard = _build_shard(
-                    connection, number, count, scope, staging=staging, tally=tally, versions=versions, jobs=jobs
+                    connection,
+                    number,
+                    count,
+                    scope,
+                    staging=staging,
+                    tally=tally,
+                    agents=agents,
+                    session_rules=session_rules,
+                    versions=versions,
+                    jobs=jobs,
                 )
             finally:
                 connections.put(connection)
@@ -219,6 +249,8 @@ def _build_shard(
     *,
     staging: Staging,
     tally: Tally,
+    agents: pl.DataFrame,
+    session_rules: SessionRules,
     versions: Sequence[pl.DataFrame],
     jobs: Sequence[str],
 ) -> _ShardBuilt:
@@ -229,7 +261,7 @@ def _build_shard(
     built = events.run(shard, staging, through=warehouse, scope=scope)
     tally.add(built.of_sessions)
     if set(jobs) - {"events"}:
-        of_day = sessions.run(built.of_sessions, staging, through=warehouse)
+        of_day = sessions.run(built.of_sessions, agents, staging, rules=session_rules, through=warehouse)
     if {"catalog_sessions", "product_sessions"} & set(jobs):
         browsing = browse(built.of_sessions)
         if "catalog_sessions" in jobs:

@@ -4,6 +4,7 @@
 """
 
 import shutil
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from polars.datatypes import DataType
 from app.contracts import MONEY, Column, Table, sql_text
 from app.errors import SettingsError, WarehouseError, WarehouseGoneError
 
+ANSWER_S = 3600  # the longest that a statement may take
 _NEEDED_ROOM_BYTES = 64 * 1024**2
 # Set once a connection: a per-query setting costs the embedded engine a SET and its undoing.
 _CONNECTION_SETTINGS: dict[str, Any] = {
@@ -144,8 +146,11 @@ class Warehouse:
                 with self._client.raw_stream(f"{sql} SETTINGS {plain}", fmt="Arrow") as source, path.open("wb") as file:
                     shutil.copyfileobj(source, file)
 
-    def insert(self, table: Table, frame: pl.DataFrame, *, into: str | None = None) -> None:
-        """Append a frame to a table (or to `into`, a table of the same contract), after checking it."""
+    def insert(self, table: Table, frame: pl.DataFrame, *, into: str | None = None, token: str = "") -> None:
+        """Append a frame to a table (or to `into`, a table of the same contract), after checking it.
+
+        Of several inserts with the same token into a table that remembers them, one alone is kept.
+        """
         target = into or table.full_name
         checked = table.validate(frame, where=f"writing {target}")
         if checked.is_empty():
@@ -155,12 +160,14 @@ class Warehouse:
         sent = [column.name for column in table.written if not _is_default(checked[column.name], column)] or [
             table.written[0].name
         ]
-        arrow = pl.DataFrame([checked[name] for name in sent]).to_arrow(compat_level=pl.CompatLevel.oldest())
+        arrow = pl.DataFrame([checked[name] for name in sent]).rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
         for column in table.written:
             if column.type == "UUID":
                 index = sent.index(column.name)
                 arrow = arrow.set_column(index, column.name, arrow.column(index).cast(pa.binary(16)))
-        self._insert_arrow(target, arrow)
+        # A table that remembers inserts takes equal ones for one: so each that has no token gets one of its own.
+        settings = {"insert_deduplication_token": token or uuid.uuid4().hex} if table.remembers_inserts else {}
+        self._insert_arrow(target, arrow, settings)
 
     def keep_aside(self, name: str, values: pl.Series, *, column: str = "id", kind: str = "UUID") -> None:
         """Put values into a table in memory that holds them alone; UUIDs as 16 bytes each."""
@@ -180,13 +187,15 @@ class Warehouse:
             kind = WarehouseGoneError if _is_gone(error, message) else WarehouseError
             raise kind(f"{self.url}: {message}{_mend(message)}") from error
 
-    def _insert_arrow(self, target: str, arrow: pa.Table) -> None:
+    def _insert_arrow(self, target: str, arrow: pa.Table, settings: dict[str, Any] | None = None) -> None:
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, arrow.schema, options=_IPC_OPTIONS) as writer:
             writer.write_table(arrow)
         block = cast("bytes", memoryview(sink.getvalue()))  # a view spares a copy
         with self._readable_errors():
-            self._client.raw_insert(target, column_names=arrow.column_names, insert_block=block, fmt="ArrowStream")
+            self._client.raw_insert(
+                target, column_names=arrow.column_names, insert_block=block, fmt="ArrowStream", settings=settings
+            )
 
 
 def embedded_path(url: str) -> Path:
@@ -217,7 +226,7 @@ def connect_embedded(path: Path) -> Warehouse:
     return Warehouse(connect, url=url)
 
 
-def connect_server(url: str) -> Warehouse:
+def connect_server(url: str, *, answer_s: int = ANSWER_S) -> Warehouse:
     parts = urlsplit(url)
     options = dict(parse_qsl(parts.query))
     secure = _is_true(options.get("secure", "false"))
@@ -231,7 +240,7 @@ def connect_server(url: str) -> Warehouse:
             secure=secure,
             verify=_is_true(options.get("verify", "true")),
             connect_timeout=30,
-            send_receive_timeout=3600,
+            send_receive_timeout=answer_s,
             compress=False,  # what is sent is compressed already
             settings=_CONNECTION_SETTINGS,
         )

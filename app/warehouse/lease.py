@@ -196,7 +196,8 @@ def _acquire(warehouse: Warehouse, purpose: str, lease_ms: int) -> Lease:
             _drop(warehouse, number)
     raise LockedError(
         f"the warehouse {warehouse.url} is held by {seen.who}; try again later: it frees itself "
-        f"{seen.note.lease_ms / 1000:g} s after its holder has died"
+        f"{seen.note.lease_ms / 1000:g} s after its holder has died",
+        holder=seen.note.holder.strip("`"),
     )
 
 

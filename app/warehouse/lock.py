@@ -26,7 +26,8 @@ def hold_embedded(path: Path, *, purpose: str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise LockedError(f"the warehouse {path} is held by {_holder(handle)}; try again later") from None
+            who, command = _holder(handle)
+            raise LockedError(f"the warehouse {path} is held by {who}; try again later", holder=command) from None
         since = datetime.now(tz=UTC).isoformat(timespec="seconds")
         with suppress(OSError):  # on a full disk the lock still holds, only its holder has no name
             os.ftruncate(handle, 0)
@@ -36,9 +37,10 @@ def hold_embedded(path: Path, *, purpose: str) -> Iterator[None]:
         os.close(handle)
 
 
-def _holder(handle: int) -> str:
+def _holder(handle: int) -> tuple[str, str]:
+    """Who holds it, in words, and their command, if that is known."""
     try:
         holder = json.loads(os.pread(handle, 4096, 0))
-        return f"`{holder['command']}` (process {holder['pid']}) since {holder['since']}"
+        return f"`{holder['command']}` (process {holder['pid']}) since {holder['since']}", holder["command"]
     except (OSError, ValueError, KeyError):
-        return "another process"
+        return "another process", ""

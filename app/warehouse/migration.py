@@ -7,6 +7,8 @@ from app.warehouse.client import Warehouse
 from app.warehouse.history import existing_history, history_names, refresh_history_views
 from app.warehouse.views import replace_view, views
 
+_FIXED_SETTINGS = ("index_granularity",)  # as the table was created
+
 
 def migrate(warehouse: Warehouse, settings: Settings) -> list[str]:
     """What was changed, a line each; empty when everything was as the contracts say."""
@@ -36,6 +38,7 @@ def migrate(warehouse: Warehouse, settings: Settings) -> list[str]:
         for column in table.columns:
             found = existing.get((table.database, table.name, column.name))
             changes += _upgrade_column(warehouse, table, column, found)
+    changes += _upgrade_settings(warehouse)
     for view in views(settings):
         changes += replace_view(warehouse, view)
     for name in history_names(warehouse):
@@ -60,3 +63,21 @@ def _upgrade_column(warehouse: Warehouse, table: Table, column: Column, found: d
         warehouse.command(f"ALTER TABLE {table.full_name} COMMENT COLUMN `{column.name}` {sql_text(column.comment)}")
         return [f"updated the comment of {table.full_name}.{column.name}"]
     return []
+
+
+def _upgrade_settings(warehouse: Warehouse) -> list[str]:
+    """Give existing tables the settings of their contracts, as far as they can be changed."""
+    changes = []
+    engines = warehouse.query(
+        "SELECT database || '.' || name AS name, engine_full FROM system.tables "
+        "WHERE database IN {databases:Array(String)}",
+        {"databases": list(DATABASES)},
+    )
+    found = dict(engines.iter_rows())
+    for table in TABLES:
+        wanted = [text for text in table.settings.split(", ") if text and not text.startswith(_FIXED_SETTINGS)]
+        missing = [text for text in wanted if text not in found[table.full_name]]
+        if missing:
+            warehouse.command(f"ALTER TABLE {table.full_name} MODIFY SETTING {', '.join(missing)}")
+            changes.append(f"set {', '.join(missing)} of {table.full_name}")
+    return changes

@@ -1,30 +1,60 @@
 """Opens the configured warehouse for this process alone: one writer at a time, whichever engine it is."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TypeVar
 
+from app.errors import LockedError
 from app.settings import Settings
-from app.warehouse.client import Warehouse, connect_embedded, connect_server, embedded_path
+from app.warehouse.client import ANSWER_S, Warehouse, connect_embedded, connect_server, embedded_path
 from app.warehouse.lease import hold_lease
 from app.warehouse.lock import hold_embedded
 
+LOADER = "carat load"
+_LOADER_WAIT_S = 60
+_Held = TypeVar("_Held")
+
 
 @contextmanager
-def open_warehouse(settings: Settings, *, purpose: str, writes: bool = True) -> Iterator[Warehouse]:
+def open_warehouse(
+    settings: Settings, *, purpose: str, writes: bool = True, answer_s: int = ANSWER_S
+) -> Iterator[Warehouse]:
     """A connection to the configured warehouse; `purpose` is what others are told while it is held.
+
+    A server that does not answer a statement within `answer_s` counts as gone.
 
     The embedded engine has room for one process; a server for any number that only read (`writes` is false) beside
     one that writes. Raises LockedError when another process holds it, WarehouseError when there is no connection.
     """
     url = settings.warehouse.get_secret_value()
     if settings.has_server:
-        with connect_server(url) as warehouse:
+        with connect_server(url, answer_s=answer_s) as warehouse:
             if not writes:
                 yield warehouse
                 return
-            with hold_lease(warehouse, purpose=purpose) as lease:
+            with _after_the_loader(lambda: hold_lease(warehouse, purpose=purpose), purpose) as lease:
                 yield warehouse.guarded_by(lease.require)
     else:
         path = embedded_path(url)
-        with hold_embedded(path, purpose=purpose), connect_embedded(path) as warehouse:
+        with (
+            _after_the_loader(lambda: hold_embedded(path, purpose=purpose), purpose),
+            connect_embedded(path) as warehouse,
+        ):
             yield warehouse
+
+
+@contextmanager
+def _after_the_loader(hold: Callable[[], AbstractContextManager[_Held]], purpose: str) -> Iterator[_Held]:
+    """What is held; where a loader holds it, once it lets go: it does so every few seconds while it follows a spool."""
+    until = time.monotonic() + (0 if purpose == LOADER else _LOADER_WAIT_S)
+    with ExitStack() as stack:
+        while True:
+            try:
+                held = stack.enter_context(hold())
+                break
+            except LockedError as error:
+                if error.holder != LOADER or time.monotonic() >= until:
+                    raise
+                time.sleep(0.2)
+        yield held

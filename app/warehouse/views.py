@@ -100,24 +100,32 @@ FROM (
 
 
 def _stitched(*, among: str = "") -> str:
-    """Each session of people with `person_user`, empty where the person is known as a visitor only, and `person`.
+    """Each session of people with `person`, a hash, and `person_user`, empty where nobody but a visitor is known.
 
-    `among`: a condition on `visitor_hash` that all sessions of a visitor fulfil, or none.
+    `among`: a condition on `visitor_hash` that all sessions of a visitor fulfil, or none. Hashes and names are told
+    one by the other's rule, so that a query that needs no name reads none.
     """
-    signed_in = (
-        "SELECT visitor_hash, any(user_id) AS user, if(min(user_hash) = max(user_hash), [], "
-        f"arraySort(groupArray((started_at, user_id)))) AS moments {_PEOPLE} AND user_hash != 0 "
-        "GROUP BY visitor_hash"
+    devices = ", ".join(
+        f"any({user}) AS any_{user}, if(min(user_hash) = max(user_hash), [], "
+        f"arraySort(groupArray((started_at, {user})))) AS moments_of_{user}"
+        for user in ("user_hash", "user_id")
     )
-    return f"""SELECT sessions.*,
-        multiIf(user_id != '', user_id,
-            empty(moments), ifNull(user, ''),
-            arrayExists(moment -> moment.1 > started_at, moments),
-                arrayFirst(moment -> moment.1 > started_at, moments).2,
-            moments[-1].2) AS person_user,
-        if(person_user = '', visitor, sipHash64('user', person_user)) AS person
-    FROM (SELECT *, visitor_hash AS visitor {_PEOPLE}{among}) AS sessions
-    ANY LEFT JOIN ({signed_in}) AS devices ON sessions.visitor = devices.visitor_hash"""
+    return f"""SELECT sessions.*, {_whose("user_id", "''")} AS person_user,
+        if({_whose("user", "0", of="user_hash")} = 0, visitor, {_whose("user", "0", of="user_hash")}) AS person
+    FROM (SELECT *, visitor_hash AS visitor, user_hash AS user {_PEOPLE}{among}) AS sessions
+    ANY LEFT JOIN (
+        SELECT visitor_hash, {devices} {_PEOPLE} AND user_hash != 0 GROUP BY visitor_hash
+    ) AS devices ON sessions.visitor = devices.visitor_hash"""
+
+
+def _whose(own: str, none: str, *, of: str = "user_id") -> str:
+    """The user of a session: its own, else the device's only one, else the next or the last one before."""
+    moments = f"moments_of_{of}"
+    following = f"arrayFirst(moment -> moment.1 > started_at, {moments}).2"
+    return f"""multiIf({own} != {none}, {own},
+            empty({moments}), ifNull(any_{of}, {none}),
+            {following} != {none}, {following},
+            {moments}[-1].2)"""
 
 
 def _visitors_of_span() -> str:
@@ -130,12 +138,12 @@ def _visitors_of_span() -> str:
 def _visitors() -> str:
     return f"""SELECT if(user_id = '', visitor_id, user_id) AS person_id,
     any(person_user) AS user_id,
-    argMin(stitched.visitor_id, started_at) AS visitor_id,
+    argMin(stitched.visitor_id, (started_at, visitor)) AS visitor_id,
     arraySort(groupUniqArray(stitched.visitor_id)) AS visitor_ids,
     min(started_at) AS first_seen_at,
     max(ended_at) AS last_seen_at,
     if(sum(stitched.orders) = 0, NULL, minIf(started_at, stitched.orders > 0)) AS first_order_at,
-    argMin(channel, started_at) AS first_channel,
+    argMin(channel, (started_at, visitor)) AS first_channel,
     count() AS sessions,
     sum(stitched.orders) AS orders,
     sum(stitched.revenue) AS revenue
@@ -150,7 +158,8 @@ def _visits(settings: Settings, *, among: str = "") -> str:
         for number, (name, column) in enumerate(own.items(), start=2)
     )
     in_order = "PARTITION BY person ORDER BY started_at, visitor ROWS BETWEEN"
-    return f"""SELECT * EXCEPT (person_user, person, visitor, previous_at, earlier_orders, earlier, is_by_earlier),
+    inner = "person, person_user, visitor, user, previous_at, earlier_orders, earlier, is_by_earlier"
+    return f"""SELECT * EXCEPT ({inner}),
     if(person_user = '', visitor_id, person_user) AS person_id,
     visit_number = 1 AS is_new_visitor,
     earlier_orders > 0 AS is_customer,

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs Carat as an hourly service of this machine, or takes it away again. Safe to repeat: settings, secrets and
+# Installs Carat's services on this machine, or takes it away again. Safe to repeat: settings, secrets and
 # data are never overwritten or removed.
 #
 #   install.sh                    from this checkout, as root
@@ -17,6 +17,8 @@ sysusers=$root/usr/local/lib/sysusers.d/carat.conf
 by_hand=$root/usr/local/bin/carat
 settings=$root/etc/carat
 opt=/opt/carat
+all_units="carat-hourly.service carat-hourly.timer carat-failure@.service
+    carat-collector.socket carat-collector.service carat-load.service"
 
 fail() {
     echo "install.sh: $*" >&2
@@ -58,7 +60,7 @@ install_environment() {
     "$python" -m venv "$release"
     pip="$release/bin/python -m pip install --quiet --disable-pip-version-check"
     $pip --require-hashes -r "$checkout/requirements.lock"
-    cp -R "$checkout/app" "$checkout/pyproject.toml" "$checkout/README.md" "$source"  # a build leaves files behind
+    cp -R "$checkout/app" "$checkout/metabase" "$checkout/pyproject.toml" "$checkout/README.md" "$source"  # a build leaves files behind
     $pip --no-deps --no-build-isolation "$source"
     (cd / && "$release/bin/carat" --version)
 
@@ -74,7 +76,9 @@ install_environment() {
 
 install_files() {
     install -d -m 0755 "$units" "$(dirname "$sysusers")" "$(dirname "$by_hand")" "$settings"
-    install -m 0644 "$here"/carat-hourly.service "$here"/carat-hourly.timer "$here"/carat-failure@.service "$units"
+    for unit in $all_units; do
+        install -m 0644 "$here/$unit" "$units"
+    done
     install -m 0644 "$here/carat.sysusers" "$sysusers"
     install -m 0755 "$here/carat" "$by_hand"
     install -m 0644 "$here/on-failure.example" "$settings"
@@ -85,10 +89,14 @@ install_files() {
 
 uninstall() {
     if [ -z "$root" ] && [ -d /run/systemd/system ]; then
-        systemctl disable --quiet --now carat-hourly.timer 2>/dev/null || true
+        for unit in carat-hourly.timer carat-collector.socket carat-collector.service carat-load.service; do
+            systemctl disable --quiet --now "$unit" 2>/dev/null || true
+        done
         systemctl stop carat-hourly.service 2>/dev/null || true
     fi
-    rm -f "$units"/carat-hourly.service "$units"/carat-hourly.timer "$units"/carat-failure@.service
+    for unit in $all_units; do
+        rm -f "$units/$unit"
+    done
     rm -f "$sysusers" "$by_hand" "$settings/on-failure.example"
     if [ -z "$root" ]; then
         rm -rf "$opt/current" "$opt"/release-*
@@ -121,4 +129,6 @@ cat <<'NEXT'
 Installed. Put the secrets into /etc/carat/credentials and look at /etc/carat/carat.env first. Then:
   sudo systemctl enable --now carat-hourly.timer    # from now on, every hour
   journalctl -u carat-hourly -f                     # what the runs say
+To collect calls over HTTP, put write keys into /etc/carat/credentials/write_keys, and:
+  sudo systemctl enable --now carat-collector
 NEXT

@@ -8,8 +8,11 @@ import polars as pl
 from app.contracts import EVENTS
 from app.frames.browsing import browse
 from app.frames.catalog_sessions import build_catalog_sessions
+from app.frames.devices import read_user_agents
 from app.frames.product_sessions import build_product_sessions
 from app.frames.sessions import build_sessions, counts_as_order
+from app.session_rules import SessionRules, load_session_rules
+from app.settings import Settings
 
 _DEFAULTS = {
     "event_date": date(2026, 3, 1), "session_id": "s1", "visitor_id": "v1", "user_id": "", "event": "other", "product_id": "", "quantity": None,
@@ -46,19 +49,26 @@ def view(product: str, **fields) -> dict:
     return {"event": "product_view", "product_id": product, **fields}
 
 
+RULES = load_session_rules(Settings(_env_file=None))
+
+
+def sessions_of(frame: pl.DataFrame, rules: SessionRules = RULES) -> pl.DataFrame:
+    return build_sessions(frame, read_user_agents(frame["user_agent"], rules.devices), rules)
+
+
 def pages(*rows: dict, columns: tuple[str, ...] = ("listing_id", "products_clicked")) -> list[tuple]:
     frame = events(*rows)
-    return build_catalog_sessions(browse(frame), build_sessions(frame)).sort("seq").select(columns).rows()
+    return build_catalog_sessions(browse(frame), sessions_of(frame)).sort("seq").select(columns).rows()
 
 
 def products(*rows: dict) -> dict[str, dict]:
     frame = events(*rows)
-    sessions = build_sessions(frame)
+    sessions = sessions_of(frame)
     return {row["product_id"]: row for row in pl.concat(build_product_sessions(browse(frame), sessions, [])).to_dicts()}
 
 
 def session(*rows: dict) -> dict:
-    return build_sessions(events(*rows)).row(0, named=True)
+    return sessions_of(events(*rows)).row(0, named=True)
 
 
 def test_turning_pages_keeps_the_listing_and_another_filter_opens_one():

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from app.backfill import build_stale
+from app.backfill import Rules, build_stale
 from app.errors import ContractError
 from app.jobs.build import JOBS, build_day
 from app.snapshot_plan import SnapshotPlan
@@ -101,11 +101,20 @@ def test_any_order_and_split_of_ingestion_gives_the_same_tables(
 def test_the_number_of_shards_and_workers_changes_nothing(warehouse, settings, ingest_records):
     ingest_records(*random_calls(5, 400))
     endpoint_map = load_endpoint_map(settings.tracking)
+    rules = Rules.load(settings)
     found = []
     for shard_calls, workers in ((10**6, 1), (20, 1), (7, 3)):
         smaller = settings.model_copy(update={"shard_calls": shard_calls, "workers": workers})
         for day in (1, 2, 3):
-            build_day(warehouse, date(2026, 3, day), settings=smaller, endpoint_map=endpoint_map, plan=SnapshotPlan(()))
+            build_day(
+                warehouse,
+                date(2026, 3, day),
+                settings=smaller,
+                endpoint_map=endpoint_map,
+                plan=SnapshotPlan(()),
+                session_rules=rules.session_rules,
+                user_agents=rules.user_agents,
+            )
         found.append(tables(warehouse))
     assert found[0] == found[1] == found[2]
     assert sum(len(rows) for rows in found[0].values()) > 400

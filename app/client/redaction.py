@@ -1,0 +1,407 @@
+"""Takes secrets out of a call before it leaves the shop: by the names of values, and by what they look like.
+
+Runs in the sender's thread on whatever shoppers send, so every expression here takes time in proportion to its text.
+"""
+
+import hashlib
+import hmac
+import json
+import math
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+from urllib.parse import quote, unquote, unquote_plus
+
+REDACTED: Final = "[redacted]"
+CARD: Final = "[card]"
+EMAIL: Final = "[email]"
+TOO_DEEP: Final = "[nested too deeply]"
+
+# Names are compared in lower case, without anything but letters and digits.
+_SECRET_PARTS = (
+    "password", "passwd", "passwort", "passphrase", "passcode", "secret", "token", "apikey", "accesskey", "privatekey",
+    "authorization", "authentication", "authcode", "authkey", "credential", "cookie", "sessionid", "sessionkey",
+    "sessid", "jwt", "csrf", "xsrf", "signature", "cardnumber", "cardnum", "creditcard", "cardno",
+    "cardcvc", "securitycode", "verificationcode", "writekey", "signingkey", "encryptionkey", "otpcode", "onetimecode",
+)  # fmt: skip
+_SECRET_NAMES = frozenset(
+    {
+        "pass",
+        "pwd",
+        "pw",
+        "pin",
+        "pan",
+        "otp",
+        "totp",
+        "mfa",
+        "cvv",
+        "cvv2",
+        "cvc",
+        "cvc2",
+        "csc",
+        "auth",
+        "sid",
+        "ssn",
+        "iban",
+    }
+)
+_EMAIL_NAMES = frozenset({"mail", "emails", "mails"})
+_PLAIN, _SECRET, _EMAIL, _ALLOWED, _DENIED = range(5)
+
+_DEEPEST = 58  # of a request or response body; the collector takes records of 64 levels
+_KNOWN_NAMES = 4096
+_MOST_REMEMBERED, _LONGEST_REMEMBERED = 16_384, 200
+_SHORTEST_EMAIL = 6
+_SHORTEST_SECRET = 12
+_FEWEST_DIGITS, _MOST_DIGITS = 13, 19
+_FEWEST_AS_NUMBER = 10 ** (_FEWEST_DIGITS - 1)
+_UNQUOTINGS = 3
+
+_GAP = r"[\s\-+\u00ad\u2010-\u2015\u2212]{0,2}+"
+_MANY_DIGITS = re.compile(rf"\d(?:{_GAP}\d){{{_FEWEST_DIGITS - 1}}}")
+_UUID = r"(?<![0-9A-Za-z])[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}(?![0-9A-Za-z])"
+_DIGIT_RUN = re.compile(rf"{_UUID}|(\d(?:{_GAP}\d){{{_FEWEST_DIGITS - 1},}}+)")
+_DIGITS = re.compile(r"\d+")
+
+_DOMAIN = r"(?:@|%40)(?:(?:[\w\-]{1,63}\.){1,16}[\w\-]{1,63}|\[[0-9A-Fa-f.:]{3,45}\])"
+# First what most people write, so that `email=a@b.example` keeps its name; then all that a mail server takes.
+_EMAILS = (
+    re.compile(rf"[\w.+\-]{{1,64}}+(?:{_DOMAIN})"),
+    re.compile(rf"[^\s@<>,;()\[\]\"\\]{{1,64}}+(?:{_DOMAIN})"),
+    re.compile(rf"\"[^\"\r\n]{{1,64}}+\"(?:{_DOMAIN})"),
+)
+
+_NAME = re.compile(r"(?<![\w.\-])([\w.\-]{1,64}+)(?:\[\w*+\])*+\\?[\"']?\s{0,4}+(?:=>|[=:])\s{0,4}+")
+_VALUE = re.compile(
+    r"\"(?:[^\"\\]|\\.)*+\"?|\\\"(?:[^\"\\]|\\[^\"])*+(?:\\?\")?|'[^']*+'?"
+    r"|(?:(?:bearer|basic|digest|token)\s{1,4}+)?[^\s,;&<>]++",
+    re.IGNORECASE,
+)
+_LINE = re.compile(r"[^\r\n]+")  # a header's value has separators of its own
+_LOOKS_SECRET = re.compile(
+    r"(?<!\w)(?:"
+    r"(?i:bearer)\s{1,4}+[\w\-.~+/]{8,}+=*+"
+    r"|(?i:basic)\s{1,4}+(?=[A-Za-z+/]{0,512}+[0-9=])[A-Za-z0-9+/]{8,}+=*+"
+    r"|eyJ[\w\-]{8,}+\.[\w\-]{4,}+(?:\.[\w\-]*+)?"
+    r"|[srp]k_(?:live|test)_\w{8,}+"
+    r"|gh[a-z]_\w{20,}+|github_pat_\w{20,}+|glpat-[\w\-]{16,}+"
+    r"|A[KS]IA[0-9A-Z]{16}|AIza[\w\-]{30,}+"
+    r"|xox[a-z]-[\w\-]{10,}+"
+    r")"
+    r"|-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----[^-]*+(?:-----END [A-Z ]{0,40}PRIVATE KEY-----)?"
+)
+_USER_IN_URL = re.compile(r"(?<=://)[^\s/?#@]{1,512}+@")
+_TO_LETTERS = str.maketrans("0123456789", "ghijklmnop")  # a hash that nobody takes for a number
+
+
+class Redactor:
+    """The rules of one shop. `allow` and `deny` hold names (`order_id`) or dotted paths (`response.items.id`)."""
+
+    def __init__(self, *, hash_key: str = "", allow: Iterable[str] = (), deny: Iterable[str] = ()) -> None:
+        self._hash_key = hash_key.encode()
+        self._named: dict[str, int] = {}
+        self._paths: dict[str, Any] = {}
+        for verdict, rules in ((_ALLOWED, allow), (_DENIED, deny)):  # deny is written last, and so it holds
+            for rule in rules:
+                self._add_rule(rule, verdict)
+        self._tops: dict[str, tuple[int, tuple[dict[str, Any], ...]]] = {}
+        self._judged: dict[str, tuple[int, str]] = {}
+        self._harmless: set[str] = set()  # texts with nothing in them: a shop's answers mostly say the same
+
+    def field(self, name: str, value: Any) -> Any:
+        """A record's own field, such as `request`, `response` or `endpoint`; None where it is denied."""
+        verdict, paths = self._top(name)
+        if verdict == _DENIED:
+            return None
+        return value if verdict == _ALLOWED else self._value(value, paths, 0)
+
+    def url_field(self, name: str, url: str) -> str | None:
+        verdict, _ = self._top(name)
+        if verdict == _DENIED:
+            return None
+        return url if verdict == _ALLOWED else self.url(url)
+
+    def identity(self, name: str, value: str) -> str | None:
+        """Who someone is: as it is, or, where that is personal, as a hash; without a key for that, nobody."""
+        found = self.field(name, value)
+        if found is None or found == value or (found.startswith("email:") and " " not in found):
+            return found if isinstance(found, str) else None
+        return f"id:{self._hash(value)}" if self._hash_key else None
+
+    def token(self, name: str, value: str) -> str | None:
+        """A credential of the shop: its hash, by which its calls still belong together."""
+        verdict, _ = self._top(name)
+        if verdict == _DENIED:
+            return None
+        return value if verdict == _ALLOWED else f"token:{self._hash(value)}"
+
+    def text(self, text: str) -> str:
+        """Free text without e-mail addresses, card numbers and secrets."""
+        if len(text) < _SHORTEST_EMAIL:
+            return text
+        if text[0] in '{["' or text[:1].isspace():
+            found = self._nested_json(text)
+            if found is not None:
+                return found
+        plain = self._plain_text(text)
+        if "%" in text:
+            unquoted = _unquoted(text)
+            without = self._plain_text(unquoted)
+            if without != unquoted:
+                return without
+        return plain
+
+    def url(self, url: str) -> str:
+        """A URL without secrets in its query, path and fragment; what has none stays as it is, to the letter."""
+        if not url:
+            return url
+        rest, hash_mark, fragment = url.partition("#")
+        address, mark, query = rest.partition("?")
+        address = self._quoted(_USER_IN_URL.sub("", address), safe="/:,;@!$'()*")
+        fragment = self._query(fragment) if "=" in fragment else self._quoted(fragment, safe="/:,;@!$'()*")
+        return f"{address}{mark}{self._query(query)}{hash_mark}{fragment}"
+
+    def _query(self, query: str) -> str:
+        return "&".join(self._pair(pair) for pair in query.split("&")) if query else query
+
+    def _pair(self, pair: str) -> str:
+        name, mark, value = pair.partition("=")
+        plain_name = _unquoted(name.replace("+", " "))
+        if mark and value:
+            verdict = self._verdict(plain_name)
+            if verdict in {_SECRET, _DENIED}:
+                value = quote(REDACTED)
+            elif verdict == _EMAIL:
+                value = quote(self._email(unquote_plus(value)))
+            elif verdict != _ALLOWED:
+                value = self._quoted(value, is_form=True)
+        return f"{self._quoted(name, is_form=True)}{mark}{value}"
+
+    def _quoted(self, text: str, *, safe: str = "", is_form: bool = False) -> str:
+        """Quoted text, redacted and quoted again where anything was in it."""
+        unquoted = _unquoted(text.replace("+", " ") if is_form else text)
+        redacted = self._safe(unquoted)
+        return text if redacted == unquoted else quote(redacted, safe=safe)
+
+    def _value(self, value: Any, paths: tuple[dict[str, Any], ...], depth: int) -> Any:
+        kind = type(value)
+        if kind is str:
+            return self._safe(value)
+        if kind is int or kind is float:
+            return value if -_FEWEST_AS_NUMBER < value < _FEWEST_AS_NUMBER else _long_number(value)
+        if kind is not dict and kind is not list:
+            return value  # true, false or null
+        if depth >= _DEEPEST:
+            return TOO_DEEP
+        if kind is list:
+            return [self._value(element, paths, depth + 1) for element in value]
+        return self._object(value, paths, depth + 1)
+
+    def _safe(self, text: str) -> str:
+        """What `text` makes of it, remembered where that is nothing."""
+        if text in self._harmless:
+            return text
+        redacted = self.text(text)
+        if redacted == text and len(text) <= _LONGEST_REMEMBERED:
+            if len(self._harmless) >= _MOST_REMEMBERED:
+                self._harmless.clear()
+            self._harmless.add(text)
+        return redacted
+
+    def _object(self, content: dict[str, Any], paths: tuple[dict[str, Any], ...], depth: int) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in content.items():
+            below: tuple[dict[str, Any], ...] = ()
+            verdict, shown = self._judged.get(name) or self._judge(name)
+            if paths:
+                below = _below(name, paths)
+                verdict = _stronger(verdict, below)
+            if verdict == _PLAIN:
+                found[shown] = self._value(value, below, depth)
+            elif verdict == _ALLOWED:
+                found[name] = value
+            elif verdict == _EMAIL:
+                found[shown] = self._under_email(value, below, depth)
+            else:  # true, false and null under a secret's name tell nothing
+                is_telling = verdict == _DENIED or not (value is None or isinstance(value, bool))
+                found[shown] = REDACTED if is_telling else value
+        return found
+
+    def _under_email(self, value: Any, paths: tuple[dict[str, Any], ...], depth: int) -> Any:
+        if isinstance(value, str) and value.strip():
+            return self._email(value)
+        return self._value(value, paths, depth)
+
+    def _plain_text(self, text: str) -> str:
+        if "://" in text:
+            text = _USER_IN_URL.sub("", text)
+        if "=" in text or ":" in text:
+            text = self._without_named(text)
+        if "@" in text or "%40" in text:
+            for pattern in _EMAILS:
+                text = pattern.sub(lambda match: self._email(match[0]), text)
+        if len(text) >= _SHORTEST_SECRET:
+            text = _LOOKS_SECRET.sub(REDACTED, text)
+            if _MANY_DIGITS.search(text):
+                text = _DIGIT_RUN.sub(_without_cards, text)
+        return text
+
+    def _without_named(self, text: str) -> str:
+        """Text without the values that stand behind a secret's name: `password: x`, `"token":"x"`, `api_key=x`."""
+        kept = []
+        done = at = 0
+        while match := _NAME.search(text, at):
+            at = match.end()
+            name = match[1]
+            if self._verdict(name) not in {_SECRET, _DENIED}:
+                continue
+            is_header = name.lower().endswith(("cookie", "authorization"))
+            if value := (_LINE if is_header else _VALUE).match(text, at):
+                kept += [text[done:at], REDACTED]
+                done = at = value.end()
+        return "".join([*kept, text[done:]]) if kept else text
+
+    def _nested_json(self, text: str) -> str | None:
+        """Text that is JSON itself, redacted as such; None where it is not, or holds nothing to redact."""
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(content, dict | list | str):
+            return None
+        try:
+            redacted = self._value(content, (), 0)
+            return None if redacted == content else json.dumps(redacted, ensure_ascii=False)
+        except RecursionError:
+            return REDACTED
+
+    def _email(self, address: str) -> str:
+        address = address.replace("%40", "@").strip().lower()
+        return f"email:{self._hash(address)}" if self._hash_key else EMAIL
+
+    def _hash(self, value: str) -> str:
+        content = value.encode("utf-8", "surrogatepass")
+        digest = hmac.digest(self._hash_key, content, "sha256") if self._hash_key else hashlib.sha256(content).digest()
+        return digest[:16].hex().translate(_TO_LETTERS)
+
+    def _add_rule(self, rule: str, verdict: int) -> None:
+        parts = [_normal(part) if part != "*" else "*" for part in rule.split(".")]
+        *way, last = parts
+        if not all(parts):
+            raise ValueError(f"{rule!r} is neither a name nor a dotted path such as response.items.id")
+        if not way:
+            self._named[last] = verdict
+            return
+        node = self._paths
+        for part in way:
+            node = node.setdefault(part, {})
+        node.setdefault(last, {})[""] = verdict
+
+    def _top(self, name: str) -> tuple[int, tuple[dict[str, Any], ...]]:
+        """What was decided on a record's own field, and the paths below it."""
+        found = self._tops.get(name)
+        if found is None:
+            below = _below(name, (self._paths,))
+            found = self._tops[name] = _stronger(self._named.get(_normal(name), _PLAIN), below), below
+        return found
+
+    def _verdict(self, name: str) -> int:
+        return (self._judged.get(name) or self._judge(name))[0]
+
+    def _judge(self, name: str) -> tuple[int, str]:
+        """What a name says on its value, and the name as it may be shown; remembered."""
+        if len(self._judged) >= _KNOWN_NAMES:  # names may be made up by whoever sends them
+            self._judged.clear()
+        normal = _normal(name)
+        if normal in self._named:
+            verdict = self._named[normal]
+        elif normal in _SECRET_NAMES or any(part in normal for part in _SECRET_PARTS):
+            verdict = _SECRET
+        elif normal in _EMAIL_NAMES or normal.endswith(("email", "emailaddress")):
+            verdict = _EMAIL
+        else:
+            verdict = _PLAIN
+        self._judged[name] = judged = verdict, self.text(name)
+        return judged
+
+
+def _below(name: str, paths: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+    normal = _normal(name)
+    return tuple(node[part] for node in paths for part in (normal, "*") if part in node)
+
+
+def _stronger(by_name: int, below: tuple[dict[str, Any], ...]) -> int:
+    """What holds where a name and paths say something: a denial, else what the paths say, else what the name says."""
+    by_path = max((node[""] for node in below if "" in node), default=_PLAIN)
+    return _DENIED if by_name == _DENIED else by_path or by_name
+
+
+def _normal(name: str) -> str:
+    return "".join(filter(str.isalnum, name)).lower()
+
+
+def _unquoted(text: str) -> str:
+    """Text without percent signs, also where it was quoted more than once."""
+    for _ in range(_UNQUOTINGS):
+        if "%" not in text or (plain := unquote(text)) == text:
+            break
+        text = plain
+    return text
+
+
+def _without_cards(match: re.Match[str]) -> str:
+    """A run of digits without the card numbers in it, which begin and end where its groups do."""
+    if match[1] is None:  # a UUID
+        return match[0]
+    run = match[1]
+    groups = [(group.start(), group.end()) for group in _DIGITS.finditer(run)]
+    digits = [int(digit) for begin, end in groups for digit in run[begin:end]]
+    ends = [0]
+    for begin, end in groups:
+        ends.append(ends[-1] + end - begin)
+    is_card = _card_finder(digits)
+    covered: list[tuple[int, int]] = []
+    for first in range(len(groups)):
+        for last in range(first, len(groups)):
+            count = ends[last + 1] - ends[first]
+            if count > _MOST_DIGITS:
+                break
+            if count >= _FEWEST_DIGITS and is_card(ends[first], ends[last + 1]):
+                covered.append((groups[first][0], groups[last][1]))
+    return _cut(run, covered)
+
+
+def _cut(run: str, covered: list[tuple[int, int]]) -> str:
+    """The run with each stretch that is covered replaced."""
+    kept = []
+    done = 0
+    for begin, end in covered:  # in the order of their beginnings
+        if begin >= done:
+            kept += [run[done:begin], CARD]
+        done = max(done, end)
+    return "".join([*kept, run[done:]])
+
+
+def _card_finder(digits: list[int]) -> Callable[[int, int], bool]:
+    """Tells in no time whether the digits of a stretch pass Luhn's test: from sums that were made once."""
+    sums = ([0], [0])  # of the digits before each place, those at even or at odd places doubled
+    for place, digit in enumerate(digits):
+        doubled = digit * 2 - 9 * (digit > 4)  # noqa: PLR2004
+        sums[0].append(sums[0][-1] + (digit if place % 2 else doubled))
+        sums[1].append(sums[1][-1] + (doubled if place % 2 else digit))
+
+    def is_card(begin: int, end: int) -> bool:
+        chosen = sums[end % 2]  # the last digit, at place end - 1, is not doubled
+        return (chosen[end] - chosen[begin]) % 10 == 0
+
+    return is_card
+
+
+def _long_number(value: float) -> Any:
+    """A number of 13 digits or more; what JSON has no numbers for is null."""
+    if not math.isfinite(value):
+        return None
+    if abs(value) >= 10**_MOST_DIGITS or value != int(value):
+        return value
+    digits = [int(digit) for digit in str(abs(int(value)))]
+    return CARD if _card_finder(digits)(0, len(digits)) else value

@@ -1,0 +1,192 @@
+"""Channels: the published definitions of GA4's default channel group, each covered both ways, and where a session came from."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from app.channel_rules import ChannelRules, load_channel_rules
+from app.errors import SettingsError
+from app.frames.channels import arrivals
+from app.settings import SHIPPED_CHANNELS
+
+RULES = load_channel_rules(SHIPPED_CHANNELS, own_hosts=["carat.example"])
+CASES = pl.read_csv(Path(__file__).parents[1] / "fixtures" / "channel_cases.csv", infer_schema=False).fill_null("")
+
+
+def calls(*addresses: tuple[str, str], session: int = 0) -> pl.DataFrame:
+    """Calls of one session with these pages and referrers."""
+    start = datetime(2026, 3, 1, tzinfo=UTC)
+    return pl.DataFrame(
+        [
+            {"session_number": session, "ts": start + timedelta(minutes=n), "page_url": page, "referrer": referrer}
+            for n, (page, referrer) in enumerate(addresses)
+        ],
+        schema={
+            "session_number": pl.UInt32,
+            "ts": pl.Datetime("ms", "UTC"),
+            "page_url": pl.String,
+            "referrer": pl.String,
+        },
+    )
+
+
+def arrived(*addresses: tuple[str, str], rules: ChannelRules = RULES) -> dict:
+    return arrivals(calls(*addresses), rules).row(0, named=True)
+
+
+def rules_of(text: str, folder: Path) -> ChannelRules:
+    path = folder / "channels.toml"
+    path.write_text(text)
+    return load_channel_rules(path)
+
+
+def test_each_case_of_the_table_gets_its_channel_source_and_medium():
+    pages = CASES.select(
+        "https://shop.example/p/1" + pl.when(pl.col("tags") != "").then("?" + pl.col("tags")).otherwise(pl.lit(""))
+    )
+    events = pl.concat(
+        calls((page, referrer), session=number)
+        for number, (page, referrer) in enumerate(zip(pages.to_series(), CASES["referrer"], strict=True))
+    )
+    found = arrivals(events, RULES).select("channel", "source", "medium")
+    wrong = [
+        (case["rule"], got, expected)
+        for case, got, expected in zip(
+            CASES.to_dicts(), found.rows(), CASES.select("channel", "source", "medium").rows(), strict=True
+        )
+        if got != expected
+    ]
+    assert wrong == []
+
+
+def test_the_table_covers_every_channel_of_the_shipped_rules_both_ways():
+    assert CASES.height >= 150
+    assert {channel.name for channel in RULES.channels} | {"Unassigned"} == set(CASES["channel"])
+    rules = CASES.select(rule=pl.col("rule").str.extract("^([^:]+)"), is_miss=pl.col("rule").str.contains("near miss"))
+    covered = {rule: set(rows["is_miss"]) for (rule,), rows in rules.group_by("rule")}
+    of_channels = {rule: kinds for rule, kinds in covered.items() if rule not in {"unassigned", "campaign alone"}}
+    assert len(of_channels) == len(RULES.channels) + 1  # and click ids
+    assert {rule for rule, kinds in of_channels.items() if kinds != {True, False}} == set()
+
+
+@pytest.mark.parametrize(
+    ("referrer", "term"),
+    [
+        ("https://www.google.com/search?hl=de&q=gold+ring%20585", "gold ring 585"),
+        ("https://de.search.yahoo.com/search?p=perlen", "perlen"),
+        ("https://www.baidu.com/s?wd=%E9%87%91", "金"),
+        ("https://yandex.ru/search/?text=%D0%BA%D0%BE%D0%BB%D1%8C%D1%86%D0%BE", "кольцо"),
+        ("https://www.google.com/", ""),
+        ("https://blog.example/?q=ring", ""),
+    ],
+)
+def test_the_search_term_is_kept_where_a_search_engine_still_says_it(referrer, term):
+    assert arrived(("https://shop.example/", referrer))["search_term"] == term
+
+
+def test_the_first_call_that_carries_a_source_decides_and_everything_is_of_that_call():
+    found = arrived(
+        ("https://shop.example/", "https://shop.example/"),
+        ("https://shop.example/a", "https://www.google.com/search?q=ring"),
+        ("https://shop.example/b?utm_source=newsletter&utm_medium=email", ""),
+    )
+    assert (found["channel"], found["source"], found["utm_source"]) == ("Organic Search", "google", "")
+    assert found["referrer"] == "https://www.google.com/search?q=ring"
+
+
+def test_who_comes_back_from_the_payment_provider_came_from_where_they_came_before():
+    found = arrived(
+        ("https://shop.example/?utm_source=ig&utm_medium=social", "https://l.instagram.com/"),
+        ("https://shop.example/thanks", "https://www.paypal.com/"),
+    )
+    assert (found["channel"], found["source"]) == ("Organic Social", "ig")
+    assert arrived(("https://shop.example/thanks", "https://www.paypal.com/"))["referrer"] == ""
+
+
+def test_tags_are_kept_as_they_were_written_and_compared_in_lower_case():
+    found = arrived(("https://shop.example/?utm_source=News%20Letter&utm_medium=Email&utm_term=a%2Bb&gclid=", ""))
+    assert (found["utm_source"], found["source"], found["utm_term"]) == ("News Letter", "news letter", "a+b")
+    assert found["channel"] == "Email"
+
+
+def test_sessions_do_not_lend_each_other_their_sources():
+    events = pl.concat(
+        [calls(("https://shop.example/", "https://www.google.com/")), calls(("https://shop.example/", ""), session=1)]
+    )
+    assert arrivals(events, RULES)["channel"].to_list() == ["Organic Search", "Direct"]
+
+
+def test_a_shops_own_rules_come_first_and_the_shipped_ones_after_them(tmp_path):
+    rules = rules_of(
+        """
+extends = true
+own_hosts = ["blog.example"]
+
+[[click_id]]
+parameter = "partner_id"
+source = "partner"
+medium = "influencer"
+
+[[channel]]
+name = "Influencers"
+[[channel.when]]
+medium = ["influencer"]
+[[channel.when]]
+source_matches = "^inf-"
+campaign = ["spring"]
+""",
+        tmp_path,
+    )
+    shop = "https://shop.example/"
+    assert arrived((f"{shop}?partner_id=7", ""), rules=rules)["channel"] == "Influencers"
+    assert arrived((f"{shop}?utm_source=INF-anna&utm_campaign=Spring", ""), rules=rules)["channel"] == "Influencers"
+    assert arrived((f"{shop}?utm_source=inf-anna&utm_campaign=fall", ""), rules=rules)["channel"] == "Unassigned"
+    assert arrived((shop, "https://www.google.com/"), rules=rules)["channel"] == "Organic Search"
+    assert arrived((shop, "https://blog.example/post"), rules=rules)["channel"] == "Direct"
+    assert rules.digest != RULES.digest
+
+
+def test_rules_that_do_not_extend_the_shipped_ones_replace_them(tmp_path):
+    rules = rules_of('[[channel]]\nname = "All"\n[[channel.when]]\nsource_matches = "."\n', tmp_path)
+    assert arrived(("https://shop.example/", "https://www.google.com/"), rules=rules)["channel"] == "All"
+    assert arrived(("https://shop.example/?gclid=1", ""), rules=rules)["source"] == "(direct)"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("chanel = 1\n", "line 1, chanel: unknown"),
+        ('extends = "yes"\n', "line 1, extends: must be true or false"),
+        ('[[channel]]\nnome = "x"\n', "line 2, nome: unknown"),
+        ('[[channel]]\nname = "x"\n', "line 1, when: missing"),
+        ('[[channel]]\nname = "x"\n[[channel.when]]\nsorce = ["a"]\n', "line 4, sorce: unknown"),
+        (
+            '[[channel]]\nname = "x"\n[[channel.when]]\nsource_matches = "("\n',
+            "line 4, source_matches: no regular expression",
+        ),
+        ('[[channel]]\nname = "x"\n[[channel.when]]\nsource_matches = "(?=a)"\n', "look-around"),
+        ('[[click_id]]\nparameter = "a"\nsource = "b"\n', "line 1, medium: missing"),
+        (
+            '[[click_id]]\nparameter = "a"\nsource = "b"\nmedium = "c"\nyields_to_tags = 1\n',
+            "line 5, yields_to_tags: must be true or false",
+        ),
+        ('[[site]]\ncategory = "social"\n', "domains: missing"),
+        ('categories = ["none.csv"]\n', "none.csv"),
+        ('own_hosts = "a"\n', "line 1, own_hosts: must be a list"),
+        ("extends = false\n", "no [[channel]] table"),
+        ("[[channel]\n", "channels.toml"),
+    ],
+)
+def test_a_mistake_in_the_rules_is_told_with_file_line_and_key(text, problem, tmp_path):
+    with pytest.raises(SettingsError) as told:
+        rules_of(text, tmp_path)
+    assert problem in str(told.value)
+    assert "channels.toml" in str(told.value) or "none.csv" in str(told.value)
+
+
+def test_a_list_of_sources_that_is_none_is_told_with_its_line(tmp_path):
+    (tmp_path / "mine.csv").write_text("source,source_category\nshop.example\n")
+    with pytest.raises(SettingsError, match=r"mine\.csv, line 2: must be a source and its category"):
+        rules_of('categories = ["mine.csv"]\n[[channel]]\nname = "x"\n[[channel.when]]\nsource = "a"\n', tmp_path)

@@ -1,0 +1,192 @@
+"""Devices, systems, browsers and machines: by corpora that others maintain, and by what this shop is called by."""
+
+from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
+from unittest.mock import patch
+
+import polars as pl
+import pytest
+
+from app.demo import user_agents as demo
+from app.device_rules import DeviceRules, load_device_rules
+from app.errors import SettingsError
+from app.frames import devices
+from app.frames.devices import read_user_agents
+from app.frames.sessions import is_crowded
+from app.settings import SHIPPED_DEVICES
+from tests.conftest import SHARED_DATA
+from tests.support.corpora import Reading, read_browsers, read_crawlers, read_devices, uap_cases
+
+RULES = load_device_rules(SHIPPED_DEVICES)
+CORPORA = SHARED_DATA / "corpora"
+needs_corpora = pytest.mark.skipif(
+    not (CORPORA / "uap-core").exists(), reason="no shared/data/corpora/uap-core beside the checkout"
+)
+
+
+def read(user_agent: str, rules: DeviceRules = RULES) -> dict:
+    return read_user_agents(pl.Series([user_agent]), rules).row(0, named=True)
+
+
+def types(agents) -> list[str]:
+    return [read(agent)["device_type"] for agent, *_ in agents]
+
+
+@needs_corpora
+@pytest.mark.slow
+def test_the_class_of_devices_is_right_in_97_of_100_of_the_corpus_that_has_one():
+    reading = read_devices(CORPORA, RULES)
+    assert reading.cases > 12_000
+    assert reading.share >= 0.97, str(reading)
+
+
+@needs_corpora
+def test_99_of_100_crawlers_of_the_corpus_are_found():
+    reading = read_crawlers(CORPORA, RULES)
+    assert reading.cases > 2_000
+    assert reading.share >= 0.99, str(reading)
+
+
+@needs_corpora
+def test_fewer_than_5_of_1000_browsers_are_called_machines():
+    reading = read_browsers(CORPORA, RULES)
+    assert reading.cases > 400
+    assert reading.share > 0.995, str(reading)
+
+
+@needs_corpora
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("ua_parser_rs") is None, reason="the accelerator is not installed here")
+def test_the_accelerator_reads_as_the_parser_without_it_does():
+    agents = pl.Series([case["user_agent_string"] for case in uap_cases(CORPORA, "device")[::20]])
+    fast = read_user_agents(agents, RULES).sort("user_agent")
+    devices._parser.cache_clear()
+    try:
+        with patch.dict("sys.modules", {"ua_parser.regex": None}):
+            plain = read_user_agents(agents, RULES).sort("user_agent")
+    finally:
+        devices._parser.cache_clear()
+    assert fast.equals(plain)
+
+
+def test_the_demo_shops_callers_are_what_they_are():
+    assert set(types(demo.PHONE_BROWSERS)) == {"mobile"}
+    assert set(types(demo.PHONE_APPS)) == {"mobile"}
+    assert set(types(demo.TABLETS)) == {"tablet"}
+    assert set(types(demo.DESKTOPS)) == {"desktop"}
+    assert set(types(demo.TVS)) == {"tv"}
+    assert set(types([*demo.CRAWLERS, (demo.MONITOR,), (demo.TIRELESS,)])) == {"bot"}
+
+
+@pytest.mark.parametrize(
+    ("user_agent", "reason"),
+    [
+        ("Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) HeadlessChrome/138.0.0.0 Safari/537.36", "browser automation"),
+        ("curl/8.5.0", "http library"),
+        ("python-requests/2.32.3", "http library"),
+        ("okhttp/4.12.0", "http library"),
+        ("node", "http library"),
+        ("Java/17.0.1", "http library"),
+        ("Mozilla/5.0+(compatible; UptimeRobot/2.0; http://www.uptimerobot.com/)", "monitoring"),
+        ("facebookexternalhit/1.1 (+http://www.facebook.com/externalhit_uatext.php)", "social preview"),
+        ("WhatsApp/2.23.20.0", "social preview"),
+        ("Mozilla/5.0 AppleWebKit/537.36 (KHTML, like Gecko; compatible; GPTBot/1.2; +https://openai.com/gptbot)", "ai crawler"),
+        ("Mozilla/5.0 (compatible; ClaudeBot/1.0; +claudebot@anthropic.com)", "ai crawler"),
+        ("Mozilla/5.0 (compatible; NeverHeardOfBot/1.0)", "crawler"),
+    ],
+)  # fmt: skip
+def test_machines_are_told_with_the_reason(user_agent, reason):
+    found = read(user_agent)
+    assert (found["device_type"], found["bot_reason"], found["browser"]) == ("bot", f"user agent: {reason}", "")
+
+
+@pytest.mark.parametrize(
+    "user_agent",
+    [
+        "CaratShop/6.4.0 (Linux; Android 15; SM-S921B) okhttp/5.1.0",
+        "Mozilla/5.0 (Linux; Android 11; CUBOT X30) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Mobile Safari/537.36",
+        "Mozilla/5.0 (Linux; Android 15; CPH2725 Build/AP3A.240617.008; wv) AppleWebKit/537.36 (KHTML, like Gecko) Version/4.0 Chrome/138.0.7204.179 Mobile Safari/537.36",
+        "Mozilla/5.0 (Linux; Android 4.1.1; HTC Butterfly Build/JRO03C) AppleWebKit/535.19 (KHTML, like Gecko) Chrome/18.0.1025.166 Mobile Safari/535.19",
+        "Mozilla/5.0 (iPhone; CPU iPhone OS 18_6 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Mobile/22G86 [Pinterest/iOS]",
+    ],
+)
+def test_people_are_no_machines_whatever_their_phones_and_apps_are_called(user_agent):
+    found = read(user_agent)
+    assert (found["device_type"], found["bot_reason"]) == ("mobile", "")
+
+
+def test_system_browser_and_brand_are_called_as_people_call_them():
+    phone = read(
+        "Mozilla/5.0 (Linux; Android 13; SM-A546B) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/116.0.0.0 Mobile Safari/537.36"
+    )
+    assert (phone["device_brand"], phone["os"], phone["browser"]) == ("Samsung", "Android", "Chrome")
+    laptop = read(
+        "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.6 Safari/605.1.15"
+    )
+    assert (laptop["device_brand"], laptop["os"], laptop["browser"]) == ("Apple", "macOS", "Safari")
+
+
+@pytest.mark.parametrize("user_agent", ["", " ", "(", "\x00", "%s%n", "💍", "Mozilla/5.0 (", ")(" * 5000])
+def test_a_user_agent_that_says_nothing_is_a_persons_on_an_unknown_device(user_agent):
+    found = read(user_agent)
+    assert (found["device_type"], found["bot_reason"], found["os"], found["browser"]) == ("other", "", "", "")
+
+
+def test_a_shops_own_rules_decide_of_devices_and_machines(tmp_path):
+    path = tmp_path / "devices.toml"
+    path.write_text(
+        '[[bot]]\nreason = "our tests"\npattern = "^CaratTest/"\n[[device]]\ntype = "tv"\npattern = "Mirror"\n'
+    )
+    rules = load_device_rules(path)
+    assert read("CaratTest/1", rules)["bot_reason"] == "user agent: our tests"
+    assert read("Mirror/1", rules)["device_type"] == "tv"
+    assert read("Mirror/1")["device_type"] == "other"
+    assert rules.digest != RULES.digest
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('[[device]]\ntype = "phone"\npattern = "x"\n', "line 2, type: 'phone' is no type of device"),
+        ('[[device]]\ntype = "tv"\n', "line 1, pattern: missing"),
+        ('[[bot]]\nreason = "x"\npattern = "["\n', "line 3, pattern: no regular expression"),
+        ('[[bot]]\npattern = "x"\n', "line 1, reason: missing"),
+        ('[[person]]\npatern = "x"\n', "line 2, patern: unknown"),
+        ("[os]\niOS = 1\n", "line 2, iOS: must be text"),
+    ],
+)
+def test_a_mistake_in_the_rules_is_told_with_file_line_and_key(text, problem, tmp_path):
+    path = tmp_path / "devices.toml"
+    path.write_text(text)
+    with pytest.raises(SettingsError) as told:
+        load_device_rules(path)
+    assert f"{path}, {problem}" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "limit", "crowded"),
+    [
+        ([0, 10, 20, 59.999], 3, True),
+        ([0, 10, 20, 60], 3, False),
+        ([0, 100, 110, 120, 130], 3, True),
+        ([0, 10, 20], 3, False),
+        ([0, 0, 0, 0], 0, False),
+    ],
+)
+def test_more_calls_within_a_minute_than_the_limit_are_no_persons(seconds, limit, crowded):
+    start = datetime(2026, 3, 1, tzinfo=UTC)
+    calls = pl.DataFrame(
+        {
+            "session_number": [0] * len(seconds) + [1],
+            "ts": [start + timedelta(seconds=s) for s in [*seconds, seconds[-1]]],
+        }
+    ).with_columns(pl.col("ts").dt.cast_time_unit("ms"))
+    found = calls.with_columns(crowded=is_crowded(limit)).group_by("session_number").agg(pl.col("crowded").any())
+    assert dict(found.rows()) == {0: crowded, 1: False}
+
+
+def test_a_reading_says_what_was_taken_for_what():
+    reading = Reading()
+    for kind in ("tv", "mobile", "mobile"):
+        reading.count("x", "mobile", kind)
+    assert str(reading) == "66.67% of 3 (1 mobile as tv)"
