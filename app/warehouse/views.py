@@ -75,7 +75,7 @@ def views(settings: Settings) -> tuple[View, ...]:
         View(
             "dwh.days",
             "One row per business day from the first session to the last: what dates are chosen by, and the default.",
-            f"""SELECT arrayJoin(arrayMap(n -> first_day + n, range(sessions > 0 ? last_day - first_day + 1 : 0))) AS day,
+            f"""SELECT arrayJoin(range(if(sessions > 0, last_day - first_day + 1, 0))) + first_day AS day,
     day > last_whole_day - recent_days AND day <= last_whole_day AS is_recent,
     first_day AS history_begins,
     toDateTime(day + 1, {zone}) AS ends_at,

@@ -1,6 +1,9 @@
 """The files in `metabase/` as dataclasses; a mistake that makes one meaningless is told with its file and key."""
 
 import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -107,3 +110,34 @@ def test_file_that_is_no_mapping_is_told(small, tmp_path):
     (tmp_path / "files" / SESSIONS).write_text("- a list")
     with pytest.raises(DashboardError, match=r"sessions.yaml: is no mapping"):
         load_library(tmp_path / "files")
+
+
+@pytest.mark.slow
+def test_installed_package_brings_its_dashboards(tmp_path):
+    """As deploy/systemd/install.sh builds it: away from the checkout, without the network."""
+    source, site = tmp_path / "source", tmp_path / "site"
+    checkout = DEFAULT_FOLDER.parent
+    for name in ("app", "metabase"):
+        shutil.copytree(checkout / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(checkout / name, source)
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+        ".",
+    ]
+    subprocess.run(build, cwd=source, check=True, capture_output=True, timeout=120)
+    zipfile.ZipFile(next(tmp_path.glob("carat-*.whl"))).extractall(site)
+    ask = "from app.dashboards import load_library; library = load_library(); print(library.folder, len(library.cards))"
+    told = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(site)!r}); {ask}"],
+        cwd=tmp_path, check=True, capture_output=True, text=True, timeout=60,
+    ).stdout.split()  # fmt: skip
+    assert told == [str(site / "metabase"), str(len(load_library().cards))]
