@@ -7,7 +7,8 @@ many rows a session is made for the last days only: events, raw calls and produc
 for --detail-days, catalog pages for --catalog-days. The shop's history is that of the demo, two snapshots of it.
 
 Each card is asked twice for what it shows without a filter (28 days, beside the 28 before where it compares), of
-which the faster run counts, and once for all days. CPU seconds are those of all threads: on a busy machine they say more.
+which the faster run counts, and once for all days. CPU seconds are those of all threads: on a busy machine they say
+more.
 """
 
 import argparse
@@ -124,7 +125,7 @@ _SESSION = """
     concat(lower(hex(visitor)), '-', toString(toUnixTimestamp64Milli(began))) AS session,
     h % 1000 AS lot,
     multiIf(lot < 95, 0, lot < 400, 1, lot < 720, 2, lot < 945, 3, lot < 972, 4, 5) AS reached,
-    ['mobile', 'mobile', 'mobile', 'mobile', 'mobile', 'mobile', 'desktop', 'desktop', 'desktop', 'tablet'][1 + who % 10] AS device,
+    multiIf(who % 10 < 6, 'mobile', who % 10 < 9, 'desktop', 'tablet') AS device,
     ['Organic Search', 'Direct', 'Paid Search', 'Paid Social', 'Referral', 'Organic Social', 'Email', 'Affiliates',
      'Display', 'SMS', 'Mobile Push', 'AI Assistants'][1 + intDiv(h, 1000) % 12] AS way"""
 _SESSIONS = """INSERT INTO dwh.sessions (session_date, session_id, visitor_id, user_id, user_type, is_bot, started_at,
@@ -133,9 +134,9 @@ _SESSIONS = """INSERT INTO dwh.sessions (session_date, session_id, visitor_id, u
     channel, furthest_step, is_bounce)
 SELECT day, session, concat('v', lower(hex(visitor))), if(who % 4 = 0, toString(intDiv(who, 5)), ''),
     if(who % 4 = 0, 'registered', 'guest'), machine, began, began + toIntervalMillisecond(length_ms), length_ms / 1000,
-    2 + lot % 9, h % 61 = 0, reached >= 1 ? 1 + lot % 3 : 0, lot % 7 = 0 AND reached > 0, reached >= 2 ? 1 + lot % 4 : 0,
-    reached >= 2 ? 1 + lot % 3 : 0, reached >= 3 AND lot % 2 = 0, reached >= 4 OR reached = 3 AND lot % 2 = 1,
-    reached >= 4, reached = 5, reached = 5, reached = 5 ? toDecimal64(20 + h % 40000 / 100, 2) : 0, device,
+    2 + lot % 9, h % 61 = 0, reached >= 1 ? 1 + lot % 3 : 0, lot % 7 = 0 AND reached > 0,
+    reached >= 2 ? 1 + lot % 4 : 0, reached >= 2 ? 1 + lot % 3 : 0, reached >= 3 AND lot % 2 = 0,
+    reached >= 4 OR reached = 3 AND lot % 2 = 1, reached >= 4, reached = 5, reached = 5, reached = 5 ? toDecimal64(20 + h % 40000 / 100, 2) : 0, device,
     'Android', 'Chrome', concat('https://shop.example/en/page-', toString(h % 3000)),
     concat('source-', toString(intDiv(h, 777) % 60)), ['(none)', 'cpc', 'social', 'email'][1 + h % 4],
     h % 3 = 0 ? concat('campaign-', toString(h % 40)) : '', way,
@@ -154,25 +155,27 @@ SELECT day, session, concat('v', lower(hex(visitor))), reinterpretAsUUID(concat(
     clicked, clicked AND reached >= 3, clicked AND reached = 5, if(clicked, [toUInt16(1 + intDiv(h, 3) % 24)], []),
     machine, device, way
 FROM (
-    SELECT *, arrayJoin(range(1, toUInt64(2 + lot % 3))) AS turn, lot % 7 = 0 AS is_search, is_search AND h % 20 = 0 AS empty,
-        reached >= 2 AND NOT empty AND turn = 1 AS clicked
+    SELECT *, arrayJoin(range(1, toUInt64(2 + lot % 3))) AS turn, lot % 7 = 0 AS is_search,
+        is_search AND h % 20 = 0 AS empty, reached >= 2 AND NOT empty AND turn = 1 AS clicked
     FROM (SELECT number, {session} FROM numbers({offset}, {count})) WHERE reached > 0
 )"""
 _PRODUCTS = """INSERT INTO dwh.product_sessions (session_date, session_id, visitor_id, product_id, first_seen_at,
     impressions, views, favorites_added, cart_adds, units_added, orders, units_bought, revenue, price, title, section,
     list_price, stock_qty, is_bot, device_type, channel)
-SELECT day, session, concat('v', lower(hex(visitor))), toString({first_product} + product), began, 1, seen, seen AND reached >= 3 AND lot % 2 = 0,
-    carted, carted, bought, bought, bought ? toDecimal64(20 + h % 40000 / 100, 2) : 0, toDecimal64(10 + product, 2),
+SELECT day, session, concat('v', lower(hex(visitor))), toString({first_product} + product), began,
+    1, seen, seen AND reached >= 3 AND lot % 2 = 0, carted, carted, bought, bought,
+    bought ? toDecimal64(20 + h % 40000 / 100, 2) : 0, toDecimal64(10 + product, 2),
     concat('Product ', toString(product)), ['rings', 'earrings', 'necklaces', 'watches'][1 + product % 4],
     toDecimal64(10 + product, 2), product % 30 = 0 ? 0 : 12, machine, device, way
 FROM (
-    SELECT *, toUInt32(pow((sipHash64(h, place) % 10000) / 10000, 1.7) * 2000) AS product, place < 3 AND reached >= 2 AS seen,
+    SELECT *, toUInt32(pow((sipHash64(h, place) % 10000) / 10000, 1.7) * 2000) AS product,
+        place < 3 AND reached >= 2 AS seen,
         place = 0 AND (reached >= 4 OR reached = 3 AND lot % 2 = 1) AS carted, place = 0 AND reached = 5 AS bought
     FROM (SELECT number, {session} FROM numbers({offset}, {count})) ARRAY JOIN range({per_session}) AS place
 )"""
 _EVENTS = """INSERT INTO dwh.events (event_date, ts, call_id, session_id, visitor_id, event, status)
-SELECT day, began + place * 20, reinterpretAsUUID(concat(reinterpret(h, 'FixedString(8)'), reinterpret(toUInt64(place), 'FixedString(8)'))),
-    session, concat('v', lower(hex(visitor))),
+SELECT day, began + place * 20, reinterpretAsUUID(concat(reinterpret(h, 'FixedString(8)'),
+        reinterpret(toUInt64(place), 'FixedString(8)'))), session, concat('v', lower(hex(visitor))),
     place > reached ? 'other' : ['other', 'catalog', 'product_view', 'cart_add', 'checkout', 'purchase'][place + 1], 200
 FROM (SELECT number, {session} FROM numbers({offset}, {count})) ARRAY JOIN range({per_session}) AS place"""
 _CALLS = """INSERT INTO pd.api_calls (call_id, ts, received_at, method, endpoint, status)
@@ -214,12 +217,13 @@ def _make_rows(warehouse: Warehouse, made: Made) -> None:
         )
     warehouse.command(
         "INSERT INTO etl.runs (run_id, job, day, started_at, ended_at, state, rows_in, rows_out, seconds) "
-        f"SELECT toString(number), 'etl', toDate('{_LAST_DAY}') - intDiv(number, 24), now64(3) - number * 3600 AS at, at, "
-        f"'done', 1, 1, 1 FROM numbers({24 * made.days})"
+        f"SELECT toString(number), 'etl', toDate('{_LAST_DAY}') - intDiv(number, 24), now64(3) - number * 3600 AS at, "
+        f"at, 'done', 1, 1, 1 FROM numbers({24 * made.days})"
     )
     warehouse.command(
         "INSERT INTO etl.ledger (day, job, built_at, calls, rows, timezone) SELECT "
-        f"toDate('{_LAST_DAY}') - intDiv(number, 96), ['events', 'sessions', 'catalog_sessions', 'product_sessions'][1 + number % 4], "
+        f"toDate('{_LAST_DAY}') - intDiv(number, 96), "
+        "['events', 'sessions', 'catalog_sessions', 'product_sessions'][1 + number % 4], "
         f"now64(3) - intDiv(number, 4) * 3600, 1, 1, 'UTC' FROM numbers({96 * made.days})"
     )
 
