@@ -79,9 +79,11 @@ def preview_command(
     chosen = chosen_filters(library, filters or [])
     with open_warehouse(settings, purpose="carat dashboards preview", writes=False) as warehouse:
         if serve:
-            from app.dashboards.live import serve_page
+            from app.dashboards.live import asking, serve_page
+            from app.stopping import stopped_by_signal
 
-            serve_page(reader_of(warehouse), library, host=host, port=port)
+            with stopped_by_signal() as stopped:
+                serve_page(asking(reader_of(warehouse)), library, host=host, port=port, stopped=stopped)
             return
         size = write_page(reader_of(warehouse), library, out, chosen)
     console.say(f"wrote {out} ({size / 1024**2:.1f} MB): open it in any browser, it needs no network")

@@ -7,25 +7,31 @@ answer for a short while.
 
 import asyncio
 import contextlib
-import signal
 import socket
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 import msgspec
 import uvicorn
 
 from app import console
-from app.dashboards.answers import Read, answer_cards, stored_days
-from app.dashboards.model import Dashboard, Library
+from app.dashboards.answers import Read, answer_cards, reader_of, stored_days
+from app.dashboards.model import Dashboard, Library, load_library
 from app.dashboards.preview import live_page, made_of, page_filters
 from app.dashboards.sql import parse_period
 from app.errors import CaratError, DashboardError, SettingsError
+
+if TYPE_CHECKING:
+    from app.keeper import Page, Reader
+
+Ask = Callable[[Callable[[Read], bytes]], bytes]
+"""Answers a question over a connection of its choice."""
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -64,14 +70,14 @@ class _RefusalError(Exception):
 
 
 class LivePage:
-    """The application; `read` is only ever called by one thread at a time.
+    """The application; `ask` is only ever called by one thread, with what is to be read for one answer.
 
     Requests that name another host than `hosts` are refused, so that a web page elsewhere cannot read through a name
     of its own that leads here; None takes any, for use behind a proxy.
     """
 
-    def __init__(self, read: Read, library: Library, *, hosts: frozenset[str] | None = LOOPBACK) -> None:
-        self._read = read
+    def __init__(self, ask: Ask, library: Library, *, hosts: frozenset[str] | None = LOOPBACK) -> None:
+        self._ask = ask
         self._library = library
         self._hosts = hosts
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="live-page")
@@ -110,19 +116,20 @@ class LivePage:
             raise _RefusalError(405, "only GET is answered")
         match scope["path"]:
             case "/":
-                body = await self._remember("page", lambda: live_page(self._read, self._library))
+                body = await self._remember("page", lambda read: live_page(read, self._library))
                 return _Answer(200, _HTML, body)
             case "/api/cards":
                 dashboard, chosen = self._asked(scope["query_string"])
                 key = (dashboard.slug, *sorted((slug, str(value)) for slug, value in chosen.items()))
-                return _Answer(200, _JSON, await self._remember(key, lambda: self._cards(dashboard, chosen)))
+                return _Answer(200, _JSON, await self._remember(key, lambda read: self._cards(read, dashboard, chosen)))
         raise _RefusalError(404, "there is nothing here: the page is at /")
 
-    def _cards(self, dashboard: Dashboard, chosen: Mapping[str, Any]) -> bytes:
-        results = answer_cards(self._read, dashboard, dashboard.dashcards, chosen)
-        return msgspec.json.encode({"results": results, "made": made_of(stored_days(self._read))})
+    @staticmethod
+    def _cards(read: Read, dashboard: Dashboard, chosen: Mapping[str, Any]) -> bytes:
+        results = answer_cards(read, dashboard, dashboard.dashcards, chosen)
+        return msgspec.json.encode({"results": results, "made": made_of(stored_days(read))})
 
-    async def _remember(self, key: Any, answer: Callable[[], bytes]) -> bytes:
+    async def _remember(self, key: Any, answer: Callable[[Read], bytes]) -> bytes:
         """The answer, asked anew when it is older than some seconds; who asks the same meanwhile waits for the same."""
         now = time.monotonic()
         known = self._remembered.get(key)
@@ -130,7 +137,7 @@ class LivePage:
             return await asyncio.shield(known[1])
         if sum(not task.done() for _, task in self._remembered.values()) >= _MOST_WAITING:
             raise _RefusalError(503, "too many questions at once: try again in a moment")
-        task = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(self._worker, answer))
+        task = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(self._worker, self._ask, answer))
         self._remembered[key] = (now, task)  # type: ignore[assignment]
         self._remembered.move_to_end(key)
         done = [old for old, (_, other) in self._remembered.items() if other.done()]
@@ -165,21 +172,48 @@ class LivePage:
         return dashboard, chosen
 
 
-def serve_page(read: Read, library: Library, *, host: str, port: int) -> None:
-    """Serve the live page until the process is told to stop; port 0 takes any that is free."""
+def asking(read: Read) -> Ask:
+    """Every answer by this one connection."""
+    return lambda question: question(read)
+
+
+def serve_page(ask: Ask, library: Library, *, host: str, port: int, stopped: threading.Event) -> None:
+    """Serve the live page until told to stop; port 0 takes any that is free."""
     hosts = LOOPBACK | {host} if host in LOOPBACK else None
     server = uvicorn.Server(
         uvicorn.Config(
-            LivePage(read, library, hosts=hosts),
-            log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=3, limit_concurrency=64,
+            LivePage(ask, library, hosts=hosts),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=3,
+            limit_concurrency=64,
         )
-    )  # fmt: skip
-    with _listening(host, port) as listener, _stopped_by_signals():
+    )
+
+    def stop() -> None:
+        stopped.wait()
+        server.should_exit = True
+
+    with _listening(host, port) as listener:
         shown = f"[{host}]" if ":" in host else host
-        console.say(f"serving http://{shown}:{listener.getsockname()[1]}/ until Ctrl-C")
+        console.say(f"the dashboards are at http://{shown}:{listener.getsockname()[1]}/ until this is stopped")
         if hosts is None:
             console.say("whoever reaches this machine can read the dashboards: there is no password")
+        threading.Thread(target=stop, name="page-stop", daemon=True).start()
         server.run(sockets=[listener])
+
+
+def page_of_keeper(host: str, port: int) -> "Page":
+    """The live page as `carat serve` shows it, beside the work."""
+
+    def show(reader: "Reader", *, stopped: threading.Event) -> None:
+        def ask(question: Callable[[Read], bytes]) -> bytes:
+            return reader.read(lambda warehouse: question(reader_of(warehouse)))
+
+        serve_page(ask, load_library(), host=host, port=port, stopped=stopped)
+
+    return show
 
 
 @contextlib.contextmanager
@@ -193,21 +227,6 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         ) from None
     with listener:
         yield listener
-
-
-@contextlib.contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """Being told to stop is a good end, so that the warehouse is closed properly."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        with contextlib.suppress(KeyboardInterrupt):
-            yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _host_of(scope: Mapping[str, Any]) -> str:

@@ -191,8 +191,10 @@ def test_the_first_chart_is_there_within_a_second(browser, pages):
 def test_tabs_are_reached_by_click_keys_and_address_and_the_back_button(browser, pages):
     dashboards = opened(browser, (pages / "demo.html").as_uri())
     several = next(own for own in dashboards if len(own["tabs"]) > 1)
+
     def tabs(name):
         return browser.driver.find_elements(By.CSS_SELECTOR, f"#{name} [role=tab]")
+
     turned(browser, next(tab for tab in tabs("dashboards") if tab.text == several["name"]).click)
     assert browser.run("return document.getElementById('name').textContent") == several["name"]
     turned(browser, tabs("tabs")[1].click)
@@ -216,13 +218,17 @@ def test_light_and_dark_can_be_switched_by_hand(browser, pages):
 
 def test_a_card_tells_about_itself_shows_its_numbers_and_a_table_is_sorted_by_a_click(browser, pages):
     opened(browser, (pages / "gallery.html").as_uri())
+
     def card(name):
         return browser.driver.find_element(By.CSS_SELECTOR, f'[data-card="Gallery-{name}"]')
+
     card("a-number").find_element(By.CSS_SELECTOR, "[aria-expanded]").click()
     assert card("a-number").find_element(By.CLASS_NAME, "about").text == "What it says."
     card("bars").find_element(By.CSS_SELECTOR, "[aria-pressed]").click()
+
     def cells(name):
         return [cell.text for cell in card(name).find_elements(By.CSS_SELECTOR, "tbody tr:first-child td")]
+
     assert cells("bars") == ["Organic Search", "9,000"]
     card("bars").find_element(By.CSS_SELECTOR, "[aria-pressed]").click()
     assert card("bars").find_elements(By.TAG_NAME, "svg")
@@ -236,10 +242,12 @@ def test_a_card_tells_about_itself_shows_its_numbers_and_a_table_is_sorted_by_a_
 def test_a_legend_entry_hides_its_series_and_brings_it_back(browser, pages):
     opened(browser, (pages / "gallery.html").as_uri())
     card = browser.driver.find_element(By.CSS_SELECTOR, '[data-card="Gallery-lines-of-a-breakout"]')
+
     def strokes():
         return len(
             {path.get_attribute("stroke") for path in card.find_elements(By.CSS_SELECTOR, "svg path[stroke-width='2']")}
         )
+
     assert strokes() == 3
     entry = card.find_element(By.CLASS_NAME, "legend-entry")
     entry.click()
@@ -338,8 +346,8 @@ def serving(settings, tmp_path, *arguments: str):
         try:
             assert process.stdout
             line = process.stdout.readline()
-            assert "serving http://" in line, f"{line} {process.stderr.read() if process.stderr else ''}"
-            yield line.split()[1], process
+            assert "http://" in line, f"{line} {process.stderr.read() if process.stderr else ''}"
+            yield re.findall(r"http://\S+", line)[0], process
         finally:
             process.terminate()
             assert process.wait(timeout=20) == 0
@@ -362,8 +370,10 @@ def test_filters_of_the_live_page_change_the_numbers_to_those_of_the_warehouse(b
     with serving(demo_settings, tmp_path) as (url, process):
         opened(browser, url)
         seen = [browser.run(figure)]
+
         def find(name):
             return browser.driver.find_element(By.NAME, name)
+
         turned(browser, lambda: Select(find("device")).select_by_value("mobile"))
         seen.append(browser.run(figure))
         first, last = find("date-from"), find("date-to")

@@ -14,7 +14,7 @@ import pytest
 
 from app.dashboards import load_library
 from app.dashboards.answers import answer_cards, reader_of, result_of, stored_days
-from app.dashboards.live import LivePage
+from app.dashboards.live import LivePage, asking
 from app.dashboards.preview import chosen_filters, static_page, write_page
 from app.errors import DashboardError, SettingsError, WarehouseError, WarehouseGoneError
 from app.warehouse import migrate, open_warehouse
@@ -243,7 +243,7 @@ DEVICE_CARD = (
 
 
 def test_the_live_page_answers_a_dashboard_under_the_chosen_filters(read):
-    page = LivePage(read, one_card(DEVICE_CARD))
+    page = LivePage(asking(read), one_card(DEVICE_CARD))
     [(status, headers, body)] = ask(page, "/api/cards?dashboard=one&device=mobile&device=tablet")
     assert status == 200
     assert headers["content-type"] == "application/json"
@@ -254,7 +254,7 @@ def test_the_live_page_answers_a_dashboard_under_the_chosen_filters(read):
 
 
 def test_the_live_page_itself_holds_no_results(read):
-    [(status, headers, body)] = ask(LivePage(read, one_card("SELECT 1")), "/")
+    [(status, headers, body)] = ask(LivePage(asking(read), one_card("SELECT 1")), "/")
     assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
     content = Parts(body).content
     assert (content["results"], content["is_live"]) == ({}, True)
@@ -279,14 +279,14 @@ def test_the_live_page_itself_holds_no_results(read):
     ],
 )  # fmt: skip
 def test_a_question_that_means_nothing_is_refused_with_a_reason(read, target, status, problem):
-    [(answered, headers, body)] = ask(LivePage(read, one_card("SELECT 1")), target)
+    [(answered, headers, body)] = ask(LivePage(asking(read), one_card("SELECT 1")), target)
     assert answered == status
     assert headers["content-type"] == "application/json"
     assert problem in json.loads(body)["error"]
 
 
 def test_only_this_machine_is_answered_and_only_when_it_asks(read):
-    page = LivePage(read, one_card("SELECT 1"))
+    page = LivePage(asking(read), one_card("SELECT 1"))
     for host in ("evil.example", "127.0.0.1.evil.example", "", "10.0.0.7:8322"):
         [(status, _, _)] = ask(page, "/", host=host)
         assert status == 421, host
@@ -298,12 +298,12 @@ def test_only_this_machine_is_answered_and_only_when_it_asks(read):
     [(status, headers, body)] = ask(page, "/", method="HEAD")
     assert (status, body) == (200, b"")
     assert int(headers["content-length"]) > 100_000
-    [(status, _, _)] = ask(LivePage(read, one_card("SELECT 1"), hosts=None), "/", host="shop.example")
+    [(status, _, _)] = ask(LivePage(asking(read), one_card("SELECT 1"), hosts=None), "/", host="shop.example")
     assert status == 200
 
 
 def test_hostile_values_of_filters_are_values_and_nothing_else(read):
-    page = LivePage(read, one_card("SELECT 1 AS one FROM dwh.sessions WHERE {{device}}"))
+    page = LivePage(asking(read), one_card("SELECT 1 AS one FROM dwh.sessions WHERE {{device}}"))
     for text in (*HOSTILE[:-1], "') OR 1 = 1 --", "\\", "\\'", "{{date}}", "[[", "]]"):
         [(status, _, body)] = ask(page, f"/api/cards?dashboard=one&device={quote(text)}")
         assert status == 200
@@ -321,7 +321,7 @@ def counting(asked: list[str]):
 
 def test_the_same_question_asked_by_many_at_once_and_again_soon_is_run_once():
     asked: list[str] = []
-    page = LivePage(counting(asked), one_card("SELECT 1"))
+    page = LivePage(asking(counting(asked)), one_card("SELECT 1"))
     answers = ask(page, *["/api/cards?dashboard=one&device=a"] * 20)
     assert {status for status, _, _ in answers} == {200}
     assert len(asked) == 1
@@ -331,7 +331,7 @@ def test_the_same_question_asked_by_many_at_once_and_again_soon_is_run_once():
 
 def test_what_is_remembered_is_bounded_and_old_answers_are_asked_anew(monkeypatch):
     asked: list[str] = []
-    page = LivePage(counting(asked), one_card("SELECT 1"))
+    page = LivePage(asking(counting(asked)), one_card("SELECT 1"))
     for number in range(80):
         ask(page, f"/api/cards?dashboard=one&device=d{number}")
     assert len(page._remembered) <= 64
@@ -349,7 +349,7 @@ def test_more_questions_than_can_wait_are_told_to_come_back():
 
     threading.Timer(0.3, hold.set).start()
     targets = [f"/api/cards?dashboard=one&device={number}" for number in range(20)]
-    statuses = [status for status, _, _ in ask(LivePage(read, one_card("SELECT {{device}}")), *targets)]
+    statuses = [status for status, _, _ in ask(LivePage(asking(read), one_card("SELECT {{device}}")), *targets)]
     assert statuses.count(503) == 12
     assert statuses.count(200) == 8
 
@@ -362,7 +362,7 @@ def test_a_warehouse_that_went_away_is_said_and_the_next_question_is_asked_again
             raise WarehouseGoneError("clickhouse://host: nobody answers")
         return b'{"meta": [{"name": "a", "type": "String"}], "data": []}'
 
-    page = LivePage(read, one_card("SELECT 1"))
+    page = LivePage(asking(read), one_card("SELECT 1"))
     [(status, _, body)] = ask(page, "/api/cards?dashboard=one")
     assert status == 503
     assert "nobody answers" in json.loads(body)["error"]
@@ -377,7 +377,7 @@ def test_a_card_that_the_warehouse_refuses_is_an_error_of_that_card():
             return b'{"meta": [{"name": "a", "type": "String"}], "data": []}'
         raise WarehouseError("no such table")
 
-    [(status, _, body)] = ask(LivePage(read, one_card("SELECT 1")), "/api/cards?dashboard=one")
+    [(status, _, body)] = ask(LivePage(asking(read), one_card("SELECT 1")), "/api/cards?dashboard=one")
     assert status == 200
     assert json.loads(body)["results"]["One-the-card"] == {"error": "no such table"}
 

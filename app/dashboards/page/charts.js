@@ -228,7 +228,7 @@ const Charts = (() => {
         type: "category", data: labels.texts, boundaryGap: marks.some((one) => one.type === "bar") || shown.x.places.length === 1,
         show: card.settings["graph.x_axis.axis_enabled"] !== false,
         name: titleOfX, nameLocation: "middle", nameGap: labels.room + 2, nameTextStyle: { color: look.quiet },
-        axisLabel: { color: look.quiet, hideOverlap: true, margin: 10, ...labels.axisLabel },
+        axisLabel: { color: look.quiet, margin: 10, ...labels.axisLabel },
         axisLine: { lineStyle: { color: look.line } }, axisTick: { show: false },
       },
       yAxis: axes.length ? axes : [valueAxis(card, series, "left", look)],
