@@ -66,7 +66,7 @@ def answer_cards(
         except WarehouseGoneError:
             raise
         except CaratError as error:
-            answers[card_key(dashcard)] = {"error": _brief(str(error))}
+            answers[card_key(dashcard)] = {"error": _told(str(error))}
     return answers
 
 
@@ -140,5 +140,8 @@ def _value(value: Any, kind: str) -> Any:
     return text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 1]}…"
 
 
-def _brief(problem: str) -> str:
+def _told(problem: str) -> str:
+    """An error in words that fit on a card."""
+    if "Unknown table" in problem and "history." in problem:
+        return "the shop's database was never read: run `carat snapshot`, its history begins with that"
     return problem if len(problem) <= _LONGEST_TEXT else f"{problem[: _LONGEST_TEXT - 1]}…"

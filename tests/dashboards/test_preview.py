@@ -4,11 +4,18 @@ import asyncio
 import base64
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
+import time
+from contextlib import suppress
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.parse import quote
+from urllib.request import urlopen
 
 import pytest
 
@@ -157,13 +164,14 @@ def test_the_page_may_run_its_own_script_and_load_nothing(read):
     }  # fmt: skip
 
 
-def test_a_page_of_an_empty_warehouse_has_every_dashboard_and_no_failed_card(read, tmp_path):
+def test_a_page_of_an_empty_warehouse_has_every_dashboard_and_says_what_is_missing(read, tmp_path):
     library = load_library()
     path = tmp_path / "new" / "page.html"
     assert write_page(read, library, path) == path.stat().st_size
     content = Parts(path.read_bytes()).content
     assert [dashboard["name"] for dashboard in content["dashboards"]] == [own.name for own in library.dashboards]
-    assert {key: own["error"] for key, own in content["results"].items() if "error" in own} == {}
+    errors = {own["error"] for own in content["results"].values() if "error" in own}
+    assert errors == {"the shop's database was never read: run `carat snapshot`, its history begins with that"}
     assert content["made"] == "no sessions are stored yet"
     assert [child.name for child in path.parent.iterdir()] == ["page.html"]
 
@@ -392,3 +400,42 @@ def test_the_page_of_a_demo_shop_is_small_and_every_card_has_an_answer(demo_sett
     asked = {card.entity_id for own in library.dashboards for card in own.dashcards if card.card_id}
     assert content["results"].keys() == asked
     assert {key: own["error"] for key, own in content["results"].items() if "error" in own} == {}
+
+
+@pytest.mark.slow
+def test_carat_serve_shows_the_dashboards_beside_its_work_and_ends_with_it(demo_settings, tmp_path):
+    environment = {
+        "PATH": os.environ["PATH"], "CARAT_WAREHOUSE": demo_settings.warehouse.get_secret_value(),
+        "CARAT_WRITE_KEYS": "a-key-for-tests-0123456789abcdef", "CARAT_SPOOL": str(tmp_path / "spool"),
+        "CARAT_LOG": str(tmp_path / "log"),
+    }  # fmt: skip
+    command = [sys.executable, "-m", "app", "serve", "--port", "0", "--page-port", "0"]
+    with (
+        (tmp_path / "said").open("w+") as said,
+        subprocess.Popen(command, env=environment, stdout=said, stderr=said) as process,
+    ):
+        try:
+            found = None
+            for _ in range(600):
+                text = (tmp_path / "said").read_text(encoding="utf-8")
+                assert process.poll() is None, text
+                if found := re.search(r"dashboards are at (http://\S+/)", text):
+                    break
+                time.sleep(0.05)
+            assert found, text
+            status = 503
+            for _ in range(200):  # the warehouse is opened while the page is there already
+                with (
+                    suppress(HTTPError),
+                    urlopen(f"{found[1]}api/cards?dashboard=store_overview", timeout=30) as answer,
+                ):
+                    status, results = answer.status, json.load(answer)["results"]
+                    break
+                time.sleep(0.1)
+            assert status == 200
+            assert all(own.get("rows") for own in results.values())
+        finally:
+            process.terminate()
+            assert process.wait(timeout=40) == 0
+    with pytest.raises(OSError):
+        urlopen(found[1], timeout=5)
