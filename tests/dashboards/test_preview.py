@@ -4,18 +4,11 @@ import asyncio
 import base64
 import hashlib
 import json
-import os
 import re
-import subprocess
-import sys
 import threading
-import time
-from contextlib import suppress
 from html.parser import HTMLParser
 from pathlib import Path
-from urllib.error import HTTPError
 from urllib.parse import quote
-from urllib.request import urlopen
 
 import pytest
 
@@ -24,7 +17,7 @@ from app.dashboards.answers import answer_cards, reader_of, result_of, stored_da
 from app.dashboards.live import LivePage, asking
 from app.dashboards.preview import chosen_filters, static_page, write_page
 from app.errors import DashboardError, SettingsError, WarehouseError, WarehouseGoneError
-from app.warehouse import migrate, open_warehouse
+from app.warehouse import migrate
 from app.warehouse.client import connect_embedded
 from tests.dashboards.gallery import a_card, a_dashboard, a_library, literal
 
@@ -388,54 +381,3 @@ def test_a_card_that_the_warehouse_refuses_is_an_error_of_that_card():
     [(status, _, body)] = ask(LivePage(asking(read), one_card("SELECT 1")), "/api/cards?dashboard=one")
     assert status == 200
     assert json.loads(body)["results"]["One-the-card"] == {"error": "no such table"}
-
-
-@pytest.mark.slow
-def test_the_page_of_a_demo_shop_is_small_and_every_card_has_an_answer(demo_settings, tmp_path):
-    library = load_library()
-    with open_warehouse(demo_settings, purpose="a test", writes=False) as warehouse:
-        size = write_page(reader_of(warehouse), library, tmp_path / "page.html")
-    assert size < 1.5 * 1024**2
-    content = Parts((tmp_path / "page.html").read_bytes()).content
-    asked = {card.entity_id for own in library.dashboards for card in own.dashcards if card.card_id}
-    assert content["results"].keys() == asked
-    assert {key: own["error"] for key, own in content["results"].items() if "error" in own} == {}
-
-
-@pytest.mark.slow
-def test_carat_serve_shows_the_dashboards_beside_its_work_and_ends_with_it(demo_settings, tmp_path):
-    environment = {
-        "PATH": os.environ["PATH"], "CARAT_WAREHOUSE": demo_settings.warehouse.get_secret_value(),
-        "CARAT_WRITE_KEYS": "a-key-for-tests-0123456789abcdef", "CARAT_SPOOL": str(tmp_path / "spool"),
-        "CARAT_LOG": str(tmp_path / "log"),
-    }  # fmt: skip
-    command = [sys.executable, "-m", "app", "serve", "--port", "0", "--page-port", "0"]
-    with (
-        (tmp_path / "said").open("w+") as said,
-        subprocess.Popen(command, env=environment, stdout=said, stderr=said) as process,
-    ):
-        try:
-            found = None
-            for _ in range(600):
-                text = (tmp_path / "said").read_text(encoding="utf-8")
-                assert process.poll() is None, text
-                if found := re.search(r"dashboards are at (http://\S+/)", text):
-                    break
-                time.sleep(0.05)
-            assert found, text
-            status = 503
-            for _ in range(200):  # the warehouse is opened while the page is there already
-                with (
-                    suppress(HTTPError),
-                    urlopen(f"{found[1]}api/cards?dashboard=store_overview", timeout=30) as answer,
-                ):
-                    status, results = answer.status, json.load(answer)["results"]
-                    break
-                time.sleep(0.1)
-            assert status == 200
-            assert all(own.get("rows") for own in results.values())
-        finally:
-            process.terminate()
-            assert process.wait(timeout=40) == 0
-    with pytest.raises(OSError):
-        urlopen(found[1], timeout=5)
