@@ -10,8 +10,9 @@ ETL_ARGUMENTS = $(if $(DATE),--date $(DATE)) $(if $(FROM),--from $(FROM)) $(if $
 DEMO_ARGUMENTS = $(if $(CALLS),--calls $(CALLS)) $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-fast etl plan hourly serve bench bench-day bench-hours bench-snapshots \
-	bench-collector bench-middleware bench-enrichment lint format lock install-systemd uninstall-systemd clean
+.PHONY: help setup setup-dev demo test test-fast etl plan hourly serve dashboards preview charts bench bench-day \
+	bench-hours bench-snapshots bench-collector bench-middleware bench-enrichment bench-dashboards lint format lock \
+	install-systemd uninstall-systemd clean
 
 help: ## Show what there is to make.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +23,9 @@ setup-dev: $(VENV)/.dev ## Install what tests, lint and the benchmark need, too.
 
 demo: setup ## A month of a believable shop, from nothing to its numbers. [CALLS=300000 SEED=7]
 	$(CARAT) demo $(DEMO_ARGUMENTS)
+
+preview: setup ## The dashboards as one page that needs no network. [OUT=var/dashboards.html]
+	$(CARAT) dashboards preview $(if $(OUT),--out $(OUT))
 
 test: setup-dev ## Every test.
 	$(RUN)/python -m pytest -q -n auto --dist worksteal
@@ -38,10 +42,13 @@ plan: setup ## Show what is stale, and why.
 hourly: setup ## What the timer runs: load the spool, snapshot, build what is stale, audit.
 	$(CARAT) hourly
 
-serve: setup ## Collector, loader and hourly schedule on this machine. [PORT=8787]
+serve: setup ## Collector, loader, hourly schedule and dashboards on this machine. [PORT=8787]
 	$(CARAT) serve $(if $(PORT),--port $(PORT))
 
-bench: bench-day bench-hours bench-snapshots bench-collector bench-middleware bench-enrichment ## All benchmarks.
+dashboards: setup ## Check the dashboards' files, and run every card on the warehouse.
+	$(CARAT) dashboards validate
+
+bench: bench-day bench-hours bench-snapshots bench-collector bench-middleware bench-enrichment bench-dashboards ## All benchmarks.
 
 bench-day: setup-dev ## A day of calls, from raw to published. [BENCH="--calls 1000000"]
 	$(RUN)/python -m bench $(BENCH)
@@ -61,6 +68,9 @@ bench-middleware: setup-dev ## What the middleware adds to a shop's request. [BE
 bench-enrichment: setup-dev ## What devices, bots and channels cost, and how right they are. [BENCH="--calls 1000000"]
 	$(RUN)/python -m bench.enrichment $(BENCH)
 
+bench-dashboards: setup-dev ## Every card on a year of 100 000 sessions a day; 6 GB below /tmp. [BENCH="--days 60"]
+	$(RUN)/python -m bench.dashboards $(BENCH)
+
 lint: setup-dev ## Formatting, ruff and mypy.
 	$(RUN)/ruff format --check .
 	$(RUN)/ruff check .
@@ -76,6 +86,20 @@ lock: setup ## Pin the dependencies anew, with hashes and without naming a host.
 		--python-version 3.11 --upgrade pyproject.toml --group build -o requirements.lock
 	$(RUN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url \
 		--python-version 3.11 --upgrade -c requirements.lock pyproject.toml --extra dev --group build -o requirements-dev.lock
+
+# The one part of the page that is not written here: ECharts, bundled from npm, with its licences.
+CHARTS := app/dashboards/page/echarts
+charts: ## Bundle the page's chart library anew; needs npm.
+	mkdir -p build/charts && cp $(CHARTS)/entry.js build/charts/ && echo '{"private": true}' > build/charts/package.json
+	cd build/charts && npm install --silent --no-package-lock --no-audit --no-fund echarts@6.1.0 esbuild@0.28.2
+	cd build/charts && node_modules/.bin/esbuild entry.js --bundle --minify --format=iife --global-name=echarts \
+		--target=es2020 --charset=utf8 --legal-comments=none --log-level=warning --outfile=echarts.min.js \
+		--banner:js="/*! Apache ECharts 6.1.0, zrender 6.1.0, tslib 2.3.0: see LICENSE and NOTICE beside this file */"
+	cp build/charts/echarts.min.js $(CHARTS)/
+	cp build/charts/node_modules/echarts/LICENSE build/charts/node_modules/echarts/NOTICE $(CHARTS)/
+	cp build/charts/node_modules/echarts/licenses/LICENSE-d3 $(CHARTS)/
+	cp build/charts/node_modules/zrender/LICENSE $(CHARTS)/LICENSE-zrender
+	cp build/charts/node_modules/tslib/LICENSE.txt $(CHARTS)/LICENSE-tslib
 
 install-systemd: ## Make services of Carat on this machine; needs root. [DESTDIR= PYTHON=]
 	DESTDIR="$(DESTDIR)" PYTHON="$(PYTHON)" deploy/systemd/install.sh

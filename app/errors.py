@@ -52,8 +52,16 @@ class ShopError(CaratError):
     """The shop's database could not be read, or what it answered cannot be trusted."""
 
 
+class MetabaseError(CaratError):
+    """Metabase could not be reached, refused a request, or answered what cannot be understood."""
+
+
 class ContractError(CaratError):
     """A frame does not have the shape its table's contract promises."""
+
+
+class DashboardError(CaratError):
+    """A dashboard's file is wrong, or what it asks for cannot be had."""
 
 
 class SpoolError(CaratError):

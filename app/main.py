@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app import __version__, console
+from app.dashboards.commands import dashboards
 from app.errors import AuditError, CaratError, SettingsError, ShopError
 from app.settings import load_settings
 
@@ -28,6 +29,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(dashboards)
 
 _SNAPSHOT_REPORT = ("table", "rows", "inserts", "updates", "deletes", "error")
 AsJson = Annotated[bool, typer.Option("--json", help="Report as JSON.")]
@@ -179,8 +182,11 @@ def serve(
     *,
     host: Annotated[str, typer.Option(help="Address the collector listens on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0: any that is free.")] = 8787,
+    page_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the dashboards, for this machine alone; 0: any that is free.")
+    ] = 8322,
 ) -> None:
-    """Collector, loader and hourly schedule together, for one machine; ends in order on SIGTERM or Ctrl-C.
+    """Collector, loader, hourly schedule and the live dashboards together, for one machine; SIGTERM or Ctrl-C end it.
 
     Example: carat serve --port 8787 (with CARAT_WRITE_KEYS, such as `openssl rand -hex 24` makes them)
     """
@@ -192,21 +198,22 @@ def serve(
     load_settings()
     sockets = inherited_sockets() or listen(host, port)
     with watched(), stopped_by_signal(grace_s=0) as stopped:  # the parts have a time of their own to end in
-        run_parts(sockets, stopped=stopped)
+        run_parts(sockets, page_port=page_port, stopped=stopped)
 
 
 @app.command(hidden=True)
-def keep() -> None:
+def keep(*, page_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the dashboards.")] = 8322) -> None:
     """The part of carat serve that owns the warehouse; serve starts it.
 
     Example: carat keep
     """
+    from app.dashboards.live import page_of_keeper
     from app.keeper import Keeper
     from app.stopping import stopped_by_signal
     from app.watchdog import watched
 
     with watched(), stopped_by_signal() as stopped:
-        Keeper(load_settings(), stopped=stopped).run()
+        Keeper(load_settings(), stopped=stopped, page=page_of_keeper("127.0.0.1", page_port)).run()
 
 
 @app.command()

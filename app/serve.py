@@ -1,8 +1,8 @@
-"""`carat serve`: collector, loader and hourly schedule on one machine, by one command.
+"""`carat serve`: collector, loader, hourly schedule and live dashboards on one machine, by one command.
 
 Two processes: the collector, which answers within milliseconds because no engine runs in it, and the keeper
-(`app/keeper.py`), which owns the warehouse. This one starts them, starts again what ends, and ends them in order: the
-collector first, so that what it sealed last is still delivered.
+(`app/keeper.py`), which owns the warehouse and shows the dashboards. This one starts them, starts again what ends, and
+ends them in order: the collector first, so that what it sealed last is still delivered.
 
 The socket is opened here and stays open while a collector is started again: who sends meanwhile waits a little.
 """
@@ -104,11 +104,11 @@ _OF_SYSTEMD = frozenset(
 )
 
 
-def serve(sockets: Sequence[socket.socket], *, stopped: threading.Event) -> None:
+def serve(sockets: Sequence[socket.socket], *, page_port: int, stopped: threading.Event) -> None:
     """Run collector and keeper until told to stop; CaratError where one of them cannot be started."""
     handles = tuple(listener.fileno() for listener in sockets)
     collector = Part("the collector", ("collect", "--fd", str(handles[0])), is_vital=True, handles=handles)
-    parts = (collector, Part("the keeper of the warehouse", ("keep",), is_vital=False))
+    parts = (collector, Part("the keeper of the warehouse", ("keep", "--page-port", str(page_port)), is_vital=False))
     try:
         for part in parts:
             part.start()

@@ -91,6 +91,11 @@ class Settings(BaseSettings):
     workers: Annotated[int, Field(ge=1, le=64)] = Field(
         min(os.cpu_count() or 1, 4), description="shards of a day that are built at the same time"
     )
+    metabase_url: str | None = Field(None, description="where Metabase runs: https://metabase.shop.example")
+    metabase_api_key: SecretStr | None = Field(None, description="API key of Metabase, of its group Administrators")
+    metabase_warehouse: SecretStr | None = Field(
+        None, description="the warehouse as Metabase reaches it, if by another name or user: clickhouse://reader:pw@ch"
+    )
     devices: Path = Field(SHIPPED_DEVICES, description="rules for devices and bots by user agent")
     channels: Path = Field(SHIPPED_CHANNELS, description="rules for channels; `extends = true` keeps the shipped ones")
     own_hosts: str = Field("", description="the shop's own hosts, by commas: no referral comes from there")
@@ -184,6 +189,39 @@ class Settings(BaseSettings):
                     "is no URL such as clickhouse://user:password@host:8123/ (in a password, @ is written %40, / %2F)"
                 )
         return value
+
+    @field_validator("metabase_url")
+    @classmethod
+    def _known_metabase(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        try:
+            parts = urlsplit(value)
+            is_whole = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            is_whole = False
+        if not is_whole:
+            raise ValueError("is no URL such as https://metabase.shop.example")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("is Metabase's bare address, without a user, ? or #: the key is CARAT_METABASE_API_KEY")
+        return value.rstrip("/")
+
+    @field_validator("metabase_api_key")
+    @classmethod
+    def _one_word(cls, value: SecretStr | None) -> SecretStr | None:
+        key = value.get_secret_value().strip() if value else ""
+        if not (key.isascii() and key.isprintable() and " " not in key):  # it goes into a header
+            raise ValueError("is no API key: one word such as mb_…, as Metabase showed it once")
+        return SecretStr(key) if key else None
+
+    @field_validator("metabase_warehouse")
+    @classmethod
+    def _known_server(cls, value: SecretStr | None) -> SecretStr | None:
+        if not value or not value.get_secret_value():
+            return None
+        if not value.get_secret_value().startswith("clickhouse://"):
+            raise ValueError("must begin with clickhouse://")
+        return cls._known_engine(value)
 
     @field_validator("shop_db")
     @classmethod

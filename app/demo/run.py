@@ -10,6 +10,9 @@ from pydantic import SecretStr
 
 from app import console
 from app.backfill import build_stale
+from app.dashboards import load_library
+from app.dashboards.answers import reader_of
+from app.dashboards.preview import write_page
 from app.demo.calls import DemoPlan, write_month
 from app.demo.database import ShopState, opening_state, write_state
 from app.demo.life import written_states
@@ -57,7 +60,10 @@ def run_demo(settings: Settings, plan: DemoPlan, folder: Path) -> None:
             raise AuditError(f"{differing[0].day} of the demo is not what its calls say: run `carat verify`")
         console.say(f"verified: every row is what the raw calls say  ({_seconds(started)})")
         say_summary(warehouse)
-        console.say(f'\nLook further: carat query "SELECT * FROM dwh.sessions LIMIT 5", on {public_url(warehouse.url)}')
+        page = folder / "dashboards.html"
+        write_page(reader_of(warehouse), load_library(), page)
+        console.say(f"\nThe dashboards, as one page for any browser: {page.resolve()}  ({_seconds(started)})")
+        console.say(f'Look further: carat query "SELECT * FROM dwh.sessions LIMIT 5", on {public_url(warehouse.url)}')
 
 
 def _make_shop(plan: DemoPlan, folder: Path) -> list[Path]:

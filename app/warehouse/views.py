@@ -48,6 +48,7 @@ _ATTRIBUTION_DAYS = 30
 
 def views(settings: Settings) -> tuple[View, ...]:
     """The views, in the order in which they depend on each other."""
+    zone = sql_text(settings.timezone)
     of_visits = {column.name: column.comment for column in SESSIONS.columns if not column.expression} | _OF_VISITS
     return (
         View(
@@ -70,6 +71,30 @@ def views(settings: Settings) -> tuple[View, ...]:
             "of other days only its people are read",
             f"SELECT * FROM ({_visits(settings, among=f' AND visitor_hash IN ({_visitors_of_span()})')}) WHERE {_SPAN}",
             {},
+        ),
+        View(
+            "dwh.days",
+            "One row per business day from the first session to the last: what dates are chosen by, and the default.",
+            f"""SELECT arrayJoin(range(if(sessions > 0, last_day - first_day + 1, 0))) + first_day AS day,
+    day > last_whole_day - recent_days AND day <= last_whole_day AS is_recent,
+    first_day AS history_begins,
+    toDateTime(day + 1, {zone}) AS ends_at,
+    {zone} AS time_zone
+FROM (
+    SELECT min(session_date) AS first_day, max(session_date) AS last_day, count() AS sessions,
+        greatest(first_day, least(last_day, toDate(now(), {zone}) - 1)) AS last_whole_day,
+        intDiv(last_whole_day - first_day + 1, 2) AS half,
+        half < 7 ? greatest(half, 1) : least(28, half - half % 7) AS recent_days
+    FROM dwh.sessions
+)""",
+            {
+                "day": "the business day",
+                "is_recent": "the last 28 whole days, or fewer whole weeks while there are not as many days before "
+                "them: what is shown where no date is chosen, and can be compared weekday by weekday",
+                "history_begins": "the first business day with a session",
+                "ends_at": "the instant at which the day ends",
+                "time_zone": "the business time zone",
+            },
         ),
     )
 

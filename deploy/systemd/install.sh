@@ -68,7 +68,7 @@ install_environment() {
     "$python" -m venv "$release"
     pip="$release/bin/python -m pip install --quiet --disable-pip-version-check"
     $pip --require-hashes -r "$checkout/requirements.lock"
-    cp -R "$checkout/app" "$checkout/pyproject.toml" "$checkout/README.md" "$source"  # a build leaves files behind
+    cp -R "$checkout/app" "$checkout/metabase" "$checkout/pyproject.toml" "$checkout/README.md" "$source"  # a build leaves files behind
     $pip --no-deps --no-build-isolation "$source"
     (cd / && "$release/bin/carat" --version)
 

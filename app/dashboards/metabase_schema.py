@@ -1,0 +1,78 @@
+"""Metabase's own validator of dashboards as code, run as the program that it is.
+
+It is a development tool under the AGPL: npm installs it into the user's cache, nothing of it is kept here.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from app.dashboards.findings import Finding
+from app.errors import DashboardError
+
+PACKAGE = "@metabase/representations@1.2.0"
+MEND = "install Node.js 20 or newer with npm to have Metabase's own validator run, too"
+
+_FAILED = re.compile(r"FAIL\s+(\S.*?)(?:\s+\(\w+\))?")
+_TOTAL = re.compile(r"(\d+) passed, (\d+) failed")
+_AT_MOST_S = 300
+_NEEDED_NODE = 20
+
+
+def validator() -> Path | None:
+    """The validator's program, installed once a user; None without Node.js, or where npm cannot install it."""
+    npm = shutil.which("npm")
+    if npm is None or _node_version() < _NEEDED_NODE:
+        return None
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "carat" / "metabase"
+    program = home / "node_modules" / ".bin" / "representations"
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = home / "installed"
+        if program.exists() and done.exists() and done.read_text() == PACKAGE:
+            return program
+        command = [npm, "install", "--prefix", str(home), "--no-audit", "--no-fund", "--ignore-scripts", PACKAGE]
+        installed = subprocess.run(command, capture_output=True, check=False, timeout=_AT_MOST_S)
+        if installed.returncode or not program.exists():
+            return None
+        done.write_text(PACKAGE)
+    return program
+
+
+def _node_version() -> int:
+    """The major version of the Node.js on the PATH; 0 where there is none."""
+    node = shutil.which("node")
+    if node is None:
+        return 0
+    said = subprocess.run([node, "--version"], capture_output=True, text=True, check=False, timeout=_AT_MOST_S).stdout
+    match = re.match(r"v(\d+)", said)
+    return int(match[1]) if match else 0
+
+
+def schema_findings(folder: Path, program: Path) -> list[Finding]:
+    """What the validator says of the files in the folder."""
+    run = subprocess.run(
+        [str(program), "validate-schema", "--folder", str(folder)],
+        capture_output=True, text=True, check=False, timeout=_AT_MOST_S,
+    )  # fmt: skip
+    lines = (run.stdout + "\n" + run.stderr).splitlines()
+    total = next((match for line in lines if (match := _TOTAL.fullmatch(line.strip()))), None)
+    if total is None:
+        said = next((line for line in lines if line.strip()), "nothing")
+        raise DashboardError(f"Metabase's validator ({program}) could not be run: {said}")
+    return list(_findings(lines, folder))
+
+
+def _findings(lines: list[str], folder: Path) -> Iterator[Finding]:
+    path = folder
+    for line in lines:
+        if match := _FAILED.fullmatch(line.strip()):
+            path = Path(os.path.normpath(Path.cwd() / match[1]))
+        elif line.startswith("      ") and line.strip():
+            where, _, problem = line.strip().partition(" ")
+            yield Finding("schema", path, where, problem)

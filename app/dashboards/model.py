@@ -1,0 +1,429 @@
+"""What the files in `metabase/` say: collections, dashboards with tabs and filters, and cards with their SQL.
+
+The files are in Metabase's representation format, one entity a file, told apart by the last model of `serdes/meta`.
+Only what Carat uses of the format is read; `raw` keeps the whole file for who needs more. Reading stops at the first
+mistake that makes a file meaningless, naming file and key; what is merely wrong is for `carat dashboards validate`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import yaml
+
+from app.errors import DashboardError
+
+DEFAULT_FOLDER = Path(__file__).parents[2] / "metabase"
+
+_T = TypeVar("_T")
+_KINDS: dict[type, str] = {
+    str: "text",
+    int: "a whole number",
+    dict: "a mapping",
+    list: "a list",
+}
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A folder of Metabase."""
+
+    entity_id: str
+    name: str
+    description: str
+    parent_id: str | None
+    path: Path
+    raw: dict[str, Any] = field(hash=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A template tag of a card's SQL: `{{name}}`; one of type `dimension` stands for a condition on `column`."""
+
+    name: str
+    id: str
+    display_name: str
+    type: str
+    widget_type: str
+    column: tuple[str, ...]  # database, schema, table, column; empty unless a field filter
+    default: Any = None
+    required: bool = False
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A filter of a dashboard, such as device: its `type` says which values it takes."""
+
+    id: str
+    name: str
+    slug: str
+    type: str
+    default: Any = None
+
+
+@dataclass(frozen=True)
+class Card:
+    """A question: SQL, and how its result is shown."""
+
+    entity_id: str
+    name: str
+    description: str
+    display: str
+    database: str
+    sql: str
+    tags: tuple[Tag, ...]
+    settings: dict[str, Any] = field(hash=False, repr=False)
+    collection_id: str | None
+    path: Path
+    raw: dict[str, Any] = field(hash=False, repr=False)
+
+    @cached_property
+    def column_settings(self) -> dict[str, dict[str, Any]]:
+        """How each output column is formatted, by its name."""
+        return columns_by_name(self.settings)
+
+    def tag(self, name: str) -> Tag | None:
+        return next((tag for tag in self.tags if tag.name == name), None)
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """Which tag of a card a dashboard's filter sets; `kind` is dimension, variable or text-tag."""
+
+    parameter_id: str
+    kind: str
+    tag: str
+    card_id: str | None
+
+
+@dataclass(frozen=True)
+class DashCard:
+    """A place on a dashboard's grid of 24 columns, with its card; without one it is a heading or a text."""
+
+    entity_id: str
+    card_id: str | None
+    card: Card | None
+    tab_id: str | None
+    col: int
+    row: int
+    size_x: int
+    size_y: int
+    mappings: tuple[Mapping, ...]
+    settings: dict[str, Any] = field(hash=False, repr=False)
+    raw: dict[str, Any] = field(hash=False, repr=False)
+
+    @property
+    def text(self) -> str:
+        """What a heading or text says."""
+        return str(self.settings.get("text", ""))
+
+    @property
+    def display(self) -> str:
+        """How it is shown: the card's display, or heading, text, … where there is no card."""
+        virtual = self.settings.get("virtual_card")
+        return self.card.display if self.card else str((virtual or {}).get("display", "text"))
+
+
+@dataclass(frozen=True)
+class Tab:
+    entity_id: str
+    name: str
+    position: int
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """Cards on tabs, and the filters above them."""
+
+    entity_id: str
+    name: str
+    description: str
+    position: int
+    parameters: tuple[Parameter, ...]
+    tabs: tuple[Tab, ...]
+    dashcards: tuple[DashCard, ...]
+    collection_id: str | None
+    path: Path
+    raw: dict[str, Any] = field(hash=False, repr=False)
+
+    @property
+    def slug(self) -> str:
+        return self.path.stem
+
+    def on_tab(self, tab: Tab | None) -> tuple[DashCard, ...]:
+        """The cards of a tab (of the dashboard without tabs, for None), in reading order."""
+        tab_id = tab.entity_id if tab else None
+        return tuple(
+            sorted((card for card in self.dashcards if card.tab_id == tab_id), key=lambda card: (card.row, card.col))
+        )
+
+    def parameter(self, parameter_id: str) -> Parameter | None:
+        return next((parameter for parameter in self.parameters if parameter.id == parameter_id), None)
+
+
+@dataclass(frozen=True)
+class Exemption:
+    """A filter that a dashboard, or one card of it, does without, and why that is honest."""
+
+    dashboard: str
+    filter: str
+    reason: str
+    card: str | None = None
+
+
+@dataclass(frozen=True)
+class Library:
+    """Everything in the folder; dashboards in the order of their position."""
+
+    folder: Path
+    collections: tuple[Collection, ...]
+    dashboards: tuple[Dashboard, ...]
+    cards: tuple[Card, ...]
+    exemptions: tuple[Exemption, ...]
+    with_machines: frozenset[str] = frozenset()  # names of cards that count bots, too, as they are meant to
+
+    def dashboard(self, name: str) -> Dashboard:
+        """The dashboard of this name or slug; DashboardError if there is none."""
+        for dashboard in self.dashboards:
+            if name in {dashboard.name, dashboard.slug}:
+                return dashboard
+        raise DashboardError(f"no dashboard {name!r}: there are {', '.join(d.name for d in self.dashboards)}")
+
+
+def load_library(folder: Path = DEFAULT_FOLDER) -> Library:
+    """All collections, dashboards and cards of the folder; DashboardError names the file and key of a mistake."""
+    files = sorted((folder / "collections").rglob("*.yaml"))
+    if not files:
+        raise DashboardError(f"{folder}: no dashboards there: collections/main/….yaml is expected. Name the --folder")
+    nodes = [(node.model(), node) for node in map(_read, files)]
+    cards = tuple(_card(node) for model, node in nodes if model == "Card")
+    by_id = {card.entity_id: card for card in cards}
+    dashboards = (_dashboard(node, by_id) for model, node in nodes if model == "Dashboard")
+    return Library(
+        folder,
+        tuple(_collection(node) for model, node in nodes if model == "Collection"),
+        tuple(sorted(dashboards, key=lambda dashboard: (dashboard.position, dashboard.name))),
+        cards,
+        *_exemptions(folder / "exemptions.yaml"),
+    )
+
+
+def columns_by_name(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """`column_settings`, whose keys are JSON texts such as `["name","Sessions"]`, by the column's name."""
+    found = {}
+    for key, value in (settings.get("column_settings") or {}).items():
+        try:
+            kind, name = cast("list[str]", yaml.safe_load(key))
+        except (yaml.YAMLError, ValueError, TypeError):
+            continue
+        if kind == "name":
+            found[name] = value
+    return found
+
+
+# ---- reading one file ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A mapping within a file, which knows where it stands."""
+
+    path: Path
+    where: str
+    content: dict[str, Any]
+
+    def error(self, key: str, problem: str) -> DashboardError:
+        return DashboardError(f"{self.path}: {self.where}{key}: {problem}")
+
+    def get(self, key: str, kind: type[_T], default: _T | None = None) -> _T:
+        value = self.content.get(key)
+        if value is None:
+            if default is None:
+                raise self.error(key, f"is missing; {_KINDS[kind]} is expected")
+            return default
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise self.error(key, f"is {value!r}; {_KINDS[kind]} is expected")
+        return value
+
+    def text_or_none(self, key: str) -> str | None:
+        return self.get(key, str) if self.content.get(key) is not None else None
+
+    def node(self, key: str) -> "_Node":
+        return _Node(self.path, f"{self.where}{key}.", self.get(key, dict))
+
+    def nodes(self, key: str) -> "Iterator[_Node]":
+        for index, item in enumerate(self.get(key, list, [])):
+            if not isinstance(item, dict):
+                raise self.error(f"{key}[{index}]", f"is {item!r}; a mapping is expected")
+            yield _Node(self.path, f"{self.where}{key}[{index}].", item)
+
+    def model(self) -> str:
+        """What the file describes: the last model of its identity."""
+        metas = list(self.nodes("serdes/meta"))
+        if not metas:
+            raise self.error("serdes/meta", "is missing or empty; it says what the file describes")
+        return metas[-1].get("model", str)
+
+
+def _read(path: Path) -> _Node:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506  it is a safe loader
+    except (OSError, UnicodeDecodeError) as error:
+        raise DashboardError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}:" if mark else ""
+        raise DashboardError(f"{path}:{line} no YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(content, dict):
+        raise DashboardError(f"{path}: is no mapping of keys to values")
+    return _Node(path, "", content)
+
+
+class _StrictLoader(yaml.CSafeLoader):
+    """Plain YAML, in which a key that stands twice is an error, and dates stay text."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key_node.value} twice", key_node.start_mark)
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _collection(node: _Node) -> Collection:
+    return Collection(
+        node.get("entity_id", str),
+        node.get("name", str),
+        node.get("description", str, ""),
+        node.text_or_none("parent_id"),
+        node.path,
+        node.content,
+    )
+
+
+def _card(node: _Node) -> Card:
+    query = node.node("dataset_query")
+    stages = list(query.nodes("stages"))
+    if len(stages) != 1 or "native" not in stages[0].content:
+        raise query.error("stages", "one stage with native SQL is expected")
+    stage = stages[0]
+    return Card(
+        node.get("entity_id", str),
+        node.get("name", str),
+        node.get("description", str, ""),
+        node.get("display", str),
+        query.get("database", str),
+        stage.get("native", str),
+        tuple(_tag(tag) for tag in stage.nodes("template-tags")),
+        node.get("visualization_settings", dict),
+        node.text_or_none("collection_id"),
+        node.path,
+        node.content,
+    )
+
+
+def _tag(node: _Node) -> Tag:
+    kind = node.get("type", str)
+    return Tag(
+        node.get("name", str),
+        node.get("id", str),
+        node.get("display-name", str, ""),
+        kind,
+        node.get("widget-type", str, ""),
+        _column(node) if kind == "dimension" else (),
+        node.content.get("default"),
+        bool(node.content.get("required")),
+    )
+
+
+def _column(node: _Node) -> tuple[str, ...]:
+    """Of `[field, options, [database, schema, table, column]]` the last part."""
+    dimension = node.get("dimension", list)
+    column = dimension[-1] if dimension else None
+    if not isinstance(column, list) or not all(isinstance(part, str) for part in column) or len(column) != 4:  # noqa: PLR2004
+        raise node.error("dimension", "[field, {}, [database, schema, table, column]] is expected")
+    return tuple(column)
+
+
+def _dashboard(node: _Node, cards: dict[str, Card]) -> Dashboard:
+    return Dashboard(
+        node.get("entity_id", str),
+        node.get("name", str),
+        node.get("description", str, ""),
+        node.get("collection_position", int, 0),
+        tuple(_parameter(parameter) for parameter in node.nodes("parameters")),
+        tuple(
+            sorted(
+                (
+                    Tab(tab.get("entity_id", str), tab.get("name", str), tab.get("position", int))
+                    for tab in node.nodes("tabs")
+                ),
+                key=lambda tab: tab.position,
+            )
+        ),
+        tuple(_dashcard(dashcard, cards) for dashcard in node.nodes("dashcards")),
+        node.text_or_none("collection_id"),
+        node.path,
+        node.content,
+    )
+
+
+def _parameter(node: _Node) -> Parameter:
+    return Parameter(
+        node.get("id", str),
+        node.get("name", str),
+        node.get("slug", str),
+        node.get("type", str),
+        node.content.get("default"),
+    )
+
+
+def _dashcard(node: _Node, cards: dict[str, Card]) -> DashCard:
+    card_id = node.text_or_none("card_id")
+    tab = node.get("dashboard_tab_id", list, [])
+    return DashCard(
+        node.get("entity_id", str),
+        card_id,
+        cards.get(card_id) if card_id else None,
+        str(tab[-1]) if tab else None,
+        node.get("col", int),
+        node.get("row", int),
+        node.get("size_x", int),
+        node.get("size_y", int),
+        tuple(_mapping(mapping) for mapping in node.nodes("parameter_mappings")),
+        node.get("visualization_settings", dict, {}),
+        node.content,
+    )
+
+
+def _mapping(node: _Node) -> Mapping:
+    match node.get("target", list):
+        case [("dimension" | "variable") as kind, ["template-tag", str(tag)], *_]:
+            return Mapping(node.get("parameter_id", str), kind, tag, node.text_or_none("card_id"))
+        case ["text-tag", str(tag)]:
+            return Mapping(node.get("parameter_id", str), "text-tag", tag, node.text_or_none("card_id"))
+        case target:
+            raise node.error("target", f"is {target!r}; [dimension, [template-tag, name]] is expected")
+
+
+def _exemptions(path: Path) -> tuple[tuple[Exemption, ...], frozenset[str]]:
+    """The filters that are done without, and the names of the cards that count machines."""
+    if not path.exists():
+        return (), frozenset()
+    node = _read(path)
+    exemptions = tuple(
+        Exemption(
+            item.get("dashboard", str), item.get("filter", str), item.get("reason", str), item.text_or_none("card")
+        )
+        for item in node.nodes("exemptions")
+    )
+    return exemptions, frozenset(item.get("card", str) for item in node.nodes("machines") if item.get("reason", str))

@@ -1,0 +1,286 @@
+// The page: dashboards and their tabs, filters, and each card where Metabase would put it.
+(() => {
+  const { make } = Dom;
+  const content = JSON.parse(document.getElementById("content").textContent);
+  const byId = (id) => document.getElementById(id);
+  const results = new Map(Object.entries(content.results));
+  const drawn = [];
+  const state = { dashboard: content.dashboards[0], tab: 0, filters: { ...content.chosen }, turn: 0 };
+  const WAIT_MS = 250;
+
+  // ---- one card ----
+
+  const NUMBERS = ["M2.5 3.5h11M2.5 8h11M2.5 12.5h11M6.5 3.5v9"];
+  const ABOUT = ["M8 1.8a6.2 6.2 0 1 0 0 12.4a6.2 6.2 0 1 0 0-12.4", "M8 7.2v3.8M8 4.9v.1"];
+
+  const KINDS = { scalar: "figure", smartscalar: "figure", funnel: "funnel", table: "table", heading: "plain", text: "plain" };
+  const CHARTS = new Set(["line", "bar", "area", "combo", "row", "pie"]);
+
+  function place(card) {
+    const box = make(`section.card.is-${KINDS[card.display] || (CHARTS.has(card.display) ? "chart" : "table")}`, {
+      "data-card": card.key, "data-display": card.display, "aria-label": card.name || null,
+      style: { "--column": card.col + 1, "--across": card.size_x, "--at": card.row + 1, "--down": card.size_y },
+    });
+    if (card.display === "heading") box.append(make("h3", {}, card.text));
+    else if (card.display === "text") box.append(Dom.prose(card.text));
+    return box;
+  }
+
+  function icon(paths) {
+    return Dom.svg("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, ...paths.map((d) => Dom.svg("path", { d })));
+  }
+
+  function head(card, box, body) {
+    const row = make("div.card-head", {}, make("h3", {}, card.name));
+    if (CHARTS.has(card.display) || card.display === "funnel") {
+      const button = make("button.icon", { type: "button", "aria-pressed": "false", "aria-label": `Numbers of ${card.name}`, title: "Show the numbers" }, icon(NUMBERS));
+      button.addEventListener("click", () => {
+        const isOn = button.getAttribute("aria-pressed") !== "true";
+        button.setAttribute("aria-pressed", String(isOn));
+        show(card, body, isOn ? "table" : card.display);
+      });
+      row.append(button);
+    }
+    if (card.description) {
+      const about = make("div.about", { hidden: true }, card.description);
+      const button = make("button.icon", { type: "button", "aria-expanded": "false", "aria-label": `About ${card.name}`, title: card.description }, icon(ABOUT));
+      button.addEventListener("click", () => {
+        about.hidden = !about.hidden;
+        button.setAttribute("aria-expanded", String(!about.hidden));
+      });
+      row.append(button);
+      box.append(about);
+    }
+    return row;
+  }
+
+  function show(card, body, display) {
+    forget(body);
+    body.replaceChildren();
+    const result = results.get(card.key);
+    if (!result) return;
+    if (result.error) return void body.append(message("This could not be computed", result.error, "bad"));
+    if (!result.rows.length || !result.columns.length) return void body.append(message("Nothing in these days", "Try a longer period or fewer filters"));
+    try {
+      const made = draw(display, body, { ...card, display }, result);
+      if (made) drawn.push({ body, ...made });
+    } catch (error) {
+      forget(body);
+      body.replaceChildren(message("This could not be drawn", String(error.message), "bad"));
+    }
+  }
+
+  function draw(display, body, card, result) {
+    if (CHARTS.has(display)) return Charts.draw(body, card, result);
+    if (display === "scalar") return Figures.scalar(body, card, result);
+    if (display === "smartscalar") return Figures.trend(body, card, result);
+    if (display === "funnel") return Figures.funnel(body, card, result);
+    return Tables.draw(body, card, result);
+  }
+
+  function message(title, detail, ...classes) {
+    return make(["div", "message", ...classes].join("."), { "data-state": classes.includes("bad") ? "error" : "empty" },
+      make("div", {}, title), make("div.small", {}, detail));
+  }
+
+  function forget(body) {
+    for (let index = drawn.length - 1; index >= 0; index -= 1) {
+      if (body && drawn[index].body !== body) continue;
+      drawn[index].dispose();
+      drawn.splice(index, 1);
+    }
+  }
+
+  // ---- a tab of a dashboard ----
+
+  async function render() {
+    state.turn += 1;
+    const { turn } = state;
+    const grid = byId("grid");
+    const cards = state.dashboard.tabs[state.tab].cards;
+    byId("name").textContent = state.dashboard.name;
+    byId("description").textContent = state.dashboard.description;
+    document.title = `${state.dashboard.name} – Carat`;
+    if (content.is_live && !(await fetched(turn))) return;
+    forget();
+    grid.replaceChildren();
+    const bodies = cards.map((card) => {
+      const box = place(card);
+      grid.append(box);
+      if (card.text !== undefined) return null;
+      const body = make("div.card-body");
+      box.append(head(card, box, body), body);
+      return body;
+    });
+    fillRows(cards, [...grid.children]);
+    let isFirst = true;
+    cards.forEach((card, index) => {
+      if (!bodies[index]) return;
+      show(card, bodies[index], card.display);
+      if (isFirst && card.display !== "table") performance.mark("carat-first-chart");
+      isFirst &&= card.display === "table";
+    });
+    performance.mark("carat-tab-drawn");
+    grid.dataset.shown = `${state.dashboard.slug}/${state.tab}/${turn}`;
+  }
+
+  // On a phone numbers stand in twos: one without a neighbour takes the whole row.
+  function fillRows(cards, boxes) {
+    let run = 0;
+    cards.forEach((card, index) => {
+      run = KINDS[card.display] === "figure" ? run + 1 : 0;
+      const isEnd = KINDS[cards[index + 1]?.display] !== "figure";
+      boxes[index].classList.toggle("is-last", run % 2 === 1 && isEnd);
+    });
+  }
+
+  async function fetched(turn) {
+    const status = byId("status");
+    const query = new URLSearchParams({ dashboard: state.dashboard.slug });
+    for (const [slug, value] of Object.entries(state.filters)) if (value) query.set(slug, value);
+    byId("grid").classList.add("is-waiting");
+    try {
+      const answer = await fetch(`api/cards?${query}`, { headers: { accept: "application/json" } });
+      const told = await answer.json();
+      if (turn !== state.turn) return false;
+      if (!answer.ok) throw new Error(told.error);
+      for (const [key, result] of Object.entries(told.results)) results.set(key, result);
+      byId("made").textContent = told.made;
+      status.hidden = true;
+      return true;
+    } catch (error) {
+      if (turn === state.turn) {
+        status.textContent = error.message;
+        status.className = "bad";
+        status.hidden = false;
+      }
+      return false;
+    } finally {
+      if (turn === state.turn) byId("grid").classList.remove("is-waiting");
+    }
+  }
+
+  // ---- filters ----
+
+  function filters() {
+    const form = byId("filters");
+    form.addEventListener("submit", (event) => event.preventDefault());
+    form.replaceChildren(...content.filters.flatMap((filter) => (content.is_live ? control(filter) : [chosen(filter)])));
+  }
+
+  function chosen(filter) {
+    return make("span.choice", { "data-filter": filter.slug }, make("span.quiet", {}, `${filter.name}: `), filter.said);
+  }
+
+  function control(filter) {
+    if (filter.kind !== "date") {
+      const select = make("select", { name: filter.slug, onchange: () => choose(filter.slug, select.value) },
+        make("option", { value: "" }, "all"), ...filter.options.map((option) => make("option", { value: option }, option)));
+      select.value = state.filters[filter.slug] || "";
+      return [make("label", {}, filter.name, select)];
+    }
+    const [first, last] = [0, 1].map((side) => make("input", {
+      type: "date", name: `${filter.slug}-${side ? "to" : "from"}`, "aria-label": side ? "last day" : "first day", min: filter.first, max: filter.last,
+    }));
+    const put = (from, to) => {
+      first.value = from;
+      last.value = to;
+    };
+    put(...(state.filters[filter.slug] || filter.default || "~").split("~"));
+    for (const input of [first, last]) {
+      input.addEventListener("change", () => {
+        if (!first.value || !last.value) return;
+        if (first.value > last.value) put(...(input === first ? [first.value, first.value] : [last.value, last.value]));
+        choose(filter.slug, `${first.value}~${last.value}`);
+      });
+    }
+    const quick = filter.presets.map(([label, value]) => make("button.quick", {
+      type: "button", onclick: () => {
+        put(...value.split("~"));
+        choose(filter.slug, value);
+      },
+    }, label));
+    return [make("label", {}, filter.name, first, "–", last), ...quick];
+  }
+
+  let waiting = 0;
+  function choose(slug, value) {
+    state.filters[slug] = value;
+    clearTimeout(waiting);
+    waiting = setTimeout(render, WAIT_MS);
+  }
+
+  // ---- moving about ----
+
+  function tablist(list, names, selected, onChoose) {
+    list.replaceChildren(...names.map((name, index) => make("button", {
+      type: "button", role: "tab", "aria-selected": String(index === selected), tabindex: index === selected ? "0" : "-1", onclick: () => onChoose(index),
+    }, name)));
+    const current = list.children[selected];
+    list.scrollLeft = Math.max(0, (current?.offsetLeft || 0) - list.offsetLeft - 60);
+  }
+
+  function arrows(list) {
+    list.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      const tabs = [...list.children];
+      const at = tabs.indexOf(document.activeElement);
+      if (!step || at < 0) return;
+      const next = (at + step + tabs.length) % tabs.length;
+      tabs[next].click();
+      list.children[next].focus();
+    });
+  }
+
+  function navigation() {
+    const { dashboards } = content;
+    tablist(byId("dashboards"), dashboards.map((one) => one.name), dashboards.indexOf(state.dashboard), (index) => go(dashboards[index], 0));
+    const { tabs } = state.dashboard;
+    byId("tabs").hidden = tabs.length < 2;
+    tablist(byId("tabs"), tabs.map((tab) => tab.name), state.tab, (index) => go(state.dashboard, index));
+  }
+
+  function go(dashboard, tab) {
+    const hash = `#${dashboard.slug}/${tab}`;
+    if (location.hash === hash) follow();
+    else location.hash = hash;
+  }
+
+  // The address says what is shown: a link or the back button leads there.
+  function follow() {
+    const [slug, tab] = location.hash.slice(1).split("/");
+    state.dashboard = content.dashboards.find((one) => one.slug === slug) || content.dashboards[0];
+    state.tab = Math.min(Math.max(0, Number.parseInt(tab, 10) || 0), state.dashboard.tabs.length - 1);
+    navigation();
+    return render();
+  }
+
+  function theme() {
+    const preferred = matchMedia("(prefers-color-scheme: dark)");
+    let own = null;
+    const apply = () => {
+      document.documentElement.dataset.theme = own || (preferred.matches ? "dark" : "light");
+      for (const chart of drawn) chart.redraw();
+    };
+    preferred.addEventListener("change", apply);
+    byId("theme").addEventListener("click", () => {
+      own = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
+      apply();
+    });
+    apply();
+  }
+
+  let resizing = 0;
+  addEventListener("resize", () => {
+    cancelAnimationFrame(resizing);
+    resizing = requestAnimationFrame(() => drawn.forEach((chart) => chart.redraw()));
+  });
+
+  theme();
+  byId("made").textContent = content.made;
+  filters();
+  arrows(byId("dashboards"));
+  arrows(byId("tabs"));
+  addEventListener("hashchange", follow);
+  follow();
+})();

@@ -1,0 +1,137 @@
+"""What a card's SQL must not do, found in its text alone: rules that no engine enforces.
+
+Texts and comments are blanked first, so that a word within them is no finding.
+"""
+
+import re
+from collections.abc import Iterator
+
+_TAG = re.compile(r"\{\{[^{}]*\}\}")
+_BLANKED = re.compile(r"""'(?:[^'\\]|\\.|'')*'|"[^"]*"|`[^`]*`|--[^\n]*|/\*.*?\*/""", re.DOTALL)
+_DIVISION = re.compile(r"/\s*(nullIf\s*\(|\d+(?:\.\d+)?(?![\w.]))?", re.IGNORECASE)
+_DIVIDING = re.compile(r"\b(?:divide|intDiv|modulo|moduloOrZero|pmod|positiveModulo)\s*\(", re.IGNORECASE)
+_TO_DAY = re.compile(r"\b(toDate32|toDate|toStartOf(?:Day|Week|Month|Quarter|Year)|toMonday)\s*\(", re.IGNORECASE)
+_TRUNCATING = re.compile(r"\b(?:date_trunc|dateTrunc)\s*\(", re.IGNORECASE)
+_ARBITRARY = re.compile(r"\b(any|anyLast|any_value|first_value|anyHeavy)\s*\(", re.IGNORECASE)
+_CLOCK = re.compile(r"\b(now64|now|today|yesterday|rand|rand64|generateUUIDv4)\s*\(", re.IGNORECASE)
+_WRITING = re.compile(
+    r"\b(INSERT|ALTER|DROP|CREATE|TRUNCATE|RENAME|ATTACH|DETACH|OPTIMIZE|SYSTEM|GRANT|SET)\b\s", re.IGNORECASE
+)
+_FROM_SESSIONS = re.compile(
+    r"\b(?:FROM|JOIN)\s+dwh\.(sessions|catalog_sessions|product_sessions|visits_between|visits)\b", re.IGNORECASE
+)
+_PEOPLE = re.compile(r"\bNOT\s+(?:\w+\.)?is_bot\b|\bis_bot\s*=\s*(?:0|false)\b", re.IGNORECASE)
+_FIXED_DAY = re.compile(r"'\d{4}-\d{2}-\d{2}'")
+_ZERO = re.compile(r"0(?:\.0+)?")
+_SAFE_DIVISOR = re.compile(r"\s*(?:[1-9]\d*|nullIf\(.*\))\s*", re.IGNORECASE | re.DOTALL)
+
+
+def problems(sql: str, *, with_machines: bool = False) -> Iterator[tuple[str, str]]:
+    """The check and the problem of each thing that is wrong; `with_machines` where counting bots is meant."""
+    bare = _BLANKED.sub(_blank, sql)
+    yield from _statement(sql, bare)
+    yield from _ratios(bare)
+    yield from _days(bare)
+    if match := _ARBITRARY.search(bare):
+        yield "order", f"{match[1]}(…) answers with whichever row comes first: use max, min, or argMax with an order"
+    if match := _CLOCK.search(bare):
+        yield "clock", f"{match[1]}() makes the answer depend on when it is asked: ask dwh.days for days"
+    if match := _FIXED_DAY.search(_TAG.sub("", sql)):
+        yield "days", f"the day {match[0]} is fixed: days come from the date filter"
+    if not with_machines:
+        yield from _machines(bare)
+
+
+def tables_read(sql: str) -> set[str]:
+    """The tables that the SQL reads under their own names, as `database.table`."""
+    bare = _BLANKED.sub(_blank, sql)
+    return {match[1].lower() for match in re.finditer(r"\b(?:FROM|JOIN)\s+(\w+\.\w+)", bare, re.IGNORECASE)}
+
+
+def _blank(match: re.Match[str]) -> str:
+    """Nothing in place of a text, a word in place of a quoted name, a space in place of a comment."""
+    return {"'": "''", '"': '"name"', "`": '"name"'}.get(match[0][0], " ")
+
+
+def _statement(sql: str, bare: str) -> Iterator[tuple[str, str]]:
+    if not re.match(r"\s*(?:SELECT|WITH)\b", sql, re.IGNORECASE):
+        yield "statement", "a card's SQL begins with SELECT or WITH"
+    if ";" in bare:
+        yield "statement", "a card's SQL is one statement, without a semicolon"
+    if match := _WRITING.search(bare):
+        yield "statement", f"{match[1]} has no place in a card's SQL, which only reads"
+    if re.search(r"\bFORMAT\s+\w+\s*$", bare.rstrip(), re.IGNORECASE):
+        yield "statement", "FORMAT is for whoever runs the SQL to choose"
+    if bare.count("(") != bare.count(")"):
+        yield "statement", "the parentheses do not match"
+    if re.search(r"\bSELECT\s+\*\s+FROM\s+\w+\.\w+", bare, re.IGNORECASE):
+        yield "statement", "SELECT * from a table reads all of its columns: name those that are needed"
+
+
+def _ratios(bare: str) -> Iterator[tuple[str, str]]:
+    for match in _DIVISION.finditer(bare):
+        divisor = match[1]
+        if divisor is None or _ZERO.fullmatch(divisor):
+            shown = " ".join(bare[match.start() : match.start() + 40].split())
+            yield "ratios", f"{shown!r} may divide by zero: divide by nullIf(…, 0) or by a number"
+        elif divisor.lower().startswith("nullif") and not _ends_in_zero(bare, match.end() - 1):
+            yield "ratios", "nullIf(…) in a ratio takes 0 as its second argument"
+    for match in _DIVIDING.finditer(bare):
+        if not _SAFE_DIVISOR.fullmatch(_arguments(bare, match.end() - 1)[-1]):
+            yield "ratios", f"{match[0].strip()}…) may divide by zero: divide by nullIf(…, 0) or by a number"
+
+
+def _days(bare: str) -> Iterator[tuple[str, str]]:
+    for match in _TO_DAY.finditer(bare):
+        arguments = _arguments(bare, match.end() - 1)
+        is_literal = arguments and arguments[0].strip() in {"''", ""}
+        if len(arguments) == 1 and not is_literal:
+            yield (
+                "days",
+                (
+                    f"{match[1]}({arguments[0].strip()}) cuts days at midnight UTC: use the stored business day, "
+                    "or name the time zone where there is none"
+                ),
+            )
+    if truncating := _TRUNCATING.search(bare):
+        yield "days", f"{truncating[0]}…) cuts at midnight UTC: use the stored business day"
+
+
+def _machines(bare: str) -> Iterator[tuple[str, str]]:
+    for match in _FROM_SESSIONS.finditer(bare):
+        if not _PEOPLE.search(_rest_of_select(bare, match.end())):
+            yield "machines", f"dwh.{match[1]} is read without NOT is_bot: machines would count as people"
+    if re.search(r"\bFROM\s+dwh\.events\b", bare, re.IGNORECASE) and not _PEOPLE.search(bare):
+        yield "machines", "dwh.events is read without asking dwh.sessions which of them are people's (NOT is_bot)"
+
+
+def _rest_of_select(bare: str, start: int) -> str:
+    """What follows within the same parentheses, up to the next SELECT of a union; nested parentheses are left out."""
+    depth, kept = 0, []
+    for character in bare[start:]:
+        depth += (character == "(") - (character == ")")
+        if depth < 0:
+            break
+        if depth == 0:
+            kept.append(character)
+    return re.split(r"\bUNION\b", "".join(kept), flags=re.IGNORECASE)[0]
+
+
+def _arguments(bare: str, opening: int) -> list[str]:
+    """The arguments of a call whose opening parenthesis stands there."""
+    depth, found, current = 0, [], ""
+    for character in bare[opening:]:
+        depth += (character in "([") - (character in ")]")
+        if depth == 0:
+            found.append(current)
+            break
+        if character == "," and depth == 1:
+            found.append(current)
+            current = ""
+        elif not (character == "(" and depth == 1 and not current and not found):
+            current += character
+    return found
+
+
+def _ends_in_zero(bare: str, opening: int) -> bool:
+    return _arguments(bare, opening)[-1].strip() == "0"
