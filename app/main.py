@@ -10,7 +10,7 @@ import typer
 from app import __version__, console
 from app.dashboards.commands import dashboards
 from app.errors import AuditError, CaratError, SettingsError, ShopError
-from app.settings import load_settings
+from app.settings import known_settings, load_settings
 
 if TYPE_CHECKING:
     from app.backfill import Backfill
@@ -450,16 +450,23 @@ def status(*, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def doctor(*, as_json: AsJson = False) -> None:
+def doctor(
+    *,
+    settings: Annotated[bool, typer.Option("--settings", help="List every setting instead, with its default.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Check settings, connection, versions, privileges, clock and disk; say how to mend each.
 
-    Example: carat doctor
-
-    Settings (environment, .env, or CARAT_…_FILE): WAREHOUSE, SHOP_DB, TIMEZONE, SESSION_TIMEOUT, TRACKING,
-    RAW_RETENTION_DAYS, MAX_RECORD_BYTES, MAX_NESTING, SHARD_CALLS, WORKERS, SNAPSHOTS, SNAPSHOT_TIMEOUT_S,
-    MAX_DELETED_SHARE, MAX_REPLICA_LAG_S, SCRATCH, DAYS_AT_ONCE, MAX_ROW_FACTOR, PATIENCE_S; of the collector
-    WRITE_KEYS, SPOOL, SPOOL_… and COLLECT_… as the README has them; each with the prefix CARAT_.
+    Example: carat doctor --settings
     """
+    if settings:
+        listed = known_settings()
+        if as_json:
+            console.say_json(listed)
+        else:
+            console.say_table("settings", ("setting", "default", "meaning"), [tuple(row.values()) for row in listed])
+        return
+
     from app.doctor import examine
 
     findings = examine()

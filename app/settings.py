@@ -16,10 +16,11 @@ from app import addresses
 from app.addresses import Addresses
 from app.errors import SettingsError
 
-SHIPPED_TRACKING = Path(__file__).parent / "tracking.toml"
-SHIPPED_SNAPSHOTS = Path(__file__).parent / "snapshots.toml"
-SHIPPED_DEVICES = Path(__file__).parent / "rules" / "devices.toml"
-SHIPPED_CHANNELS = Path(__file__).parent / "rules" / "channels.toml"
+_HERE = Path(__file__).parent
+SHIPPED_TRACKING = _HERE / "tracking.toml"
+SHIPPED_SNAPSHOTS = _HERE / "snapshots.toml"
+SHIPPED_DEVICES = _HERE / "rules" / "devices.toml"
+SHIPPED_CHANNELS = _HERE / "rules" / "channels.toml"
 _PREFIX = "CARAT_"
 _HOST = re.compile(r"[\w-]+(?:\.[\w-]+)*")
 _DURATION = re.compile(r"(?P<amount>\d+(?:\.\d+)?)\s*(?P<unit>s|sec|m|min|h)?")
@@ -310,4 +311,22 @@ def load_settings(**overrides: Any) -> Settings:
             + e["msg"].removeprefix("Value error, ")
             for e in error.errors()
         )
-        raise SettingsError(f"{wrong}. See `carat doctor --help` for every setting") from None
+        raise SettingsError(f"{wrong}. See `carat doctor --settings` for every setting") from None
+
+
+def known_settings() -> list[dict[str, str]]:
+    """`setting, default, meaning` of every setting, as a person would write them."""
+    return [
+        {"setting": f"{_PREFIX}{name.upper()}", "default": _written(field.default), "meaning": field.description or ""}
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def _written(default: Any) -> str:
+    if isinstance(default, SecretStr):
+        default = default.get_secret_value()
+    if isinstance(default, timedelta):
+        return f"{default / timedelta(minutes=1):g}min"
+    if isinstance(default, Path) and default.is_relative_to(_HERE):
+        return "shipped"
+    return "" if default is None else str(default)

@@ -12,7 +12,7 @@ from typer.main import get_command
 
 from app.errors import SettingsError
 from app.main import app
-from app.settings import load_settings
+from app.settings import Settings, load_settings
 from tests.support.mariadb import running_mariadb
 
 VERBS = sorted(get_command(app).commands)
@@ -38,6 +38,13 @@ def test_every_verb_explains_itself_with_an_example(verb):
 def test_every_verb_is_in_the_readme_or_the_changelog():
     documents = "".join(Path(name).read_text(encoding="utf-8") for name in ("README.md", "CHANGELOG.md"))
     assert [verb for verb in VERBS if verb not in documents] == []
+
+
+def test_doctor_lists_every_setting_with_what_it_means_and_no_value_of_this_machine(tmp_path):
+    listed = json.loads(carat("doctor", "--settings", "--json", folder=tmp_path, CARAT_WRITE_KEYS="my-own-key").stdout)
+    assert [row["setting"] for row in listed] == [f"CARAT_{name.upper()}" for name in Settings.model_fields]
+    assert all(row["meaning"] for row in listed)
+    assert not [row for row in listed if "my-own-key" in row["default"] or row["default"].startswith("/")]
 
 
 def test_from_records_to_a_query_by_the_command_line_alone(tmp_path):
