@@ -16,7 +16,7 @@ from app.contracts import SESSIONS
 from app.warehouse import migrate
 from app.warehouse.client import connect_embedded
 
-EXAMPLES = int(os.environ.get("CARAT_TEST_VISITS", "12"))
+EXAMPLES = int(os.environ.get("CARAT_TEST_VISITS", "8"))
 FIRST = datetime(2026, 3, 1, tzinfo=UTC)
 
 

@@ -23,9 +23,10 @@ def arrivals(events: pl.DataFrame, rules: ChannelRules) -> pl.DataFrame:
     provider's. Where none does, the session is direct.
     """
     deciding = _deciding_calls(events, rules)
+    tagged = _tags(deciding, rules)
+    sites = _sites(pl.concat([tagged["referrer_host"], tagged.select(_plain("utm_source")).to_series()]), rules)
     told = (
-        _tags(deciding, rules)
-        .join(_sites(deciding["referrer_host"], rules), on="referrer_host", how="left", maintain_order="left")
+        tagged.join(sites, on="referrer_host", how="left", maintain_order="left")
         .join(_clicks(rules), on="click_parameter", how="left", maintain_order="left")
         .with_columns(source=_source(), medium=_medium(), search_term=_search_term(rules))
     )
@@ -35,18 +36,19 @@ def arrivals(events: pl.DataFrame, rules: ChannelRules) -> pl.DataFrame:
         pl.col("medium").fill_null(DIRECT_MEDIUM),
         pl.col(_TEXTS).fill_null(""),
     )
-    return arrived.with_columns(channel_of(arrived, rules)).select("session_number", *_ARRIVED)
+    return arrived.with_columns(channel_of(arrived, sites, rules)).select("session_number", *_ARRIVED)
 
 
-def channel_of(arrived: pl.DataFrame, rules: ChannelRules) -> pl.Series:
+def channel_of(arrived: pl.DataFrame, sites: pl.DataFrame, rules: ChannelRules) -> pl.Series:
     """The channel of each arrival, each distinct one told once.
 
-    In: `source, medium, utm_campaign, utm_term, utm_content, referrer_host, click_parameter`.
+    In: `source, medium, utm_campaign, utm_term, utm_content, referrer_host, click_parameter`. `sites`: those of
+    sources that are hosts.
     """
     asked = [name for name in ASKED if name in {"source", *rules.asked} and name != "category"]
     facts = arrived.select(pl.col(_FACTS.get(name, name)).str.to_lowercase().alias(name) for name in asked)
     distinct = facts.unique()
-    distinct = distinct.join(_categories(distinct["source"], rules), on="source", how="left")
+    distinct = distinct.join(_categories(distinct["source"], sites, rules), on="source", how="left")
     channels = distinct.with_columns(channel=_channel(rules))
     return facts.join(channels, on=asked, how="left", maintain_order="left")["channel"]
 
@@ -233,21 +235,22 @@ def _plain(column: str) -> pl.Expr:
 # ---- the channel ---------------------------------------------------------------------------------------------------
 
 
-def _categories(sources: pl.Series, rules: ChannelRules) -> pl.DataFrame:
+def _categories(sources: pl.Series, sites: pl.DataFrame, rules: ChannelRules) -> pl.DataFrame:
     """`source, category` per distinct source: as the site that it names, else as the list of sources says."""
     named = {name: site.category for site in reversed(rules.sites) for name in (*site.aliases, site.name) if name}
     listed = dict(reversed(rules.categories))
-    by_host = _first(
-        (pl.col("source").str.contains(site.host_pattern), pl.lit(site.category))
-        for site in rules.sites
-        if site.host_pattern
-    )
-    return pl.DataFrame({"source": sources.unique()}).with_columns(
-        category=pl.coalesce(
-            pl.col("source").replace_strict(named, default=None, return_dtype=pl.String),
-            by_host,
-            pl.col("source").replace_strict(listed, default=None, return_dtype=pl.String),
-            pl.lit(""),
+    by_host = sites.filter("is_site").select(source="referrer_host", by_host="site_category")
+    return (
+        pl.DataFrame({"source": sources.unique()})
+        .join(by_host, on="source", how="left")
+        .select(
+            "source",
+            category=pl.coalesce(
+                pl.col("source").replace_strict(named, default=None, return_dtype=pl.String),
+                "by_host",
+                pl.col("source").replace_strict(listed, default=None, return_dtype=pl.String),
+                pl.lit(""),
+            ),
         )
     )
 

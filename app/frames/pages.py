@@ -14,7 +14,8 @@ _PORT = r":[^:\]]*$"
 # An address without a scheme: told from a path by the dot in its first part.
 _BARE_HOST = r"^\s*((?:[\p{L}\p{N}_-]+\.)+\p{L}[\p{L}\p{N}-]+)(?:[:/?#]|$)"
 _CREDENTIALS = rf"^(\s*(?:{_SCHEME})?//)[^@/?#\\]*@"
-_ORIGIN = rf"^(?:{_SCHEME})?//[^/?#]+"
+_ORIGIN = rf"^((?:{_SCHEME})?//[^/]+)"
+_BEFORE_QUERY = "^([^?#]*)"
 _SESSION_IN_PATH = r"(?i);(?:jsessionid|phpsessid|sid|aspsessionid[a-z]*)=[^/?#;]*"
 
 
@@ -27,17 +28,19 @@ def host_of(column: str) -> pl.Expr:
 
 def page_of(column: str) -> pl.Expr:
     """An address without query, fragment, credentials and session id: the page, with scheme and host in lower case."""
-    page = (
-        pl.col(column)
-        .str.strip_chars()
-        .str.replace(r"(?s)[?#].*$", "")
-        .str.replace(_CREDENTIALS, "${1}")
-        .str.replace_all(_SESSION_IN_PATH, "")
-    )
-    origin = page.str.extract(rf"({_ORIGIN})", 1)
-    path = page.str.replace(_ORIGIN, "")
-    path = pl.when(path == "").then(pl.lit("/")).otherwise(path)
-    return pl.when(origin.is_not_null()).then(origin.str.to_lowercase() + path).otherwise(page)
+    address = pl.col(column).str.strip_chars().str.extract(_BEFORE_QUERY, 1).fill_null("")
+    return address.map_batches(_pages, return_dtype=pl.String)
+
+
+def _pages(addresses: pl.Series) -> pl.Series:
+    """The pages of addresses that have no query any more: many sessions begin on few."""
+    distinct = addresses.unique().to_frame("address")
+    page = pl.col("address").str.replace(_CREDENTIALS, "${1}").str.replace_all(_SESSION_IN_PATH, "")
+    origin = page.str.extract(_ORIGIN, 1)
+    path = page.str.slice(origin.str.len_chars().fill_null(0))
+    whole = origin.str.to_lowercase() + pl.when(path == "").then(pl.lit("/")).otherwise(path)
+    pages = distinct.with_columns(page=pl.coalesce(whole, page))
+    return addresses.to_frame("address").join(pages, on="address", how="left", maintain_order="left")["page"]
 
 
 def url_parameter(column: str, name: str) -> pl.Expr:
