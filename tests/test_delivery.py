@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -182,6 +183,17 @@ def test_what_is_delivered_again_adds_nothing(warehouse, spooling, monkeypatch):
     assert again.totals.stored == 0
     assert (stored(warehouse), rejects(warehouse)) == before
     assert (len(before[0]), len(before[1])) == (40, 20)
+
+
+def test_a_kept_segment_under_another_name_brings_back_what_the_warehouse_lost(warehouse, spooling):
+    collect(spooling.spool, [call(1), call(2)])
+    deliver_spool(warehouse, spooling).require_done()
+    warehouse.command("DELETE FROM pd.api_calls WHERE endpoint = '/api/v1/products/2'")
+    (kept,) = delivered_segments(spooling.spool)
+    shutil.copy(kept.path, spooling.spool / f"{kept.name.partition('-')[0]}-again.sealed")
+    again = deliver_spool(warehouse, spooling).require_done()
+    assert (again.totals.stored, again.totals.duplicates) == (1, 1)
+    assert [endpoint for endpoint, _ in stored(warehouse)] == ["/api/v1/products/1", "/api/v1/products/2"]
 
 
 def test_damage_in_a_segment_is_a_reject_and_costs_no_other_batch(warehouse, spooling):
