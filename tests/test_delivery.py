@@ -290,6 +290,17 @@ def test_the_hour_begins_with_the_spool_and_goes_on_where_that_fails(warehouse, 
     (spooling.spool / "000000000000001-broken.sealed").rmdir()
 
 
+def test_a_spool_that_is_none_fails_the_delivery_and_not_the_hour(warehouse, spooling, monkeypatch):
+    spooling.spool.write_bytes(b"a file")
+    monkeypatch.setenv("CARAT_SPOOL", str(spooling.spool))
+    assert [finding.is_ok for finding in examine() if finding.check == "spool"] == [False]
+    assert "CARAT_SPOOL" in str(deliver_spool(warehouse, spooling).failure)
+    with pytest.raises(SpoolError, match="cannot be used"):
+        load_spool(spooling)
+    hour = run_hour(warehouse, spooling)
+    assert [type(failure) for failure in hour.failures] == [SpoolError]
+
+
 def test_status_and_doctor_show_what_waits(spooling, monkeypatch):
     collect(spooling.spool, [call(1)], [call(2)])
     state = spool_state(spooling).row(0, named=True)
