@@ -76,10 +76,14 @@ def deliver_spool(
     (CARAT_SPOOL_SEGMENT_S) comes with the next delivery. While the warehouse does not answer, it is asked again for
     `patience_s`.
     """
-    seal_what_was_left(settings.spool)
-    remove_old_deliveries(settings.spool, keep_s=settings.spool_keep_hours * 3600)
     delivery = Delivery()
-    if not sealed_segments(settings.spool):
+    try:
+        seal_what_was_left(settings.spool)
+        remove_old_deliveries(settings.spool, keep_s=settings.spool_keep_hours * 3600)
+        if not sealed_segments(settings.spool):
+            return delivery
+    except SpoolError as error:
+        delivery.failure = error
         return delivery
     run = Run(warehouse, "load")
     try:

@@ -135,7 +135,10 @@ def _disk(settings: Settings) -> Finding:
 
 def _spool(settings: Settings) -> Finding:
     """Whether a collector could write here and has room, without making what is not there yet."""
-    depth = spool_depth(settings.spool)
+    try:
+        depth = spool_depth(settings.spool)
+    except CaratError as error:
+        return Finding("spool", is_ok=False, detail=str(error))
     folder = settings.spool.resolve()
     while not folder.exists():
         folder = folder.parent

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -184,6 +185,17 @@ def test_what_is_delivered_again_adds_nothing(warehouse, spooling, monkeypatch):
     assert (len(before[0]), len(before[1])) == (40, 20)
 
 
+def test_a_kept_segment_under_another_name_brings_back_what_the_warehouse_lost(warehouse, spooling):
+    collect(spooling.spool, [call(1), call(2)])
+    deliver_spool(warehouse, spooling).require_done()
+    warehouse.command("DELETE FROM pd.api_calls WHERE endpoint = '/api/v1/products/2'")
+    (kept,) = delivered_segments(spooling.spool)
+    shutil.copy(kept.path, spooling.spool / f"{kept.name.partition('-')[0]}-again.sealed")
+    again = deliver_spool(warehouse, spooling).require_done()
+    assert (again.totals.stored, again.totals.duplicates) == (1, 1)
+    assert [endpoint for endpoint, _ in stored(warehouse)] == ["/api/v1/products/1", "/api/v1/products/2"]
+
+
 def test_damage_in_a_segment_is_a_reject_and_costs_no_other_batch(warehouse, spooling):
     collect(spooling.spool, *([call(number)] for number in range(5)))
     (segment,) = sealed_segments(spooling.spool)
@@ -276,6 +288,17 @@ def test_the_hour_begins_with_the_spool_and_goes_on_where_that_fails(warehouse, 
     with pytest.raises(SpoolError, match="could not be read"):
         hour.require_done()
     (spooling.spool / "000000000000001-broken.sealed").rmdir()
+
+
+def test_a_spool_that_is_none_fails_the_delivery_and_not_the_hour(warehouse, spooling, monkeypatch):
+    spooling.spool.write_bytes(b"a file")
+    monkeypatch.setenv("CARAT_SPOOL", str(spooling.spool))
+    assert [finding.is_ok for finding in examine() if finding.check == "spool"] == [False]
+    assert "CARAT_SPOOL" in str(deliver_spool(warehouse, spooling).failure)
+    with pytest.raises(SpoolError, match="cannot be used"):
+        load_spool(spooling)
+    hour = run_hour(warehouse, spooling)
+    assert [type(failure) for failure in hour.failures] == [SpoolError]
 
 
 def test_status_and_doctor_show_what_waits(spooling, monkeypatch):

@@ -8,9 +8,11 @@ import os
 import secrets
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from app.errors import SpoolError
 
 OPEN, SEALED = ".open", ".sealed"
 DELIVERED = "delivered"
@@ -43,7 +45,8 @@ class Depth:
 
 def segments(folder: Path, *states: str) -> list[Segment]:
     """The segments in these states (open and sealed if none is named), the oldest first; none without a folder."""
-    return sorted(_scan(folder, frozenset(states or (OPEN, SEALED))))
+    with spool_errors(folder):
+        return sorted(_scan(folder, frozenset(states or (OPEN, SEALED))))
 
 
 def sealed_segments(folder: Path) -> list[Segment]:
@@ -69,8 +72,9 @@ def spool_depth(folder: Path) -> Depth:
 def mark_delivered(segment: Segment) -> None:
     """Note that the warehouse has it. Should the note be lost with the power, it is delivered again, to no effect."""
     kept = segment.path.parent / DELIVERED
-    kept.mkdir(mode=0o700, exist_ok=True)
-    segment.path.rename(kept / segment.path.name)
+    with spool_errors(segment.path.parent):
+        kept.mkdir(mode=0o700, exist_ok=True)
+        segment.path.rename(kept / segment.path.name)
 
 
 def delivery_lag_s(folder: Path) -> float | None:
@@ -88,8 +92,9 @@ def remove_old_deliveries(folder: Path, *, keep_s: float) -> int:
     """Remove segments that were delivered and are older than that; how many."""
     oldest_ms = (time.time() - keep_s) * 1000
     old = [segment for segment in delivered_segments(folder) if segment.written_at_ms < oldest_ms]
-    for segment in old:
-        segment.path.unlink(missing_ok=True)
+    with spool_errors(folder):
+        for segment in old:
+            segment.path.unlink(missing_ok=True)
     return len(old)
 
 
@@ -97,6 +102,17 @@ def new_name(known: Iterable[str], now_ms: int) -> str:
     """A name after all known ones, and unlike any that is gone already."""
     begun = [int(before) for before, _, _ in (name.partition("-") for name in known) if before.isdecimal()]
     return f"{max((now_ms, *(at + 1 for at in begun))):015d}-{secrets.token_hex(4)}"
+
+
+@contextmanager
+def spool_errors(folder: Path) -> Iterator[None]:
+    """What the system says, as SpoolError."""
+    try:
+        yield
+    except OSError as error:
+        raise SpoolError(
+            f"the spool {folder} cannot be used: {error.strerror or error}. Check CARAT_SPOOL, and who may write there"
+        ) from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -38,6 +38,7 @@ from app.spool.segments import (
     remove_old_deliveries,
     segments,
     spool_depth,
+    spool_errors,
     sync_folder,
 )
 
@@ -253,7 +254,7 @@ class _Writer:
             self._seal()
         for path in self._unsealed[:]:
             self._rename(path)
-        with suppress(OSError):
+        with suppress(OSError, SpoolError):
             if time.monotonic() - self._looked_at >= _LOOK_S:
                 self._look()
                 if not self._has_room(0):
@@ -404,15 +405,16 @@ class _OpenSegment:
 
 def seal_what_was_left(folder: Path) -> int:
     """Seal what a collector that is gone has left open; how many segments. Nothing while one is running."""
-    if not folder.is_dir() or not segments(folder, OPEN):
+    if not segments(folder, OPEN):
         return 0
-    lock = _take_lock(folder, wait_s=0)
-    if lock is None:
-        return 0
-    try:
-        return _seal_left(folder)
-    finally:
-        os.close(lock)
+    with spool_errors(folder):
+        lock = _take_lock(folder, wait_s=0)
+        if lock is None:
+            return 0
+        try:
+            return _seal_left(folder)
+        finally:
+            os.close(lock)
 
 
 def _seal_left(folder: Path) -> int:
