@@ -200,11 +200,11 @@ def _products(warehouse: Warehouse) -> None:
 def _pages(warehouse: Warehouse) -> None:
     of_session = {session["name"]: _session(**session) for session in _SESSIONS}
     for seq, (session, page, query, shown, clicked, values) in enumerate([
-        ("s1", 1, "Gold Ring", 4, [3], {"section": ["rings"], "products_carted": 1, "products_bought": 1}),
-        ("s1", 2, "Gold Ring", 4, [], {"section": ["rings"]}),
+        ("s1", 1, "Gold Ring", 4, [3], {"section": ["rings"], "filters_used": 1, "products_carted": 1, "products_bought": 1}),
+        ("s1", 2, "Gold Ring", 4, [], {"section": ["rings"], "filters_used": 1}),
         ("s2", 1, " gold ring", 0, [], {"is_zero_result": True}),
-        ("s3", 1, "pearl", 3, [], {"material": ["pearl"], "price_max": 100}),
-        ("s4", 1, "", 2, [1], {"section": ["rings"], "sort": "newest"}),
+        ("s3", 1, "pearl", 3, [], {"material": ["pearl"], "price_max": 100, "filters_used": 2}),
+        ("s4", 1, "", 2, [1], {"section": ["rings"], "sort": "newest", "filters_used": 1}),
         ("b1", 1, "gold ring", 4, [1, 2], {}),
     ], start=1):  # fmt: skip
         kept = ("session_date", "session_id", "visitor_id", "is_bot", "device_type", "channel")
