@@ -270,6 +270,7 @@ def test_every_card_answers_with_and_without_its_filters(demo):
     assert [str(finding) for finding in run_cards(library.cards, demo, reader_of(demo))] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mistake", [m for m in MISTAKES if not m.answers and m.check != "schema"], ids=lambda m: m.name
 )
