@@ -89,12 +89,15 @@ lock: setup ## Pin the dependencies anew, with hashes and without naming a host.
 
 # The one part of the page that is not written here: ECharts, bundled from npm, with its licences.
 CHARTS := app/dashboards/page/echarts
+CHARTS_NOTICE := /*! Apache ECharts 6.1.0, Copyright 2017-2026 The Apache Software Foundation, Apache License 2.0 \
+(www.apache.org/licenses/LICENSE-2.0); zrender 6.1.0, Copyright (c) 2017 Baidu Inc., BSD-3-Clause; tslib 2.3.0, \
+Copyright (c) Microsoft Corporation, 0BSD; parts of d3, Copyright 2010-2016 Mike Bostock, BSD-3-Clause. */
 charts: ## Bundle the page's chart library anew; needs npm.
 	mkdir -p build/charts && cp $(CHARTS)/entry.js build/charts/ && echo '{"private": true}' > build/charts/package.json
 	cd build/charts && npm install --silent --no-package-lock --no-audit --no-fund echarts@6.1.0 esbuild@0.28.2
 	cd build/charts && node_modules/.bin/esbuild entry.js --bundle --minify --format=iife --global-name=echarts \
 		--target=es2020 --charset=utf8 --legal-comments=none --log-level=warning --outfile=echarts.min.js \
-		--banner:js="/*! Apache ECharts 6.1.0, zrender 6.1.0, tslib 2.3.0: see LICENSE and NOTICE beside this file */"
+		--banner:js="$(CHARTS_NOTICE)"
 	cp build/charts/echarts.min.js $(CHARTS)/
 	cp build/charts/node_modules/echarts/LICENSE build/charts/node_modules/echarts/NOTICE $(CHARTS)/
 	cp build/charts/node_modules/echarts/licenses/LICENSE-d3 $(CHARTS)/

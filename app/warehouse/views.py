@@ -78,7 +78,6 @@ def views(settings: Settings) -> tuple[View, ...]:
             f"""SELECT arrayJoin(range(if(sessions > 0, last_day - first_day + 1, 0))) + first_day AS day,
     day > last_whole_day - recent_days AND day <= last_whole_day AS is_recent,
     first_day AS history_begins,
-    toDateTime(day + 1, {zone}) AS ends_at,
     {zone} AS time_zone
 FROM (
     SELECT min(session_date) AS first_day, max(session_date) AS last_day, count() AS sessions,
@@ -92,7 +91,6 @@ FROM (
                 "is_recent": "the last 28 whole days, or fewer whole weeks while there are not as many days before "
                 "them: what is shown where no date is chosen, and can be compared weekday by weekday",
                 "history_begins": "the first business day with a session",
-                "ends_at": "the instant at which the day ends",
                 "time_zone": "the business time zone",
             },
         ),

@@ -200,11 +200,11 @@ def _products(warehouse: Warehouse) -> None:
 def _pages(warehouse: Warehouse) -> None:
     of_session = {session["name"]: _session(**session) for session in _SESSIONS}
     for seq, (session, page, query, shown, clicked, values) in enumerate([
-        ("s1", 1, "Gold Ring", 4, [3], {"section": ["rings"], "products_carted": 1, "products_bought": 1}),
-        ("s1", 2, "Gold Ring", 4, [], {"section": ["rings"]}),
+        ("s1", 1, "Gold Ring", 4, [3], {"section": ["rings"], "filters_used": 1, "products_carted": 1, "products_bought": 1}),
+        ("s1", 2, "Gold Ring", 4, [], {"section": ["rings"], "filters_used": 1}),
         ("s2", 1, " gold ring", 0, [], {"is_zero_result": True}),
-        ("s3", 1, "pearl", 3, [], {"material": ["pearl"], "price_max": 100}),
-        ("s4", 1, "", 2, [1], {"section": ["rings"], "sort": "newest"}),
+        ("s3", 1, "pearl", 3, [], {"material": ["pearl"], "price_max": 100, "filters_used": 2}),
+        ("s4", 1, "", 2, [1], {"section": ["rings"], "sort": "newest", "filters_used": 1}),
         ("b1", 1, "gold ring", 4, [1, 2], {}),
     ], start=1):  # fmt: skip
         kept = ("session_date", "session_id", "visitor_id", "is_bot", "device_type", "channel")
@@ -376,11 +376,16 @@ def test_time_between_steps_counts_only_steps_in_their_order(ask):
 
 def test_carts_left_behind_are_those_of_sessions_without_an_order(ask):
     assert ask("Carts left behind") == [(date(2026, 3, 15), 2)]
-    assert [float(row[1]) for row in ask("Value of the carts left behind")] == [2 * 30 + 25]
     assert ask("Carts that were left behind, of all carts")[-1][1] == pytest.approx(2 / 3)
-    left = ask("What is left in carts")
-    assert [(row[0], row[1], row[2], float(row[3])) for row in left] == [("Ring 10", 2, 3, 85.0)]
-    assert [float(row[1]) for row in ask("Value of the carts left behind", channel=["Email"])] == [25]
+    assert dict(ask("How far carts came before they were left")) == {"Left in the cart": 1, "Left in the checkout": 1}
+
+
+def test_value_left_in_carts_is_of_what_was_not_taken_out_again_and_not_ordered(ask):
+    assert [float(row[1]) for row in ask("Value left in carts")] == [2 * 30 + 25 + 70]
+    assert [float(row[1]) for row in ask("Value left in carts", channel=["Email"])] == [25 + 70]
+    assert {row[0]: float(row[1]) for row in ask("Value left in carts by day")}[date(2026, 3, 16)] == 60
+    left = [(row[0], row[1], row[2], float(row[3])) for row in ask("What is left in carts")]
+    assert left == [("Ring 10", 2, 3, 85.0), ("Ring 12", 1, 1, 70.0)]
 
 
 # ---- Traffic, catalog, products ----------------------------------------------------------------------------------

@@ -90,7 +90,8 @@ const Figures = (() => {
     const rates = steps.map((step, index) => (index && steps[index - 1].amount ? step.amount / steps[index - 1].amount : null));
     const worst = rates.reduce((low, rate, index) => (rate !== null && (low < 0 || rate < rates[low]) ? index : low), -1);
     const percent = (share) => Format.number(share, { number_style: "percent", decimals: 1 });
-    const headings = ["", "", `${Format.title(settings, metric)}, of all`, "lost"].map((text) => make("div", { role: "columnheader" }, text));
+    const counted = make("span.where-there-is-room", {}, `${Format.title(settings, metric)}, `);
+    const headings = [[""], [""], [counted, "of all"], ["lost"]].map((words) => make("div", { role: "columnheader" }, ...words));
     const table = make("div.funnel", { role: "table", "aria-label": card.name }, make("div.step.step-head", { role: "row" }, ...headings));
     steps.forEach((step, index) => {
       const share = first ? step.amount / first : 0;

@@ -2,6 +2,7 @@
 const Tables = (() => {
   const { make } = Dom;
   const SHOWN_ROWS = 300;
+  const LONG_TEXT = 22;
   const LONG_WORD = /\S{29}/;
 
   function visibleColumns(settings, result) {
@@ -24,7 +25,8 @@ const Tables = (() => {
     const body = make("tbody");
     const heads = columns.map((column) => {
       const button = make("button", { type: "button", onclick: () => sortBy(column) }, Format.title(settings, column.name));
-      return make(`th${column.type === "number" ? ".number" : ""}`, { scope: "col" }, button);
+      const kind = column.type === "number" ? ".number" : isLong(result, column) ? ".is-long" : "";
+      return make(`th${kind}`, { scope: "col" }, button);
     });
 
     function sortBy(column) {
@@ -50,6 +52,11 @@ const Tables = (() => {
     fit(box.lastChild, table, result.rows.length);
     const left = result.rows.length - SHOWN_ROWS;
     if (left > 0 || source.is_cut) box.append(make("div.note", {}, `the first ${Math.min(SHOWN_ROWS, result.rows.length)} rows`));
+  }
+
+  // Whether a column holds sentences and names rather than words.
+  function isLong(result, column) {
+    return column.type === "text" && Series.values(result, column.name).some((value) => String(value ?? "").length > LONG_TEXT);
   }
 
   // Rows take the room that their card has, within reason.
