@@ -47,7 +47,7 @@ const Series = (() => {
     const x = { column: column(result, across), places: places(xs, column(result, across)) };
     const at = new Map(x.places.map((place, index) => [place, index]));
     const taken = new Set();
-    const series = breakout
+    const every = breakout
       ? groups(values(result, breakout), values(result, metrics[0]), xs, at).map(([name, list]) => {
           const shown = Format.formatter(settings, column(result, breakout))(name);
           return one(card, String(name), shown, metrics[0], list, taken, () => colourOf(shown, taken));
@@ -57,6 +57,8 @@ const Series = (() => {
           values(result, metric).forEach((value, row) => (list[at.get(xs[row])] = value));
           return one(card, metric, Format.title(settings, metric), metric, list, taken, () => PALETTE[index % PALETTE.length]);
         });
+    const known = every.filter((own) => own.values.some((value) => value !== null));
+    const series = known.length ? known : every; // a series without any value needs no place in the legend
     if (settings["line.missing"] === "zero") series.forEach((own) => (own.values = own.values.map((v) => v ?? 0)));
     spreadOverAxes(card, series);
     return { x, series };

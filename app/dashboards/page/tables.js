@@ -47,7 +47,7 @@ const Tables = (() => {
     }
 
     fill();
-    const table = make("table.rows", { style: { "--pad": "4px" } }, make("thead", {}, make("tr", {}, ...heads)), body);
+    const table = make(pivoted ? "table.rows.is-grid" : "table.rows", { style: { "--pad": "4px" } }, make("thead", {}, make("tr", {}, ...heads)), body);
     box.append(make("div.scroll", { tabindex: "0", role: "region", "aria-label": card.name }, table));
     fit(box.lastChild, table, result.rows.length);
     const left = result.rows.length - SHOWN_ROWS;
