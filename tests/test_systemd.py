@@ -139,9 +139,9 @@ def test_all_that_touch_the_spool_mean_the_same_directory():
     assert spools == {"/var/lib/carat/spool"}
 
 
-def test_the_collector_holds_no_secret_but_the_write_keys_and_has_no_network():
+def test_the_collector_holds_no_secret_but_its_keys_and_has_no_network():
     unit = (SOURCE / "carat-collector.service").read_text()
-    assert set(re.findall(r"Credential=(\w+)", unit)) == {"write_keys"}
+    assert set(re.findall(r"Credential=(\w+)", unit)) == {"write_keys", "ip_key"}
     assert {"PrivateNetwork=true", "RestrictAddressFamilies=AF_UNIX", "MemoryDenyWriteExecute=true"} <= {
         *unit.splitlines()
     }
