@@ -1,7 +1,7 @@
 """The one process of `carat serve` that owns the warehouse: it delivers the spool and does the hourly work.
 
-All that writes is done by one thread, one thing after the other. A page that shows the warehouse runs beside it, in a
-thread of its own, and reads by `Reader`.
+All that writes is done by one thread, one thing after the other. A page that shows the warehouse, and what answers
+other commands' queries of an embedded one, run beside it in threads of their own, and read by `Reader`.
 """
 
 import threading
@@ -12,13 +12,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol, TypeVar
 
 from app import console, watchdog
-from app.delivery import deliver_spool
+from app.backfill import build_stale
+from app.delivery import Delivery, deliver_spool
 from app.errors import CaratError, SettingsError, WarehouseGoneError
 from app.hourly import run_hour
+from app.jobs.build import JOBS
 from app.runs import prepare
 from app.settings import Settings
 from app.spool import seal_what_was_left, sealed_segments
 from app.warehouse import Warehouse, open_warehouse
+from app.warehouse.beside import answering
+from app.warehouse.client import embedded_path
 
 PURPOSE = "carat serve"
 _LOOK_S = 1.0
@@ -65,7 +69,10 @@ class Page(Protocol):
 
 
 class Keeper:
-    """Delivers what is sealed, and does an hour's work at the beginning and at each full hour."""
+    """Delivers what is sealed, and does an hour's work at the beginning and at each full hour.
+
+    The first calls of a new warehouse are built as soon as they are delivered.
+    """
 
     def __init__(self, settings: Settings, *, stopped: threading.Event, page: Page | None = None) -> None:
         self._settings = settings
@@ -73,6 +80,7 @@ class Keeper:
         self._page = page
         self._reader = Reader(settings)
         self._hour_due_at = datetime.min.replace(tzinfo=UTC)
+        self._is_new = False  # nothing was built yet, nor tried since the hour's work
         self._pause_s = 0.0
         self._paused_until = 0.0
 
@@ -83,9 +91,11 @@ class Keeper:
         if self._settings.has_server:
             self._work(self._hold_server)
         else:
+            path = embedded_path(self._settings.warehouse.get_secret_value())
             with open_warehouse(self._settings, purpose=PURPOSE) as warehouse, self._reader.over(warehouse):
                 prepare(warehouse, self._settings)
-                self._work(lambda: nullcontext(warehouse))
+                with answering(path, self._reader.read):
+                    self._work(lambda: nullcontext(warehouse))
 
     def _work(self, hold: _Hold) -> None:
         while not self._stopped.is_set():
@@ -104,11 +114,13 @@ class Keeper:
             if self._is_hour_due():
                 with hold() as warehouse:
                     hour = run_hour(warehouse, self._settings, say=watchdog.status)
+                    self._is_new = not hour.backfill.stale and not warehouse.scalar("SELECT count() FROM etl.ledger")
                 self._hour_due_at = _next_hour(datetime.now(tz=UTC))
                 hour.require_done()
             elif self._has_sealed():
                 with hold() as warehouse:
                     delivery = deliver_spool(warehouse, self._settings, is_stopped=self._has_other_work)
+                    self._build_first(warehouse, delivery)
                 delivery.require_done()
             self._pause_s = 0.0
         except SettingsError:
@@ -117,6 +129,13 @@ class Keeper:
             self._pause_s = min(max(self._pause_s * 2, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
             self._paused_until = time.monotonic() + self._pause_s
             console.log.warning("not everything could be done", error=str(error), again_in_s=self._pause_s)
+
+    def _build_first(self, warehouse: Warehouse, delivery: Delivery) -> None:
+        """Build the first calls, once an hour at most: what fails is tried again with the hour's work."""
+        if self._is_new and delivery.totals.stored:
+            self._is_new = False
+            watchdog.status("building the first calls")
+            build_stale(warehouse, self._settings, jobs=JOBS).require_done()
 
     def _is_hour_due(self) -> bool:
         return datetime.now(tz=UTC) >= self._hour_due_at

@@ -23,7 +23,7 @@ import uvicorn
 from app import console
 from app.dashboards.answers import Read, answer_cards, reader_of, stored_days
 from app.dashboards.model import Dashboard, Library, load_library
-from app.dashboards.preview import live_page, made_of, page_filters
+from app.dashboards.preview import BY_ETL, live_page, made_of, page_filters
 from app.dashboards.sql import parse_period
 from app.errors import CaratError, DashboardError, SettingsError
 
@@ -38,6 +38,10 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+_BY_SERVE = (
+    "The first calls are built as soon as `carat serve` has delivered them, within half a minute; what "
+    "follows, at each full hour"
+)
 _FRESH_S = 15.0
 _MOST_REMEMBERED = 64
 _MOST_WAITING = 8
@@ -73,12 +77,16 @@ class LivePage:
     """The application; `ask` is only ever called by one thread, with what is to be read for one answer.
 
     Requests that name another host than `hosts` are refused, so that a web page elsewhere cannot read through a name
-    of its own that leads here; None takes any, for use behind a proxy.
+    of its own that leads here; None takes any, for use behind a proxy. `until_built` is shown while there are no
+    sessions.
     """
 
-    def __init__(self, ask: Ask, library: Library, *, hosts: frozenset[str] | None = LOOPBACK) -> None:
+    def __init__(
+        self, ask: Ask, library: Library, *, hosts: frozenset[str] | None = LOOPBACK, until_built: str = BY_ETL
+    ) -> None:
         self._ask = ask
         self._library = library
+        self._until_built = until_built
         self._hosts = hosts
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="live-page")
         self._remembered: OrderedDict[Any, tuple[float, asyncio.Task[bytes]]] = OrderedDict()
@@ -116,13 +124,16 @@ class LivePage:
             raise _RefusalError(405, "only GET is answered")
         match scope["path"]:
             case "/":
-                body = await self._remember("page", lambda read: live_page(read, self._library))
+                body = await self._remember("page", self._page)
                 return _Answer(200, _HTML, body)
             case "/api/cards":
                 dashboard, chosen = self._asked(scope["query_string"])
                 key = (dashboard.slug, *sorted((slug, str(value)) for slug, value in chosen.items()))
                 return _Answer(200, _JSON, await self._remember(key, lambda read: self._cards(read, dashboard, chosen)))
         raise _RefusalError(404, "there is nothing here: the page is at /")
+
+    def _page(self, read: Read) -> bytes:
+        return live_page(read, self._library, until_built=self._until_built)
 
     @staticmethod
     def _cards(read: Read, dashboard: Dashboard, chosen: Mapping[str, Any]) -> bytes:
@@ -177,12 +188,14 @@ def asking(read: Read) -> Ask:
     return lambda question: question(read)
 
 
-def serve_page(ask: Ask, library: Library, *, host: str, port: int, stopped: threading.Event) -> None:
+def serve_page(
+    ask: Ask, library: Library, *, host: str, port: int, stopped: threading.Event, until_built: str = BY_ETL
+) -> None:
     """Serve the live page until told to stop; port 0 takes any that is free."""
     hosts = LOOPBACK | {host} if host in LOOPBACK else None
     server = uvicorn.Server(
         uvicorn.Config(
-            LivePage(ask, library, hosts=hosts),
+            LivePage(ask, library, hosts=hosts, until_built=until_built),
             log_config=None,
             access_log=False,
             server_header=False,
@@ -211,7 +224,7 @@ def page_of_keeper(host: str, port: int) -> "Page":
         def ask(question: Callable[[Read], bytes]) -> bytes:
             return reader.read(lambda warehouse: question(reader_of(warehouse)))
 
-        serve_page(ask, load_library(), host=host, port=port, stopped=stopped)
+        serve_page(ask, load_library(), host=host, port=port, stopped=stopped, until_built=_BY_SERVE)
 
     return show
 

@@ -28,6 +28,7 @@ _SCRIPTS = (
 _PLACE = re.compile(r"\{\{(policy|style|content|script)\}\}")
 _STATIC_POLICY = "connect-src 'none'"
 _LIVE_POLICY = "connect-src 'self'"
+BY_ETL = "They are built out of the stored calls by `carat etl`, or `carat hourly`"
 
 
 def write_page(read: Read, library: Library, path: Path, chosen: Mapping[str, Any] | None = None) -> int:
@@ -49,9 +50,10 @@ def static_page(read: Read, library: Library, chosen: Mapping[str, Any]) -> byte
     return _assemble(content, _STATIC_POLICY)
 
 
-def live_page(read: Read, library: Library) -> bytes:
-    """The page without data, which asks for it as filters are chosen."""
-    return _assemble(_content(read, library, {}) | {"results": {}, "is_live": True}, _LIVE_POLICY)
+def live_page(read: Read, library: Library, *, until_built: str = BY_ETL) -> bytes:
+    """The page without data, which asks for it as filters are chosen; `until_built`: what is to be done before."""
+    content = _content(read, library, {}, until_built=until_built)
+    return _assemble(content | {"results": {}, "is_live": True}, _LIVE_POLICY)
 
 
 def chosen_filters(library: Library, texts: Sequence[str]) -> dict[str, Any]:
@@ -80,10 +82,11 @@ def made_of(days: Days) -> str:
     return f"{_span(days.first, days.last)}, people only" if days.first and days.last else "no sessions are stored yet"
 
 
-def _content(read: Read, library: Library, chosen: Mapping[str, Any]) -> dict[str, Any]:
+def _content(read: Read, library: Library, chosen: Mapping[str, Any], *, until_built: str = BY_ETL) -> dict[str, Any]:
     days = stored_days(read)
     return {
         "made": made_of(days),
+        "until_built": "" if days.first else until_built,
         "chosen": {slug: value for slug, value in chosen.items() if value},
         "filters": [_filter(read, library, parameter, days, chosen) for parameter in page_filters(library)],
         "dashboards": [_dashboard(dashboard) for dashboard in library.dashboards],

@@ -130,10 +130,16 @@ class Warehouse:
         )
         return dict(self.query(" UNION ALL ".join(parts)).iter_rows()) if tables else {}
 
-    def raw(self, sql: str, *, fmt: str) -> bytes:
+    def raw(self, sql: str, *, fmt: str, parameters: Mapping[str, Any] | None = None) -> bytes:
         """The result of a query in one of ClickHouse's own output formats."""
         with self._readable_errors():
-            return bytes(self._client.raw_query(sql, fmt=fmt))
+            return bytes(self._client.raw_query(sql, parameters=dict(parameters or {}), fmt=fmt))
+
+    def read_only(self, settings: Mapping[str, Any]) -> None:
+        """Have the engine refuse, on this connection from now on, what changes data; with these settings."""
+        with self._readable_errors():
+            for name, value in (dict(settings) | {"readonly": 2}).items():
+                self._client.set_client_setting(name, value)
 
     def write_arrow_file(self, sql: str, path: Path) -> None:
         """Write the result of a query to an Arrow file on this machine, in bounded memory; text as bytes."""

@@ -3,10 +3,12 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 from app.errors import LockedError
 from app.settings import Settings
+from app.warehouse.beside import connect_beside, is_answered
 from app.warehouse.client import ANSWER_S, Warehouse, connect_embedded, connect_server, embedded_path
 from app.warehouse.lease import hold_lease
 from app.warehouse.lock import hold_embedded
@@ -25,7 +27,8 @@ def open_warehouse(
     A server that does not answer a statement within `answer_s` counts as gone.
 
     The embedded engine has room for one process; a server for any number that only read (`writes` is false) beside
-    one that writes. Raises LockedError when another process holds it, WarehouseError when there is no connection.
+    one that writes. Who only reads an embedded one that `carat serve` holds has its queries answered by that. Raises
+    LockedError when another process holds it, WarehouseError when there is no connection.
     """
     url = settings.warehouse.get_secret_value()
     if settings.has_server:
@@ -36,12 +39,25 @@ def open_warehouse(
             with _after_the_loader(lambda: hold_lease(warehouse, purpose=purpose), purpose) as lease:
                 yield warehouse.guarded_by(lease.require)
     else:
-        path = embedded_path(url)
         with (
-            _after_the_loader(lambda: hold_embedded(path, purpose=purpose), purpose),
-            connect_embedded(path) as warehouse,
+            _embedded(embedded_path(url), purpose=purpose, writes=writes) as connect,
+            connect() as warehouse,
         ):
             yield warehouse
+
+
+@contextmanager
+def _embedded(path: Path, *, purpose: str, writes: bool) -> Iterator[Callable[[], Warehouse]]:
+    """How to connect to an embedded warehouse: as who holds it, or beside who does and answers."""
+    held: LockedError | None = None
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(_after_the_loader(lambda: hold_embedded(path, purpose=purpose), purpose))
+        except LockedError as error:
+            if writes or not is_answered(path):
+                raise
+            held = error
+        yield (lambda: connect_beside(path, held)) if held else (lambda: connect_embedded(path))
 
 
 @contextmanager

@@ -7,6 +7,7 @@
   const drawn = [];
   const state = { dashboard: content.dashboards[0], tab: 0, filters: { ...content.chosen }, turn: 0 };
   const WAIT_MS = 250;
+  const AGAIN_MS = 20_000;
 
   // ---- one card ----
 
@@ -101,6 +102,7 @@
     byId("name").textContent = state.dashboard.name;
     byId("description").textContent = state.dashboard.description;
     document.title = `${state.dashboard.name} – Carat`;
+    if (content.until_built) return void grid.replaceChildren(make("section.whole", {}, message("No sessions are stored yet", content.until_built)));
     if (content.is_live && !(await fetched(turn))) return;
     forget();
     grid.replaceChildren();
@@ -270,6 +272,15 @@
     apply();
   }
 
+  // Before there are sessions: once there are, the page comes anew, with what its filters offer.
+  function lookAgain() {
+    setTimeout(async () => {
+      const answer = await fetch("./").catch(() => null);
+      if (answer?.ok) location.reload();
+      else lookAgain();
+    }, AGAIN_MS);
+  }
+
   let resizing = 0;
   addEventListener("resize", () => {
     cancelAnimationFrame(resizing);
@@ -283,4 +294,5 @@
   arrows(byId("tabs"));
   addEventListener("hashchange", follow);
   follow();
+  if (content.is_live && content.until_built) lookAgain();
 })();
