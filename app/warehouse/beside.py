@@ -202,6 +202,8 @@ class _Desk:
         try:
             return 0, self._read(ask)
         except CaratError as error:
+            if self._is_closing.is_set():
+                return LockedError.exit_code, b"`carat serve` is being stopped; run the same command again"
             return error.exit_code, f"{error}{_mend(str(error))}".encode()
         except Exception as error:  # noqa: BLE001  who asked is told, and the work goes on
             console.record_failure(error)

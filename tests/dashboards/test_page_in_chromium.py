@@ -23,7 +23,8 @@ from selenium.webdriver.support.ui import Select
 from app.dashboards import load_library
 from app.dashboards.answers import reader_of, result_of
 from app.dashboards.preview import static_page, write_page
-from app.warehouse import open_warehouse
+from app.settings import Settings
+from app.warehouse import migrate, open_warehouse
 from tests.conftest import SHARED_DATA
 from tests.dashboards.gallery import a_card, a_dashboard, a_library, every_display, literal
 from tests.support.chromium import Browser, running_chromium
@@ -281,6 +282,19 @@ def test_what_is_empty_or_failed_says_so(browser, demo_settings, tmp_path):
     assert (seen["Nothing"]["state"], seen["Wrong"]["state"]) == ("empty", "error")
     assert "Try a longer period" in seen["Nothing"]["said"]
     assert "nowhere" in seen["Wrong"]["said"]
+    assert browser.complaints() == []
+
+
+def test_before_there_are_sessions_one_message_stands_for_all_cards(browser, tmp_path):
+    settings = Settings(_env_file=None, warehouse=f"chdb://{tmp_path}/warehouse")
+    with open_warehouse(settings, purpose="a test") as warehouse:
+        migrate(warehouse, settings)
+        write_page(reader_of(warehouse), load_library(), tmp_path / "page.html")
+    opened(browser, (tmp_path / "page.html").as_uri())
+    [message] = browser.driver.find_elements(By.CSS_SELECTOR, "#grid [data-state]")
+    assert message.text.splitlines()[0] == "No sessions are stored yet"
+    assert "`carat etl`" in message.text
+    assert browser.run(SEEN) == []
     assert browser.complaints() == []
 
 

@@ -166,6 +166,7 @@ def test_a_page_of_an_empty_warehouse_has_every_dashboard_and_says_what_is_missi
     errors = {own["error"] for own in content["results"].values() if "error" in own}
     assert errors == {"the shop's database was never read: run `carat snapshot`, its history begins with that"}
     assert content["made"] == "no sessions are stored yet"
+    assert "carat etl" in content["until_built"]
     assert [child.name for child in path.parent.iterdir()] == ["page.html"]
 
 
@@ -259,6 +260,11 @@ def test_the_live_page_itself_holds_no_results(read):
     assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
     content = Parts(body).content
     assert (content["results"], content["is_live"]) == ({}, True)
+
+
+def test_the_live_page_says_what_its_server_knows_of_the_first_sessions(read):
+    [(_, _, body)] = ask(LivePage(asking(read), one_card("SELECT 1"), until_built="They are built at noon"), "/")
+    assert Parts(body).content["until_built"] == "They are built at noon"
 
 
 @pytest.mark.parametrize(

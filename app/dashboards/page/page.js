@@ -102,7 +102,11 @@
     byId("name").textContent = state.dashboard.name;
     byId("description").textContent = state.dashboard.description;
     document.title = `${state.dashboard.name} – Carat`;
-    if (content.until_built) return void grid.replaceChildren(make("section.whole", {}, message("No sessions are stored yet", content.until_built)));
+    if (content.until_built) {
+      grid.replaceChildren(make("section.whole", {}, message("No sessions are stored yet", content.until_built)));
+      grid.dataset.shown = `${state.dashboard.slug}/${state.tab}/${turn}`;
+      return;
+    }
     if (content.is_live && !(await fetched(turn))) return;
     forget();
     grid.replaceChildren();
