@@ -182,6 +182,18 @@ def test_more_than_are_answered_at_once_wait_and_who_hangs_or_talks_nonsense_is_
             connection.close()
 
 
+def test_too_long_a_query_is_not_sent(asking):
+    with pytest.raises(WarehouseError, match="too long to be answered by `carat serve`"):
+        asking.raw(f"SELECT '{'a' * 17_000_000}'", fmt="CSV")
+
+
+def test_another_user_is_not_answered(asking, folder, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)  # of whoever answers: the other side is what the kernel says
+    assert not is_answered(folder)
+    with pytest.raises(WarehouseError, match="ended before it had answered"):
+        asking.scalar("SELECT 1")
+
+
 def test_who_holds_a_warehouse_and_answers_nobody_is_named_as_ever(tmp_path):
     settings = Settings(_env_file=None, warehouse=f"chdb://{tmp_path}/warehouse")
     with hold_embedded(tmp_path / "warehouse", purpose="carat etl"):

@@ -40,7 +40,7 @@ _LOOK_S = 0.1
 _END_S = 5.0
 _LIMITS = {
     "max_execution_time": _LONGEST_S,
-    "max_memory_usage": 1024**3,
+    "max_memory_usage": min(1024**3, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8),
     "max_result_bytes": 128 * 1024**2,
     "max_threads": max(1, (os.cpu_count() or 2) // 2),
 }
@@ -102,12 +102,14 @@ class _Asking:
 
     def raw_query(self, query: str, parameters: Mapping[str, Any] | None = None, fmt: str = "") -> bytes:
         question = msgspec.json.encode(_Question(query, fmt, dict(parameters or {})))
+        if len(question) > _LARGEST_QUESTION:
+            raise WarehouseError(f"a query of {len(question):,} bytes is too long to be answered by `carat serve`")
         try:
             with _connect(self._path) as connection:
                 connection.sendall(_QUESTION.pack(len(question)) + question)
                 code, length = _ANSWER.unpack(_receive(connection, _ANSWER.size))
                 answer = _receive(connection, length)
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):
             raise LockedError(f"{self._held} (it is busy with other questions)", holder=self._held.holder) from None
         except OSError as error:
             problem = "the process that holds the warehouse ended before it had answered; run the same command again"
@@ -255,7 +257,7 @@ def _listen(path: Path) -> socket.socket:
         with _address(path) as address:
             listener.bind(address)
         (path / _NAME).chmod(0o600)  # before anybody can connect
-        listener.listen(16)
+        listener.listen(64)
         listener.settimeout(_LOOK_S)
     except BaseException:
         listener.close()
