@@ -12,7 +12,7 @@ import msgspec
 
 _KEPT_BITS = {4: 24, 6: 48}
 _HASHED = re.compile(r"hashed-[0-9a-f]{32}")
-_IN_JSON = re.compile(rb'("ip"\s*:\s*")((?:[^"\\]|\\.)*)(")')
+_IN_JSON = re.compile(rb'("ip"\s*:\s*")((?:[^"\\]|\\.)*)("|\\?\Z)', re.DOTALL)
 _MOST_REMEMBERED = 65_536
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -28,7 +28,11 @@ class Addresses:
         return records if self.treat is _kept else [self.in_bytes(record) for record in records]
 
     def in_bytes(self, record: bytes) -> bytes:
-        """A record as it was sent, with its address treated; in what is no JSON, as far as it can be found."""
+        """A record as it was sent, with its address treated; in what is no JSON, as far as it can be found.
+
+        What is no text under that name may hold one in any form, so nothing is left of it: an empty list, which no
+        call record may have there.
+        """
         if self.treat is _kept:
             return record
         try:
@@ -36,7 +40,13 @@ class Addresses:
             ip = msgspec.json.decode(fields.get("ip", b"null"))
         except (msgspec.MsgspecError, RecursionError):
             return _IN_JSON.sub(lambda match: match[1] + self._treated(match[2]) + match[3], record)
-        return msgspec.json.encode(fields | {"ip": self.treat(ip)}) if isinstance(ip, str) else record
+        if "ip" not in fields:
+            return record
+        if ip is not None:
+            ip = self.treat(ip) if isinstance(ip, str) else []
+        return msgspec.json.encode(
+            fields | {"ip": ip}
+        )  # also where it is null: a name that is there twice is there once
 
     def _treated(self, text: bytes) -> bytes:
         return self.treat(text.decode("ascii", "replace")).encode()

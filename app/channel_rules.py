@@ -12,7 +12,7 @@ from pathlib import Path
 
 from app.errors import SettingsError
 from app.rule_files import RuleFile, RuleTable
-from app.settings import SHIPPED_CHANNELS
+from app.settings import HOST, SHIPPED_CHANNELS
 
 # What of a session's arrival a channel can ask for.
 ASKED = ("source", "medium", "campaign", "term", "content", "host", "click_id", "category")
@@ -122,10 +122,18 @@ def parse_channel_rules(file: RuleFile, *, folder: Path) -> ChannelRules:
         tuple(_click_id(table) for table in file.tables("click_id", (field.name for field in fields(ClickId)))),
         tuple(_site(t) for t in file.tables("site", ("name", "category", "medium", "domains", "pattern", "aliases"))),
         tuple(pair for name in file.texts("categories") for pair in _categories(folder / name)),
-        file.texts("own_hosts"),
-        file.texts("payment_hosts"),
+        _hosts(file, "own_hosts"),
+        _hosts(file, "payment_hosts"),
         file.texts("search_parameters"),
     )
+
+
+def _hosts(file: RuleFile, key: str) -> tuple[str, ...]:
+    hosts = file.texts(key)
+    for host in hosts:
+        if not HOST.fullmatch(host.strip(".")):
+            raise file.error("", 0, key, f"{host!r} is no host such as shop.example")
+    return hosts
 
 
 def _click_id(table: RuleTable) -> ClickId:

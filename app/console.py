@@ -24,6 +24,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from app import watchdog
 
@@ -76,11 +77,11 @@ def say_error(line: str) -> None:
 
 def say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
     """A table; columns named in `right` hold numbers."""
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(title=Text(title, style="table.title"), title_justify="left", header_style="bold")
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        table.add_column(Text(column), justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(format_value(value) for value in row))
+        table.add_row(*(Text(format_value(value)) for value in row))  # a text may hold [brackets]: no markup
     _out.print(table)
 
 
@@ -101,7 +102,7 @@ def progress(label: str, total: int | None) -> Iterator["Bar"]:
     """A progress bar on stderr while a terminal is there to show it."""
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -1,6 +1,7 @@
 """The country of an address, from a database file in MaxMind's format that the installation supplies: no network."""
 
 import hashlib
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -74,7 +75,9 @@ def load_countries(path: Path | None) -> Countries:
     if path is None:
         return Countries()
     if find_spec("maxminddb") is None:
-        raise SettingsError("CARAT_GEO_DATABASE needs a library that is not installed: pip install 'carat[geo]'")
+        raise SettingsError(
+            f"CARAT_GEO_DATABASE needs a library that is not installed: {sys.executable} -m pip install maxminddb"
+        )
     import maxminddb  # noqa: PLC0415  an optional extra
 
     try:

@@ -6,6 +6,7 @@ process would. What travels are days, rules and sums: calls and secrets stay whe
 
 import logging
 import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -279,7 +280,9 @@ def _distributed() -> Any:
     try:
         import distributed  # noqa: PLC0415  a second to load, and only --on needs it
     except ImportError:
-        raise SettingsError("--on needs Dask's scheduler: pip install 'carat[distributed]', on every machine") from None
+        raise SettingsError(
+            f"--on needs Dask's scheduler: {sys.executable} -m pip install distributed, on every machine"
+        ) from None
     return distributed
 
 

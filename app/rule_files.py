@@ -27,8 +27,10 @@ class RuleFile:
         """The file; SettingsError names the setting if there is none."""
         try:
             return cls(path.read_text(encoding="utf-8"), str(path))
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{setting}: cannot read {path}: {error}") from None
+        except OSError as error:
+            raise SettingsError(f"{setting}: cannot read {path}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise SettingsError(f"{setting}: {path} holds no text in UTF-8") from None
 
     def require_keys(self, known: Iterable[str]) -> None:
         """Raise unless the file's own keys are among these."""

@@ -46,7 +46,7 @@ class Part:
     def start(self) -> None:
         environment = {name: value for name, value in os.environ.items() if name not in _OF_SYSTEMD}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "app", *self.arguments],
+            [sys.executable, "-P", "-m", "app", *self.arguments],  # a folder called app beside it is not Carat
             env=environment,
             stdin=subprocess.DEVNULL,
             pass_fds=self.handles,

@@ -22,7 +22,7 @@ SHIPPED_SNAPSHOTS = _HERE / "snapshots.toml"
 SHIPPED_DEVICES = _HERE / "rules" / "devices.toml"
 SHIPPED_CHANNELS = _HERE / "rules" / "channels.toml"
 _PREFIX = "CARAT_"
-_HOST = re.compile(r"[\w-]+(?:\.[\w-]+)*")
+HOST = re.compile(r"[\w-]+(?:\.[\w-]+)*")
 _DURATION = re.compile(r"(?P<amount>\d+(?:\.\d+)?)\s*(?P<unit>s|sec|m|min|h)?")
 _LONGEST_AMOUNT = 12
 _SHORTEST_KEY = 16
@@ -47,6 +47,8 @@ class _SecretFiles(EnvSettingsSource):
                     found[name] = path.read_text(encoding="utf-8").strip()
                 except OSError as error:
                     raise SettingsError(f"{_PREFIX}{name.upper()}_FILE: cannot read {path}: {error.strerror}") from None
+                except UnicodeDecodeError:
+                    raise SettingsError(f"{_PREFIX}{name.upper()}_FILE: {path} holds no text in UTF-8") from None
         return found
 
 
@@ -247,7 +249,7 @@ class Settings(BaseSettings):
     @classmethod
     def _names_of_hosts(cls, value: str) -> str:
         for host in value.split(","):
-            if host.strip() and not _HOST.fullmatch(host.strip()):
+            if host.strip() and not HOST.fullmatch(host.strip()):
                 raise ValueError(f"{host.strip()!r} is no host such as shop.example; hosts stand between commas")
         return value
 

@@ -84,6 +84,25 @@ def test_no_stored_byte_holds_an_address_that_is_not_to_be_kept(warehouse, tmp_p
         assert all(kept in record and "203.0.113.77" not in record for record in rejected)
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        b'{"ts": 1, "ip": ["203.0.113.77"]}',
+        b'{"ts": 1, "ip": {"v4": "203.0.113.77"}}',
+        b'{"ts": 1, "ip": 3405803853}',
+        b'{"ts": 1, "ip": "203.0.113.77", "ip": null}',
+        b'{"ts": 1, "ip": "203.0.113.77", "ip": ["203.0.113.77"]}',
+        b'{"ts": 1, "ip": "203.0.113.77',
+        b'{"ts": 1, "ip": "203.0.113.77\\',
+    ],
+)
+def test_address_in_an_odd_record_is_not_kept(record):
+    treated = addresses.truncated().in_bytes(record)
+    assert b"203.0.113.77" not in treated
+    assert b"3405803853" not in treated
+    assert addresses.truncated().in_bytes(treated) == treated
+
+
 # ---- countries ---------------------------------------------------------------------------------------------------
 
 

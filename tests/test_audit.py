@@ -42,7 +42,7 @@ def spoil(monkeypatch, module, change):
             staging, "append", lambda table, frame, *, through: append(table, change(table, frame), through=through)
         )
         try:
-            run(*arguments, **options)
+            return run(*arguments, **options)
         finally:
             monkeypatch.setattr(staging, "append", append)
 

@@ -285,6 +285,7 @@ def serving(folder: Path) -> Iterator[Serving]:
     environment = {
         "PATH": os.environ["PATH"], "CARAT_SPOOL": f"{folder}/spool", "CARAT_WRITE_KEYS": KEY, "CARAT_SPOOL_SEGMENT_S": "0.3",
         "CARAT_WAREHOUSE": f"chdb://{folder}/warehouse", "CARAT_LOG": f"{folder}/log", "CARAT_SPOOL_MIN_FREE_BYTES": "0",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
     }  # fmt: skip
     command = [sys.executable, "-m", "app", "serve", "--port", "0", "--page-port", "0"]
     said = folder / "said"

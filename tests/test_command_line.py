@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+from app import console
 from app.errors import SettingsError
 from app.main import app
 from app.settings import Settings, load_settings
@@ -137,6 +138,12 @@ def test_a_wrong_setting_is_named_and_its_value_is_not_shown(monkeypatch, name, 
     assert "hidden" not in str(error.value)
 
 
+def test_brackets_in_a_table_are_shown_as_they_are(capsys):
+    console.say_table("runs [of today]", ["error [s]"], [["'carat[geo]' is [/missing]"]])
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in ("runs [of today]", "error [s]", "'carat[geo]' is [/missing]"))
+
+
 def test_a_secret_may_come_from_a_file(monkeypatch, tmp_path):
     (tmp_path / "secret").write_text("clickhouse://u:p@h:8123/\n")
     monkeypatch.delenv("CARAT_WAREHOUSE", raising=False)
@@ -144,6 +151,9 @@ def test_a_secret_may_come_from_a_file(monkeypatch, tmp_path):
     settings = load_settings(_env_file=None)
     assert settings.warehouse.get_secret_value() == "clickhouse://u:p@h:8123/"
     assert "u:p" not in repr(settings)
+    (tmp_path / "secret").write_bytes(b"\xff\xfe")
+    with pytest.raises(SettingsError, match=r"CARAT_WAREHOUSE_FILE: .* holds no text in UTF-8"):
+        load_settings(_env_file=None)
     monkeypatch.setenv("CARAT_WAREHOUSE_FILE", str(tmp_path / "none"))
     with pytest.raises(SettingsError, match="CARAT_WAREHOUSE_FILE: cannot read"):
         load_settings(_env_file=None)

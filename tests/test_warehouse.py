@@ -7,9 +7,10 @@ import polars as pl
 import pytest
 
 from app.contracts import CATALOG_SESSIONS, DWH_TABLES, EVENTS, RUNS, SESSIONS
-from app.errors import ContractError, WarehouseError
+from app.errors import ContractError, LockedError, WarehouseError
 from app.warehouse import Staging, migrate, publication, recover
 from app.warehouse.client import public_url
+from app.warehouse.lock import hold_embedded
 
 DAY = date(2026, 3, 1)
 NOW = datetime(2026, 3, 2, tzinfo=UTC)
@@ -191,3 +192,13 @@ def test_a_run_that_fails_is_recorded_with_its_error(warehouse):
 
 def test_no_password_is_shown():
     assert public_url("clickhouse://me:s3cr:et@host:1/?x") == "clickhouse://me:***@host:1/"
+
+
+@pytest.mark.parametrize(("holder", "mend"), [("carat serve", "stop it first"), ("carat etl", "try again later")])
+def test_whoever_finds_the_warehouse_held_is_told_whether_to_wait(tmp_path, holder, mend):
+    with (
+        hold_embedded(tmp_path, purpose=holder),
+        pytest.raises(LockedError, match=mend),
+        hold_embedded(tmp_path, purpose="carat query"),
+    ):
+        pass

@@ -77,7 +77,8 @@ def preview_command(
     settings = load_settings()
     library = load_library(folder)
     chosen = chosen_filters(library, filters or [])
-    with open_warehouse(settings, purpose="carat dashboards preview", writes=False) as warehouse:
+    purpose = "carat dashboards preview --serve" if serve else "carat dashboards preview"
+    with open_warehouse(settings, purpose=purpose, writes=False) as warehouse:
         if serve:
             from app.dashboards.live import asking, serve_page
             from app.stopping import stopped_by_signal

@@ -189,9 +189,16 @@ def asking(read: Read) -> Ask:
 
 
 def serve_page(
-    ask: Ask, library: Library, *, host: str, port: int, stopped: threading.Event, until_built: str = BY_ETL
+    ask: Ask,
+    library: Library,
+    *,
+    host: str,
+    port: int,
+    stopped: threading.Event,
+    option: str = "--port",
+    until_built: str = BY_ETL,
 ) -> None:
-    """Serve the live page until told to stop; port 0 takes any that is free."""
+    """Serve the live page until told to stop; port 0 takes any that is free, `option` is what chooses the port."""
     hosts = LOOPBACK | {host} if host in LOOPBACK else None
     server = uvicorn.Server(
         uvicorn.Config(
@@ -208,7 +215,7 @@ def serve_page(
         stopped.wait()
         server.should_exit = True
 
-    with _listening(host, port) as listener:
+    with _listening(host, port, option) as listener:
         shown = f"[{host}]" if ":" in host else host
         console.say(f"the dashboards are at http://{shown}:{listener.getsockname()[1]}/ until this is stopped")
         if hosts is None:
@@ -224,19 +231,27 @@ def page_of_keeper(host: str, port: int) -> "Page":
         def ask(question: Callable[[Read], bytes]) -> bytes:
             return reader.read(lambda warehouse: question(reader_of(warehouse)))
 
-        serve_page(ask, load_library(), host=host, port=port, stopped=stopped, until_built=_BY_SERVE)
+        serve_page(
+            ask,
+            load_library(),
+            host=host,
+            port=port,
+            stopped=stopped,
+            option="--page-port",
+            until_built=_BY_SERVE,
+        )
 
     return show
 
 
 @contextlib.contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
+def _listening(host: str, port: int, option: str) -> Iterator[socket.socket]:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family)
     except OSError as error:
         raise SettingsError(
-            f"cannot listen at {host} port {port}: {error.strerror or error}. Choose another with --port"
+            f"cannot listen at {host} port {port}: {error.strerror or error}. Choose another with {option}"
         ) from None
     with listener:
         yield listener

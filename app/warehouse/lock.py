@@ -10,6 +10,10 @@ from pathlib import Path
 
 from app.errors import LockedError, SettingsError
 
+_UNTIL_STOPPED = frozenset(
+    {"carat serve", "carat dashboards preview --serve"}
+)  # commands that hold it for as long as they run
+
 
 @contextmanager
 def hold_embedded(path: Path, *, purpose: str) -> Iterator[None]:
@@ -27,7 +31,8 @@ def hold_embedded(path: Path, *, purpose: str) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             who, command = _holder(handle)
-            raise LockedError(f"the warehouse {path} is held by {who}; try again later", holder=command) from None
+            mend = "stop it first: it holds it until it ends" if command in _UNTIL_STOPPED else "try again later"
+            raise LockedError(f"the warehouse {path} is held by {who}; {mend}", holder=command) from None
         since = datetime.now(tz=UTC).isoformat(timespec="seconds")
         with suppress(OSError):  # on a full disk the lock still holds, only its holder has no name
             os.ftruncate(handle, 0)

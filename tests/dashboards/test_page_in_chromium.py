@@ -430,10 +430,11 @@ def test_carat_serve_shows_the_dashboards_beside_its_work_and_ends_with_it(demo_
         "CARAT_WRITE_KEYS": "a-key-for-tests-0123456789abcdef", "CARAT_SPOOL": str(tmp_path / "spool"),
         "CARAT_LOG": str(tmp_path / "log"),
     }  # fmt: skip
-    command = [sys.executable, "-m", "app", "serve", "--port", "0", "--page-port", "0"]
+    (tmp_path / "app").mkdir()  # as many a shop's folder has one: it is not taken for Carat
+    command = [sys.executable, "-P", "-m", "app", "serve", "--port", "0", "--page-port", "0"]
     with (
         (tmp_path / "said").open("w+") as said,
-        subprocess.Popen(command, env=environment, stdout=said, stderr=said) as process,
+        subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=said, stderr=said) as process,
     ):
         try:
             found = None

@@ -175,6 +175,7 @@ def test_rules_that_do_not_extend_the_shipped_ones_replace_them(tmp_path):
         ('[[site]]\ncategory = "social"\n', "domains: missing"),
         ('categories = ["none.csv"]\n', "none.csv"),
         ('own_hosts = "a"\n', "line 1, own_hosts: must be a list"),
+        ('own_hosts = ["https://shop.example"]\n', "line 1, own_hosts: 'https://shop.example' is no host"),
         ("extends = false\n", "no [[channel]] table"),
         ("[[channel]\n", "channels.toml"),
     ],
