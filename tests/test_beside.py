@@ -142,6 +142,7 @@ def test_a_wrong_query_says_what_the_engine_says_and_several_at_once_are_none(he
         asking.raw("SELECT 1", fmt="CSV; DROP TABLE etl.runs")
 
 
+@pytest.mark.slow
 def test_too_large_a_result_and_too_long_a_query_are_ended_with_a_word_on_what_to_do(held, asking, monkeypatch):
     with pytest.raises(WarehouseError, match="128 MiB of results: ask for less, or stop it first"):
         asking.raw("SELECT toString(number) FROM numbers(100000000)", fmt="CSV")
