@@ -123,11 +123,12 @@ def forget_user(
         delete_rows(warehouse, table, f"toString(`{column}`) IN ({journal.select(USER)})")
     _erase_days(warehouse, settings, journal)
     files = _of_files(settings, found.ids, change=True)
-    remove_old_parts(warehouse, tables)
+    old = {table: inactive_parts(warehouse, table) for table in tables}
+    remove_old_parts(warehouse, old)
 
     traces = find_traces(warehouse, found.ids, tables, people=people)
     traces += traces_in_spool(settings, found.ids)
-    old_parts = sum(inactive_parts(warehouse, table) for table in tables)
+    old_parts = sum(len(names & inactive_parts(warehouse, table)) for table, names in old.items())
     erasure = _erasure(
         found, before, _counts(warehouse, tables), named, traces, files=files, old_parts=old_parts, is_dry=False
     )

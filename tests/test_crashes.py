@@ -33,7 +33,7 @@ from tests.support.killing import COMMAND_LIMIT_S, Finished, Server, Worker, ser
 
 pytestmark = pytest.mark.slow
 
-KILLS = int(os.environ.get("CARAT_TEST_KILLS", "16"))  # a fifth of them on a server
+KILLS = int(os.environ.get("CARAT_TEST_KILLS", "10"))  # a fifth of them on a server
 SEED = int(os.environ.get("CARAT_TEST_SEED", random.randrange(10**6)))
 SERVED_KILLS = KILLS // 5
 EMBEDDED_KILLS = KILLS - SERVED_KILLS

@@ -9,7 +9,7 @@ import pytest
 from app.runs import take_snapshot
 from app.settings import load_settings
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("engine_url", ["embedded"], indirect=True)]
 
 FIRST = datetime(2026, 3, 1, tzinfo=UTC)
 

@@ -332,7 +332,8 @@ class _Writer:
     def _no_room(self) -> str:
         return (
             f"the spool {self._folder} is full: {self._seen.bytes + self._written_since} bytes wait for delivery, "
-            f"{shutil.disk_usage(self._folder).free} are free there. Free some room, or see why nothing is delivered"
+            f"{shutil.disk_usage(self._folder).free} are free there (CARAT_SPOOL_MAX_BYTES, "
+            "CARAT_SPOOL_MIN_FREE_BYTES). Free some room, or see why nothing is delivered"
         )
 
     def _has_room(self, size: int) -> bool:

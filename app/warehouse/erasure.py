@@ -5,7 +5,8 @@ keeps the text of a deletion; and a process that was killed finds there what it 
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import date, timedelta
 
 import polars as pl
@@ -83,30 +84,33 @@ def remove_masked(warehouse: Warehouse, table: str, days: Sequence[date]) -> Non
         warehouse.command(f"ALTER TABLE {table} {applied} {_SYNCHRONOUS}")
 
 
-def remove_old_parts(warehouse: Warehouse, tables: Iterable[str]) -> None:
-    """Remove from the disk, now, the parts that others have replaced; WarehouseError where readers hold them."""
-    for table in tables:
+def remove_old_parts(warehouse: Warehouse, old: Mapping[str, AbstractSet[str]]) -> None:
+    """Remove these parts, which others have replaced, from the disk now; WarehouseError where readers hold them.
+
+    Parts that are replaced meanwhile are no concern: they were merged of what was clean.
+    """
+    for table, names in old.items():
         deadline = time.monotonic() + _PATIENCE_S
-        if not inactive_parts(warehouse, table):
+        if not names & inactive_parts(warehouse, table):
             continue
         warehouse.command(f"ALTER TABLE {table} MODIFY SETTING old_parts_lifetime = 0")
         try:
-            while inactive_parts(warehouse, table):
+            while names & inactive_parts(warehouse, table):
                 warehouse.command(f"ALTER TABLE {table} DROP PARTITION ID '{_NO_PARTITION}'")
                 if time.monotonic() > deadline:
                     raise WarehouseError(
                         f"{table}: old parts are still on the disk, somebody reads them. Run the same command again"
                     )
-                if inactive_parts(warehouse, table):
+                if names & inactive_parts(warehouse, table):
                     time.sleep(_PAUSE_S)
         finally:
             warehouse.command(f"ALTER TABLE {table} RESET SETTING old_parts_lifetime")
 
 
-def inactive_parts(warehouse: Warehouse, table: str) -> int:
-    """How many parts of the table are on the disk though others have replaced them."""
-    sql = "SELECT count() FROM system.parts WHERE NOT active AND database || '.' || table = {table:String}"
-    return int(warehouse.scalar(sql, {"table": table}))
+def inactive_parts(warehouse: Warehouse, table: str) -> set[str]:
+    """The parts of the table that are on the disk though others have replaced them."""
+    sql = "SELECT name FROM system.parts WHERE NOT active AND database || '.' || table = {table:String}"
+    return set(warehouse.query(sql, {"table": table}, schema={"name": pl.String()})["name"])
 
 
 def _partitions(warehouse: Warehouse, table: str, days: Sequence[date], *, among: str = "1") -> list[str]:

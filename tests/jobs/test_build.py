@@ -71,6 +71,7 @@ def start_anew(warehouse) -> None:
         warehouse.command(f"TRUNCATE TABLE {table}")
 
 
+@embedded  # on a server, the stories of tests/test_promise.py
 @pytest.mark.slow
 @hypothesis_settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10**6), cuts=st.lists(st.integers(0, 40), max_size=3), build_between=st.booleans())
