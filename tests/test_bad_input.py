@@ -94,6 +94,15 @@ def ingest_file(warehouse) -> Callable[..., ingest.Ingested]:
     return run
 
 
+# A process begins with its parent's memory as its peak, so it is started and measured by one that has little.
+MEASURED = """
+import os, sys
+_, status, usage = os.wait4(os.spawnv(os.P_NOWAIT, sys.argv[2], sys.argv[2:]), 0)
+open(sys.argv[1], "w").write(str(usage.ru_maxrss))
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
 class Finished(NamedTuple):
     code: int
     out: str
@@ -109,22 +118,20 @@ def carat(tmp_path) -> Callable[..., Finished]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CARAT_")}
         environment |= {"CARAT_WAREHOUSE": f"chdb://{tmp_path}/cli", "CARAT_LOG": f"{tmp_path}/carat.log", **settings}
         environment["PYTHONPATH"] = str(Path(__file__).parents[1])
-        fed, out, err = (tmp_path / name for name in ("stdin", "stdout", "stderr"))
+        fed, out, err, peak = (tmp_path / name for name in ("stdin", "stdout", "stderr", "peak"))
         fed.write_bytes(stdin)
         with fed.open("rb") as source, out.open("wb") as to, err.open("wb") as errors:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "app", *arguments],
+            code = subprocess.run(
+                [sys.executable, "-c", MEASURED, str(peak), sys.executable, "-m", "app", *arguments],
                 cwd=tmp_path,
                 env=environment,
                 stdin=source,
                 stdout=to,
                 stderr=errors,
-            )
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-        finished = Finished(
-            process.returncode, out.read_text(errors="replace"), err.read_text(errors="replace"), usage.ru_maxrss / 1024
-        )
+                check=False,
+            ).returncode
+        max_rss_mib = int(peak.read_text()) / 1024
+        finished = Finished(code, out.read_text(errors="replace"), err.read_text(errors="replace"), max_rss_mib)
         assert "Traceback" not in finished.err
         return finished
 

@@ -16,7 +16,7 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def collector(tmp_path_factory) -> Iterator[Running]:
     with collecting_here(tmp_path_factory.mktemp("collector"), **SMALL) as running:
         yield running
