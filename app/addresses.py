@@ -44,9 +44,8 @@ class Addresses:
             return record
         if ip is not None:
             ip = self.treat(ip) if isinstance(ip, str) else []
-        return msgspec.json.encode(
-            fields | {"ip": ip}
-        )  # also where it is null: a name that is there twice is there once
+        # Written anew also where it is null: of a name that is there twice, the other one may hold an address.
+        return msgspec.json.encode(fields | {"ip": ip})
 
     def _treated(self, text: bytes) -> bytes:
         return self.treat(text.decode("ascii", "replace")).encode()
