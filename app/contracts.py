@@ -12,8 +12,8 @@ from functools import cached_property
 import polars as pl
 from polars.datatypes import DataType
 
-from app.errors import ContractError
-from app.records import CONTENT_FIELDS
+from app.core.call_record import CONTENT_FIELDS
+from app.core.errors import ContractError
 
 MONEY = "Decimal(18, 2)"
 TIME = "DateTime64(3, 'UTC')"

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app import __version__, console
+from app import __version__
+from app.core import console
+from app.core.errors import AuditError, CaratError, SettingsError, ShopError
 from app.dashboards.commands import dashboards
-from app.errors import AuditError, CaratError, SettingsError, ShopError
 from app.settings import known_settings, load_settings
 
 if TYPE_CHECKING:
-    from app.backfill import Backfill
-    from app.forget import Erasure
-    from app.ledger import StaleDay
-    from app.verification import Verification
+    from app.jobs.build.backfill import Backfill
+    from app.jobs.build.ledger import StaleDay
+    from app.jobs.forget.erase import Erasure
+    from app.jobs.verify_days import Verification
 
 # Each verb imports what it needs: engines and frames take a second and hundreds of megabytes, which --help and the
 # collector do without.
@@ -108,9 +109,9 @@ def ingest(
 
     Example: carat ingest calls-2026-03-01.ndjson.gz
     """
-    from app.jobs.store import ingest_summary
-    from app.runs import ingest_paths, prepare
-    from app.sources import require_readable
+    from app.intake.files import require_readable
+    from app.jobs.raw_calls import ingest_summary
+    from app.jobs.runs import ingest_paths, prepare
     from app.warehouse import open_warehouse
 
     settings = load_settings()
@@ -142,7 +143,7 @@ def collect(
 
     Example: carat collect --host 0.0.0.0 (with CARAT_WRITE_KEYS, such as `openssl rand -hex 24` makes them)
     """
-    from app.collector.server import Collector, inherited_sockets, listen
+    from app.intake.collector.server import Collector, inherited_sockets, listen
 
     settings = load_settings()
     Collector(settings, inherited_sockets(fd) or listen(host, port)).run()
@@ -158,9 +159,9 @@ def load(
 
     Example: carat load --follow
     """
-    from app.delivery import follow, load_spool
-    from app.stopping import stopped_by_signal
-    from app.watchdog import watched
+    from app.core.signals import stopped_by_signal
+    from app.core.watchdog import watched
+    from app.jobs.load.delivery import follow, load_spool
 
     with watched(), stopped_by_signal() as stopped:
         settings = load_settings()
@@ -190,10 +191,10 @@ def serve(
 
     Example: carat serve --port 8787 (with CARAT_WRITE_KEYS, such as `openssl rand -hex 24` makes them)
     """
-    from app.collector.server import inherited_sockets, listen
-    from app.serve import serve as run_parts
-    from app.stopping import stopped_by_signal
-    from app.watchdog import watched
+    from app.core.signals import stopped_by_signal
+    from app.core.watchdog import watched
+    from app.intake.collector.server import inherited_sockets, listen
+    from app.ops.supervisor import serve as run_parts
 
     load_settings()
     sockets = inherited_sockets() or listen(host, port)
@@ -207,10 +208,10 @@ def keep(*, page_port: Annotated[int, typer.Option(min=0, max=65535, help="Port 
 
     Example: carat keep
     """
+    from app.core.signals import stopped_by_signal
+    from app.core.watchdog import watched
     from app.dashboards.live import page_of_keeper
-    from app.keeper import Keeper
-    from app.stopping import stopped_by_signal
-    from app.watchdog import watched
+    from app.ops.scheduler import Keeper
 
     with watched(), stopped_by_signal() as stopped:
         Keeper(load_settings(), stopped=stopped, page=page_of_keeper("127.0.0.1", page_port)).run()
@@ -233,7 +234,7 @@ def snapshot(
 
     Example: carat snapshot --tables items,stock
     """
-    from app.runs import prepare, refusals, take_snapshot
+    from app.jobs.runs import prepare, refusals, take_snapshot
     from app.warehouse import open_warehouse
 
     settings = load_settings()
@@ -283,9 +284,9 @@ def etl(
 
     Example: carat etl --from 2026-03-01 --to 2026-03-31
     """
-    from app.backfill import build_stale
-    from app.fan_out import open_builder
-    from app.runs import prepare
+    from app.jobs.build.backfill import build_stale
+    from app.jobs.build.fan_out import open_builder
+    from app.jobs.runs import prepare
     from app.warehouse import open_warehouse
 
     settings = load_settings()
@@ -322,8 +323,8 @@ def plan(*, as_json: AsJson = False) -> None:
 
     Example: carat plan
     """
-    from app.backfill import plan_days
-    from app.jobs.build import JOBS
+    from app.jobs.build.backfill import plan_days
+    from app.jobs.build.day import JOBS
     from app.warehouse import open_warehouse
 
     settings = load_settings()
@@ -341,11 +342,11 @@ def hourly(*, as_json: AsJson = False) -> None:
 
     Example: carat hourly
     """
-    from app.hourly import run_hour
-    from app.runs import prepare
+    from app.core.watchdog import status as say_status
+    from app.core.watchdog import watched
+    from app.jobs.hourly import run_hour
+    from app.jobs.runs import prepare
     from app.warehouse import open_warehouse
-    from app.watchdog import status as say_status
-    from app.watchdog import watched
 
     with watched():
         settings = load_settings()
@@ -379,8 +380,8 @@ def verify(
 
     Example: carat verify --from 2026-03-01 --to 2026-03-31
     """
-    from app.runs import prepare
-    from app.verification import verify_days
+    from app.jobs.runs import prepare
+    from app.jobs.verify_days import verify_days
     from app.warehouse import open_warehouse
 
     settings = load_settings()
@@ -429,7 +430,7 @@ def status(*, as_json: AsJson = False) -> None:
 
     Example: carat status
     """
-    from app.status import freshness, last_runs, last_snapshots, recent_rejects, spool_state
+    from app.ops.status import freshness, last_runs, last_snapshots, recent_rejects, spool_state
     from app.warehouse import open_warehouse
 
     settings = load_settings()
@@ -467,7 +468,7 @@ def doctor(
             console.say_table("settings", ("setting", "default", "meaning"), [tuple(row.values()) for row in listed])
         return
 
-    from app.doctor import examine
+    from app.ops.doctor import examine
 
     findings = examine()
     if as_json:
@@ -494,8 +495,8 @@ def forget(
     A guest's calls that are stitched to the user go, too; what others did on the same device stays. The shop's own
     database, files that were ingested from, and backups are not touched.
     """
-    from app.forget import forget_user
-    from app.runs import prepare
+    from app.jobs.forget.erase import forget_user
+    from app.jobs.runs import prepare
     from app.warehouse import open_warehouse
 
     settings = load_settings()
@@ -562,7 +563,7 @@ def _instant(text: str | None) -> datetime | None:
 
 
 def _jobs(text: str | None) -> tuple[str, ...]:
-    from app.jobs.build import JOBS
+    from app.jobs.build.day import JOBS
 
     names = tuple(name.strip() for name in (text or ",".join(JOBS)).split(",") if name.strip())
     if unknown := [name for name in names if name not in JOBS]:
@@ -591,7 +592,7 @@ def _verified_report(verification: "Verification") -> dict[str, Any]:
 
 
 def _say_built(backfill: "Backfill") -> None:
-    from app.jobs.build import JOBS
+    from app.jobs.build.day import JOBS
 
     rows = [(b.day, b.calls, *(b.rows.get(job) for job in JOBS), b.unreadable, b.seconds) for b in backfill.built]
     columns = ("day", "calls read", *JOBS, "unreadable", "seconds")

@@ -12,15 +12,17 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.sources import EnvSettingsSource
 
-from app import addresses
-from app.addresses import Addresses
-from app.errors import SettingsError
+from app.core import addresses
+from app.core.addresses import Addresses
+from app.core.errors import SettingsError
 
-_HERE = Path(__file__).parent
-SHIPPED_TRACKING = _HERE / "tracking.toml"
-SHIPPED_SNAPSHOTS = _HERE / "snapshots.toml"
-SHIPPED_DEVICES = _HERE / "rules" / "devices.toml"
-SHIPPED_CHANNELS = _HERE / "rules" / "channels.toml"
+_SHIPPED = Path(__file__).parent / "rules"
+SHIPPED_ENDPOINT_MAPS = _SHIPPED / "endpoint_maps"
+SHIPPED_SNAPSHOT_PLANS = _SHIPPED / "snapshot_plans"
+SHIPPED_TRACKING = SHIPPED_ENDPOINT_MAPS / "demo.toml"
+SHIPPED_SNAPSHOTS = SHIPPED_SNAPSHOT_PLANS / "demo.toml"
+SHIPPED_DEVICES = _SHIPPED / "devices.toml"
+SHIPPED_CHANNELS = _SHIPPED / "channels.toml"
 _PREFIX = "CARAT_"
 HOST = re.compile(r"[\w-]+(?:\.[\w-]+)*")
 _DURATION = re.compile(r"(?P<amount>\d+(?:\.\d+)?)\s*(?P<unit>s|sec|m|min|h)?")
@@ -329,6 +331,6 @@ def _written(default: Any) -> str:
         default = default.get_secret_value()
     if isinstance(default, timedelta):
         return f"{default / timedelta(minutes=1):g}min"
-    if isinstance(default, Path) and default.is_relative_to(_HERE):
+    if isinstance(default, Path) and default.is_relative_to(_SHIPPED):
         return "shipped"
     return "" if default is None else str(default)

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from app.contracts import DWH_TABLES, USER_AGENTS
-from app.jobs.build import build_day
-from app.jobs.user_agents import UserAgents
-from app.session_rules import load_session_rules
-from app.snapshot_plan import load_snapshot_plan
-from app.tracking import load_endpoint_map
+from app.jobs.build.day import build_day
+from app.jobs.build.user_agents import UserAgents
+from app.rules.endpoint_map import load_endpoint_map
+from app.rules.session_rules import load_session_rules
+from app.rules.snapshot_plan import load_snapshot_plan
 from app.warehouse import migrate, open_warehouse, recover
 from bench.day import DAY, Dataset
 from bench.engine_sql import bench_settings, read_outcome

@@ -24,12 +24,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from app.core.errors import CaratError
 from app.dashboards import Card, Dashboard, DashCard, load_library
 from app.dashboards.sql import render, values_of
 from app.demo.database import opening_state, write_state
 from app.demo.plan import DemoPlan
-from app.errors import CaratError
-from app.runs import take_snapshot
+from app.jobs.runs import take_snapshot
 from app.settings import load_settings
 from app.warehouse import Warehouse, migrate, open_warehouse
 

@@ -22,15 +22,15 @@ from rich.console import Console
 from rich.table import Table
 
 import app.frames.sessions
-import app.jobs.user_agents
+import app.jobs.build.user_agents
 from app.contracts import DWH_TABLES, USER_AGENTS
 from app.demo import user_agents as demo_agents
-from app.jobs.build import build_day
-from app.jobs.user_agents import UserAgents
-from app.session_rules import SessionRules, load_session_rules
+from app.jobs.build.day import build_day
+from app.jobs.build.user_agents import UserAgents
+from app.rules.endpoint_map import load_endpoint_map
+from app.rules.session_rules import SessionRules, load_session_rules
+from app.rules.snapshot_plan import load_snapshot_plan
 from app.settings import Settings
-from app.snapshot_plan import load_snapshot_plan
-from app.tracking import load_endpoint_map
 from app.warehouse import Warehouse, migrate, open_warehouse, recover
 from bench.data import build
 from bench.day import DAY, Dataset

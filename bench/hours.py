@@ -18,14 +18,14 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from app.backfill import build_stale, plan_days
 from app.contracts import API_CALLS
-from app.hourly import run_hour
-from app.jobs.build import JOBS
+from app.jobs.build.backfill import build_stale, plan_days
+from app.jobs.build.day import JOBS
+from app.jobs.hourly import run_hour
 from app.jobs.ingest import run as ingest
-from app.jobs.store import Ingested
+from app.jobs.raw_calls import Ingested
+from app.jobs.verify_days import verify_days
 from app.settings import Settings, load_settings
-from app.verification import verify_days
 from app.warehouse import Warehouse, migrate, open_warehouse
 from bench.data import build
 from bench.day import DAY, Dataset

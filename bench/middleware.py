@@ -26,7 +26,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from app.client import CallSender, CaratASGI, CaratWSGI, ClientSettings
+from carat_client import CallSender, CaratASGI, CaratWSGI, ClientSettings
 
 _TARGET_US = 20.0
 _PATH = "/api/v1/products/17"

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
+from app.core.errors import CaratError, WarehouseGoneError
 from app.dashboards.model import Dashboard, DashCard, Parameter
 from app.dashboards.sql import render, values_of
-from app.errors import CaratError, WarehouseGoneError
 from app.warehouse import Warehouse
 
 Read = Callable[[str], bytes]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app import console
+from app.core import console
 from app.dashboards.model import DEFAULT_FOLDER, load_library
 from app.settings import load_settings
 
@@ -80,8 +80,8 @@ def preview_command(
     purpose = "carat dashboards preview --serve" if serve else "carat dashboards preview"
     with open_warehouse(settings, purpose=purpose, writes=False) as warehouse:
         if serve:
+            from app.core.signals import stopped_by_signal
             from app.dashboards.live import asking, serve_page
-            from app.stopping import stopped_by_signal
 
             with stopped_by_signal() as stopped:
                 serve_page(asking(reader_of(warehouse)), library, host=host, port=port, stopped=stopped)

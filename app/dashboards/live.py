@@ -20,15 +20,15 @@ from urllib.parse import parse_qsl
 import msgspec
 import uvicorn
 
-from app import console
+from app.core import console
+from app.core.errors import CaratError, DashboardError, SettingsError
 from app.dashboards.answers import Read, answer_cards, reader_of, stored_days
 from app.dashboards.model import Dashboard, Library, load_library
 from app.dashboards.preview import BY_ETL, live_page, made_of, page_filters
 from app.dashboards.sql import parse_period
-from app.errors import CaratError, DashboardError, SettingsError
 
 if TYPE_CHECKING:
-    from app.keeper import Page, Reader
+    from app.ops.scheduler import Page, Reader
 
 Ask = Callable[[Callable[[Read], bytes]], bytes]
 """Answers a question over a connection of its choice."""

@@ -21,7 +21,7 @@ from urllib3.exceptions import (
 from urllib3.util import Retry, Timeout
 
 from app import __version__
-from app.errors import CaratError, MetabaseError, SettingsError
+from app.core.errors import CaratError, MetabaseError, SettingsError
 
 OLDEST_VERSION = 58
 """First version with all of what is used: several databases in one ClickHouse connection, and MBQL 5 in both ways."""

@@ -11,8 +11,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from app.core.errors import DashboardError
 from app.dashboards.findings import Finding
-from app.errors import DashboardError
 
 PACKAGE = "@metabase/representations@1.2.0"
 MEND = "install Node.js 20 or newer with npm to have Metabase's own validator run, too"

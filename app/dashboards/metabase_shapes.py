@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.core.errors import DashboardError
 from app.dashboards.model import Card, Dashboard, DashCard
-from app.errors import DashboardError
 
 Content = dict[str, Any]
 

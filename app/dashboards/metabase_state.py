@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from app.core.errors import DashboardError, MetabaseError, SettingsError
 from app.dashboards.metabase_api import ForbiddenError, Metabase, NotFoundError, rows
 from app.dashboards.metabase_shapes import CARD_MARK, Numbers, marked_key
 from app.dashboards.model import Card, Library
-from app.errors import DashboardError, MetabaseError, SettingsError
 from app.settings import Settings
 
 SCHEMAS = ("dwh", "history", "etl", "pd")

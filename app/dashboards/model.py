@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 
 import yaml
 
-from app.errors import DashboardError
+from app.core.errors import DashboardError
 
 DEFAULT_FOLDER = Path(__file__).parents[2] / "metabase"
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import msgspec
 
+from app.core.errors import SettingsError
 from app.dashboards.answers import Days, Read, answer_cards, card_key, options_of, stored_days
 from app.dashboards.model import Dashboard, DashCard, Library, Parameter
 from app.dashboards.sql import parse_period
-from app.errors import SettingsError
 
 _PARTS = Path(__file__).parent / "page"
 _SCRIPTS = (

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from app import console
+from app.core import console
+from app.core.errors import CaratError, DashboardError, MetabaseError, SettingsError
 from app.dashboards.differences import Difference, differences
 from app.dashboards.metabase_api import Metabase, RejectedError, whole
 from app.dashboards.metabase_shapes import (
@@ -38,7 +39,6 @@ from app.dashboards.metabase_state import (
     read_state,
 )
 from app.dashboards.model import Card, Collection, Dashboard, Library
-from app.errors import CaratError, DashboardError, MetabaseError, SettingsError
 from app.settings import Settings
 
 _FIRST_PAUSE_S = 0.5

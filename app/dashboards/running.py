@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+from app.core.errors import CaratError, WarehouseGoneError
 from app.dashboards.answers import Read, result_of
 from app.dashboards.findings import Finding
 from app.dashboards.model import Card
 from app.dashboards.sql import render
-from app.errors import CaratError, WarehouseGoneError
 from app.warehouse import Warehouse
 
 _ALL_ROWS = 2_000  # more are cut by Metabase

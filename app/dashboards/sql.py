@@ -12,8 +12,8 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from app.contracts import sql_text
+from app.core.errors import DashboardError
 from app.dashboards.model import Card, Dashboard, DashCard, Tag
-from app.errors import DashboardError
 
 _TOKEN = re.compile(r"\[\[|\]\]|\{\{\s*([^{}]*?)\s*\}\}")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.core.errors import DashboardError
 from app.dashboards.answers import reader_of
 from app.dashboards.findings import Finding
 from app.dashboards.lint import lint
 from app.dashboards.metabase_schema import MEND, schema_findings, validator
 from app.dashboards.model import load_library
 from app.dashboards.running import run_cards
-from app.errors import DashboardError
 from app.warehouse import Warehouse
 
 

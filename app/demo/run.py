@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from app import console
-from app.backfill import build_stale
+from app.core import console
+from app.core.errors import AuditError, SettingsError, ShopError
 from app.dashboards import load_library
 from app.dashboards.answers import reader_of
 from app.dashboards.preview import write_page
@@ -17,12 +17,12 @@ from app.demo.calls import DemoPlan, write_month
 from app.demo.database import ShopState, opening_state, write_state
 from app.demo.life import written_states
 from app.demo.summary import say_summary
-from app.errors import AuditError, SettingsError, ShopError
-from app.jobs.build import JOBS
-from app.jobs.store import Ingested, ingest_summary
-from app.runs import ingest_paths, prepare, refusals, take_snapshot
+from app.jobs.build.backfill import build_stale
+from app.jobs.build.day import JOBS
+from app.jobs.raw_calls import Ingested, ingest_summary
+from app.jobs.runs import ingest_paths, prepare, refusals, take_snapshot
+from app.jobs.verify_days import verify_days
 from app.settings import Settings
-from app.verification import verify_days
 from app.warehouse import Warehouse, open_warehouse
 from app.warehouse.client import public_url
 

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from itertools import pairwise
 
-from app import console
+from app.core import console
 from app.warehouse import Warehouse
 
 _TOTALS = """

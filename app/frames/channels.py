@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 
 import polars as pl
 
-from app.channel_rules import ASKED, ChannelRules, Condition, host_pattern
 from app.frames.pages import decoded, host_of, url_parameter
+from app.rules.channels import ASKED, ChannelRules, Condition, host_pattern
 
 UTM = ("utm_source", "utm_medium", "utm_campaign", "utm_term", "utm_content")
 DIRECT_SOURCE, DIRECT_MEDIUM, NOT_SET = "(direct)", "(none)", "(not set)"

@@ -6,7 +6,7 @@ import polars as pl
 from ua_parser import Domain, Resolver, load_builtins
 from ua_parser.basic import Resolver as PlainResolver
 
-from app.device_rules import DeviceRule, DeviceRules
+from app.rules.devices import DeviceRule, DeviceRules
 
 DEVICE_SCHEMA = pl.Schema(
     {name: pl.String() for name in ("user_agent", "device_type", "device_brand", "os", "browser", "bot_reason")}

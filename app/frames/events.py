@@ -7,8 +7,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from app.frames.json_fields import Kind, Leaf, extract
-from app.tracking import FIELDS, LIST_FIELDS, ORDER_ITEM_FIELDS, OTHER, EndpointMap, MappedCall
+from app.frames.json_fields import extract
+from app.rules.endpoint_map import FIELDS, LIST_FIELDS, ORDER_ITEM_FIELDS, OTHER, EndpointMap, MappedCall
+from app.rules.field_path import FieldPath, Kind
 
 FAILED_STATUS = 400
 _MONEY = pl.Decimal(18, 2)
@@ -115,7 +116,7 @@ def _defaults() -> list[pl.Expr]:
     ]
 
 
-def _typed_fields(values: pl.DataFrame, leaves: Sequence[Leaf]) -> tuple[pl.DataFrame, int]:
+def _typed_fields(values: pl.DataFrame, leaves: Sequence[FieldPath]) -> tuple[pl.DataFrame, int]:
     """One column a field, of several places the first with a value; and how many values were no number."""
     columns = []
     unreadable = 0

@@ -18,7 +18,6 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 import polars as pl
@@ -27,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.json as pj
 from pydantic_core import from_json
 
-EACH = "[]"
+from app.rules.field_path import ITEMS, FieldPath, Kind
 
 _SAMPLED_DOCUMENTS = 32
 _HALVING_LEAF = 16
@@ -37,66 +36,45 @@ _BARE_SCALAR = r"(-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?|true|false)"
 _QUOTED = r'("(?:[^"\\]|\\.)*")'
 
 
-class Kind(Enum):
-    """What a field holds, whatever way the document writes it."""
-
-    TEXT = "text"
-    TEXTS = "list of text"  # also a scalar, or a comma list
-    NUMBER = "number"  # also a number written as a string
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """A field and where it is: keys from the document's root; EACH steps into every element of a list."""
-
-    name: str
-    kind: Kind
-    keys: tuple[str, ...]
-
-    @property
-    def is_list(self) -> bool:
-        return self.kind is Kind.TEXTS or EACH in self.keys
-
-
 @dataclass(frozen=True)
 class Extraction:
-    """One column a leaf, in the documents' order (text, decimal, integer, or a list of these), and what was lost.
+    """One column a path, in the documents' order (text, decimal, integer, or a list of these), and what was lost.
 
-    `unreadable` counts documents that are no JSON and values of a type that the leaf cannot hold.
+    `unreadable` counts documents that are no JSON and values of a type that the path cannot hold.
     """
 
     values: pl.DataFrame
     unreadable: int
 
 
-def extract(documents: pa.ChunkedArray, leaves: Sequence[Leaf]) -> Extraction:
-    """The leaves of every document; null where a document has none. Empty text is an absent document.
+def extract(documents: pa.ChunkedArray, paths: Sequence[FieldPath]) -> Extraction:
+    """The paths of every document; null where a document has none. Empty text is an absent document.
 
     The documents are an Arrow column of text: parsing them from Polars' string views would copy each twice.
     """
     lines = _as_lines(documents)
     is_plain = pc.and_(pc.starts_with(lines, "{"), pc.ends_with(lines, "}\n"))
     plain = lines if pc.all(is_plain).as_py() else lines.filter(is_plain)
-    parts: list[tuple[pa.Array, list[pa.Array]]] = []  # row numbers and the leaves' values
+    parts: list[tuple[pa.Array, list[pa.Array]]] = []  # row numbers and the paths' values
     rows = pc.indices_nonzero(is_plain)
-    table = _read_learned(plain, leaves) if len(plain) else None
+    table = _read_learned(plain, paths) if len(plain) else None
     if table is not None:
         parts.append((rows, table))
         refused = pa.array([], pa.uint64())
     else:
-        accepted, refused = _read_by_halving(_as_text_fields(plain, leaves), rows, leaves)
+        accepted, refused = _read_by_halving(_as_text_fields(plain, paths), rows, paths)
         parts += accepted
     odd = pl.concat([pl.Series(refused), pl.Series(pc.indices_nonzero(pc.invert(is_plain)))]).sort().to_arrow()
-    tolerant, unreadable = _read_tolerant(documents, odd, leaves)
+    tolerant, unreadable = _read_tolerant(documents, odd, paths)
     parts.append((odd, tolerant))
-    return Extraction(_in_order(parts, leaves), unreadable)
+    return Extraction(_in_order(parts, paths), unreadable)
 
 
-def extract_tolerant(documents: pa.ChunkedArray, leaves: Sequence[Leaf]) -> Extraction:
+def extract_tolerant(documents: pa.ChunkedArray, paths: Sequence[FieldPath]) -> Extraction:
     """The same as `extract`, one document at a time."""
     every = pl.int_range(len(documents), dtype=pl.UInt64, eager=True).to_arrow()
-    values, unreadable = _read_tolerant(documents, every, leaves)
-    return Extraction(_in_order([(every, values)], leaves), unreadable)
+    values, unreadable = _read_tolerant(documents, every, paths)
+    return Extraction(_in_order([(every, values)], paths), unreadable)
 
 
 # ---- lines -------------------------------------------------------------------------------------------------------
@@ -109,10 +87,10 @@ def _as_lines(documents: pa.ChunkedArray) -> pa.Array:
     return pc.binary_join_element_wise(pc.fill_null(text, empty), pa.scalar("\n", pa.large_string()), empty)
 
 
-def _as_text_fields(lines: pa.Array, leaves: Sequence[Leaf]) -> pa.Array:
-    """The lines with every leaf's bare numbers quoted, and scalars in brackets where the leaf is a list of text."""
-    keys = "|".join(re.escape(json.dumps(key)) for key in sorted({leaf.keys[-1] for leaf in leaves}))
-    wrapped = [leaf.keys[-1] for leaf in leaves if leaf.kind is Kind.TEXTS]
+def _as_text_fields(lines: pa.Array, paths: Sequence[FieldPath]) -> pa.Array:
+    """The lines with every path's bare numbers quoted, and scalars in brackets where the path is a list of text."""
+    keys = "|".join(re.escape(json.dumps(key)) for key in sorted({path.keys[-1] for path in paths}))
+    wrapped = [path.keys[-1] for path in paths if path.kind is Kind.TEXTS]
     # A newline is white space between tokens, and never valid inside a string.
     text = pl.Series(lines).str.replace_all(r"\n", " ", literal=False).str.strip_chars() + "\n"
     text = text.str.replace_all(rf"([{{,\s](?:{keys})\s*:\s*){_BARE_SCALAR}", '${1}"${2}"')
@@ -125,22 +103,22 @@ def _as_text_fields(lines: pa.Array, leaves: Sequence[Leaf]) -> pa.Array:
 # ---- the fast path -----------------------------------------------------------------------------------------------
 
 
-def _read_learned(lines: pa.Array, leaves: Sequence[Leaf]) -> list[pa.Array] | None:
+def _read_learned(lines: pa.Array, paths: Sequence[FieldPath]) -> list[pa.Array] | None:
     sample = [_decode(line) for line in lines.slice(0, _SAMPLED_DOCUMENTS).to_pylist()]
-    return _read(lines, leaves, [_learned_type(leaf, sample) for leaf in leaves])
+    return _read(lines, paths, [_learned_type(path, sample) for path in paths])
 
 
 def _read_by_halving(
-    lines: pa.Array, rows: pa.Array, leaves: Sequence[Leaf]
+    lines: pa.Array, rows: pa.Array, paths: Sequence[FieldPath]
 ) -> tuple[list[tuple[pa.Array, list[pa.Array]]], pa.Array]:
     """The parts that can be read with every field as text, and the rows that cannot."""
-    types = [pa.list_(pa.string()) if leaf.kind is Kind.TEXTS else pa.string() for leaf in leaves]
+    types = [pa.list_(pa.string()) if path.kind is Kind.TEXTS else pa.string() for path in paths]
     accepted = []
     refused = [pa.array([], pa.uint64())]
     pending = [(lines, rows)] if len(lines) else []
     while pending:
         part, part_rows = pending.pop()
-        values = _read(part, leaves, types)
+        values = _read(part, paths, types)
         if values is not None:
             accepted.append((part_rows, values))
         elif len(part) <= _HALVING_LEAF:
@@ -151,14 +129,14 @@ def _read_by_halving(
     return accepted, pa.concat_arrays(refused)
 
 
-def _read(lines: pa.Array, leaves: Sequence[Leaf], types: Sequence[pa.DataType]) -> list[pa.Array] | None:
-    """The leaves of lines that are all as `types` say, or None."""
+def _read(lines: pa.Array, paths: Sequence[FieldPath], types: Sequence[pa.DataType]) -> list[pa.Array] | None:
+    """The paths of lines that are all as `types` say, or None."""
     tree: dict[str, Any] = {}
-    for leaf, data_type in zip(leaves, types, strict=True):
+    for path, data_type in zip(paths, types, strict=True):
         branch = tree
-        for key in leaf.keys[:-1]:
+        for key in path.keys[:-1]:
             branch = branch.setdefault(key, {})
-        branch[leaf.keys[-1]] = data_type
+        branch[path.keys[-1]] = data_type
     start, end = lines.offset, lines.offset + len(lines)
     offsets = pa.Array.from_buffers(pa.int64(), end + 1, [None, lines.buffers()[1]])
     first, last = offsets[start].as_py(), offsets[end].as_py()
@@ -173,7 +151,7 @@ def _read(lines: pa.Array, leaves: Sequence[Leaf], types: Sequence[pa.DataType])
         return None
     if table.num_rows != len(lines):
         return None
-    return [_walk(table, leaf.keys) for leaf in leaves]
+    return [_walk(table, path.keys) for path in paths]
 
 
 def _schema(tree: dict[str, Any]) -> pa.Schema:
@@ -183,16 +161,16 @@ def _schema(tree: dict[str, Any]) -> pa.Schema:
 def _branch_type(branch: Any) -> pa.DataType:
     if not isinstance(branch, dict):
         return branch
-    if EACH in branch:
-        return pa.list_(_branch_type(branch[EACH]))
+    if ITEMS in branch:
+        return pa.list_(_branch_type(branch[ITEMS]))
     return pa.struct(list(_schema(branch)))
 
 
 def _walk(table: pa.Table, keys: tuple[str, ...]) -> pa.Array:
-    """The values at the end of a path; with EACH in it, a list a row."""
+    """The values at the end of a path; with ITEMS in it, a list a row."""
     values = table.column(keys[0]).combine_chunks()
     for position, key in enumerate(keys[1:], start=1):
-        if key == EACH:
+        if key == ITEMS:
             items = _walk_struct(values.values, keys[position + 1 :])
             return pa.ListArray.from_arrays(values.offsets, items, mask=pc.is_null(values))
         values = pc.struct_field(values, key)
@@ -205,13 +183,13 @@ def _walk_struct(values: pa.Array, keys: tuple[str, ...]) -> pa.Array:
     return values
 
 
-def _learned_type(leaf: Leaf, sample: Sequence[Any]) -> pa.DataType:
-    seen = {type(value) for document in sample for value in _flat(_find(document, leaf.keys))}
+def _learned_type(path: FieldPath, sample: Sequence[Any]) -> pa.DataType:
+    seen = {type(value) for document in sample for value in _flat(_find(document, path.keys))}
     is_number = seen == {_Number}
-    if leaf.kind is Kind.NUMBER:  # Arrow reads a decimal from a number and from a number in quotes
+    if path.kind is Kind.NUMBER:  # Arrow reads a decimal from a number and from a number in quotes
         return _DECIMAL if _Number in seen else pa.string()
     scalar = pa.int64() if is_number else pa.string()
-    if leaf.kind is Kind.TEXTS and any(isinstance(_find(document, leaf.keys), list) for document in sample):
+    if path.kind is Kind.TEXTS and any(isinstance(_find(document, path.keys), list) for document in sample):
         return pa.list_(scalar)
     return scalar
 
@@ -252,9 +230,9 @@ def _integer(digits: str) -> _Number:
 
 
 def _find(document: Any, keys: tuple[str, ...]) -> Any:
-    """The value at the end of a path; after EACH a list with one value an element."""
+    """The value at the end of a path; after ITEMS a list with one value an element."""
     for position, key in enumerate(keys):
-        if key == EACH:
+        if key == ITEMS:
             if document is None:
                 return None
             if not isinstance(document, list):
@@ -270,9 +248,11 @@ def _flat(value: Any) -> list[Any]:
     return [item for item in (value if isinstance(value, list) else [value]) if item is not None]
 
 
-def _read_tolerant(documents: pa.ChunkedArray, rows: pa.Array, leaves: Sequence[Leaf]) -> tuple[list[pa.Array], int]:
+def _read_tolerant(
+    documents: pa.ChunkedArray, rows: pa.Array, paths: Sequence[FieldPath]
+) -> tuple[list[pa.Array], int]:
     unreadable = 0
-    columns: list[list[Any]] = [[] for _ in leaves]
+    columns: list[list[Any]] = [[] for _ in paths]
     for text in documents.take(rows).to_pylist():
         document = _decode(text)
         if document is _UNREADABLE:
@@ -280,11 +260,11 @@ def _read_tolerant(documents: pa.ChunkedArray, rows: pa.Array, leaves: Sequence[
             document = None
         if not isinstance(document, dict):
             document = {}
-        for leaf, column in zip(leaves, columns, strict=True):
-            value = _as_text(_find(document, leaf.keys), is_list=leaf.is_list, may_wrap=leaf.kind is Kind.TEXTS)
+        for path, column in zip(paths, columns, strict=True):
+            value = _as_text(_find(document, path.keys), is_list=path.is_list, may_wrap=path.kind is Kind.TEXTS)
             unreadable += value is _UNREADABLE
             column.append(None if value is _UNREADABLE else value)
-    types = [pa.list_(pa.string()) if leaf.is_list else pa.string() for leaf in leaves]
+    types = [pa.list_(pa.string()) if path.is_list else pa.string() for path in paths]
     return [pa.array(column, data_type) for column, data_type in zip(columns, types, strict=True)], unreadable
 
 
@@ -312,17 +292,17 @@ def _scalar_as_text(value: Any) -> Any:
 # ---- putting the parts together ----------------------------------------------------------------------------------
 
 
-def _in_order(parts: Sequence[tuple[pa.Array, list[pa.Array]]], leaves: Sequence[Leaf]) -> pl.DataFrame:
-    names = [leaf.name for leaf in leaves]
+def _in_order(parts: Sequence[tuple[pa.Array, list[pa.Array]]], paths: Sequence[FieldPath]) -> pl.DataFrame:
+    names = [path.name for path in paths]
     filled = [(rows, values) for rows, values in parts if len(rows)]
     if not filled:
-        return pl.DataFrame(schema={leaf.name: pl.List(pl.String) if leaf.is_list else pl.String for leaf in leaves})
+        return pl.DataFrame(schema={path.name: pl.List(pl.String) if path.is_list else pl.String for path in paths})
     frames = [pl.DataFrame(dict(zip(names, map(pl.Series, values), strict=True))) for _, values in filled]
     if len(frames) == 1:  # rows are ascending within a part
         return frames[0]
     if any(frame.schema != frames[0].schema for frame in frames):
         as_text: dict[str, pl.DataType] = {
-            leaf.name: pl.List(pl.String()) if leaf.is_list else pl.String() for leaf in leaves
+            path.name: pl.List(pl.String()) if path.is_list else pl.String() for path in paths
         }
         frames = [_wrap_scalars(frame, as_text).cast(pl.Schema(as_text)) for frame in frames]
     rows = pl.concat([pl.Series("row", part_rows) for part_rows, _ in filled])

@@ -6,8 +6,8 @@ from app.contracts import SESSIONS
 from app.frames.channels import arrivals
 from app.frames.events import FAILED_STATUS
 from app.frames.pages import page_of
-from app.session_rules import SessionRules
-from app.tracking import OTHER
+from app.rules.endpoint_map import OTHER
+from app.rules.session_rules import SessionRules
 
 # What the tables of a session's pages and products repeat of it.
 REPEATED = ("is_bot", "device_type", "channel")

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 from polars.datatypes import DataType
 
-from app.errors import ShopError
+from app.core.errors import ShopError
 
 # What DateTime64 and Date32 can hold. Shops write 9999-12-31 for "for ever".
 _FIRST_DAY, _LAST_DAY = date(1900, 1, 1), date(2299, 12, 31)

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from datetime import datetime
 
-from app import addresses
-from app.addresses import Addresses
-from app.jobs.store import Ingested, store
-from app.records import MAX_NESTING
-from app.sources import read_batches
+from app.core import addresses
+from app.core.addresses import Addresses
+from app.core.call_record import MAX_NESTING
+from app.intake.files import read_batches
+from app.jobs.raw_calls import Ingested, store
 from app.warehouse import Warehouse
 
 _KEPT = addresses.kept()

@@ -13,14 +13,14 @@ import polars as pl
 import pyarrow as pa
 from polars.datatypes import DataType
 
-from app import console
 from app.contracts import Column, Table
-from app.errors import ShopError
-from app.forgotten import Forgotten, read_forgotten
+from app.core import console
+from app.core.errors import ShopError
 from app.frames.snapshots import aligned, as_kept, changes, in_pieces, latest, require_keys
-from app.frames.widening import wider
+from app.frames.type_promotion import wider
+from app.jobs.forget.suppression import Forgotten, read_forgotten
+from app.rules.snapshot_plan import SnapshotPlan, SnapshotTable
 from app.shop import Shop, ShopColumn
-from app.snapshot_plan import SnapshotPlan, SnapshotTable
 from app.warehouse import Warehouse
 from app.warehouse.history import (
     LastSnapshot,

@@ -5,13 +5,13 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from app.errors import SettingsError
+from app.core.errors import SettingsError
+from app.rules.snapshot_plan import SnapshotTable
 from app.settings import Settings
 from app.shop.columns import ShopColumn
 from app.shop.mysql import MySQLShop
 from app.shop.reading import ShopReading
 from app.shop.sqlite import SQLiteShop
-from app.snapshot_plan import SnapshotTable
 
 __all__ = ["MySQLShop", "Shop", "ShopColumn", "ShopReading", "open_shop", "require_shop"]
 

@@ -18,10 +18,10 @@ import pymysql
 from pymysql.connections import Connection
 from pymysql.cursors import DictCursor
 
-from app.errors import SettingsError, ShopError
+from app.core.errors import SettingsError, ShopError
+from app.rules.snapshot_plan import SnapshotTable
 from app.shop.columns import ShopColumn, mysql_column
 from app.shop.reading import ReaderProcess, Reading, ShopReading
-from app.snapshot_plan import SnapshotTable
 
 _CONNECT_LIMIT_S = 5
 _ANSWER_LIMIT_S = 30  # of a server that has gone silent, or of a table that is being altered

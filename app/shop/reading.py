@@ -20,7 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from app.errors import ShopError
+from app.core.errors import ShopError
 
 _START_LIMIT_S = 60
 _GRACE_S = 5  # in which a reading process ends by itself

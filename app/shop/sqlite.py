@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from app.errors import ShopError
+from app.core.errors import ShopError
+from app.rules.snapshot_plan import SnapshotTable
 from app.shop.columns import ShopColumn, sqlite_column
 from app.shop.reading import ReaderProcess, Reading, ShopReading
-from app.snapshot_plan import SnapshotTable
 
 _BATCH_BYTES = 16 * 1024**2
 _BATCH_ROWS = 8192

@@ -20,7 +20,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalErr
 from polars.datatypes import DataType
 
 from app.contracts import MONEY, Column, Table, sql_text
-from app.errors import SettingsError, WarehouseError, WarehouseGoneError
+from app.core.errors import SettingsError, WarehouseError, WarehouseGoneError
 
 ANSWER_S = 3600  # the longest that a statement may take
 _NEEDED_ROOM_BYTES = 64 * 1024**2

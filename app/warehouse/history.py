@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from app.contracts import LABEL, SNAPSHOTS, TIME, Column, Table, sql_text
-from app.errors import ContractError, WarehouseError
+from app.core.errors import ContractError, WarehouseError
 from app.warehouse.client import Warehouse
 from app.warehouse.views import View, replace_view
 

@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 
 from app.contracts import DATABASES, sql_text
-from app.errors import CaratError, LockedError, WarehouseError
+from app.core.errors import CaratError, LockedError, WarehouseError
 from app.warehouse.client import Warehouse
 
 LEASE_S = 60.0

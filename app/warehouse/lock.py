@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from app.errors import LockedError, SettingsError
+from app.core.errors import LockedError, SettingsError
 
 _UNTIL_STOPPED = frozenset(
     {"carat serve", "carat dashboards preview --serve"}

@@ -1,7 +1,7 @@
 """Creates and upgrades databases, tables and views from the contracts; safe to repeat."""
 
 from app.contracts import API_CALLS, DATABASES, TABLES, Column, Table, sql_text
-from app.errors import WarehouseError
+from app.core.errors import WarehouseError
 from app.settings import Settings
 from app.warehouse.client import Warehouse
 from app.warehouse.history import existing_history, history_names, refresh_history_views

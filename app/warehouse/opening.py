@@ -6,12 +6,12 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from app.errors import LockedError
+from app.core.errors import LockedError
 from app.settings import Settings
-from app.warehouse.beside import connect_beside, is_answered
 from app.warehouse.client import ANSWER_S, Warehouse, connect_embedded, connect_server, embedded_path
 from app.warehouse.lease import hold_lease
 from app.warehouse.lock import hold_embedded
+from app.warehouse.query_socket import connect_beside, is_answered
 
 LOADER = "carat load"
 _LOADER_WAIT_S = 60

@@ -19,7 +19,7 @@ from threading import Lock
 import polars as pl
 
 from app.contracts import DWH_TABLES, PUBLICATIONS, Table
-from app.errors import AuditError, ContractError, WarehouseError
+from app.core.errors import AuditError, ContractError, WarehouseError
 from app.warehouse.client import Warehouse
 
 # Merging parts that are about to move would take the cores that the build needs, and a deletion would wait for it.

@@ -1,7 +1,7 @@
 """Database `mysql`: the shop's tables, live, inside the warehouse, through ClickHouse's own MySQL engine."""
 
 from app.contracts import sql_text
-from app.errors import WarehouseError
+from app.core.errors import WarehouseError
 from app.shop import MySQLShop
 from app.warehouse.client import Warehouse
 

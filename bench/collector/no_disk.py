@@ -4,9 +4,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from app.collector import server
+from app.intake.collector import server
+from app.intake.spool import SpoolStats
 from app.settings import load_settings
-from app.spool import SpoolStats
 
 
 class Nowhere:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.runs import prepare, take_snapshot
+from app.jobs.runs import prepare, take_snapshot
 from app.settings import load_settings
 from app.warehouse import open_warehouse
 

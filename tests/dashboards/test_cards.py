@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from app.contracts import sql_text
 from app.dashboards import Library, load_library
 from app.dashboards.sql import render, values_of
-from app.runs import prepare, take_snapshot
+from app.jobs.runs import prepare, take_snapshot
 from app.settings import Settings
 from app.warehouse import Warehouse, open_warehouse
 from tests.conftest import utc

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from app.core.errors import DashboardError
 from app.dashboards import DEFAULT_FOLDER, load_library
-from app.errors import DashboardError
 
 SESSIONS = "collections/main/carat/cards/sessions.yaml"
 BOARD = "collections/main/carat/store_overview.yaml"

@@ -7,21 +7,21 @@ import json
 import re
 import threading
 from html.parser import HTMLParser
-from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
+from app.core.errors import DashboardError, SettingsError, WarehouseError, WarehouseGoneError
 from app.dashboards import load_library
 from app.dashboards.answers import answer_cards, reader_of, result_of, stored_days
 from app.dashboards.live import LivePage, asking
 from app.dashboards.preview import chosen_filters, static_page, write_page
-from app.errors import DashboardError, SettingsError, WarehouseError, WarehouseGoneError
 from app.warehouse import migrate
 from app.warehouse.client import connect_embedded
 from tests.dashboards.gallery import a_card, a_dashboard, a_library, literal
+from tests.support.paths import CHECKOUT
 
-PARTS = Path(__file__).parents[2] / "app" / "dashboards" / "page"
+PARTS = CHECKOUT / "app" / "dashboards" / "page"
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
+from app.core.errors import DashboardError, MetabaseError, SettingsError
 from app.dashboards.metabase_shapes import CARD_MARK
 from app.dashboards.metabase_state import MARK
 from app.dashboards.model import Dashboard, DashCard, Library, load_library
 from app.dashboards.push import Pushed, push
 from app.dashboards.sql import render, values_of
-from app.errors import DashboardError, MetabaseError, SettingsError
 from app.settings import Settings, load_settings
 from app.warehouse import Warehouse, migrate, open_warehouse
 from tests.dashboards.small_library import COLUMNS, DATE, DEVICE, WAREHOUSE, Shop, contents, key, write_library

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.core.errors import DashboardError
 from app.dashboards import load_library
 from app.dashboards.model import Card, Tag
 from app.dashboards.sql import Period, parse_period, render, tags_used, values_of
-from app.errors import DashboardError
 
 DAY = Tag("date", "1", "Date", "dimension", "date/all-options", ("Carat", "dwh", "days", "day"))
 DEVICE = Tag("device", "2", "Device", "dimension", "string/=", ("Carat", "dwh", "sessions", "device_type"))

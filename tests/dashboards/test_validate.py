@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from app import main
+from app.core.errors import DashboardError
 from app.dashboards import DEFAULT_FOLDER, load_library
 from app.dashboards.answers import reader_of
 from app.dashboards.findings import Finding
@@ -21,7 +22,6 @@ from app.dashboards.metabase_schema import schema_findings, validator
 from app.dashboards.running import run_cards
 from app.dashboards.sql_lint import problems
 from app.dashboards.validate import validate
-from app.errors import DashboardError
 from app.warehouse import Warehouse, open_warehouse
 from tests.support.metabase_tools import tools_path
 

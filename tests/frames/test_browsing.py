@@ -12,7 +12,7 @@ from app.frames.catalog_sessions import build_catalog_sessions
 from app.frames.devices import read_user_agents
 from app.frames.product_sessions import build_product_sessions
 from app.frames.sessions import build_sessions, counts_as_order
-from app.session_rules import load_session_rules
+from app.rules.session_rules import load_session_rules
 from app.settings import Settings
 
 _DEFAULTS = {

@@ -6,13 +6,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from app.channel_rules import ChannelRules, load_channel_rules
-from app.errors import SettingsError
+from app.core.errors import SettingsError
 from app.frames.channels import arrivals
+from app.rules.channels import ChannelRules, load_channel_rules
 from app.settings import SHIPPED_CHANNELS
+from tests.support.paths import FIXTURES
 
 RULES = load_channel_rules(SHIPPED_CHANNELS, own_hosts=["carat.example"])
-CASES = pl.read_csv(Path(__file__).parents[1] / "fixtures" / "channel_cases.csv", infer_schema=False).fill_null("")
+CASES = pl.read_csv(FIXTURES / "channel_cases.csv", infer_schema=False).fill_null("")
 
 
 def calls(*addresses: tuple[str, str], session: int = 0) -> pl.DataFrame:

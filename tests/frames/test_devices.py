@@ -8,12 +8,12 @@ from unittest.mock import patch
 import polars as pl
 import pytest
 
+from app.core.errors import SettingsError
 from app.demo import user_agents as demo
-from app.device_rules import DeviceRules, joined_patterns, load_device_rules
-from app.errors import SettingsError
 from app.frames import devices
 from app.frames.devices import read_user_agents
 from app.frames.sessions import is_crowded
+from app.rules.devices import DeviceRules, joined_patterns, load_device_rules
 from app.settings import SHIPPED_DEVICES
 from tests.conftest import SHARED_DATA
 from tests.support.corpora import Reading, read_browsers, read_crawlers, read_devices, uap_cases

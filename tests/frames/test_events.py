@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from app.frames.events import type_calls
+from app.rules.endpoint_map import load_endpoint_map, parse_endpoint_map
 from app.settings import SHIPPED_TRACKING
-from app.tracking import load_endpoint_map, parse_endpoint_map
 
 SHIPPED = load_endpoint_map(Path(SHIPPED_TRACKING))
 

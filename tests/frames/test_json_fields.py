@@ -9,15 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.frames import json_fields
-from app.frames.json_fields import EACH, Kind, Leaf, extract, extract_tolerant
+from app.frames.json_fields import extract, extract_tolerant
+from app.rules.field_path import ITEMS, FieldPath, Kind
 
 LEAVES = (
-    Leaf("q", Kind.TEXT, ("query", "q")),
-    Leaf("section", Kind.TEXTS, ("query", "section")),
-    Leaf("page", Kind.NUMBER, ("query", "page")),
-    Leaf("total", Kind.NUMBER, ("total",)),
-    Leaf("ids", Kind.TEXT, ("items", EACH, "id")),
-    Leaf("prices", Kind.NUMBER, ("items", EACH, "price")),
+    FieldPath("q", Kind.TEXT, ("query", "q")),
+    FieldPath("section", Kind.TEXTS, ("query", "section")),
+    FieldPath("page", Kind.NUMBER, ("query", "page")),
+    FieldPath("total", Kind.NUMBER, ("total",)),
+    FieldPath("ids", Kind.TEXT, ("items", ITEMS, "id")),
+    FieldPath("prices", Kind.NUMBER, ("items", ITEMS, "price")),
 )
 GOOD = '{"query":{"q":"ring","section":["a","b"],"page":2},"total":3,"items":[{"id":1,"price":1.5},{"id":2,"price":2}]}'
 

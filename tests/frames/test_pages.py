@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from app.channel_rules import load_channel_rules
 from app.frames.channels import arrivals
 from app.frames.pages import host_of, page_of, url_parameter
+from app.rules.channels import load_channel_rules
 from app.settings import SHIPPED_CHANNELS
 from tests.conftest import SHARED_DATA
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import ShopError
+from app.core.errors import ShopError
 from app.frames import snapshots
 from app.frames.snapshots import aligned, as_kept, changes, in_pieces, latest, require_keys
 

@@ -10,11 +10,11 @@ import polars as pl
 import pyarrow as pa
 
 from app.contracts import dtype_of
-from app.errors import ShopError
+from app.core.errors import ShopError
 from app.frames.snapshots import as_kept, require_keys
+from app.rules.snapshot_plan import SnapshotTable
 from app.shop import MySQLShop, Shop, ShopReading
 from app.shop.reading import ReaderProcess
-from app.snapshot_plan import SnapshotTable
 from tests.support.mariadb import MariaDB
 
 

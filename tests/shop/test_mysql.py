@@ -13,7 +13,7 @@ import pymysql
 import pytest
 
 import app.shop.mysql
-from app.errors import SettingsError, ShopError
+from app.core.errors import SettingsError, ShopError
 from app.shop import MySQLShop
 from app.shop.reading import ReaderProcess, Reading
 from tests.shop.taking import opened, reading, table, take

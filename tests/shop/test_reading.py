@@ -13,11 +13,12 @@ import pyarrow as pa
 import pytest
 
 import app.shop.reading
-from app.errors import ShopError
+from app.core.errors import ShopError
 from app.shop import reader as reading_process
 from app.shop.reading import ReaderProcess, Reading, ShopReading
 from tests.shop.taking import opened, reading, table
 from tests.support.mariadb import MariaDB
+from tests.support.paths import CHECKOUT
 
 COUNTING = "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers LIMIT {}) SELECT n FROM numbers"
 
@@ -169,7 +170,7 @@ def test_processes_end_with_a_parent_that_is_killed(server, tmp_path):
             time.sleep(60)
     """
     url = server.url(**{"prefer_socket": "false", "ssl-mode": "DISABLED"})
-    with subprocess.Popen([sys.executable, "-c", program, url, str(tmp_path)], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE) as parent:  # fmt: skip
+    with subprocess.Popen([sys.executable, "-c", program, url, str(tmp_path)], cwd=CHECKOUT, stdout=subprocess.PIPE) as parent:  # fmt: skip
         pid = int(parent.stdout.readline())
         assert is_running(pid)
         parent.kill()

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import app.shop.sqlite
-from app.errors import ShopError
+from app.core.errors import ShopError
 from app.shop import SQLiteShop
 from tests.shop.taking import Taken, reading, table, take
 

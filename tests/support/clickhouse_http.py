@@ -31,6 +31,8 @@ import chdb
 import lz4.frame
 import zstandard
 
+from tests.support.paths import CHECKOUT
+
 USER = "default"
 MIB = 1 << 20
 MAX_SESSIONS = 64
@@ -371,7 +373,7 @@ class RunningServer:
 def running_server(path: Path, password: str = "secret") -> Iterator[RunningServer]:
     """A server on the engine directory `path`, in its own process: chDB allows one path a process."""
     command = [sys.executable, "-m", "tests.support.clickhouse_http", "--path", str(path), "--password", password]
-    root = Path(__file__).parents[2]
+    root = CHECKOUT
     with (
         tempfile.TemporaryFile() as stderr,
         subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=stderr) as process,

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.collector.server import Collector, listen
+from app.intake.collector.server import Collector, listen
+from app.intake.spool import Received, Refused, read_segment, sealed_segments
 from app.settings import Settings, load_settings
-from app.spool import Received, Refused, read_segment, sealed_segments
+from tests.support.paths import CHECKOUT
 
 KEY = "a-key-that-only-these-tests-use"
 AUTHORIZATION = f"Bearer {KEY}"
@@ -137,7 +138,7 @@ def collecting_apart(folder: Path, *arguments: str, **environment: str) -> Itera
     clean |= {"CARAT_SPOOL": str(folder / "spool"), "CARAT_LOG": str(folder / "log"), "CARAT_SPOOL_MIN_FREE_BYTES": "0"}
     if "CARAT_WRITE_KEYS_FILE" not in environment:
         clean["CARAT_WRITE_KEYS"] = KEY
-    clean["PYTHONPATH"] = str(Path(__file__).parents[2])
+    clean["PYTHONPATH"] = str(CHECKOUT)
     errors = folder / "stderr"
     command = [sys.executable, "-m", "app", "collect", *(arguments or ("--port", "0"))]
     with errors.open("wb") as err:

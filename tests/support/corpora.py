@@ -9,8 +9,8 @@ from typing import Any
 import polars as pl
 import yaml
 
-from app.device_rules import DeviceRules
 from app.frames.devices import read_user_agents
+from app.rules.devices import DeviceRules
 from tests.support.device_classes import class_of, is_browser
 
 

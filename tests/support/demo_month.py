@@ -11,13 +11,13 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from app.backfill import build_stale
 from app.demo.calls import write_month
 from app.demo.database import opening_state, write_state
 from app.demo.life import written_states
 from app.demo.plan import DemoPlan
-from app.jobs.build import JOBS
-from app.runs import ingest_paths, prepare, take_snapshot
+from app.jobs.build.backfill import build_stale
+from app.jobs.build.day import JOBS
+from app.jobs.runs import ingest_paths, prepare, take_snapshot
 from app.settings import Settings
 from app.warehouse import open_warehouse
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import app.jobs.build
+import app.jobs.build.day
 from app.warehouse import publication
 
 LONG_S = 120
@@ -25,7 +25,7 @@ def halt_staged(*_: Any, **__: Any) -> None:
 
 def dask_setup(_: Any) -> None:
     if os.environ["HALT_AT"] == "staged":
-        app.jobs.build.audit = halt_staged
+        app.jobs.build.day.audit = halt_staged
         return
     replace_partitions = publication._replace_partitions
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from tests.support.clickhouse_http import USER
+from tests.support.paths import CHECKOUT
 
-CHECKOUT = Path(__file__).parents[2]
 PASSWORD = "secret"
 BATCH_RECORDS = 200
 _START_LIMIT_S = 60
@@ -177,10 +177,10 @@ class _PinnedClock(datetime):
 
 
 def main() -> None:
+    import app.intake.files
+    import app.jobs.runs
     import app.main
-    import app.runs
     import app.shop.sqlite
-    import app.sources
     import app.warehouse.opening
     from app.warehouse import Staging
     from app.warehouse.lease import hold_lease
@@ -196,8 +196,8 @@ def main() -> None:
         answer(state="publishing")
         publish(staging, **options)
 
-    app.runs.datetime = _PinnedClock  # type: ignore[misc]
-    app.sources._BATCH_RECORDS = BATCH_RECORDS
+    app.jobs.runs.datetime = _PinnedClock  # type: ignore[misc]
+    app.intake.files._BATCH_RECORDS = BATCH_RECORDS
     app.warehouse.opening.hold_lease = partial(hold_lease, lease_s=float(os.environ["TEST_LEASE_S"]))
     Staging.publish = publish_and_tell  # type: ignore[method-assign]
     answer(state="ready")

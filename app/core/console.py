@@ -1,0 +1,132 @@
+"""What a person sees: tables and progress on a terminal, JSON lines otherwise."""
+
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import structlog
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from app.core import watchdog
+
+_WIDE = 200  # columns of what no terminal limits
+_out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
+_err = Console(stderr=True, highlight=False)
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("carat")
+
+
+def set_up_logging() -> None:
+    """Readable lines on a terminal, one JSON object a line otherwise, both on stderr."""
+    is_terminal = sys.stderr.isatty()
+    logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)  # what it says comes as an error, too
+    renderer = structlog.dev.ConsoleRenderer() if is_terminal else structlog.processors.JSONRenderer(default=str)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING if is_terminal else logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def record_failure(error: BaseException) -> None:
+    """Put the whole story of an error in the log file: stderr gets one line that a person can read."""
+    with suppress(OSError):
+        path = Path(os.environ.get("CARAT_LOG", "var/carat.log"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = "".join(traceback.format_exception(error))
+        with path.open("a", encoding="utf-8") as file:
+            file.write(
+                json.dumps({"at": datetime.now(tz=UTC).isoformat(), "error": str(error), "traceback": text}) + "\n"
+            )
+
+
+def say(line: str) -> None:
+    _out.print(line, markup=False, soft_wrap=True)
+
+
+def say_json(content: Any) -> None:
+    sys.stdout.write(json.dumps(content, default=str, ensure_ascii=False) + "\n")
+
+
+def say_error(line: str) -> None:
+    _err.print(f"carat: {line}", style="red" if _err.is_terminal else None, markup=False, soft_wrap=True)
+
+
+def say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
+    """A table; columns named in `right` hold numbers."""
+    table = Table(title=Text(title, style="table.title"), title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(Text(column), justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(format_value(value)) for value in row))  # a text may hold [brackets]: no markup
+    _out.print(table)
+
+
+def format_value(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    if isinstance(value, int | Decimal):
+        return f"{value:,}"
+    return f"{value:,.1f}" if isinstance(value, float) else str(value)
+
+
+@contextmanager
+def progress(label: str, total: int | None) -> Iterator["Bar"]:
+    """A progress bar on stderr while a terminal is there to show it."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_err, transient=True, disable=not _err.is_terminal) as shown:
+        yield Bar(shown, shown.add_task(label, total=total))
+
+
+class Bar:
+    """One progress bar."""
+
+    def __init__(self, shown: Progress, task: Any) -> None:
+        self._shown = shown
+        self._task = task
+
+    def advance(self, amount: int) -> None:
+        watchdog.progress()
+        self._shown.advance(self._task, amount)
+
+    def reach(self, amount: int) -> None:
+        watchdog.progress()
+        self._shown.update(self._task, completed=amount)
+
+    def label(self, text: str) -> None:
+        watchdog.progress()
+        self._shown.update(self._task, description=text)

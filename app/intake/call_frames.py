@@ -1,0 +1,151 @@
+"""Frames of call records: JSON lines or rows of Parquet, ready for `pd.api_calls` and `etl.rejects`.
+
+A record that cannot be stored never fails its neighbours: it comes back as a reject with its reason and its bytes.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import polars as pl
+
+from app.contracts import API_CALLS, REJECTS
+from app.core import addresses
+from app.core.addresses import Addresses
+from app.core.call_record import (
+    CONTENT_FIELDS,
+    MAX_NESTING,
+    Line,
+    Record,
+    RejectedRecordError,
+    content_digest,
+    epoch_ms,
+    latest_ms,
+    read_line,
+    require_size,
+    row_of,
+    utf8,
+)
+
+KEPT_REJECT_BYTES = 64 * 1024 * 1024
+_KEPT = addresses.kept()
+
+
+@dataclass(frozen=True)
+class UnreadableRow:
+    """A row of Parquet that Python has no values for: the row as an Arrow stream, and why."""
+
+    data: bytes
+    problem: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What became of some lines: `calls` in the shape of `pd.api_calls`, `rejects` in that of `etl.rejects`."""
+
+    calls: pl.DataFrame
+    rejects: pl.DataFrame
+
+
+def read_lines(
+    lines: Sequence[Line],
+    *,
+    source: str,
+    now: datetime,
+    max_record_bytes: int,
+    max_nesting: int = MAX_NESTING,
+    ips: Addresses = _KEPT,
+) -> Batch:
+    """The calls and rejects of JSON lines. When a line was received bounds how far ahead its call may be.
+
+    That is `now` for a line that does not say it.
+    """
+    rows: list[tuple[Any, ...]] = []
+    received: list[int] = []
+    rejects = []
+    at, at_ms, latest = now, epoch_ms(now), latest_ms(now)
+    for line in lines:
+        if (line_at := line.received_at or now) is not at:
+            at, at_ms, latest = line_at, epoch_ms(line_at), latest_ms(line_at)
+        try:
+            rows.append(read_line(line, latest_ms=latest, max_bytes=max_record_bytes, max_nesting=max_nesting, ips=ips))
+            received.append(at_ms)
+        except RejectedRecordError as error:
+            rejects.append(reject(_without_address(line, ips), error, source=source, now=at))
+    return Batch(_calls(rows, received), reject_frame(rejects))
+
+
+def read_rows(
+    rows: Sequence[dict[str, Any] | UnreadableRow],
+    *,
+    first_position: int,
+    source: str,
+    now: datetime,
+    max_record_bytes: int,
+    ips: Addresses = _KEPT,
+) -> Batch:
+    """The calls and rejects of rows that are records already, as Parquet holds them; JSON is text in them."""
+    calls = []
+    rejects = []
+    latest = latest_ms(now)
+    for position, row in enumerate(rows, start=first_position):
+        data = row.data if isinstance(row, UnreadableRow) else msgspec.json.encode(row, enc_hook=str)
+        line = Line(position, data, len(data))
+        try:
+            if isinstance(row, UnreadableRow):
+                raise RejectedRecordError("unreadable row", row.problem)  # noqa: TRY301
+            require_size(line, max_record_bytes)
+            calls.append(row_of(_record(row), latest, ips))
+        except RejectedRecordError as error:
+            rejects.append(reject(_without_address(line, ips), error, source=source, now=now))
+    return Batch(_calls(calls, [epoch_ms(now)] * len(calls)), reject_frame(rejects))
+
+
+def _without_address(line: Line, ips: Addresses) -> Line:
+    return replace(line, data=ips.in_bytes(line.data))
+
+
+def _record(row: dict[str, Any]) -> Record:
+    fields = {name: value for name, value in row.items() if name in Record.__struct_fields__ and value is not None}
+    return Record(**fields | {name: _raw(fields.get(name)) for name in ("request", "response")})
+
+
+def _raw(value: Any) -> msgspec.Raw:
+    if value is None:
+        return msgspec.Raw(b"")
+    if isinstance(value, str | bytes):
+        return msgspec.Raw(value.encode() if isinstance(value, str) else utf8(value).encode())
+    return msgspec.Raw(msgspec.json.encode(value, enc_hook=str))
+
+
+def content_hashes(calls: pl.DataFrame) -> pl.Series:
+    """The `content_hash` that `pd.api_calls` computes for these calls."""
+    columns = [pl.col("ts").dt.epoch("ms"), *(name for name in CONTENT_FIELDS if name != "ts")]
+    digests = (content_digest(row) for row in calls.select(columns).iter_rows())
+    return pl.Series("content_hash", [int.from_bytes(digest[:8], "little") for digest in digests], dtype=pl.UInt64)
+
+
+def _calls(rows: Sequence[tuple[Any, ...]], received: Sequence[int]) -> pl.DataFrame:
+    if not rows:
+        return pl.DataFrame(schema=API_CALLS.schema)
+    columns = dict(zip((*CONTENT_FIELDS, "call_id"), zip(*rows, strict=True), strict=True))
+    ts = pl.Series("ts", columns.pop("ts"), dtype=pl.Int64).cast(pl.Datetime("ms", "UTC"))
+    schema = {name: API_CALLS.schema[name] for name in columns}
+    received_at = pl.Series("received_at", received, dtype=pl.Int64).cast(pl.Datetime("ms", "UTC"))
+    return pl.DataFrame(columns, schema=schema).with_columns(ts, received_at).select(API_CALLS.schema.names())
+
+
+def reject(line: Line, error: RejectedRecordError, *, source: str, now: datetime) -> tuple[Any, ...]:
+    """A row of `etl.rejects`. Its id makes a second run of the same source add nothing."""
+    record = line.data[:KEPT_REJECT_BYTES]
+    digest = hashlib.md5(f"{source}\0{line.position}\0{error.reason}\0".encode(), usedforsecurity=False)
+    digest.update(record)
+    return (now, source, line.position, error.reason, error.detail, line.size, record, digest.hexdigest())
+
+
+def reject_frame(rows: Sequence[tuple[Any, ...]]) -> pl.DataFrame:
+    """Rows made by `reject`, in the shape of `etl.rejects`."""
+    return pl.DataFrame(rows, schema=REJECTS.schema, orient="row")

@@ -1,0 +1,139 @@
+"""The files of a spool: `<segment>.open` while it is written, then `.sealed`; in `delivered/` once it was delivered.
+
+Delivered segments are kept a while, so that a warehouse that lost something can be given it again.
+A segment's name never comes back: the warehouse knows by it what it was given already.
+"""
+
+import os
+import secrets
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.core.errors import SpoolError
+
+OPEN, SEALED = ".open", ".sealed"
+DELIVERED = "delivered"
+
+
+@dataclass(frozen=True, order=True)
+class Segment:
+    """One file of a spool. In the order of their names, segments are in the order in which they were begun."""
+
+    name: str
+    path: Path
+    bytes: int
+    written_at_ms: int
+
+    @property
+    def begun_at_ms(self) -> int:
+        """When it was begun: names begin with it."""
+        begun = self.name.partition("-")[0]
+        return int(begun) if begun.isdecimal() else self.written_at_ms
+
+
+@dataclass(frozen=True)
+class Depth:
+    """What of a spool is to be delivered: segments, their bytes, and since when the oldest waits."""
+
+    segments: int
+    bytes: int
+    oldest_at_ms: int | None
+
+
+def segments(folder: Path, *states: str) -> list[Segment]:
+    """The segments in these states (open and sealed if none is named), the oldest first; none without a folder."""
+    with spool_errors(folder):
+        return sorted(_scan(folder, frozenset(states or (OPEN, SEALED))))
+
+
+def sealed_segments(folder: Path) -> list[Segment]:
+    """What can be delivered, the oldest first."""
+    return segments(folder, SEALED)
+
+
+def delivered_segments(folder: Path) -> list[Segment]:
+    """What was delivered and is kept, the oldest first."""
+    return segments(folder / DELIVERED, SEALED)
+
+
+def spool_depth(folder: Path) -> Depth:
+    """What waits for delivery now."""
+    waiting = [segment for segment in segments(folder) if segment.bytes]
+    return Depth(
+        segments=len(waiting),
+        bytes=sum(segment.bytes for segment in waiting),
+        oldest_at_ms=min((segment.begun_at_ms for segment in waiting), default=None),
+    )
+
+
+def mark_delivered(segment: Segment) -> None:
+    """Note that the warehouse has it. Should the note be lost with the power, it is delivered again, to no effect."""
+    kept = segment.path.parent / DELIVERED
+    with spool_errors(segment.path.parent):
+        kept.mkdir(mode=0o700, exist_ok=True)
+        segment.path.rename(kept / segment.path.name)
+
+
+def delivery_lag_s(folder: Path) -> float | None:
+    """How long the segment that was delivered last had taken since its first record came; None where none is kept."""
+    with suppress(FileNotFoundError):  # no folder, or removed meanwhile
+        names = os.listdir(folder / DELIVERED)  # noqa: PTH208  there may be thousands
+        newest = max((name for name in names if name.endswith(SEALED)), default="")
+        begun = newest.partition("-")[0]
+        if begun.isdecimal():
+            return max((folder / DELIVERED / newest).stat().st_ctime - int(begun) / 1000, 0)
+    return None
+
+
+def remove_old_deliveries(folder: Path, *, keep_s: float) -> int:
+    """Remove segments that were delivered and are older than that; how many."""
+    oldest_ms = (time.time() - keep_s) * 1000
+    old = [segment for segment in delivered_segments(folder) if segment.written_at_ms < oldest_ms]
+    with spool_errors(folder):
+        for segment in old:
+            segment.path.unlink(missing_ok=True)
+    return len(old)
+
+
+def new_name(known: Iterable[str], now_ms: int) -> str:
+    """A name after all known ones, and unlike any that is gone already."""
+    begun = [int(before) for before, _, _ in (name.partition("-") for name in known) if before.isdecimal()]
+    return f"{max((now_ms, *(at + 1 for at in begun))):015d}-{secrets.token_hex(4)}"
+
+
+@contextmanager
+def spool_errors(folder: Path) -> Iterator[None]:
+    """What the system says, as SpoolError."""
+    try:
+        yield
+    except OSError as error:
+        raise SpoolError(
+            f"the spool {folder} cannot be used: {error.strerror or error}. Check CARAT_SPOOL, and who may write there"
+        ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names that were given or changed durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _scan(folder: Path, states: frozenset[str]) -> Iterator[Segment]:
+    try:
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        name, state = os.path.splitext(entry.name)  # noqa: PTH122  there may be thousands
+        if state in states:
+            try:
+                found = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:  # renamed or removed meanwhile
+                continue
+            yield Segment(name, Path(entry.path), found.st_size, found.st_mtime_ns // 1_000_000)

@@ -1,0 +1,82 @@
+"""Reads from `history` what a day's product sessions need: versions that held at its start, and those of the day."""
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from app.contracts import PRODUCT_SESSIONS, sql_text
+from app.frames.days import DaySpans
+from app.jobs.build.boundaries import TS
+from app.rules.snapshot_plan import SnapshotPlan, SnapshotTable
+from app.warehouse import Hashed, Warehouse, fingerprints
+from app.warehouse.history import existing_history
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A history table that says something of products: the SQL of the product's id and of each attribute."""
+
+    table: str
+    product_id: str
+    attributes: dict[str, str]
+
+    @property
+    def selected(self) -> str:
+        attributes = ", ".join(f"if(is_deleted, NULL, {sql}) AS `{name}`" for name, sql in self.attributes.items())
+        return f"toString({self.product_id}) AS product_id, valid_from, {attributes}"
+
+
+def read_product_versions(warehouse: Warehouse, plan: SnapshotPlan, spans: DaySpans) -> list[pl.DataFrame]:
+    """Per history table `product_id, valid_from` and the attributes, in the order of a product's versions.
+
+    Only what a session that begins on the day can meet: nothing after the day that follows, and of what was before
+    only the last version.
+    """
+    parameters = {"start": spans.start, "end": spans.next_end}
+    frames = []
+    for source in _sources(warehouse, plan):
+        history = f"history.{source.table}"
+        frame = warehouse.query(
+            f"""
+SELECT product_id, valid_from, {", ".join(f"`{name}`" for name in source.attributes)} FROM (
+    SELECT {source.selected}, version FROM (
+        SELECT * FROM {history} WHERE valid_from < {TS("start")}
+        ORDER BY {source.product_id}, version DESC LIMIT 1 BY {source.product_id})
+    UNION ALL
+    SELECT {source.selected}, version FROM {history} WHERE valid_from >= {TS("start")} AND valid_from < {TS("end")}
+) ORDER BY product_id, version""",
+            parameters,
+        )
+        if frame.width:
+            wanted = {name: PRODUCT_SESSIONS.schema[name] for name in source.attributes}
+            frames.append(frame.with_columns(pl.col(name).cast(dtype, strict=False) for name, dtype in wanted.items()))
+    return frames
+
+
+def history_sums(warehouse: Warehouse, plan: SnapshotPlan, *, keep: bool) -> pl.DataFrame:
+    """`at, fingerprint` of the versions that say something of products, by the instant from which they hold."""
+    sums = [pl.DataFrame(schema={"at": PRODUCT_SESSIONS.schema["first_seen_at"], "fingerprint": pl.UInt64()})]
+    for source in _sources(warehouse, plan):
+        content = ", ".join(f"toString({sql})" for sql in (source.product_id, *source.attributes.values()))
+        hashed = Hashed(
+            f"history.{source.table}",
+            at="valid_from",
+            content=f"cityHash64({sql_text(source.table)}, valid_from, version, is_deleted, [{content}])",
+        )
+        sums.append(fingerprints(warehouse, hashed, keep=keep).select("at", "fingerprint"))
+    return pl.concat(sums).group_by("at").agg(pl.col("fingerprint").sum()).sort("at")
+
+
+def _sources(warehouse: Warehouse, plan: SnapshotPlan) -> list[_Source]:
+    """The plan's tables and columns that history really has."""
+    return [source for table in plan.of_products if (source := _source(warehouse, table)) is not None]
+
+
+def _source(warehouse: Warehouse, table: SnapshotTable) -> _Source | None:
+    history = existing_history(warehouse, table.name)
+    if history is None:
+        return None
+    columns = {column.name for column in history.columns}
+    attributes = {name: f"`{column}`" for name, column in table.product.items() if column in columns}
+    product_id = attributes.pop("product_id", None)
+    return _Source(table.name, product_id, attributes) if product_id and attributes else None

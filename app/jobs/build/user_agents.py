@@ -1,0 +1,72 @@
+"""Reads user agents: each distinct one once a run, and none that an earlier run has read by the same rules."""
+
+from datetime import UTC, datetime
+from threading import Lock
+
+import polars as pl
+
+from app.contracts import USER_AGENTS
+from app.frames.devices import DEVICE_SCHEMA, read_user_agents
+from app.jobs.build.boundaries import TS
+from app.jobs.build.shards import Scope
+from app.rules.devices import DeviceRules
+from app.warehouse import Warehouse
+
+# No more are kept: whoever sends a new user agent with every call fills neither memory nor disk.
+_MOST_KEPT = 200_000
+
+
+class UserAgents:
+    """What the user agents of a run's days say, by one set of rules; for many threads.
+
+    With `remember` it is kept in `etl.user_agents` for later runs, and taken from there. What comes out is the same
+    without: a proof does not rest on what was kept.
+    """
+
+    def __init__(self, rules: DeviceRules, *, remember: bool = True) -> None:
+        self._rules = rules
+        self._digest = rules.digest
+        self._remember = remember
+        self._reading = Lock()
+        self._known = pl.DataFrame(schema=DEVICE_SCHEMA)
+
+    def of_scope(self, warehouse: Warehouse, scope: Scope) -> pl.DataFrame:
+        """A row per distinct user agent of the calls that the scope may read, as `read_user_agents` says."""
+        wanted = _distinct_user_agents(scope)
+        parameters = {"start": scope.spans.start, "end": scope.spans.next_end, "rules": self._digest}
+        with self._reading:
+            found = warehouse.query(wanted, parameters, schema={"user_agent": pl.String()})
+            known = self._known.join(found, on="user_agent", how="semi")
+            missing = found.join(known, on="user_agent", how="anti")
+            kept = _read_kept(warehouse, wanted, parameters) if self._remember and missing.height else known.clear()
+            kept = kept.join(missing, on="user_agent", how="semi")
+            read = read_user_agents(missing.join(kept, on="user_agent", how="anti")["user_agent"], self._rules)
+            if self._remember and read.height:
+                _keep(warehouse, read, rules=self._digest)
+            new = pl.concat([kept, read])
+            if self._known.height + new.height <= _MOST_KEPT:
+                self._known = pl.concat([self._known, new])
+        return pl.concat([known, new])
+
+
+def _distinct_user_agents(scope: Scope) -> str:
+    within = f" AND visitor_hash IN ({scope.visitors})" if scope.visitors else ""
+    return f"SELECT DISTINCT user_agent FROM pd.api_calls WHERE ts >= {TS('start')} AND ts < {TS('end')}{within}"
+
+
+def _read_kept(warehouse: Warehouse, wanted: str, parameters: dict[str, object]) -> pl.DataFrame:
+    return warehouse.query(
+        f"SELECT {', '.join(DEVICE_SCHEMA)} FROM etl.user_agents "
+        f"WHERE rules = {{rules:String}} AND user_agent IN ({wanted}) LIMIT 1 BY user_agent",
+        parameters,
+        schema=DEVICE_SCHEMA,
+    )
+
+
+def _keep(warehouse: Warehouse, read: pl.DataFrame, *, rules: str) -> None:
+    """Keep what was read by these rules; what was by others, or would be too much, is forgotten."""
+    counts = warehouse.counts({"all": ("etl.user_agents", "1"), "others": ("etl.user_agents", f"rules != '{rules}'")})
+    if counts["others"] or counts["all"] + read.height > _MOST_KEPT:
+        warehouse.command("TRUNCATE TABLE etl.user_agents")
+    read_at = pl.lit(datetime.now(tz=UTC)).cast(USER_AGENTS.schema["read_at"])
+    warehouse.insert(USER_AGENTS, read.head(_MOST_KEPT).with_columns(rules=pl.lit(rules), read_at=read_at))

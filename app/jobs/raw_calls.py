@@ -1,0 +1,190 @@
+"""Stores checked records in `pd.api_calls`, each call once, and those that cannot be in `etl.rejects`.
+
+Whoever brings records does so by this alone: files (`ingest`) and the collector's spool (`deliver`).
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import msgspec
+import polars as pl
+
+from app.contracts import API_CALLS, REJECTS, sql_text
+from app.core.call_record import Line, RejectedRecordError
+from app.intake.call_frames import Batch, content_hashes, reject, reject_frame
+from app.jobs.forget.suppression import Forgotten, read_forgotten, refused, without_forgotten
+from app.warehouse import Warehouse
+
+_INCOMING = "etl.incoming_ids"
+_IDENTITY = ("call_id", "ts", "content_hash")
+_NOTHING_KNOWN = pl.DataFrame(
+    schema={"call_id": API_CALLS.schema["call_id"], "ts": API_CALLS.schema["ts"], "content_hash": pl.UInt64()}
+)
+
+
+@dataclass
+class Ingested:
+    """What became of the records read: each is stored, a duplicate of a stored one, or rejected."""
+
+    stored: int = 0
+    duplicates: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def records(self) -> int:
+        return self.stored + self.duplicates + sum(self.rejected.values())
+
+    def add(self, other: "Ingested") -> None:
+        self.stored += other.stored
+        self.duplicates += other.duplicates
+        for reason, count in other.rejected.items():
+            self.rejected[reason] = self.rejected.get(reason, 0) + count
+
+    def add_rejects(self, rejects: pl.DataFrame) -> None:
+        self.add(Ingested(rejected=dict(rejects["reason"].value_counts().iter_rows())))
+
+
+def ingest_summary(totals: Ingested) -> str:
+    """What became of the records, as one line."""
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(totals.rejected.items()))
+    rejected = f"{sum(totals.rejected.values()):,} rejected" + (f" ({reasons}; see etl.rejects)" if reasons else "")
+    return f"{totals.records:,} records: {totals.stored:,} stored, {totals.duplicates:,} already there, {rejected}"
+
+
+def store(
+    warehouse: Warehouse,
+    batch: Batch,
+    *,
+    source: str,
+    now: datetime,
+    token: str = "",
+    known: pl.DataFrame | None = None,
+) -> Ingested:
+    """Store a batch, and say what became of its records.
+
+    With a `token`, an insert of this batch that is still under way, its answer lost, counts as this one: the engine
+    drops the second of the two. It does so for a whole insert alone, so each day is inserted by itself.
+    `known`: what `known_calls` said of these calls, where that was asked for several batches at once.
+    """
+    forgotten = read_forgotten(warehouse)
+    taken = without_forgotten(batch.calls, forgotten)
+    unforgotten, named = _without_named(batch.rejects, forgotten)
+    not_kept = batch.calls.height - taken.height + named
+    calls, lost = _without_repeats(taken)
+    known = known_calls(warehouse, calls["call_id"]) if known is None else known
+
+    fresh, beaten, replaced = _against_known(calls, known)
+    conflicts = _conflict_rejects(pl.concat([lost, beaten]), source=source, now=now)
+
+    # Not as one frame: a reject may be large, and joining copies it.
+    stood_for = refused(not_kept, source=source, now=now)
+    for name, rejects in (("rejects", unforgotten), ("conflicts", conflicts), ("forgotten", stood_for)):
+        write_rejects(warehouse, rejects, token=token and f"{token}/{name}")
+    moved = _move_to_rejects(warehouse, replaced, now=now)
+    _insert_calls(warehouse, fresh.drop("content_hash"), token)
+
+    done = Ingested(stored=fresh.height - moved.height, duplicates=taken.height - fresh.height - conflicts.height)
+    for rejects in (unforgotten, conflicts, moved):
+        done.add_rejects(rejects)
+    if not_kept:
+        done.add(Ingested(rejected={"forgotten": not_kept}))
+    return done
+
+
+def _without_named(rejects: pl.DataFrame, forgotten: Forgotten) -> tuple[pl.DataFrame, int]:
+    """The rejects that are no forgotten person's, and how many are."""
+    if not forgotten:
+        return rejects, 0
+    is_kept = pl.Series([not forgotten.is_named_in(record) for record in rejects["record"]], dtype=pl.Boolean)
+    return rejects.filter(is_kept), int((~is_kept).sum())
+
+
+def known_calls(warehouse: Warehouse, call_ids: pl.Series) -> pl.DataFrame:
+    """`call_id, ts, content_hash` of the calls that are stored already under one of these ids."""
+    if call_ids.is_empty():
+        return _NOTHING_KNOWN
+    warehouse.keep_aside(_INCOMING, call_ids)
+    columns = ", ".join(_IDENTITY)
+    known = warehouse.query(f"SELECT {columns} FROM pd.api_calls WHERE call_id IN (SELECT id FROM {_INCOMING})")
+    return known if not known.is_empty() else _NOTHING_KNOWN
+
+
+def _insert_calls(warehouse: Warehouse, calls: pl.DataFrame, token: str) -> None:
+    if not token:
+        warehouse.insert(API_CALLS, calls)
+        return
+    for (day,), of_day in calls.group_by(pl.col("ts").dt.date(), maintain_order=True):
+        warehouse.insert(API_CALLS, of_day, token=f"{token}/{day}")
+
+
+def write_rejects(warehouse: Warehouse, rejects: pl.DataFrame, *, token: str = "") -> None:
+    """Append rejects that are not there yet: a source may be read again."""
+    if rejects.is_empty():
+        return
+    ids = rejects["reject_id"].unique().to_list()
+    known = warehouse.query("SELECT reject_id FROM etl.rejects WHERE reject_id IN {ids:Array(String)}", {"ids": ids})
+    if not known.is_empty():
+        rejects = rejects.join(known, on="reject_id", how="anti")
+    if rejects["reject_id"].is_duplicated().any():
+        rejects = rejects.unique("reject_id", maintain_order=True)
+    warehouse.insert(REJECTS, rejects, token=token)
+
+
+def _without_repeats(calls: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The calls with each call_id once, and the different records that lost theirs to an earlier one."""
+    calls = calls.with_columns(content_hash=pl.lit(None, pl.UInt64))
+    is_repeated = calls["call_id"].is_duplicated()
+    if not is_repeated.any():
+        return calls, calls.clear()
+    repeated = calls.filter(is_repeated)
+    ranked = (
+        repeated.with_columns(content_hashes(repeated))
+        .unique(_IDENTITY, maintain_order=True)
+        .sort("ts", "content_hash")
+    )
+    is_first = ranked["call_id"].is_first_distinct()
+    return pl.concat([calls.filter(~is_repeated), ranked.filter(is_first)]), ranked.filter(~is_first)
+
+
+def _against_known(calls: pl.DataFrame, known: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Calls to store; calls that lose to a stored one; stored ones that lose: earlier ts, then smaller hash, wins."""
+    if known.is_empty():
+        return calls, calls.clear(), known
+    fresh = calls.join(known, on="call_id", how="anti")
+    met = calls.join(known, on="call_id", how="semi")
+    met = met.with_columns(content_hashes(met)).join(known, on=_IDENTITY, how="anti")  # the same record again
+    winners = (
+        pl.concat([met.select(_IDENTITY), known.select(_IDENTITY)])
+        .sort("ts", "content_hash")
+        .unique("call_id", keep="first")
+    )
+    winning = met.join(winners, on=_IDENTITY, how="semi")
+    beaten = met.join(winners, on=_IDENTITY, how="anti")
+    return pl.concat([fresh, winning]), beaten, known.join(winners, on=_IDENTITY, how="anti")
+
+
+def _conflict_rejects(calls: pl.DataFrame, *, source: str, now: datetime) -> pl.DataFrame:
+    detail = "another record with this call_id counts: the earlier one, then that with the smaller content hash"
+    error = RejectedRecordError("call_id taken", detail)
+    rows = []
+    # Without the time of receipt: the same record read again is the same reject.
+    readable = calls.drop("received_at", "content_hash", strict=False).with_columns(
+        pl.col("call_id").bin.encode("hex"), pl.col("ts").cast(pl.String)
+    )
+    for call in readable.iter_rows(named=True):
+        data = msgspec.json.encode(call)
+        rows.append(reject(Line(0, data, len(data)), error, source=source, now=now))
+    return reject_frame(rows)
+
+
+def _move_to_rejects(warehouse: Warehouse, replaced: pl.DataFrame, *, now: datetime) -> pl.DataFrame:
+    """The rejects that stored calls become when an earlier record of the same call_id comes in."""
+    moved = [reject_frame([])]
+    for row in replaced.with_columns(pl.col("call_id").bin.encode("hex")).iter_rows(named=True):
+        where = f"call_id = toUUID({sql_text(row['call_id'])}) AND content_hash = {row['content_hash']}"
+        columns = ", ".join(API_CALLS.schema.names())
+        stored = warehouse.query(f"SELECT {columns} FROM pd.api_calls WHERE {where} LIMIT 1")
+        moved.append(_conflict_rejects(stored, source="pd.api_calls", now=now))
+        write_rejects(warehouse, moved[-1])
+        warehouse.command(f"DELETE FROM pd.api_calls WHERE {where}")
+    return pl.concat(moved)

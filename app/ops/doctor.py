@@ -1,0 +1,188 @@
+"""Checks an installation, each check with what was found and how to mend it."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from app.core.errors import CaratError
+from app.intake.spool import spool_depth
+from app.rules.countries import load_countries
+from app.rules.endpoint_map import load_endpoint_map
+from app.rules.session_rules import load_session_rules
+from app.rules.snapshot_plan import load_snapshot_plan
+from app.settings import Settings, load_settings
+from app.shop import open_shop
+from app.warehouse import Warehouse, open_warehouse
+from app.warehouse.client import embedded_path, public_url
+
+_NEEDED_FREE_BYTES = 5 * 1024**3
+_MAX_CLOCK_SKEW_S = 5
+_OLDEST_SERVER = (26, 6)  # older ones can bring replaced partitions back
+_OLDEST_COUNTRIES_DAYS = 180  # networks change hands
+_PRIVILEGES = ("SELECT", "INSERT", "CREATE", "ALTER", "DROP TABLE")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: whether it passed, and what was found or how to mend it."""
+
+    check: str
+    is_ok: bool
+    detail: str
+
+
+def examine() -> list[Finding]:
+    """Every check; one that cannot be made because an earlier one failed is left out."""
+    findings = []
+    try:
+        settings = load_settings()
+    except CaratError as error:
+        return [Finding("settings", is_ok=False, detail=str(error))]
+    findings.append(
+        Finding(
+            "settings",
+            is_ok=True,
+            detail=f"time zone {settings.timezone}, sessions end after {settings.session_timeout}",
+        )
+    )
+    findings.append(
+        _tried(
+            "endpoint map", lambda: f"{len(load_endpoint_map(settings.tracking).calls)} calls in {settings.tracking}"
+        )
+    )
+    findings.append(
+        _tried(
+            "snapshot plan",
+            lambda: f"{len(load_snapshot_plan(settings.snapshots).tables)} tables in {settings.snapshots}",
+        )
+    )
+    findings.append(_tried("session rules", lambda: _session_rules(settings)))
+    if settings.shop_db is not None:
+        findings.append(_tried("shop database", lambda: _shop(settings)))
+    findings.append(_addresses(settings))
+    if settings.geo_database is not None:
+        findings.append(_countries(settings))
+    findings.append(_disk(settings))
+    findings.append(_spool(settings))
+    try:
+        with open_warehouse(settings, purpose="carat doctor", writes=False) as warehouse:
+            findings.append(
+                Finding("warehouse", is_ok=True, detail=f"{public_url(warehouse.url)}, ClickHouse {warehouse.version}")
+            )
+            findings += _of_engine(warehouse)
+    except CaratError as error:
+        findings.append(Finding("warehouse", is_ok=False, detail=str(error)))
+    return findings
+
+
+def _session_rules(settings: Settings) -> str:
+    rules = load_session_rules(settings)
+    channels, devices = len(rules.channels.channels), len(rules.devices.devices)
+    return f"{channels} channels in {settings.channels}, {devices} rules for devices in {settings.devices}"
+
+
+def _tried(check: str, action: Callable[[], str]) -> Finding:
+    try:
+        return Finding(check, is_ok=True, detail=action())
+    except CaratError as error:
+        return Finding(check, is_ok=False, detail=str(error))
+
+
+def _shop(settings: Settings) -> str:
+    """Every table of the plan as the shop has it; what could not be read at one instant with the others is said."""
+    plan = load_snapshot_plan(settings.snapshots)
+    with open_shop(settings) as shop:
+        columns = {table.name: len(shop.describe(table)) for table in plan.tables}
+    return f"{shop.name}: " + ", ".join(f"{name} ({count} columns kept)" for name, count in columns.items())
+
+
+def _addresses(settings: Settings) -> Finding:
+    if settings.ip == "hash" and settings.geo_database is not None:
+        mend = "hashed addresses have no country: CARAT_IP=truncate keeps it, or unset CARAT_GEO_DATABASE"
+        return Finding("addresses", is_ok=False, detail=mend)
+    kept = {"keep": "kept as they come (CARAT_IP: keep, truncate or hash)", "truncate": "truncated", "hash": "hashed"}
+    return Finding("addresses", is_ok=True, detail=f"shoppers' addresses are {kept[settings.ip]}")
+
+
+def _countries(settings: Settings) -> Finding:
+    try:
+        countries = load_countries(settings.geo_database)
+    except CaratError as error:
+        return Finding("countries", is_ok=False, detail=str(error))
+    assert countries.built_at is not None
+    days = (datetime.now(tz=UTC) - countries.built_at).days
+    is_ok = days <= _OLDEST_COUNTRIES_DAYS
+    mend = "" if is_ok else ": get a newer one; days are built anew by it"
+    detail = f"{countries.kind} in {settings.geo_database}, {days} days old{mend}"
+    return Finding("countries", is_ok=is_ok, detail=detail)
+
+
+def _disk(settings: Settings) -> Finding:
+    url = settings.warehouse.get_secret_value()
+    folder = embedded_path(url) if url.startswith("chdb://") else Path.cwd()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    is_ok = free >= _NEEDED_FREE_BYTES
+    mend = (
+        "" if is_ok else "; a build needs room for the day beside the published one: free some, or move CARAT_WAREHOUSE"
+    )
+    return Finding("disk", is_ok=is_ok, detail=f"{free / 1024**3:.1f} GiB free at {folder}{mend}")
+
+
+def _spool(settings: Settings) -> Finding:
+    """Whether a collector could write here and has room, without making what is not there yet."""
+    try:
+        depth = spool_depth(settings.spool)
+    except CaratError as error:
+        return Finding("spool", is_ok=False, detail=str(error))
+    folder = settings.spool.resolve()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        problem = f"this user may not write to {folder}: run as the collector's user, or mend CARAT_SPOOL"
+    elif free < settings.spool_min_free_bytes:
+        least = f"{settings.spool_min_free_bytes / 1024**3:.1f} GiB (CARAT_SPOOL_MIN_FREE_BYTES)"
+        problem = f"{free / 1024**3:.1f} GiB free at {folder}: below {least} the collector answers 503; free some"
+    elif settings.spool_max_bytes and depth.bytes > settings.spool_max_bytes:
+        problem = f"{depth.bytes} bytes wait, CARAT_SPOOL_MAX_BYTES allows {settings.spool_max_bytes}: run `carat load`"
+    else:
+        problem = ""
+    waiting = f"{depth.segments} segments ({depth.bytes / 1024**2:.1f} MiB) wait for delivery in {settings.spool}"
+    return Finding("spool", is_ok=not problem, detail=problem or waiting)
+
+
+def _of_engine(warehouse: Warehouse) -> Iterator[Finding]:
+    version = tuple(int(part) for part in warehouse.version.split(".")[:2])
+    is_ok = version >= _OLDEST_SERVER
+    mend = "" if is_ok else ": upgrade to 26.6 or later, older servers can bring replaced partitions back"
+    yield Finding("version", is_ok=is_ok, detail=f"{warehouse.version}{mend}")
+    now_ms = warehouse.scalar("SELECT toUnixTimestamp64Milli(now64(3))")
+    skew_s = abs(datetime.now(tz=UTC).timestamp() - now_ms / 1000)
+    is_ok = skew_s <= _MAX_CLOCK_SKEW_S
+    yield Finding(
+        "clock",
+        is_ok=is_ok,
+        detail=f"{skew_s:.1f} s between this machine and the warehouse{'' if is_ok else ': set both by NTP'}",
+    )
+    databases = set(warehouse.query("SELECT name FROM system.databases")["name"])
+    missing = [name for name in ("pd", "dwh", "history", "etl") if name not in databases]
+    yield Finding(
+        "databases",
+        is_ok=not missing,
+        detail=f"run `carat migrate`: no {', '.join(missing)}" if missing else "pd, dwh, history, etl",
+    )
+    yield from _privileges(warehouse)
+
+
+def _privileges(warehouse: Warehouse) -> Iterator[Finding]:
+    if warehouse.is_embedded:
+        return
+    for privilege in _PRIVILEGES:
+        granted = warehouse.scalar(f"CHECK GRANT {privilege} ON *.*") == 1
+        mend = "" if granted else f": GRANT {privilege} ON *.* TO the user of CARAT_WAREHOUSE"
+        yield Finding(f"privilege {privilege}", is_ok=granted, detail=f"{'granted' if granted else 'missing'}{mend}")

@@ -1,0 +1,65 @@
+"""How the warehouse is doing: freshness and rows of each table, the spool, last snapshots and runs, rejects."""
+
+from datetime import UTC, datetime
+
+import polars as pl
+
+from app.contracts import API_CALLS, DWH_TABLES
+from app.intake.spool import delivery_lag_s, spool_depth
+from app.settings import Settings
+from app.warehouse import Warehouse
+
+_NEWEST = {"api_calls": "max(toDate(ts))"}
+
+
+def freshness(warehouse: Warehouse) -> pl.DataFrame:
+    """`table, rows, newest_day, built_at` of the raw calls and of each table of dwh."""
+    parts = []
+    for table in (API_CALLS, *DWH_TABLES):
+        newest = _NEWEST.get(table.name, f"max({table.partition_by})")
+        built = f"(SELECT max(built_at) FROM etl.ledger WHERE job = '{table.name}')"
+        built = "max(received_at)" if table is API_CALLS else built
+        parts.append(
+            f"SELECT '{table.full_name}' AS table, count() AS rows, if(rows = 0, NULL, {newest}) AS newest_day, "
+            f"if(rows = 0, NULL, {built}) AS built_at FROM {table.full_name}"
+        )
+    return warehouse.query(" UNION ALL ".join(f"SELECT * FROM ({part})" for part in parts)).sort("table")
+
+
+def spool_state(settings: Settings) -> pl.DataFrame:
+    """`segments, bytes` that wait for delivery, since when the oldest does, and how long the last one delivered did."""
+    depth = spool_depth(settings.spool)
+    oldest_at = datetime.fromtimestamp(depth.oldest_at_ms / 1000, tz=UTC) if depth.oldest_at_ms else None
+    row = {
+        "segments": depth.segments,
+        "bytes": depth.bytes,
+        "oldest_at": oldest_at,
+        "delivery_lag_s": delivery_lag_s(settings.spool),
+    }
+    schema = {"segments": pl.Int64(), "bytes": pl.Int64(), "oldest_at": API_CALLS.schema["ts"]}
+    return pl.DataFrame([row], schema=schema | {"delivery_lag_s": pl.Float64()})
+
+
+def last_snapshots(warehouse: Warehouse) -> pl.DataFrame:
+    """What became of each history table last, refused and interrupted snapshots included."""
+    return warehouse.query(
+        "SELECT table, at, state, rows, inserts, updates, deletes, guarantee, error FROM etl.snapshots "
+        "ORDER BY recorded_at DESC LIMIT 1 BY table"
+    ).sort("table")
+
+
+def last_runs(warehouse: Warehouse, *, limit: int = 10) -> pl.DataFrame:
+    """The newest runs first; of loads, of which there may be one every few seconds, the last two."""
+    return warehouse.query(
+        "SELECT started_at, job, day, state, rows_in, rows_out, rows_rejected AS rejected, seconds, error "
+        "FROM etl.runs ORDER BY started_at DESC "
+        f"LIMIT 2 BY if(job = 'load', job, run_id) LIMIT {limit}"
+    )
+
+
+def recent_rejects(warehouse: Warehouse) -> pl.DataFrame:
+    """Rejects by reason, the most frequent first."""
+    return warehouse.query(
+        "SELECT reason, count() AS records, max(rejected_at) AS last_at, any(detail) AS example FROM etl.rejects "
+        "GROUP BY reason ORDER BY records DESC, reason"
+    )

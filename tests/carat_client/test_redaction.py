@@ -1,0 +1,326 @@
+"""No card number, e-mail address or secret leaves the shop, wherever in a call it stands; all else does."""
+
+import json
+import os
+import re
+import time
+from urllib.parse import quote, unquote
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from carat_client import ClientSettings
+from carat_client.captured import Body, Captured
+from carat_client.records import RecordMaker
+from carat_client.redaction import CARD, EMAIL, REDACTED, Redactor
+
+EXAMPLES = int(os.environ.get("CARAT_REDACTION_EXAMPLES", "40"))
+SECRET_NAMES = [
+    "password", "Password", "user_password", "newPassword", "API-Key", "apiKey", "api_key", "access_token", "X-Auth-Token",
+    "refreshToken", "client_secret", "Authorization", "cookie", "Set-Cookie", "cvv", "CVC", "pin", "otp", "cardNumber",
+    "card_number", "iban", "session_token", "sid", "csrfToken", "JWT", "private_key", "pwd", "credentials",
+]  # fmt: skip
+
+
+def luhn_complete(digits: str) -> str:
+    total = 0
+    for place, digit in enumerate(reversed(digits)):
+        doubled = int(digit) * 2 if place % 2 == 0 else int(digit)
+        total += doubled - 9 if doubled > 9 else doubled
+    return digits + str(-total % 10)
+
+
+cards = st.integers(12, 18).flatmap(lambda n: st.text("0123456789", min_size=n, max_size=n)).map(luhn_complete)
+cards = cards.filter(lambda card: card[0] != "0")
+secrets = st.text("ABCDEFGHabcdefgh0123456789", min_size=8, max_size=30).map(lambda text: f"q7{text}z")
+texts = st.text(st.characters(codec="utf-8"), max_size=20)
+names = st.text("abcdefg_", min_size=1, max_size=8)
+
+
+@st.composite
+def written_cards(draw, card: str) -> str:
+    """A card number as people write it: in groups, with one separator between them."""
+    separator = draw(st.sampled_from(["", " ", "-", "\u00a0", "\u2011", " -"]))
+    size = draw(st.integers(1, 6))
+    return separator.join(card[at : at + size] for at in range(0, len(card), size))
+
+
+@st.composite
+def planted_calls(draw) -> tuple[dict, dict]:
+    """The parts of a call with something planted in each of several places, and what was planted."""
+    card, email, secret = draw(cards), draw(st.emails()), draw(secrets)
+    name = draw(st.sampled_from(SECRET_NAMES))
+
+    def phrase() -> str:
+        planted = draw(
+            st.sampled_from(
+                [
+                    draw(written_cards(card)), email, f"{name}={secret}", f'"{name}": "{secret}"', f"Bearer {secret}",
+                    f"https://shop.example/x?{name}={secret}&mail={quote(email, safe='')}", quote(card + " " + email),
+                    f"https://{secret}:{secret}@shop.example/", f"{name}: {secret}",
+                ]
+            )
+        )  # fmt: skip
+        return f"{draw(texts)} {planted} {draw(texts)}"
+
+    def leaf():
+        return draw(
+            st.sampled_from(
+                [
+                    phrase(), int(card), {name: secret}, {name: [secret, {"x": secret}]}, {phrase(): 1}, draw(texts), None,
+                    json.dumps({name: secret, "note": phrase()}), {"email": email}, {"contact_e-mail": f" {email} "}, 17,
+                    json.dumps(json.dumps({"a": [phrase(), int(card)]})), True, 1.5,
+                ]
+            )
+        )  # fmt: skip
+
+    def tree(depth: int):
+        kind = draw(st.integers(0, 2)) if depth else 0
+        if kind == 0:
+            return leaf()
+        children = [tree(depth - 1) for _ in range(draw(st.integers(0, 3)))]
+        return children if kind == 1 else {f"{draw(names)}{n}": child for n, child in enumerate(children)}
+
+    query = "&".join(
+        [f"{quote(name)}={secret}", f"q={quote(phrase())}", f"{quote(draw(names))}={quote(email, safe='')}"]
+    )
+    call = {
+        "path": f"/api/{quote(draw(texts), safe='')}/{draw(written_cards(card))}/{email}",
+        "query": query,
+        "user-agent": phrase(),
+        "referer": f"https://shop.example/{quote(phrase())}?{query}#{query}",
+        "x-referrer": f"https://{secret}:{secret}@shop.example/?next={quote('https://x.example/?' + query, safe='')}",
+        "cookie": f"visitor_id={quote(email, safe='@')}; session_token={secret}; other={secret}",
+        "x-user-id": draw(st.sampled_from([email, card])),
+        "authorization": f"Bearer {secret}",
+        "request": tree(3),
+        "response": tree(3),
+    }
+    return call, {"card": card, "email": email, "secret": secret}
+
+
+def sent(call: dict, **settings) -> bytes:
+    maker = RecordMaker(ClientSettings(url="http://collector.example", write_key="k", **settings))
+    names = ("user-agent", "referer", "x-referrer", "cookie", "x-user-id", "authorization")
+    bodies = {}
+    for name in ("request", "response"):
+        bodies[name] = Body(1_000_000)
+        bodies[name].add(json.dumps(call.get(name)).encode())
+    line = maker.line(
+        Captured(
+            call_id=bytes(16),
+            started_ns=1_767_225_600_000_000_000,
+            duration_s=0.01,
+            method="POST",
+            path=call.get("path", "/"),
+            query=call.get("query", ""),
+            peer="203.0.113.9",
+            headers={name.encode(): call[name].encode() for name in names if name in call},
+            extracted=None,
+            status=200,
+            **bodies,
+        )
+    )
+    assert line is not None
+    return line
+
+
+def leaves(content):
+    if isinstance(content, dict):
+        for name, value in content.items():
+            yield name
+            yield from leaves(value)
+    elif isinstance(content, list):
+        for value in content:
+            yield from leaves(value)
+    else:
+        yield str(content)
+
+
+def decoded(text: str) -> str:
+    for _ in range(4):
+        text = unquote(text).replace('\\"', '"').replace("\\\\", "\\")
+    return text
+
+
+@pytest.mark.parametrize("hash_key", ["", "key of the hashes"])
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(planted=planted_calls())
+def test_nothing_that_was_planted_is_in_what_is_sent(planted, hash_key):
+    call, what = planted
+    line = sent(call, hash_key=hash_key)
+    for leaf in leaves(json.loads(line)):
+        text = decoded(leaf)
+        assert what["email"].lower() not in text.lower()
+        assert what["secret"] not in text
+        assert what["card"] not in re.sub(r"\D", "", text)
+    assert what["secret"].encode() not in line
+
+
+ordinary = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**11), 10**11)
+    | st.floats(-1e9, 1e9)
+    | st.text("abcdefghijklmnop ÄÖü.,!?-_/'\n", max_size=40),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(content=ordinary)
+def test_what_is_harmless_is_sent_as_it_is(content):
+    assert json.loads(sent({"response": content}))["response"] == content
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(content=st.recursive(texts, lambda inner: st.lists(inner) | st.dictionaries(texts, inner), max_leaves=10))
+def test_what_was_redacted_has_nothing_more_to_redact(content):
+    redactor = Redactor(hash_key="k")
+    once = redactor.field("response", content)
+    assert redactor.field("response", once) == once
+
+
+@pytest.mark.parametrize(
+    ("text", "redacted"),
+    [
+        ("card 4111 1111 1111 1111, thanks", f"card {CARD}, thanks"),
+        ("qty 2 4111-1111-1111-1111 exp 12", f"qty 2 {CARD} exp 12"),
+        ("x5500005555555559y", f"x{CARD}y"),
+        ("٤١١١١١١١١١١١١١١١", CARD),  # the same in Arabic digits
+        ("4111 1111 1111 1112", "4111 1111 1111 1112"),  # no card: the last digit is wrong
+        ("4111111111111111555555", "4111111111111111555555"),  # too long for a card
+        ("1c06a1a5-4111-4111-8111-111111111111", "1c06a1a5-4111-4111-8111-111111111111"),  # a UUID
+        ("write to Anna.Maier+shop@mail.example.com.", f"write to {EMAIL}."),
+        ("'anna@mail.example', \"bob@mail.example\"", f"'{EMAIL}', \"{EMAIL}\""),
+        ("https://x.example/?to=anna%40mail.example", f"https://x.example/?to={EMAIL}"),
+        ("https://x.example/?to=anna%2540mail.example", f"https://x.example/?to={EMAIL}"),
+        ("https://anna:hunter2@x.example/", "https://x.example/"),
+        ("follow @anna", "follow @anna"),
+        ("password: hunter2 or so", f"password: {REDACTED} or so"),
+        ('{"password": "a\\"b c", broken', f'{{"password": {REDACTED}, broken'),
+        ('log: \\"token\\":\\"abc def\\", next', f'log: \\"token\\":{REDACTED}, next'),
+        ("Cookie: a=b; c=d", f"Cookie: {REDACTED}"),
+        ("authorization=Basic YWxhZGRpbjpvcGVu", f"authorization={REDACTED}"),
+        ("key sk_live_51Hsomething1 here", f"key {REDACTED} here"),
+        ("Basic earrings, bearer of luck", "Basic earrings, bearer of luck"),
+        ("material=gold&size:7", "material=gold&size:7"),
+        ('{"a": "b"}', '{"a": "b"}'),
+        ('{"a": {"pin": 1234}}', f'{{"a": {{"pin": "{REDACTED}"}}}}'),
+    ],
+)  # fmt: skip
+def test_free_text(text, redacted):
+    assert Redactor().text(text) == redacted
+
+
+@pytest.mark.parametrize(
+    ("url", "redacted"),
+    [
+        ("https://shop.example/p/17?utm_source=a%20b&gclid=Ab-1_2", "https://shop.example/p/17?utm_source=a%20b&gclid=Ab-1_2"),
+        ("/r?e=anna%40mail.example&x=1", "/r?e=%5Bemail%5D&x=1"),
+        ("/r?token=abc&x=1#access_token=abc", "/r?token=%5Bredacted%5D&x=1#access_token=%5Bredacted%5D"),
+        ("/r?n=4111+1111+1111+1111", "/r?n=%5Bcard%5D"),
+        ("/u/anna@mail.example/orders", "/u/%5Bemail%5D/orders"),
+        ("https://a:b@shop.example/", "https://shop.example/"),
+        ("/?next=%2Flogin%3Ftoken%3Dabc", "/?next=%2Flogin%3Ftoken%3D%5Bredacted%5D"),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_urls(url, redacted):
+    assert Redactor().url(url) == redacted
+
+
+def test_an_address_has_the_same_hash_wherever_it_stands_and_another_under_another_key():
+    content = {"email": " Anna@Mail.example ", "note": "from anna@mail.example", "list": ["anna@mail.example"]}
+    found = Redactor(hash_key="one").field("response", content)
+    assert found["email"].startswith("email:")
+    assert found == {"email": found["email"], "note": f"from {found['email']}", "list": [found["email"]]}
+    assert Redactor(hash_key="two").field("response", content)["email"] != found["email"]
+
+
+def test_true_false_and_null_under_a_secret_name_tell_nothing_and_stay():
+    assert Redactor().field("response", {"token": None, "password": True, "pin": 0, "secret": {}}) == {
+        "token": None, "password": True, "pin": REDACTED, "secret": REDACTED,
+    }  # fmt: skip
+
+
+def test_values_are_allowed_and_denied_by_name_and_by_path():
+    content = {
+        "body": {"id": 4111111111111111, "items": [{"id": 4111111111111111, "note": "x"}], "Street_Name": "Elm", "token": "t"}
+    }  # fmt: skip
+    redactor = Redactor(
+        allow=["request.body.items.id", "token"], deny=["streetname", "request.body.items[].note", "user_agent"]
+    )
+    assert redactor.field("request", content) == {
+        "body": {
+            "id": CARD, "items": [{"id": 4111111111111111, "note": REDACTED}], "Street_Name": REDACTED, "token": "t",
+        }
+    }  # fmt: skip
+    assert redactor.field("user_agent", "Mozilla") is None
+    both = Redactor(allow=["request.*.id"], deny=["id"])
+    assert both.field("request", {"body": {"id": 1}}) == {"body": {"id": REDACTED}}
+
+
+def test_ids_that_look_like_cards_can_be_allowed_in_the_endpoint():
+    call = {"path": "/api/products/4111111111111111"}
+    assert json.loads(sent(call))["endpoint"] == "/api/products/%5Bcard%5D"
+    assert json.loads(sent(call, allow=("endpoint",)))["endpoint"] == call["path"]
+
+
+def test_the_session_token_leaves_as_a_hash_and_a_personal_id_only_under_a_key():
+    call = {"cookie": "session_token=s3cr3t; visitor_id=anna@mail.example", "x-user-id": "4111111111111111"}
+    bare, keyed = json.loads(sent(call)), json.loads(sent(call, hash_key="k"))
+    assert (bare["visitor_id"], bare["user_id"]) == (None, None)
+    assert keyed["visitor_id"].startswith("email:")
+    assert keyed["user_id"].startswith("id:")
+    assert bare["session_token"].startswith("token:")
+    assert bare["session_token"] != keyed["session_token"]
+    assert json.loads(sent(call, hash_session_token=False))["session_token"] == "s3cr3t"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" * 200_000 + "@", "1 " * 100_000, "-eyJ" * 50_000, "eyJ." * 50_000, "a.b@" * 50_000, "x" * 60 + "@a.b " * 40_000,
+        "4" * 200_000, "a." * 100_000 + "@" + "a." * 100_000, "=" * 200_000,
+        "token=" * 30_000, '"' * 200_000, "%25" * 60_000, "{" * 200_000, "eyJ" * 60_000, "basic " * 30_000,
+        'password="' + "\\" * 200_000, "a@" * 100_000, "://" * 60_000, "[" * 50 + '"\\"' + "]" * 50, "x:" * 100_000,
+        "1-" * 6 + "2 " * 100_000, "-----BEGIN PRIVATE KEY-----" * 8000,
+    ],
+    ids=lambda text: text[:12],
+)  # fmt: skip
+def test_time_grows_with_the_length_of_a_text_whatever_it_holds(text):
+    began = time.process_time()
+    Redactor().text(text)
+    assert time.process_time() - began < 0.5
+
+
+def test_numbers_that_json_does_not_have_and_half_characters_are_sent_as_what_it_has():
+    body = Body(1000)
+    body.add(b'{"a": NaN, "b": -Infinity, "c": 1e999, "d": "\\ud800", "e": 12345678901234567890123}')
+    maker = RecordMaker(ClientSettings(url="http://c.example", write_key="k"))
+    call = Captured(bytes(16), 0, 0.0, "GET", "/", "", "", {}, None, 200, None, body)
+    line = maker.line(call)
+    assert b"NaN" not in line
+    assert b"Infinity" not in line
+    assert json.loads(line)["response"] == {"a": None, "b": None, "c": None, "d": "?", "e": 12345678901234567890123}
+
+
+def test_what_is_nested_deeper_than_the_collector_takes_is_cut_there():
+    response = json.loads("[" * 500 + "]" * 500)
+    line = sent({"response": response})
+    assert line.count(b"[") < 64
+    assert b"nested too deeply" in line
+
+
+def test_what_is_remembered_is_bounded():
+    redactor = Redactor()
+    for number in range(18):
+        redactor.field("response", {f"{number} {n}": f"harmless {number} {n}" for n in range(1000)})
+        redactor.field("response", "x" * 100_000)
+    assert len(redactor._harmless) <= 16_384
+    assert len(redactor._judged) <= 4096
+    assert max(map(len, redactor._harmless)) <= 200

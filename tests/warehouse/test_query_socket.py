@@ -1,0 +1,349 @@
+"""Who only reads an embedded warehouse is answered while another process holds it; nothing else goes through there."""
+
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+import pytest
+
+from app.core.errors import LockedError, WarehouseError
+from app.settings import Settings
+from app.warehouse import Warehouse, migrate, open_warehouse
+from app.warehouse import query_socket as beside
+from app.warehouse.lock import hold_embedded
+from app.warehouse.query_socket import answering, is_answered
+from tests.jobs.test_load import call
+from tests.support.collecting import KEY
+from tests.support.paths import CHECKOUT
+from tests.test_main import carat
+
+PATIENCE_S = 60.0
+FORMATS = ("PrettyCompactNoEscapes", "CSVWithNames", "JSONEachRow", "Parquet")
+ENDLESS = "SELECT sum(sipHash64(number)) FROM numbers(10000000000000)"
+
+
+def until(is_so: Callable[[], object], what: str) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
+
+
+# ---- within one process: a real engine and real sockets ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Where the path of a socket would be too long for its address."""
+    return tmp_path_factory.mktemp("beside") / ("a-long-name" * 12) / "warehouse"
+
+
+@pytest.fixture(scope="module")
+def settings_here(folder) -> Settings:
+    return Settings(_env_file=None, warehouse=f"chdb://{folder}")
+
+
+@pytest.fixture(scope="module")
+def held(settings_here, folder) -> Iterator[Warehouse]:
+    """A warehouse that is held and answered for."""
+    with open_warehouse(settings_here, purpose="carat serve") as warehouse:
+        migrate(warehouse, settings_here)
+
+        def read(question: Callable[[Warehouse], bytes]) -> bytes:
+            with warehouse.another() as own:
+                return question(own)
+
+        with answering(folder, read):
+            yield warehouse
+
+
+@pytest.fixture
+def asking(held, settings_here) -> Iterator[Warehouse]:
+    """Whoever opens the held warehouse to read."""
+    with open_warehouse(settings_here, purpose="a test", writes=False) as warehouse:
+        yield warehouse
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_an_answer_is_byte_for_byte_what_the_engine_says(held, asking, fmt):
+    sql = "SELECT number, toString(number) AS text, if(number = 2, NULL, today()) AS day FROM numbers(3) -- all"
+    assert asking.raw(sql, fmt=fmt) == held.raw(sql, fmt=fmt)
+
+
+def test_frames_and_parameters_travel_and_so_does_nothing_at_all(held, asking):
+    text = "tab\t, line\n, 'quote', back\\slash, ring 💍"
+    assert asking.scalar("SELECT {text:String}", {"text": text}) == text
+    assert asking.scalar("SELECT length({names:Array(String)})", {"names": ["a", "b"]}) == 2
+    assert asking.query("SELECT name FROM system.databases ORDER BY name").equals(
+        held.query("SELECT name FROM system.databases ORDER BY name")
+    )
+    assert asking.query("SELECT 1 AS one WHERE false").height == 0
+    assert asking.version == held.version
+
+
+@pytest.mark.parametrize("sql", [
+    "INSERT INTO etl.runs SELECT * FROM etl.runs", "INSERT INTO FUNCTION file('{folder}/out', 'CSV') SELECT 1", "drop table etl.runs", "TRUNCATE TABLE etl.runs",
+    "SELECT 1 INTO OUTFILE '{folder}/out'", "select 1 /* a */ into /* b */ outfile '{folder}/out'", "WITH 1 AS a SELECT a INTO OUTFILE '{folder}/out'",
+    "EXPLAIN INSERT INTO FUNCTION file('{folder}/out', 'CSV') SELECT 1", "KILL QUERY WHERE 1", "SYSTEM FLUSH LOGS", "SET readonly = 0", "OPTIMIZE TABLE etl.runs",
+    "SELECT 1 PARALLEL WITH KILL QUERY WHERE 1", "CREATE TEMPORARY TABLE t (a Int8)", "USE etl", "ALTER TABLE etl.runs DELETE WHERE 1",
+])  # fmt: skip
+def test_what_does_more_than_read_is_refused(held, asking, folder, sql):
+    before = held.scalar("SELECT count() FROM system.tables WHERE database IN ('etl', 'pd', 'dwh')")
+    with pytest.raises(LockedError, match="`carat serve` holds the warehouse and answers for it what only reads"):
+        asking.raw(sql.format(folder=folder.parent), fmt="CSV")
+    assert not (folder.parent / "out").exists()
+    assert held.scalar("SELECT count() FROM system.tables WHERE database IN ('etl', 'pd', 'dwh')") == before
+
+
+def test_the_engine_itself_reads_only_there(held, asking):
+    for sql in ("SELECT 1 SETTINGS readonly = 0", "SELECT * FROM (SELECT 1) SETTINGS readonly = 0"):
+        with pytest.raises(WarehouseError, match="Cannot modify 'readonly'"):
+            asking.raw(sql, fmt="CSV")
+    with held.another() as limited:
+        limited.read_only({})
+        with pytest.raises(WarehouseError, match="READONLY"):
+            limited.command("DROP TABLE etl.runs")
+    held.command("CREATE TABLE etl.of_a_test (a Int8) ENGINE = Memory")  # the others go on writing
+    held.command("DROP TABLE etl.of_a_test")
+
+
+@pytest.mark.parametrize("sql", [
+    "SELECT 'INTO OUTFILE ''x''' AS `INSERT INTO`", "(SELECT 1) UNION ALL (SELECT 2)", "FROM numbers(2) SELECT number", "-- a\nSELECT 1 -- b", "SHOW TABLES FROM etl",
+    "DESCRIBE TABLE etl.runs", "EXISTS TABLE etl.runs", "EXPLAIN SELECT 1", "WITH 1 AS a SELECT a", "SELECT 1 SETTINGS max_threads = 1",
+])  # fmt: skip
+def test_what_reads_is_answered_however_it_is_written(held, asking, sql):
+    assert asking.raw(sql, fmt="TSV") == held.raw(sql, fmt="TSV")
+
+
+def test_a_wrong_query_says_what_the_engine_says_and_several_at_once_are_none(held, asking):
+    with pytest.raises(WarehouseError, match="Unknown expression identifier `nonsense`") as failed:
+        asking.raw("SELECT nonsense", fmt="CSV")
+    with pytest.raises(WarehouseError) as alone:
+        held.raw("SELECT nonsense", fmt="CSV")
+    assert str(failed.value) == str(alone.value)
+    with pytest.raises(WarehouseError, match="Multi-statements are not allowed"):
+        asking.raw("SELECT 1; DROP TABLE etl.runs", fmt="CSV")
+    with pytest.raises(WarehouseError, match="Syntax error") as failed:
+        asking.raw("SELEC 1", fmt="CSV")
+    assert "formatQuery" not in str(failed.value)
+    with pytest.raises(LockedError, match="only reads"):
+        asking.raw("SELECT 1", fmt="CSV; DROP TABLE etl.runs")
+
+
+@pytest.mark.slow
+def test_too_large_a_result_and_too_long_a_query_are_ended_with_a_word_on_what_to_do(held, asking, monkeypatch):
+    with pytest.raises(WarehouseError, match="128 MiB of results: ask for less, or stop it first"):
+        asking.raw("SELECT toString(number) FROM numbers(100000000)", fmt="CSV")
+    monkeypatch.setattr(beside, "_LONGEST_S", 1)  # and the engine is told to have no limit
+    with pytest.raises(WarehouseError, match="ask for less, or stop it first"):
+        asking.raw(f"{ENDLESS} SETTINGS max_execution_time = 0", fmt="CSV")
+
+
+def running(warehouse: Warehouse, text: str) -> int:
+    sql = (
+        "SELECT count() FROM system.processes WHERE position(query, {text:String}) > 0 AND query NOT LIKE '%processes%'"
+    )
+    return warehouse.scalar(sql, {"text": text})
+
+
+def test_a_query_ends_with_who_asked_it(held, asking, folder):
+    with beside._connect(folder) as connection:
+        question = beside.msgspec.json.encode(beside._Question(f"{ENDLESS} /* left */", "CSV", {}))
+        connection.sendall(beside._QUESTION.pack(len(question)) + question)
+        until(lambda: running(held, "/* left */"), "it does not run")
+    until(lambda: not running(held, "/* left */"), "it runs for nobody")
+
+
+def test_more_than_are_answered_at_once_wait_and_who_hangs_or_talks_nonsense_is_left(held, asking, folder, monkeypatch):
+    monkeypatch.setattr(beside, "_ASK_S", 0.5)
+    with ThreadPoolExecutor(10) as pool:
+        answers = pool.map(lambda n: asking.scalar(f"SELECT {n} + sleep(0.1)"), range(10))
+        assert list(answers) == list(range(10))
+    hanging = [socket.socket(socket.AF_UNIX) for _ in range(6)]
+    try:
+        for number, connection in enumerate(hanging):
+            with beside._address(folder) as address:
+                connection.connect(address)
+            connection.sendall((b"", b"GET / HTTP/1.1\r\n\r\n", bytes(8), b"\x00" * 7 + b"\x02{]")[number % 4])
+        assert asking.scalar("SELECT 1") == 1
+    finally:
+        for connection in hanging:
+            connection.close()
+
+
+def test_too_long_a_query_is_not_sent(asking):
+    with pytest.raises(WarehouseError, match="too long to be answered by `carat serve`"):
+        asking.raw(f"SELECT '{'a' * 17_000_000}'", fmt="CSV")
+
+
+def test_another_user_is_not_answered(asking, folder, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)  # of whoever answers: the other side is what the kernel says
+    assert not is_answered(folder)
+    with pytest.raises(WarehouseError, match="ended before it had answered"):
+        asking.scalar("SELECT 1")
+
+
+def test_who_holds_a_warehouse_and_answers_nobody_is_named_as_ever(tmp_path):
+    settings = Settings(_env_file=None, warehouse=f"chdb://{tmp_path}/warehouse")
+    with hold_embedded(tmp_path / "warehouse", purpose="carat etl"):
+        left = socket.socket(socket.AF_UNIX)  # as after a kill: the file is there, and nobody behind it
+        with beside._address(tmp_path / "warehouse") as address:
+            left.bind(address)
+        left.close()
+        assert not is_answered(tmp_path / "warehouse")
+        with (
+            pytest.raises(LockedError, match="held by `carat etl`"),
+            open_warehouse(settings, purpose="a test", writes=False),
+        ):
+            pass
+        with answering(tmp_path / "warehouse", lambda _: b""):  # replaces what was left
+            assert is_answered(tmp_path / "warehouse")
+            with (
+                pytest.raises(LockedError, match="held by `carat etl`"),
+                open_warehouse(settings, purpose="a test"),  # who writes is not helped by it
+            ):
+                pass
+            mode = (tmp_path / "warehouse" / "carat.socket").stat().st_mode
+            assert (stat.S_ISSOCK(mode), stat.S_IMODE(mode)) == (True, 0o600)
+        assert not (tmp_path / "warehouse" / "carat.socket").exists()
+
+
+def test_what_is_being_answered_ends_with_who_answers(held, settings_here, tmp_path):
+    failed: list[Exception] = []
+
+    def read(question: Callable[[Warehouse], bytes]) -> bytes:
+        with held.another() as own:
+            return question(own)
+
+    def ask() -> None:
+        try:
+            beside.connect_beside(tmp_path, LockedError("held")).raw(f"{ENDLESS} /* stopped */", fmt="CSV")
+        except WarehouseError as error:
+            failed.append(error)
+        except LockedError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=ask)
+    with answering(tmp_path, read):
+        thread.start()
+        until(lambda: running(held, "/* stopped */"), "it does not run")
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 5
+    thread.join(10)
+    assert [str(error) for error in failed] == ["`carat serve` is being stopped; run the same command again"]
+    assert not running(held, "/* stopped */")
+
+
+# ---- carat serve, as a process -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Serving:
+    process: subprocess.Popen[bytes]
+    folder: Path
+    collector: str
+    page: str
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(_env_file=None, warehouse=f"chdb://{self.folder}/warehouse", spool=self.folder / "spool")
+
+    def post(self, *numbers: int) -> None:
+        body = json.dumps([call(number) for number in numbers]).encode()
+        headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
+        request = Request(f"{self.collector}/v1/calls", body, headers)
+        with urlopen(request, timeout=30) as answer:
+            assert answer.status == 200
+
+    def count(self, table: str) -> int:
+        """Rows, once somebody answers."""
+        counted: list[int] = []
+
+        def is_counted() -> bool:
+            with suppress(LockedError), open_warehouse(self.settings, purpose="a test", writes=False) as warehouse:
+                assert self.process.poll() is None
+                counted.append(warehouse.scalar(f"SELECT count() FROM {table}"))
+            return bool(counted)
+
+        until(is_counted, "nobody answers")
+        return counted[0]
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Serving]:
+    environment = {
+        "PATH": os.environ["PATH"], "CARAT_SPOOL": f"{folder}/spool", "CARAT_WRITE_KEYS": KEY, "CARAT_SPOOL_SEGMENT_S": "0.3",
+        "CARAT_WAREHOUSE": f"chdb://{folder}/warehouse", "CARAT_LOG": f"{folder}/log", "CARAT_SPOOL_MIN_FREE_BYTES": "0",
+        "PYTHONPATH": str(CHECKOUT),
+    }  # fmt: skip
+    command = [sys.executable, "-m", "app", "serve", "--port", "0", "--page-port", "0"]
+    said = folder / "said"
+    with said.open("wb") as out, subprocess.Popen(command, env=environment, stdout=out, stderr=out) as process:
+        try:
+            until(lambda: re.search(r"dashboards are at \S+/", said.read_text()), "there is no page")
+            until(lambda: '"collecting"' in said.read_text(), "there is no collector")
+            text = said.read_text()
+            port = re.search(r'"at": \["[\d.]+:(\d+)"\]', text)[1]
+            yield Serving(process, folder, f"http://127.0.0.1:{port}", re.search(r"at (http://\S+/) until", text)[1])
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+def test_beside_serve_queries_are_answered_and_first_calls_are_built_at_once(tmp_path):
+    def page() -> str:
+        with suppress(URLError), urlopen(own.page, timeout=30) as answer:
+            return answer.read().decode()
+        return ""
+
+    with serving(tmp_path) as own:
+        assert own.count("pd.api_calls") == 0
+        until(lambda: "The first calls are built as soon as" in page(), "the page says nothing")
+        hour = time.gmtime().tm_hour
+        own.post(*range(5))
+        until(lambda: own.count("dwh.sessions"), "the first calls are not built")
+        built_in_time = time.gmtime().tm_hour == hour
+        own.post(*range(5, 9))
+        until(lambda: own.count("pd.api_calls") == 9, "what follows is not delivered")
+        assert own.count("etl.ledger") == 4 or not built_in_time  # once: what follows waits for the hour
+
+        asked = carat("query", "SELECT count() FROM pd.api_calls", "--format", "csv", folder=tmp_path)
+        assert (asked.returncode, asked.stdout) == (0, b'"count()"\n9\n')
+        refused = carat("query", "INSERT INTO pd.api_calls SELECT * FROM pd.api_calls", folder=tmp_path)
+        assert (refused.returncode, len(refused.stderr.splitlines())) == (75, 1)
+        status = carat("status", "--json", folder=tmp_path, CARAT_SPOOL=f"{tmp_path}/spool")
+        assert (status.returncode, b'"dwh.sessions"' in status.stdout) == (0, True)
+        assert carat("etl", folder=tmp_path).returncode == 75
+
+        (keeper,) = [int(p) for p in _children(own.process.pid) if b"keep" in _command_of(int(p))]
+        os.kill(keeper, signal.SIGKILL)  # its socket stays and is replaced
+        until(lambda: keeper not in map(int, _children(own.process.pid)), "it lives")
+        until(lambda: is_answered(tmp_path / "warehouse"), "nobody answers again")
+        assert own.count("pd.api_calls") == 9
+        own.process.send_signal(signal.SIGTERM)
+        assert own.process.wait(60) == 0
+    assert not (tmp_path / "warehouse" / "carat.socket").exists()
+    alone = carat("query", "SELECT count() FROM pd.api_calls", "--format", "csv", folder=tmp_path)
+    assert alone.stdout == asked.stdout
+
+
+def _children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def _command_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
