@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from app.core.errors import SettingsError
-from app.rules.toml_file import RuleFile, RuleTable
+from app.rules.rule_file import RuleFile, RuleTable
 from app.settings import HOST, SHIPPED_CHANNELS
 
 # What of a session's arrival a channel can ask for.

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from crawleruseragents import CRAWLER_USER_AGENTS_DATA
 
-from app.rules.toml_file import RuleFile, wrong_pattern
+from app.rules.rule_file import RuleFile
+from app.rules.toml_file import wrong_pattern
 
 DEVICE_TYPES = ("desktop", "mobile", "tablet", "tv", "bot", "other")
 # Distributions whose releases change what a user agent means.
