@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
 import polars as pl
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from app.core.errors import SettingsError
@@ -21,6 +31,7 @@ from app.core.suggestions import choose_from
 from app.rules.toml_lines import KeyPath, find_lines
 
 _Model = TypeVar("_Model")
+_Table = TypeVar("_Table")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _POSITION = re.compile(r" \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$")
 # What pydantic finds, as a person who edits the file would say it; other texts are pydantic's own.
@@ -28,17 +39,16 @@ _PROBLEMS = {
     "bool_type": "must be true or false",
     "dict_type": "must be a table",
     "float_type": "must be a number",
-    "greater_than": "must be greater than {gt}",
-    "greater_than_equal": "must be {ge} or more",
+    "greater_than": "must be greater than {gt:g}",
+    "greater_than_equal": "must be {ge:g} or more",
     "int_type": "must be a whole number",
-    "less_than": "must be less than {lt}",
-    "less_than_equal": "must be {le} or less",
+    "less_than": "must be less than {lt:g}",
+    "less_than_equal": "must be {le:g} or less",
     "list_type": "must be a list",
-    "model_type": "must be a table",
     "string_too_short": "must not be empty",
     "string_type": "must be text",
     "too_short": "must not be empty",
-    "tuple_type": 'must be a list of texts, such as ["a", "b"]',
+    "tuple_type": "must be a list",
 }
 
 
@@ -70,31 +80,65 @@ class RuleModel(BaseModel):
         return content
 
 
-def _compiles(pattern: str) -> str:
+def wrong_pattern(pattern: str) -> str:
+    """What Polars finds wrong with a regular expression, in one line; empty if nothing is."""
+    try:
+        pl.select(pl.lit("x").str.contains(pattern))
+    except pl.exceptions.PolarsError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return next((line for line in reversed(lines) if line.startswith("error:")), lines[-1] if lines else "invalid")
+    return ""
+
+
+def _require_valid_pattern(pattern: str) -> str:
     if problem := wrong_pattern(pattern):
         raise mistake(f"is not a valid regular expression: {problem}")
     return pattern
 
 
-def _once_each(values: tuple[str, ...]) -> tuple[str, ...]:
+def _require_content(text: str) -> str:
+    if not text.strip():
+        raise mistake("must not be empty")
+    return text
+
+
+def _require_distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     for number, value in enumerate(values):
         if value in values[:number]:
             raise mistake(f"names {value} twice", number)
     return values
 
 
-def _not_blank(text: str) -> str:
-    if not text.strip():
-        raise mistake("must not be empty")
-    return text
+def _require_texts(value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        raise mistake('must be a list of texts, such as ["a", "b"]')
+    return value
 
 
-Text = Annotated[str, AfterValidator(_not_blank)]
+def _list_of_texts(value: Any) -> Any:
+    if not isinstance(value, str | list | tuple):
+        raise mistake("must be text or a list of texts")
+    return [value] if isinstance(value, str) else value
+
+
+def _require_tables(value: Any, info: ValidationInfo) -> Any:
+    if not isinstance(value, list | tuple):
+        raise mistake(f"must be [[{info.field_name}]] tables")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_require_content)]
 LowerText = Annotated[Text, AfterValidator(str.lower)]
-Texts = Annotated[tuple[Text, ...], Strict(False)]  # a TOML list becomes a tuple
-LowerTexts = Annotated[tuple[LowerText, ...], Strict(False)]
-DistinctTexts = Annotated[Texts, AfterValidator(_once_each)]
-Pattern = Annotated[str, Field(min_length=1), AfterValidator(_compiles)]  # a regular expression of Polars
+Texts = Annotated[tuple[Text, ...], Strict(False), BeforeValidator(_require_texts)]  # a TOML list becomes a tuple
+LowerTexts = Annotated[tuple[LowerText, ...], Strict(False), BeforeValidator(_require_texts)]
+DistinctTexts = Annotated[Texts, AfterValidator(_require_distinct)]
+LowerTextOrTexts = Annotated[  # texts that may be empty, or one such text
+    tuple[Annotated[str, AfterValidator(str.lower)], ...],
+    Strict(False),
+    BeforeValidator(_list_of_texts),
+]
+Pattern = Annotated[Text, AfterValidator(_require_valid_pattern)]  # a regular expression of Polars
+Tables = Annotated[tuple[_Table, ...], Strict(False), BeforeValidator(_require_tables)]  # [[name]] tables
 
 
 class TomlFile:
@@ -126,9 +170,11 @@ class TomlFile:
         try:
             return TypeAdapter(model).validate_python(self.content)
         except ValidationError as error:
+            found = {self._path(details): _problem(details) for details in error.errors()}
+            outer = {path[:end] for path in found for end in range(len(path))}  # a list lacks its own wrong items
             lines = find_lines(self._text)
-            found = [(self._path(details), _problem(details)) for details in error.errors()]
-            raise self.error(*min(found, key=lambda one: lines.of(one[0]) or 0)) from None
+            first = min(found.keys() - outer, key=lambda path: lines.of(path) or 0)
+            raise self.error(first, found[first]) from None
 
     def error(self, path: Sequence[str | int], problem: str) -> SettingsError:
         """The problem of the value at this path, as `FILE:LINE: KEY: problem`; of a missing key, its table's line."""
@@ -163,20 +209,14 @@ def digest_of(meaning: object) -> str:
     return hashlib.sha256(repr(meaning).encode()).hexdigest()[:16]
 
 
-def wrong_pattern(pattern: str) -> str:
-    """What Polars finds wrong with a regular expression, in one line; empty if nothing is."""
-    try:
-        pl.select(pl.lit("x").str.contains(pattern))
-    except pl.exceptions.PolarsError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return next((line for line in reversed(lines) if line.startswith("error:")), lines[-1] if lines else "invalid")
-    return ""
-
-
 def _problem(details: ErrorDetails) -> str:
     context = details.get("ctx", {})
     if details["type"] == "literal_error":
         return _not_among(details["input"], re.findall(r"'([^']*)'", context["expected"]))
+    if details["type"] == "model_type":
+        names = [key for key in details["loc"] if isinstance(key, str)]
+        opening, closing = ("[[", "]]") if isinstance(details["loc"][-1], int) else "[]"
+        return f"must be a table such as {opening}{'.'.join(names)}{closing}"
     if details["type"] == "value_error":
         return details["msg"].removeprefix("Value error, ")
     template = _PROBLEMS.get(details["type"])
