@@ -474,7 +474,7 @@ def doctor(
     if as_json:
         console.say_json([vars(finding) for finding in findings])
     else:
-        rows = [("ok" if f.is_ok else "MEND", f.check, f.detail) for f in findings]
+        rows = [("ok" if f.is_ok else "FIX", f.check, f.detail) for f in findings]
         console.say_table("doctor", ("", "check", "what was found"), rows)
     if not all(finding.is_ok for finding in findings):
         raise typer.Exit(1)

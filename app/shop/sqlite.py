@@ -32,8 +32,8 @@ _WRITE_AHEAD = b"\x02\x02"
 class SQLiteShop:
     """An SQLite file that is read and never written, nor made where there is none."""
 
-    def __init__(self, url: str) -> None:
-        self._path = Path(url.removeprefix("sqlite://")).expanduser().resolve()
+    def __init__(self, path: Path) -> None:
+        self._path = path.resolve()
         self.name = f"sqlite://{self._path}"
         if not self._path.is_file():
             raise ShopError(f"{self.name}: no such file. Check CARAT_SHOP_DB; nothing was changed")
