@@ -1,7 +1,7 @@
-"""The shop's MySQL or MariaDB: what its tables look like, and all of them read as they were at one instant.
+"""The shop's MySQL or MariaDB: describes its tables and reads all of them as of one instant.
 
-A connection locks the tables against writers for the moment in which every reading connection opens its snapshot. A
-user who may not lock gets snapshots that are each consistent in themselves, and is told so.
+One connection locks the tables against writers for the moment in which every reading connection opens its snapshot.
+Without the right to lock, each table is still consistent in itself, and the snapshot reports that.
 """
 
 import ssl

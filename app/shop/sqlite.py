@@ -30,7 +30,7 @@ _WRITE_AHEAD = b"\x02\x02"
 
 
 class SQLiteShop:
-    """An SQLite file that is read and never written, nor made where there is none."""
+    """A shop in an SQLite file, which is only read: never written, never created."""
 
     def __init__(self, path: Path) -> None:
         self._path = path.resolve()
