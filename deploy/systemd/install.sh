@@ -121,7 +121,7 @@ for option; do
     case $option in
         --no-environment) environment=no ;;
         --uninstall) action=uninstall ;;
-        *) fail "unknown option $option; use --no-environment or --uninstall" ;;
+        *) fail "unknown option $option. There are --no-environment and --uninstall" ;;
     esac
 done
 [ -z "$root" ] || environment=no
