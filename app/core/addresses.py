@@ -1,4 +1,4 @@
-"""The shopper's IP address as it is kept: treated once, on arrival, before anything of the call is stored."""
+"""How shopper IP addresses are stored: kept, truncated or hashed on arrival, before the call is stored."""
 
 import hashlib
 import hmac
@@ -19,19 +19,19 @@ _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 @dataclass(frozen=True)
 class Addresses:
-    """How addresses are kept. Treating one that was treated already changes nothing, so it may be met twice."""
+    """How addresses are stored. Treating an address twice has the same result as once."""
 
     treat: Callable[[str], str]
 
     def in_records(self, records: Sequence[bytes]) -> Sequence[bytes]:
-        """Records as they were sent, each with its address treated."""
+        """The records as sent, each with its address treated."""
         return records if self.treat is _kept else [self.in_bytes(record) for record in records]
 
     def in_bytes(self, record: bytes) -> bytes:
-        """A record as it was sent, with its address treated; in what is no JSON, as far as it can be found.
+        """The record as sent, with its address treated; if it is not valid JSON, wherever an address can be found.
 
-        What is no text under that name may hold one in any form, so nothing is left of it: an empty list, which no
-        call record may have there.
+        A value that is not text may contain an address in any form, so it is replaced by an empty list, which is not
+        valid there in a call record.
         """
         if self.treat is _kept:
             return record
@@ -44,7 +44,7 @@ class Addresses:
             return record
         if ip is not None:
             ip = self.treat(ip) if isinstance(ip, str) else []
-        # Written anew also where it is null: of a name that is there twice, the other one may hold an address.
+        # Rewritten even if it is null: if the name occurs twice, the other value may be an address.
         return msgspec.json.encode(fields | {"ip": ip})
 
     def _treated(self, text: bytes) -> bytes:
@@ -52,17 +52,17 @@ class Addresses:
 
 
 def kept() -> Addresses:
-    """As they come."""
+    """Store addresses as they arrive."""
     return Addresses(_kept)
 
 
 def truncated() -> Addresses:
-    """The network: of IPv4 the first 24 bits, of IPv6 the first 48; empty for what is no address."""
+    """Store the network: the first 24 bits of IPv4, the first 48 of IPv6; empty if it is not a valid address."""
     return Addresses(lru_cache(_MOST_REMEMBERED)(_truncated))
 
 
 def hashed(key: str) -> Addresses:
-    """A keyed hash: equal addresses stay equal, and nobody without the key can try them all."""
+    """Store a keyed hash: equal addresses stay equal, and nobody without the key can try them all."""
     return Addresses(lru_cache(_MOST_REMEMBERED)(partial(_hashed, key.encode())))
 
 

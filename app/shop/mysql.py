@@ -1,7 +1,7 @@
-"""The shop's MySQL or MariaDB: what its tables look like, and all of them read as they were at one instant.
+"""The shop's MySQL or MariaDB: describes its tables and reads all of them as of one instant.
 
-A connection locks the tables against writers for the moment in which every reading connection opens its snapshot. A
-user who may not lock gets snapshots that are each consistent in themselves, and is told so.
+One connection locks the tables against writers while every reading connection opens its snapshot. Without the right to
+lock, each table's snapshot is still consistent in itself, and the result says so.
 """
 
 import ssl
@@ -25,11 +25,11 @@ from app.shop.reading import ReaderProcess, Reading, ShopReading
 
 _CONNECT_LIMIT_S = 5
 _ANSWER_LIMIT_S = 30  # of a server that has gone silent, or of a table that is being altered
-_LOCK_TRIES, _LOCK_WAIT_S, _LOCK_PAUSE_S = 4, 1, 0.5  # while it is waited for, writers may have to wait, too
-_OPEN_LIMIT_S = 3  # longest time that writers are held; measured: 10 to 90 ms
-_LOST_AFTER_S = 30  # the server ends the lock of a client that it no longer hears
-_BATCH_BYTES = 32 * 1024**2  # of all tables together; more than 2 GiB of text in a batch is a panic of the reader
-_BATCH_ROWS = 8192  # more are no faster
+_LOCK_TRIES, _LOCK_WAIT_S, _LOCK_PAUSE_S = 4, 1, 0.5  # while Carat waits for the lock, writers may have to wait as well
+_OPEN_LIMIT_S = 3  # longest time that writers are blocked; measured: 10 to 90 ms
+_LOST_AFTER_S = 30  # the server releases the lock of a client that it no longer hears from
+_BATCH_BYTES = 32 * 1024**2  # of all tables together; the reader panics on more than 2 GiB of text in a batch
+_BATCH_ROWS = 8192  # larger batches are not faster
 _UNKNOWN_ROW_BYTES = 64 * 1024
 _TRANSACTIONAL = {"InnoDB", "MyRocks", "ROCKSDB"}
 _SSL_MODES = ("disabled", "required", "verify_ca", "verify_identity")
@@ -41,7 +41,7 @@ _OPEN_SNAPSHOT = "START TRANSACTION WITH CONSISTENT SNAPSHOT"
 
 
 class MySQLShop:
-    """A connection to the shop's database that describes its tables and has them read."""
+    """A connection to the shop's database that describes and reads its tables."""
 
     def __init__(self, url: str, *, max_replica_lag_s: int) -> None:
         parts = urlsplit(url)
@@ -72,20 +72,20 @@ class MySQLShop:
         _close(self._control)
 
     def connect(self, *, answer_limit_s: float | None = None) -> Connection:
-        """One more connection; ShopError says at once why there is none."""
+        """Open a new connection; ShopError says why that failed."""
         try:
             return pymysql.connect(
                 host=self.host,
                 port=self.port,
                 user=self.user,
-                password=self.password.encode(),  # of text, pymysql would take the Latin-1 bytes
+                password=self.password.encode(),  # pymysql would encode text as Latin-1
                 database=self.database,
                 charset="utf8mb4",
                 autocommit=True,
                 connect_timeout=_CONNECT_LIMIT_S,
                 read_timeout=answer_limit_s or _ANSWER_LIMIT_S,
                 ssl=self._ssl_context(),
-                ssl_disabled=self._ssl_mode == "disabled",  # else it would prefer TLS, and the reader would not
+                ssl_disabled=self._ssl_mode == "disabled",  # otherwise it would prefer TLS, unlike the reader
             )
         except (pymysql.Error, OSError) as error:
             is_refused = _code(error) == _LOGIN_REFUSED and self._ssl_mode == "disabled"
@@ -107,7 +107,7 @@ class MySQLShop:
                 for row in rows
                 if table.keeps(row["name"])
             ]
-            if columns:  # what the plan says in SQL, and the right to read, are checked before anybody is held up
+            if columns:  # checks the SQL of the plan and the right to read before any writer is blocked
                 _run(self._control, f"SELECT 1 FROM ({_select(table, columns)} LIMIT 0) AS t")
         except pymysql.Error as error:
             raise ShopError(f"{self.name}, {table.source}: {_message(error)}") from None
@@ -127,7 +127,7 @@ class MySQLShop:
                 "FROM information_schema.tables WHERE TABLE_SCHEMA = DATABASE()"
             )
         }
-        # Locks of a name, held by each reading connection: they tell when it has its snapshot, and which one it is.
+        # Each reading connection holds a named lock, which shows that it has its snapshot and which connection it is.
         run_id = f"carat-{uuid.uuid4().hex[:12]}"
         signs = {table.name: f"{run_id}-{number}" for number, table in enumerate(tables)}
         settings = self._session_settings(limit_s)
@@ -149,7 +149,7 @@ class MySQLShop:
             with (
                 _closing(self.connect(answer_limit_s=limit_s + _ANSWER_LIMIT_S)) as counter,
                 reader.started(),
-                ThreadPoolExecutor(1) as beside,
+                ThreadPoolExecutor(1) as background,
                 self._nothing_left((run_id, *signs.values())),
             ):
                 for statement in (*settings, f"DO GET_LOCK('{run_id}', 0)"):
@@ -170,14 +170,14 @@ class MySQLShop:
                             f"not; ALTER TABLE {table.source} ENGINE = InnoDB"
                         )
                     elif not unguarded:
-                        counts[table.name] = beside.submit(self._count, counter, table, began + limit_s).result
-                beside.submit(_close, counter)
+                        counts[table.name] = background.submit(self._count, counter, table, began + limit_s).result
+                background.submit(_close, counter)
                 yield ShopReading(reader, guarantees, counts)
         except pymysql.Error as error:
             raise ShopError(f"{self.name}: {_message(error)}; nothing was changed") from None
 
     def _count(self, counter: Connection, table: SnapshotTable, ends_at: float) -> int:
-        """Rows of a table at the instant of the counter's snapshot: what is read must be as many."""
+        """The number of rows of a table in the counter's snapshot; as many must be read."""
         try:
             _run(counter, self._time_limit(max(ends_at - time.monotonic(), 1)))
             found = _run(counter, f"SELECT COUNT(*) AS n FROM {_quoted(table.source)} AS t{_where(table)}")
@@ -189,18 +189,18 @@ class MySQLShop:
 
     @contextmanager
     def _lock(self, tables: Iterable[SnapshotTable]) -> Iterator[tuple[Connection, str]]:
-        """Hold writers of the tables; yields the connection that does, or why not where that is not to be had."""
-        with _closing(self.connect()) as connection:  # to close it is to unlock, whatever becomes of this process
-            # Should this machine vanish, the server shall not hold the lock for the hours that it waits by default.
+        """Block writers of the tables; yields the connection that does and, if it cannot, the reason."""
+        with _closing(self.connect()) as connection:  # closing it unlocks, even if this process dies
+            # If this machine disappears, the server must not hold the lock for its default timeout of hours.
             _run(connection, f"SET SESSION lock_wait_timeout = {_LOCK_WAIT_S}, wait_timeout = {_LOST_AFTER_S}")
             yield connection, self._why_unlocked(connection, dict.fromkeys(table.source for table in tables))
             with suppress(pymysql.Error):
                 _run(connection, "UNLOCK TABLES")
 
     def _why_unlocked(self, connection: Connection, sources: Iterable[str]) -> str:
-        """Lock the tables against writers; why that is not possible, if so."""
+        """Lock the tables against writers; returns why that is not possible, or an empty text."""
         why = ""
-        # The second holds writers of all databases, and is for those who may not do the first.
+        # The second blocks writers of all databases; it is for users who may not do the first.
         for statement in (
             f"LOCK TABLES {', '.join(f'{_quoted(source)} READ' for source in sources)}",
             "FLUSH TABLES WITH READ LOCK",
@@ -217,7 +217,7 @@ class MySQLShop:
 
     @contextmanager
     def _nothing_left(self, signs: Iterable[str]) -> Iterator[None]:
-        """End what the server still does for us: it would not notice that nobody waits for it."""
+        """Kill what the server still runs for us: it would not notice that nobody waits for it."""
         try:
             yield
         finally:
@@ -239,19 +239,19 @@ class MySQLShop:
         )
 
     def _time_limit(self, limit_s: float) -> str:
-        """Of a statement."""
+        """The SQL that limits the time of a statement."""
         if self._is_mariadb:
             return f"SET max_statement_time = {limit_s:.3f}"
         return f"SET max_execution_time = {limit_s * 1000:.0f}"
 
     def _require_fresh(self, max_lag_s: int) -> None:
-        """Raise ShopError where this is a replica that says it is behind, or that it stopped following."""
+        """Raise ShopError if this is a replica that is too far behind its source or has stopped."""
         status: list[dict[str, Any]] = []
         for statement in ("SHOW ALL SLAVES STATUS", "SHOW REPLICA STATUS", "SHOW SLAVE STATUS"):
             try:  # MariaDB, MySQL, older MySQL
                 status = self._rows(statement)
                 break
-            except ShopError:  # not this server, or a user who may not ask
+            except ShopError:  # not known to this server, or not allowed for this user
                 continue
         for row in status:
             lag = next((row[name] for name in ("Seconds_Behind_Source", "Seconds_Behind_Master") if name in row), 0)
@@ -277,7 +277,7 @@ class MySQLShop:
         if self._ssl_mode == "disabled":
             return None
         context = ssl.create_default_context(cafile=self._ssl_ca or None)
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # which the certificates that MySQL makes itself do not stand
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # the certificates that MySQL generates fail it
         context.check_hostname = self._ssl_mode == "verify_identity"
         if self._ssl_mode == "required":
             context.verify_mode = ssl.CERT_NONE
@@ -291,13 +291,13 @@ class MySQLShop:
 
 
 def _wait_until_open(reader: ReaderProcess, lock: Connection, signs: dict[str, str]) -> str:
-    """Wait until every reading connection has its snapshot; why they are not of one instant, if so."""
+    """Wait until every reading connection has its snapshot; returns why they are of several instants, if so."""
     gives_up_at = time.monotonic() + _OPEN_LIMIT_S
     while True:
         reader.poll(0.002)
         waiting = [table for table in signs if not reader.read.has_begun(table)]
         asked = ", ".join(f"IS_USED_LOCK('{signs[table]}') AS {_quoted(table)}" for table in waiting)
-        try:  # by the connection that locks: that it answers says that the tables are locked still
+        try:  # on the locking connection: if it answers, the tables are still locked
             holders = _run(lock, f"SELECT {asked or 1}")[0]
         except pymysql.Error as error:
             return f"{_BY_ITSELF}the lock was lost ({_message(error)})"
@@ -309,7 +309,7 @@ def _wait_until_open(reader: ReaderProcess, lock: Connection, signs: dict[str, s
 
 
 def _tried(connection: Connection, lock: str) -> pymysql.Error | None:
-    """Lock; the error if that is not possible, in any of some tries if transactions hold a table."""
+    """Lock, trying again while transactions hold a table; returns the error if that is not possible."""
     for tries_left in reversed(range(_LOCK_TRIES)):
         try:
             _run(connection, lock)
@@ -347,7 +347,7 @@ def _select(table: SnapshotTable, columns: list[ShopColumn]) -> str:
 
 
 def _where(table: SnapshotTable) -> str:
-    return f" WHERE ({table.where}\n)" if table.where else ""  # a comment at its end ends there
+    return f" WHERE ({table.where}\n)" if table.where else ""  # the line break ends a comment
 
 
 def _quoted(name: str) -> str:
@@ -359,6 +359,6 @@ def _code(error: Exception) -> Any:
 
 
 def _message(error: Exception) -> str:
-    """What the server said, without its number."""
+    """The server's message without its error number."""
     text = str(error.args[1] if len(error.args) > 1 else error)
     return (text.strip().splitlines() or [type(error).__name__])[0].rstrip(".")
