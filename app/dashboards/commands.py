@@ -23,16 +23,14 @@ dashboards = typer.Typer(
 )
 
 
-@dashboards.command("validate", short_help="Check the files and run every card")
+@dashboards.command("validate")
 def validate_command(
     *,
-    no_warehouse: Annotated[bool, typer.Option("--no-warehouse", help="Check the files only; run no card.")] = False,
-    folder: Annotated[Path, typer.Option(metavar="PATH", help="Directory of the dashboards' files.")] = DEFAULT_FOLDER,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    no_warehouse: Annotated[bool, typer.Option("--no-warehouse", help="Only look at the files: run no card.")] = False,
+    folder: Annotated[Path, typer.Option(help="Where the dashboards' files are.")] = DEFAULT_FOLDER,
+    as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
 ) -> None:
-    """Check the dashboards' files and run every card on the warehouse, without and with each filter.
-
-    The files are checked by Metabase's own validator (where Node.js is installed) and by Carat's lint.
+    """Check the files with Metabase's own validator (where Node.js is) and a lint, and run every card on the warehouse.
 
     Example: carat dashboards validate
     """
@@ -56,22 +54,17 @@ def validate_command(
     validation.require_clean()
 
 
-@dashboards.command("preview", short_help="Write the dashboards as one offline page")
+@dashboards.command("preview")
 def preview_command(
     *,
-    out: Annotated[Path, typer.Option(metavar="PATH", help="The file to write.")] = Path("var/dashboards.html"),
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("var/dashboards.html"),
     filters: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--filter", metavar="NAME=VALUE", help="date=2026-03-01~2026-03-31, device=mobile; can be repeated."
-        ),
+        list[str] | None, typer.Option("--filter", help="date=2026-03-01~2026-03-31, device=mobile, …; repeatable.")
     ] = None,
-    serve: Annotated[bool, typer.Option("--serve", help="Serve the page with working filters instead.")] = False,
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to serve on.")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, metavar="PORT", help="Port to serve on; 0 picks any free port.")
-    ] = 8322,
-    folder: Annotated[Path, typer.Option(metavar="PATH", help="Directory of the dashboards' files.")] = DEFAULT_FOLDER,
+    serve: Annotated[bool, typer.Option("--serve", help="Serve the page, with working filters, instead.")] = False,
+    host: Annotated[str, typer.Option(help="Where to serve: this machine alone by default.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to serve; 0 takes any free port.")] = 8322,
+    folder: Annotated[Path, typer.Option(help="Where the dashboards' files are.")] = DEFAULT_FOLDER,
 ) -> None:
     """Write the dashboards as one HTML page that needs no network, or serve them with working filters.
 
@@ -97,28 +90,23 @@ def preview_command(
     console.say(f"wrote {out} ({size / 1024**2:.1f} MB): open it in any browser, it needs no network")
 
 
-@dashboards.command("push", short_help="Create or update them in Metabase")
+@dashboards.command("push")
 def push_command(
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be changed, line by line.")] = False,
     database_host: Annotated[
-        str | None,
-        typer.Option(
-            "--database-host", metavar="HOST:PORT", help="The warehouse as Metabase reaches it: clickhouse:8123."
-        ),
+        str | None, typer.Option("--database-host", help="How Metabase calls the warehouse's host: clickhouse:8123.")
     ] = None,
-    wait: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="How long to wait while Metabase reads the warehouse.")
-    ] = 300,
-    folder: Annotated[Path, typer.Option(metavar="PATH", help="Directory of the dashboards' files.")] = DEFAULT_FOLDER,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds that Metabase may take to read the warehouse.")] = 300,
+    folder: Annotated[Path, typer.Option(help="Where the dashboards' files are.")] = DEFAULT_FOLDER,
+    as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
 ) -> None:
-    """Create or update the dashboards in a running Metabase. Safe to repeat; other people's content is not changed.
+    """Make a running Metabase have these dashboards; what people made there is left alone, the same again is nothing.
 
     Example: carat dashboards push --dry-run
 
-    Set CARAT_METABASE_URL and CARAT_METABASE_API_KEY (a key of the group Administrators). Metabase is connected to
-    CARAT_WAREHOUSE, or to CARAT_METABASE_WAREHOUSE if set: a user who may only read is enough.
+    Metabase's address is CARAT_METABASE_URL, its API key (of the group Administrators) CARAT_METABASE_API_KEY. It gets
+    the warehouse of CARAT_WAREHOUSE, or of CARAT_METABASE_WAREHOUSE: a user who may only read is enough.
     """
     from app.dashboards.push import push
 

@@ -1,7 +1,7 @@
 """The one process of `carat serve` that owns the warehouse: it delivers the spool and does the hourly work.
 
-One thread does everything that writes, one thing after the other. The page that shows the warehouse, and the server
-that answers other commands' queries of an embedded one, run in their own threads and read through `Reader`.
+All that writes is done by one thread, one thing after the other. A page that shows the warehouse, and what answers
+other commands' queries of an embedded one, run beside it in threads of their own, and read by `Reader`.
 """
 
 import threading
@@ -33,16 +33,16 @@ _Hold = Callable[[], AbstractContextManager[Warehouse]]
 
 
 class Reader:
-    """Reads the warehouse from any thread while the scheduler works on it."""
+    """Reads the warehouse from any thread, while the keeper works on it."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._owned: Warehouse | None = None
 
     def read(self, question: Callable[[Warehouse], _Answer]) -> _Answer:
-        """The answer to the question, a function that only queries, on a connection of its own.
+        """What the question, a function of queries alone, answers by a connection that is its own.
 
-        WarehouseGoneError while an embedded warehouse is not open yet.
+        WarehouseGoneError while the keeper has not opened an embedded warehouse.
         """
         if self._settings.has_server:
             with open_warehouse(self._settings, purpose=PURPOSE, writes=False) as warehouse:
@@ -54,7 +54,7 @@ class Reader:
 
     @contextmanager
     def over(self, warehouse: Warehouse) -> Iterator[None]:
-        """Read this embedded warehouse, which the scheduler has opened."""
+        """Read this embedded warehouse, which the keeper has opened."""
         self._owned = warehouse
         try:
             yield
@@ -63,13 +63,13 @@ class Reader:
 
 
 class Page(Protocol):
-    """Shows the warehouse until `stopped` is set."""
+    """Shows the warehouse until told to stop."""
 
     def __call__(self, reader: Reader, *, stopped: threading.Event) -> None: ...
 
 
 class Keeper:
-    """Delivers sealed segments, and does the hourly work at the start and at each full hour.
+    """Delivers what is sealed, and does an hour's work at the beginning and at each full hour.
 
     The first calls of a new warehouse are built as soon as they are delivered.
     """
@@ -80,12 +80,12 @@ class Keeper:
         self._page = page
         self._reader = Reader(settings)
         self._hour_due_at = datetime.min.replace(tzinfo=UTC)
-        self._is_new = False  # nothing was built yet, or tried since the last hourly work
+        self._is_new = False  # nothing was built yet, nor tried since the hour's work
         self._pause_s = 0.0
         self._paused_until = 0.0
 
     def run(self) -> None:
-        """Work until `stopped` is set, then deliver once more. A server is only held while there is work."""
+        """Work until told to stop, and then deliver once more. A server is held while there is work, no longer."""
         if self._page:
             threading.Thread(target=self._show, args=(self._page,), name="page", daemon=True).start()
         if self._settings.has_server:
@@ -109,7 +109,7 @@ class Keeper:
                 deliver_spool(warehouse, self._settings, is_stopped=lambda: time.monotonic() > until).require_done()
 
     def _attempt(self, hold: _Hold) -> None:
-        """Do what is due; retry what fails after increasing pauses, or in the next hour."""
+        """Do what is to be done now; what fails is tried again, after ever longer pauses, or in the next hour."""
         try:
             if self._is_hour_due():
                 with hold() as warehouse:
@@ -131,7 +131,7 @@ class Keeper:
             console.log.warning("not everything could be done", error=str(error), again_in_s=self._pause_s)
 
     def _build_first(self, warehouse: Warehouse, delivery: Delivery) -> None:
-        """Build the first calls, at most once an hour: a failure is retried with the hourly work."""
+        """Build the first calls, once an hour at most: what fails is tried again with the hour's work."""
         if self._is_new and delivery.totals.stored:
             self._is_new = False
             watchdog.status("building the first calls")
@@ -156,7 +156,7 @@ class Keeper:
     def _show(self, page: Page) -> None:
         try:
             page(self._reader, stopped=self._stopped)
-        except Exception as error:  # noqa: BLE001  the work continues without the page
+        except Exception as error:  # noqa: BLE001  the work goes on without it
             console.record_failure(error)
             console.log.error("the page ended", error=str(error))
 

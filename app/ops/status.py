@@ -27,7 +27,7 @@ def freshness(warehouse: Warehouse) -> pl.DataFrame:
 
 
 def spool_state(settings: Settings) -> pl.DataFrame:
-    """`segments, bytes` that wait for delivery, when the oldest arrived, and how long the last delivered one waited."""
+    """`segments, bytes` that wait for delivery, since when the oldest does, and how long the last one delivered did."""
     depth = spool_depth(settings.spool)
     oldest_at = datetime.fromtimestamp(depth.oldest_at_ms / 1000, tz=UTC) if depth.oldest_at_ms else None
     row = {

@@ -4,7 +4,7 @@ Two child processes: the collector, which answers within milliseconds because no
 (`app/ops/scheduler.py`), which owns the warehouse and serves the dashboards. The supervisor starts them, restarts one
 that exits, and stops them in order: the collector first, so that what it sealed last is still delivered.
 
-The socket is opened here and stays open while the collector restarts: callers wait a little.
+The socket is opened here and stays open while a collector is started again: who sends meanwhile waits a little.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ from app.core.errors import CaratError, LockedError, SettingsError
 
 _LOOK_S = 0.2
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
-_HEALTHY_S = 30.0  # a process that ran this long is restarted without a pause
+_HEALTHY_S = 30.0  # who ran for so long and ends is started again at once
 _MOST_FAILURES = 5
 _STOP_S = 40.0
 _PR_SET_PDEATHSIG = 1
@@ -32,7 +32,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass
 class Part:
-    """A child process. If a vital one cannot be started, `carat serve` gives up."""
+    """One of the processes. Where a vital one cannot be started, there is no point in going on."""
 
     name: str
     arguments: Sequence[str]
@@ -46,23 +46,17 @@ class Part:
     def start(self) -> None:
         environment = {name: value for name, value in os.environ.items() if name not in _OF_SYSTEMD}
         self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-m",
-                "app",
-                *self.arguments,
-            ],  # -P: a folder called app in the working directory is not Carat
+            [sys.executable, "-P", "-m", "app", *self.arguments],  # a folder called app beside it is not Carat
             env=environment,
             stdin=subprocess.DEVNULL,
             pass_fds=self.handles,
-            process_group=0,  # Ctrl-C reaches only the supervisor
-            preexec_fn=_end_with_parent,  # noqa: PLW1509  no thread of this process holds a lock that the child could need
+            process_group=0,  # Ctrl-C comes here alone
+            preexec_fn=_end_with_parent,  # noqa: PLW1509  no thread of this process holds a lock that it could need
         )
         self._changed_at = time.monotonic()
 
     def tend(self) -> None:
-        """Restart it if it exited, after a pause if it does so repeatedly."""
+        """Start it again where it ended, after a while where it does so often."""
         if self.process is None:
             if time.monotonic() - self._changed_at >= self._pause_s:
                 self.start()
@@ -76,17 +70,17 @@ class Part:
         self._changed_at = time.monotonic()
         self.failures = 1 if ran_s >= _HEALTHY_S else self.failures + 1
         self._require_hope(code)
-        console.log.warning(f"{self.name} exited and is restarted", code=code, in_s=self._pause_s)
+        console.log.warning(f"{self.name} ended, it is started again", code=code, in_s=self._pause_s)
 
     def stop(self) -> None:
-        """Stop it gracefully; kill it if that takes too long."""
+        """End it in order, or after a while without."""
         if self.process is None:
             return
         self.process.terminate()
         try:
             self.process.wait(_STOP_S)
         except subprocess.TimeoutExpired:
-            console.log.warning(f"{self.name} did not stop in time and is killed; nothing is lost")
+            console.log.warning(f"{self.name} did not end in time, it is killed; nothing is lost by that")
             self.process.kill()
             self.process.wait()
         self.process = None
@@ -111,7 +105,7 @@ _OF_SYSTEMD = frozenset(
 
 
 def serve(sockets: Sequence[socket.socket], *, page_port: int, stopped: threading.Event) -> None:
-    """Run the collector and the scheduler until `stopped` is set; CaratError if one of them cannot be started."""
+    """Run collector and keeper until told to stop; CaratError where one of them cannot be started."""
     handles = tuple(listener.fileno() for listener in sockets)
     collector = Part("the collector", ("collect", "--fd", str(handles[0])), is_vital=True, handles=handles)
     parts = (collector, Part("the keeper of the warehouse", ("keep", "--page-port", str(page_port)), is_vital=False))

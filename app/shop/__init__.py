@@ -1,4 +1,4 @@
-"""The shop's own database: describes its tables and reads all of them as of one instant."""
+"""The shop's own database: what its tables look like, and all of them read at one instant."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -29,7 +29,7 @@ class Shop(Protocol):
 
 
 def require_shop(settings: Settings) -> str:
-    """The URL of the shop's database; SettingsError if it is not set."""
+    """The URL of the shop's database; SettingsError where there is none."""
     if settings.shop_db is None:
         raise SettingsError("CARAT_SHOP_DB is not set: mysql://user:pass@host:3306/shop, or sqlite:///path")
     return settings.shop_db.get_secret_value()
@@ -37,7 +37,7 @@ def require_shop(settings: Settings) -> str:
 
 @contextmanager
 def open_shop(settings: Settings) -> Iterator[Shop]:
-    """The configured shop's database; ShopError says why it cannot be reached or used."""
+    """The configured shop's database; ShopError says why it cannot be reached or trusted."""
     url = require_shop(settings)
     shop = (
         MySQLShop(url, max_replica_lag_s=settings.max_replica_lag_s) if url.startswith("mysql://") else SQLiteShop(url)

@@ -28,8 +28,8 @@ _ANSWER_LIMIT_S = 30  # of a server that has gone silent, or of a table that is 
 _LOCK_TRIES, _LOCK_WAIT_S, _LOCK_PAUSE_S = 4, 1, 0.5  # while Carat waits for the lock, writers may have to wait as well
 _OPEN_LIMIT_S = 3  # longest time that writers are blocked; measured: 10 to 90 ms
 _LOST_AFTER_S = 30  # the server releases the lock of a client that it no longer hears from
-_BATCH_BYTES = 32 * 1024**2  # of all tables together; the reader panics on more than 2 GiB of text in a batch
-_BATCH_ROWS = 8192  # larger batches are not faster
+_BATCH_BYTES = 32 * 1024**2  # of all tables together; more than 2 GiB of text in a batch is a panic of the reader
+_BATCH_ROWS = 8192  # more are no faster
 _UNKNOWN_ROW_BYTES = 64 * 1024
 _TRANSACTIONAL = {"InnoDB", "MyRocks", "ROCKSDB"}
 _SSL_MODES = ("disabled", "required", "verify_ca", "verify_identity")
@@ -41,7 +41,7 @@ _OPEN_SNAPSHOT = "START TRANSACTION WITH CONSISTENT SNAPSHOT"
 
 
 class MySQLShop:
-    """A connection to the shop's database that describes and reads its tables."""
+    """A connection to the shop's database that describes its tables and has them read."""
 
     def __init__(self, url: str, *, max_replica_lag_s: int) -> None:
         parts = urlsplit(url)
@@ -85,7 +85,7 @@ class MySQLShop:
                 connect_timeout=_CONNECT_LIMIT_S,
                 read_timeout=answer_limit_s or _ANSWER_LIMIT_S,
                 ssl=self._ssl_context(),
-                ssl_disabled=self._ssl_mode == "disabled",  # otherwise it would prefer TLS, unlike the reader
+                ssl_disabled=self._ssl_mode == "disabled",  # else it would prefer TLS, and the reader would not
             )
         except (pymysql.Error, OSError) as error:
             is_refused = _code(error) == _LOGIN_REFUSED and self._ssl_mode == "disabled"
@@ -277,7 +277,7 @@ class MySQLShop:
         if self._ssl_mode == "disabled":
             return None
         context = ssl.create_default_context(cafile=self._ssl_ca or None)
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # the certificates that MySQL generates fail it
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # which the certificates that MySQL makes itself do not stand
         context.check_hostname = self._ssl_mode == "verify_identity"
         if self._ssl_mode == "required":
             context.verify_mode = ssl.CERT_NONE

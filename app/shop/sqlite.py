@@ -30,7 +30,7 @@ _WRITE_AHEAD = b"\x02\x02"
 
 
 class SQLiteShop:
-    """An SQLite file that is only read: never written, and never created."""
+    """An SQLite file that is read and never written, nor made where there is none."""
 
     def __init__(self, url: str) -> None:
         self._path = Path(url.removeprefix("sqlite://")).expanduser().resolve()
@@ -153,7 +153,7 @@ class SQLiteShop:
         if text == "interrupted":
             return f"not read within {limit_s:g} s (CARAT_SNAPSHOT_TIMEOUT_S)"
         if "readonly database" in text and self._sibling("-journal").exists():
-            return "a process died while writing to it; open it once with the shop, which repairs it"
+            return "whoever wrote to it died in the middle; open it once with the shop, which puts it in order"
         return text
 
 

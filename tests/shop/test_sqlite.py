@@ -288,7 +288,7 @@ def test_a_writer_who_died_in_the_middle_is_named(run, path, taken):
         dead = path.with_name("dead.sqlite")
         shutil.copy(path, dead)
         shutil.copy(f"{path}-journal", f"{dead}-journal")
-    with pytest.raises(ShopError, match="a process died while writing to it; open it once with the shop"):
+    with pytest.raises(ShopError, match="whoever wrote to it died in the middle; open it once with the shop"):
         taken(url=f"sqlite://{dead}")
 
 
