@@ -1,4 +1,4 @@
-"""Prints for people: tables and progress on a terminal; writes the log as JSON lines otherwise."""
+"""What a person sees: tables and progress on a terminal, JSON lines otherwise."""
 
 import json
 import logging
@@ -28,7 +28,7 @@ from rich.text import Text
 
 from app.core import watchdog
 
-_WIDE = 200  # columns of output that no terminal limits
+_WIDE = 200  # columns of what no terminal limits
 _out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
 _err = Console(stderr=True, highlight=False)
 
@@ -36,9 +36,9 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("carat")
 
 
 def set_up_logging() -> None:
-    """Log to stderr: readable lines on a terminal, otherwise one JSON object per line."""
+    """Readable lines on a terminal, one JSON object a line otherwise, both on stderr."""
     is_terminal = sys.stderr.isatty()
-    logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)  # its messages also arrive as errors
+    logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)  # what it says comes as an error, too
     renderer = structlog.dev.ConsoleRenderer() if is_terminal else structlog.processors.JSONRenderer(default=str)
     structlog.configure(
         processors=[
@@ -52,7 +52,7 @@ def set_up_logging() -> None:
 
 
 def record_failure(error: BaseException) -> None:
-    """Write an error with its traceback to the log file; stderr only gets one readable line."""
+    """Put the whole story of an error in the log file: stderr gets one line that a person can read."""
     with suppress(OSError):
         path = Path(os.environ.get("CARAT_LOG", "var/carat.log"))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def say_error(line: str) -> None:
 
 
 def say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
-    """Print a table; columns named in `right` are aligned to the right."""
+    """A table; columns named in `right` hold numbers."""
     table = Table(title=Text(title, style="table.title"), title_justify="left", header_style="bold")
     for column in columns:
         table.add_column(Text(column), justify="right" if column in right else "left", overflow="fold")
@@ -99,7 +99,7 @@ def format_value(value: Any) -> str:
 
 @contextmanager
 def progress(label: str, total: int | None) -> Iterator["Bar"]:
-    """A progress bar on stderr, if that is a terminal."""
+    """A progress bar on stderr while a terminal is there to show it."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),

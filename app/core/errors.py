@@ -1,4 +1,4 @@
-"""Every failure a user can meet: one line of what, where and how to fix it, and the exit code of the command."""
+"""Every failure a user can meet: one line of what, where and how to mend, and the exit code it ends with."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -11,7 +11,7 @@ class CaratError(Exception):
 
 
 def require_none(failures: Sequence[CaratError]) -> None:
-    """Raise the failures, if there are any, as one error of the first one's class."""
+    """Raise the failures, if there are any, as one error of the first one's kind."""
     if failures:
         raise type(failures[0])("; ".join(map(str, failures)))
 
@@ -23,7 +23,7 @@ class SettingsError(CaratError):
 
 
 class LockedError(CaratError):
-    """Another process holds the warehouse; the same command may succeed later. `holder`: its command, if known."""
+    """Somebody else holds the warehouse; the same command may go through later. `holder`: their command, if known."""
 
     exit_code: ClassVar[int] = 75
 
@@ -33,19 +33,19 @@ class LockedError(CaratError):
 
 
 class WarehouseError(CaratError):
-    """The warehouse could not be reached or rejected a statement."""
+    """The warehouse could not be reached or refused a statement."""
 
 
 class WarehouseGoneError(WarehouseError):
-    """The warehouse does not answer; the same work may succeed when it is back."""
+    """The warehouse does not answer; the same work may go through when it is back."""
 
 
 class ClusterError(CaratError):
-    """The machines that share the work could not be reached, or died."""
+    """The machines that were to share the work could not be reached, or died of it."""
 
 
 class AuditError(CaratError):
-    """What was built does not add up and was not published."""
+    """What was built does not add up, so it was not published."""
 
 
 class ShopError(CaratError):
@@ -53,7 +53,7 @@ class ShopError(CaratError):
 
 
 class MetabaseError(CaratError):
-    """Metabase could not be reached, rejected a request, or gave an answer that cannot be understood."""
+    """Metabase could not be reached, refused a request, or answered what cannot be understood."""
 
 
 class ContractError(CaratError):
@@ -61,12 +61,12 @@ class ContractError(CaratError):
 
 
 class DashboardError(CaratError):
-    """A dashboard's file is wrong, or what it asks for does not exist."""
+    """A dashboard's file is wrong, or what it asks for cannot be had."""
 
 
 class SpoolError(CaratError):
-    """The spool could not be written or read; what it acknowledged before is safe."""
+    """The spool could not be written or read; what it acknowledged before is untouched."""
 
 
 class SpoolFullError(SpoolError):
-    """The spool has no room; it takes records again as soon as there is."""
+    """The spool has no room now; it takes records again as soon as it has."""

@@ -1,7 +1,7 @@
-"""Reports to systemd that a long run is alive and what it is doing; does nothing without systemd.
+"""Tells systemd that a long run is alive and what it is doing; does nothing where no systemd listens.
 
-A ping alone would only prove that the interpreter runs. So it pings only while the work makes progress: a hung run
-falls silent, and systemd kills it after `WatchdogSec=`.
+A ping alone would only prove that the interpreter runs. So the pings go on only while the work moves: a hung run falls
+silent, and systemd ends it after `WatchdogSec=`.
 """
 
 import os
@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 _PATIENCE_S = 3600.0  # twice the longest limit of a single step, that of reading a snapshot
-_SEND_TIMEOUT_S = 2.0  # a systemd that does not answer must not block the work
+_SEND_TIMEOUT_S = 2.0  # a systemd that does not listen must not hold up the work
 
 
 class _Work:
-    """When this process last made progress."""
+    """When this process last got something done."""
 
     moved_at = 0.0
 
@@ -25,21 +25,21 @@ _work = _Work()
 
 
 def progress() -> None:
-    """Record progress: a step began, or a piece was read, built or written. Cheap; callable from any thread."""
+    """Note that the work moved: a step began, or a piece was read, built or written. Cheap, from any thread."""
     _work.moved_at = time.monotonic()
 
 
 def status(text: str) -> None:
-    """Record progress and what is being done; `systemctl status` shows the text."""
+    """Note progress, and what is being done, as `systemctl status` shows it."""
     progress()
-    _notify(f"STATUS={' '.join(text.split())}")  # a line break would start another message
+    _notify(f"STATUS={' '.join(text.split())}")  # a line break would begin another message
 
 
 @contextmanager
 def watched(*, patience_s: float = _PATIENCE_S) -> Iterator[None]:
-    """Report readiness, then ping as long as `progress` or `status` is called at least every `patience_s` seconds.
+    """Report readiness, then be pinged for while `progress` or `status` is called at least every `patience_s`.
 
-    Enter it first: what runs earlier is not watched.
+    Enter it before anything that can end the run: what comes earlier is not watched.
     """
     progress()
     _notify("READY=1")
@@ -70,7 +70,7 @@ def _ping(ended: threading.Event, interval_s: float, patience_s: float) -> None:
 
 
 def _ping_interval_s() -> float | None:
-    """A third of the time after which systemd kills the process; None if it does not watch this process."""
+    """A third of the time after which systemd loses patience; None where it does not watch this process."""
     limit_us = os.environ.get("WATCHDOG_USEC", "")
     meant_for = os.environ.get("WATCHDOG_PID", "")
     is_watched = limit_us.isdecimal() and int(limit_us) > 0 and meant_for in {"", str(os.getpid())}
@@ -78,7 +78,7 @@ def _ping_interval_s() -> float | None:
 
 
 def _notify(message: str) -> None:
-    """Send one message to systemd, if it gave a socket; ignore errors, which must not fail the work."""
+    """Send one message to systemd, if it gave a socket; what goes wrong there is no reason to fail."""
     path = os.environ.get("NOTIFY_SOCKET", "")
     if not path.startswith(("/", "@")):
         return
