@@ -10,7 +10,7 @@ ETL_ARGUMENTS = $(if $(DATE),--date $(DATE)) $(if $(FROM),--from $(FROM)) $(if $
 DEMO_ARGUMENTS = $(if $(CALLS),--calls $(CALLS)) $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-fast etl plan hourly serve dashboards preview charts bench bench-day \
+.PHONY: help setup setup-dev demo test test-fast test-long etl plan hourly serve dashboards preview charts bench bench-day \
 	bench-hours bench-snapshots bench-collector bench-middleware bench-enrichment bench-dashboards lint format lock \
 	install-systemd uninstall-systemd clean
 
@@ -27,11 +27,14 @@ demo: setup ## Generate a demo shop, build its warehouse, print a summary. [CALL
 preview: setup ## Write the dashboards as one offline page. [OUT=var/dashboards.html]
 	$(CARAT) dashboards preview $(if $(OUT),--out $(OUT))
 
-test: setup-dev ## Every test.
-	$(RUN)/python -m pytest -q -n auto --dist worksteal
+test: setup-dev ## Run all tests but soaks and large data sets.
+	$(RUN)/python -m pytest -q -n auto --dist worksteal -m "not long"
 
-test-fast: setup-dev ## The tests that take less than a minute together.
-	$(RUN)/python -m pytest -q -n auto --dist worksteal -m "not slow"
+test-fast: setup-dev ## Run the tests that need no server, no browser and less than a second each.
+	$(RUN)/python -m pytest -q -n auto --dist worksteal -m "not slow and not long"
+
+test-long: setup-dev ## Run the soaks and the large data sets.
+	$(RUN)/python -m pytest -q -n auto --dist worksteal -m long
 
 etl: setup ## Build the stale days. [DATE=2026-03-01 | FROM= TO=] [JOBS=a,b]
 	$(CARAT) etl $(ETL_ARGUMENTS)
