@@ -100,7 +100,7 @@ def test_a_value_of_another_type_is_refused_with_its_column(run, taken, in_proce
     run(("INSERT INTO items VALUES (2, ?)", (float(value) if value == 2**63 else value,)))
     found = taken(table("items"), table("others"))
     assert found.errors == {
-        "items": f"could not be read: price ({declared or 'untyped'}) holds a value that is none of its type: mend it there, or exclude it"
+        "items": f"could not be read: price ({declared or 'untyped'}) holds a value of another type: fix it there, or exclude the column"
     }
     assert found.frames["others"].height == 1
 
