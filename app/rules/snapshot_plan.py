@@ -4,19 +4,26 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from app.core.errors import SettingsError
+from app.core.suggestions import choose_from
 from app.rules.toml_file import DistinctTexts, RuleModel, Text, TomlFile, digest_of, mistake
 
-ProductColumn = Literal["product_id", "title", "section", "material", "metal", "list_price", "stock_qty"]
 # What a product's rows can supply to dwh.product_sessions.
-PRODUCT_ATTRIBUTES: tuple[str, ...] = get_args(ProductColumn)[1:]
+PRODUCT_ATTRIBUTES = ("title", "section", "material", "metal", "list_price", "stock_qty")
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _VIEW_ENDINGS = ("_current", "_versions", "_at")
+
+
+def _require_product_column(name: str) -> str:
+    known = ("product_id", *PRODUCT_ATTRIBUTES)
+    if name not in known:
+        raise mistake(f"{name!r} is not valid. {choose_from(name, known)}")
+    return name
 
 
 class TableRules(RuleModel):
@@ -28,7 +35,9 @@ class TableRules(RuleModel):
     exclude: DistinctTexts = ()
     where: Text = ""
     max_deleted_share: Annotated[float, Field(ge=0, le=1)] | None = None
-    product: dict[ProductColumn, Text] = Field(default_factory=dict)  # -> column
+    product: dict[Annotated[str, AfterValidator(_require_product_column)], Text] = Field(
+        default_factory=dict
+    )  # -> column
     person: Text = ""  # the column that holds the user id of the row's owner
 
     def keeps(self, column: str) -> bool:

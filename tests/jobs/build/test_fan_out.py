@@ -454,7 +454,7 @@ def test_neither_secrets_nor_calls_go_over_the_wire(warehouse, settings, monkeyp
         assert PASSWORD.encode() not in sent
         assert b"visitor" not in sent
         task = task_of(writer, settings)
-        monkeypatch.setenv("CARAT_WAREHOUSE", settings.warehouse.get_secret_value().replace(PASSWORD, "wr0ng-pa55"))
+        monkeypatch.setenv("CARAT_WAREHOUSE", settings.warehouse.with_password().replace(PASSWORD, "wr0ng-pa55"))
         answered = build_on_worker(task)
     assert isinstance(answered, WarehouseError)
     assert b"wr0ng-pa55" not in pickle.dumps(answered)
