@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from app.frames.conditions import holds
 from app.frames.documents import Sought, search_documents
-from app.frames.fields import EXACT, MONEY, field_dtype, from_results, kind_of, scalar_dtype, typed
+from app.frames.fields import EXACT, ID_FIELDS, MONEY, field_dtype, from_results, kind_of, matched, scalar_dtype, typed
 from app.frames.json_fields import decode_document, extract
 from app.frames.recall import MEMORY_SCHEMA, looked_up, recalled, remembered
 from app.frames.routes import placeholder_values, with_routes
@@ -287,7 +287,7 @@ def _read(
 def _is_about_several(call: MappedCall) -> bool:
     """Whether a call of the entry can be about several products, so that its fields are lists."""
     readings = call.fields.get("product_id", ()) if call.event in PRODUCT_EVENTS else ()
-    return any(r.expression and (not r.is_plain or ITEMS in r.expression.keys) for r in readings)
+    return any((not r.is_plain or ITEMS in r.expression.keys) if r.expression else r.recall for r in readings)
 
 
 def _want_reading(wanted: _Wanted, name: str, field_name: str, reading: Reading, *, as_list: bool) -> None:
@@ -295,8 +295,7 @@ def _want_reading(wanted: _Wanted, name: str, field_name: str, reading: Reading,
         wanted.add(f"{name}.minor_units", reading.minor_units, Kind.NUMBER, Reading(reading.minor_units))
     if reading.expression is None:
         return
-    is_key = bool(reading.lookup or reading.recall or reading.range_separator)
-    kind = Kind.TEXT if is_key else kind_of(field_name)
+    kind = Kind.TEXT if reading.takes_text and kind_of(field_name) is not Kind.TEXTS else kind_of(field_name)
     is_list = field_name in LIST_FIELDS or kind is Kind.TEXTS or (as_list and field_name in PARALLEL_FIELDS)
     wanted.add(name, reading.expression, kind, reading, of=field_name, as_list=is_list)
 
@@ -371,7 +370,7 @@ def _typed_fields(
             column, unfit = _as_dtype(found, dtype)
             values.append(column)
             lost[name] += missed + unfit
-        columns[name] = pl.select(pl.coalesce(values)).to_series().alias(name) if len(values) > 1 else values[0]
+        columns[name] = _first_with_value(values, name)
     frame = pl.DataFrame({"row": entry.rows["row"]} | columns)
     if has_lists:
         frame = _with_several(frame)
@@ -382,6 +381,37 @@ def _typed_fields(
         ),
         +lost,
     )
+
+
+def _first_with_value(values: list[pl.Series], name: str) -> pl.Series:
+    """Of several readings the first with a value; of lists of ids element by element, where they are as long."""
+    found = _unless_empty(values[0])
+    for other in map(_unless_empty, values[1:]):
+        if name in ID_FIELDS and isinstance(found.dtype, pl.List):
+            found = _filled(found, other)
+        found = pl.select(pl.coalesce(found, other)).to_series()
+    return found.alias(name)
+
+
+def _unless_empty(values: pl.Series) -> pl.Series:
+    """The values, null where a list holds nothing."""
+    if not isinstance(values.dtype, pl.List):
+        return values
+    has_value = pl.col("values").list.drop_nulls().list.len() > 0
+    return pl.DataFrame({"values": values}).select(pl.when(has_value).then("values")).to_series()
+
+
+def _filled(ids: pl.Series, others: pl.Series) -> pl.Series:
+    """Lists of ids with the gaps filled from others of the same length."""
+    frame = pl.DataFrame({"ids": ids, "others": others}).with_row_index("row")
+    alike = frame.filter(pl.col("ids").list.len() == pl.col("others").list.len(), pl.col("ids").list.len() > 0)
+    filled = (
+        alike.explode("ids", "others", empty_as_null=False, keep_nulls=False)
+        .group_by("row", maintain_order=True)
+        .agg(filled=pl.coalesce("ids", "others"))
+    )
+    joined = frame.join(filled, on="row", how="left", maintain_order="left")
+    return joined.select(pl.coalesce("filled", "ids")).to_series()
 
 
 def _read_dtype(name: str, *, as_list: bool) -> pl.DataType:
@@ -402,10 +432,12 @@ def _value(
 ) -> tuple[pl.Series, int]:
     height = entry.rows.height
     values = entry.columns[column] if reading.expression else pl.Series([reading.const]).new_from_index(0, height)
+    values = matched(values, reading.match) if reading.match else values
     if reading.recall:
-        keys = values if reading.expression else pl.Series([""]).new_from_index(0, height)
-        values = recalled(entry.rows, _plain_text(keys), memory, reading.recall)
-    elif reading.lookup:
+        values = recalled(entry.rows, _plain_text(values) if reading.expression else None, memory, reading.recall[0])
+        for name in reading.recall[1:]:
+            values = recalled(entry.rows, _plain_text(values), memory, name)
+    if reading.lookup:
         values = looked_up(entry.rows, _plain_text(values), lookups, reading.lookup)
     found, lost = typed(values.alias(of), of, reading)
     if reading.offset_page_size is not None:
@@ -416,7 +448,7 @@ def _value(
 
 
 def _plain_text(keys: pl.Series) -> pl.Series:
-    """Keys as text; of a list of text, without the empty place that stands for a single text."""
+    """Keys as text, or as lists of text."""
     if isinstance(keys.dtype, pl.List):
         return keys.cast(pl.List(pl.String))
     return keys.cast(pl.String)

@@ -62,6 +62,13 @@ def relist(items: pl.Series, *, like: pl.Series) -> pl.Series:
     return pl.Series(pa.LargeListArray.from_arrays(pc.subtract(lists.offsets, lists.offsets[0]), values, mask=mask))
 
 
+def matched(values: pl.Series, pattern: str) -> pl.Series:
+    """The first group of a pattern in each text, or in each text of lists."""
+    if isinstance(values.dtype, pl.List):
+        return values.cast(pl.List(pl.String)).list.eval(pl.element().str.extract(pattern, 1))
+    return values.cast(pl.String).str.extract(pattern, 1)
+
+
 def _part_of_range(values: pl.Series, reading: Reading) -> pl.Series:
     parts = values.str.splitn(reading.range_separator, 2).struct.field(f"field_{reading.range_part}")
     return parts.alias(values.name)
@@ -101,7 +108,9 @@ def exact_numbers(values: pl.Series, decimal: str) -> tuple[pl.Series, int]:
     if not len(odd):
         return frame["number"], 0
     read = [read_number(one, decimal) for one in odd]
-    found = pl.DataFrame({"text": odd, "odd": pl.Series([one and f"{one:f}" for one in read], dtype=pl.String)})
+    found = pl.DataFrame(
+        {"text": odd, "odd": pl.Series([None if one is None else f"{one:f}" for one in read], dtype=pl.String)}
+    )
     found = found.with_columns(pl.col("odd").cast(EXACT, strict=False))
     frame = frame.join(found, on="text", how="left", maintain_order="left")
     frame = frame.with_columns(number=pl.coalesce("number", "odd"))
@@ -175,7 +184,7 @@ def _one_of(result: Any, field: str, reading: Reading) -> Any:
         return "true" if result else "false"
     text = result if isinstance(result, str) else repr(result)
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if kind_of(field) is not Kind.NUMBER or reading.range_separator:
+    if kind_of(field) is not Kind.NUMBER or reading.takes_text:
         return text
     number = number_as_text(text, is_text=isinstance(result, str), decimal=reading.decimal)
     return number if number is None or isinstance(number, str) else _LOST

@@ -36,6 +36,7 @@ _QUERY = "query"
 _THOUSAND = 1000
 _NOTHING = 1e-6
 _NUMBERED_KEY = "[0]"
+_KEY_IN_BRACKETS = ']":'
 _NOT_SCALAR = "\0"  # what `comparable` says of lists and objects
 
 _SAMPLED_DOCUMENTS = 32
@@ -88,8 +89,8 @@ def _readable_together(paths: Sequence[FieldPath]) -> list[list[FieldPath]]:
 def _extract(documents: pa.ChunkedArray, paths: Sequence[FieldPath]) -> Extraction:
     lines = _as_lines(documents)
     is_plain = pc.and_(pc.starts_with(lines, "{"), pc.ends_with(lines, "}\n"))
-    if any(path.keys[0] == _QUERY for path in paths):
-        is_plain = pc.and_not(is_plain, pc.match_substring(lines, _NUMBERED_KEY))
+    for sign in _signs_of_nested_keys(paths):
+        is_plain = pc.and_not(is_plain, pc.match_substring(lines, sign))
     plain = lines if pc.all(is_plain).as_py() else lines.filter(is_plain)
     parts: list[tuple[pa.Array, list[pa.Array]]] = []  # row numbers and the paths' values
     rows = pc.indices_nonzero(is_plain)
@@ -108,6 +109,13 @@ def _extract(documents: pa.ChunkedArray, paths: Sequence[FieldPath]) -> Extracti
     tolerant, unreadable = _read_tolerant(documents, odd, paths)
     parts.append((odd, tolerant))
     return Extraction(_in_order(parts, paths), unreadable)
+
+
+def _signs_of_nested_keys(paths: Sequence[FieldPath]) -> set[str]:
+    """Texts that stand in documents whose query may hold, under a key with brackets, what a path is for."""
+    steps = {len(path.keys) for path in paths if path.keys[0] == _QUERY}
+    signs = {_NUMBERED_KEY} if steps else set()
+    return signs | ({_KEY_IN_BRACKETS} if steps and max(steps) > 2 else set())  # noqa: PLR2004  below query.name
 
 
 def _hold_decimal_commas(paths: Sequence[FieldPath]) -> bool:
@@ -293,7 +301,7 @@ def _type_of_any(values: Sequence[Any]) -> pa.DataType:
     if kinds == {_Number}:
         return pa.float64()
     if kinds == {list}:
-        items = {type(item) for value in values for item in value}
+        items = {type(item) for value in values for item in value or ()}
         return pa.list_(pa.struct([]) if items == {dict} else pa.string())
     return pa.string()
 

@@ -12,7 +12,7 @@ MEMORY_SCHEMA: dict[str, pl.DataType] = {
     "row": pl.UInt32(),
     "name": pl.String(),
     "key": pl.String(),
-    "value": pl.String(),
+    "value": pl.List(pl.String()),
 }
 LOOKUP_SCHEMA: dict[str, pl.DataType] = {
     "key": pl.String(),
@@ -24,32 +24,57 @@ LOOKUP_SCHEMA: dict[str, pl.DataType] = {
 def remembered(rows: pl.DataFrame, name: str, values: pl.Series, keys: pl.Series | None) -> pl.DataFrame:
     """What some calls remember under a name, one row a key: `session_number, row, name, key, value`.
 
-    In: calls with `session_number, row`; values and keys as text or as lists of text of the same length.
+    In: calls with `session_number, row`; values and keys as text or as lists of text. One value belongs to every key.
+    Without keys the value is remembered as a whole, a list with its gaps.
     """
     said = rows.select("session_number", "row").with_columns(value=_as_lists(values))
     said = said.with_columns(key=pl.lit([""], pl.List(pl.String)) if keys is None else _as_lists(keys))
     if keys is None:
-        said = said.with_columns(pl.col("value").list.head(1))
+        said = said.with_columns(value=pl.concat_list(pl.struct("value")))
+    else:
+        is_one = pl.col("value").list.len() == 1
+        each = pl.col("value").list.first().repeat_by(pl.col("key").list.len())
+        said = said.with_columns(value=pl.when(is_one).then(each).otherwise("value"))
+        said = said.filter(pl.col("key").list.len() == pl.col("value").list.len())
+        said = said.with_columns(value=pl.col("value").list.eval(pl.struct(value=pl.concat_list(pl.element()))))
+    value = pl.col("value").struct.field("value")
     return (
-        said.filter(pl.col("key").list.len() == pl.col("value").list.len())
-        .explode("key", "value", empty_as_null=False, keep_nulls=False)
-        .filter(pl.col("key").is_not_null(), pl.col("value").fill_null("") != "")
+        said.explode("key", "value", empty_as_null=False, keep_nulls=False)
+        .with_columns(value=value)
+        .filter(
+            pl.col("key").is_not_null(),
+            pl.col("value").list.eval(pl.element().fill_null("") != "").list.any(),
+        )
         .with_columns(name=pl.lit(name))
         .select(pl.col(column).cast(dtype) for column, dtype in MEMORY_SCHEMA.items())
     )
 
 
-def recalled(rows: pl.DataFrame, keys: pl.Series, memory: pl.DataFrame, name: str) -> pl.Series:
-    """What an earlier call of each call's session last remembered under its key (or keys, in their lists)."""
-    return _resolved(rows.select("session_number", "row"), keys, lambda asked: _last_said(asked, memory, name))
+def recalled(rows: pl.DataFrame, keys: pl.Series | None, memory: pl.DataFrame, name: str) -> pl.Series:
+    """What an earlier call of each call's session last remembered under its key (or keys, in their lists).
+
+    Where no earlier call says it, what the call itself says counts. Without keys: what was last remembered as a whole, as a list of text.
+    """
+    calls = rows.select("session_number", "row")
+    if keys is None:
+        return _last_said(calls.with_columns(key=pl.lit("")), memory, name)
+    return _resolved(calls, keys, lambda asked: _last_said(asked, memory, name).list.first())
 
 
 def _last_said(asked: pl.DataFrame, memory: pl.DataFrame, name: str) -> pl.Series:
     said = memory.filter(pl.col("name") == name).select("session_number", "key", "row", "value").sort("row")
-    return asked.join_asof(
-        said, on="row", by=["session_number", "key"], strategy="backward", allow_exact_matches=False,
-        check_sortedness=False,
-    )["value"]  # fmt: skip
+    earlier, own = (
+        asked.join_asof(
+            said,
+            on="row",
+            by=["session_number", "key"],
+            strategy="backward",
+            allow_exact_matches=may_be_own,
+            check_sortedness=False,
+        )["value"]
+        for may_be_own in (False, True)
+    )
+    return pl.select(pl.coalesce(earlier, own)).to_series()
 
 
 def looked_up(rows: pl.DataFrame, keys: pl.Series, lookups: Mapping[Lookup, pl.DataFrame], lookup: Lookup) -> pl.Series:

@@ -80,12 +80,18 @@ class Reading:
     minor_units: int | Expression | None = None
     decimal: str = ""
     split: str = ","
+    match: str = ""  # a pattern, whose first group is the value
     range_separator: str = ""
     range_part: int = 0
     offset_page_size: int | None = None  # 0: the page size is the call's own
     decode: tuple[str, ...] = ()
     lookup: Lookup | None = None
-    recall: str = ""
+    recall: tuple[str, ...] = ()  # names, recalled one after the other, before the lookup
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether the value is made from a text, whatever the field holds."""
+        return bool(self.match or self.range_separator or self.lookup or self.recall)
 
     @property
     def is_plain(self) -> bool:
@@ -171,12 +177,15 @@ def _map(file: TomlFile) -> EndpointMap:
     )
     for number, call in enumerate(calls):
         _require_reachable(file, calls, number)
+        _require_placeholders(file, content.call[number], number, call)
         for name, reading in _named_readings(call):
             known = {memory.name for other in calls for memory in other.memories}
-            if reading.recall and reading.recall not in known:
-                problem = f"recall: no entry remembers {reading.recall!r}. {choose_from(reading.recall, sorted(known))}"
+            for asked in (one for one in reading.recall if one not in known):
+                problem = f"recall: no entry remembers {asked!r}. {choose_from(asked, sorted(known))}"
                 raise file.error(("call", number, *name), problem)
-    ignored = tuple(_pattern(entry.method, entry.path) for entry in content.ignore)
+    ignored = tuple(
+        _pattern(entry.method, entry.path) if entry.path else CallPattern(entry.method, "^") for entry in content.ignore
+    )
     if content.ignore_defaults:
         ignored += _IGNORED_BY_DEFAULT
     meaning = (calls, ignored, content.currency)
@@ -196,6 +205,20 @@ def _require_reachable(file: TomlFile, calls: tuple[MappedCall, ...], number: in
         if earlier.when is None and earlier.pattern == call.pattern:
             problem = f"call number {first} takes every call of this method and path; give that one a `when`"
             raise file.error(("call", number, "path"), problem)
+
+
+def _require_placeholders(file: TomlFile, entry: "_CallFile", number: int, call: MappedCall) -> None:
+    """Expressions that begin with `path.` name a placeholder of the entry's path."""
+    expressions = [(("fields", name), reading.path) for name, many in entry.fields.items() for reading in many]
+    expressions += [(("filters", name), reading.path) for name, many in entry.filters.items() for reading in many]
+    for name, memory in entry.remember.items():
+        expressions += [(("remember", name), memory.value), (("remember", name), memory.key)]
+    for keys, expression in expressions:
+        if expression and expression.keys[:1] == ("path",) and expression.keys[1] not in call.pattern.placeholders:
+            known = call.pattern.placeholders
+            problem = f"{expression.text!r}: the path has no placeholder {{{expression.keys[1]}}}"
+            hint = f". {choose_from(expression.keys[1], known)}" if known else ""
+            raise file.error(("call", number, *keys), f"{problem}{hint}")
 
 
 # ---- the file's shape --------------------------------------------------------------------------------------------
@@ -315,6 +338,23 @@ def _const(value: Any) -> Any:
     return str(value)
 
 
+def _match(value: Any) -> Any:
+    if not isinstance(value, str) or not value:
+        raise mistake('must be a pattern, such as "search: *(.+)"')
+    if syntax := _UNSHARED_SYNTAX.search(value):
+        raise mistake(f"{syntax[0]!r} cannot be used in a pattern here")
+    if problem := wrong_pattern(value):
+        raise mistake(f"is not a valid pattern: {problem}")
+    return value if re.search(r"(?<!\\)\((?!\?)", value) else f"({value})"
+
+
+def _names(value: Any) -> Any:
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list) or not values or not all(isinstance(one, str) and one for one in values):
+        raise mistake("must be a name that an entry remembers, or a list of them")
+    return tuple(values)
+
+
 class _ReadingFile(RuleModel):
     """A table that says where a field's value is and how to read it."""
 
@@ -323,21 +363,20 @@ class _ReadingFile(RuleModel):
     minor_units: Annotated[Any, BeforeValidator(_minor_units)] = None
     decimal: Literal[",", "."] | None = None
     split: Annotated[str, BeforeValidator(_split)] = ","
+    match: Annotated[str, BeforeValidator(_match)] = ""
     range: Text | None = None
     offset: Annotated[int | None, BeforeValidator(_offset)] = None
     decode: Annotated[tuple[str, ...], Strict(False), BeforeValidator(_decoders)] = ()
     lookup: _LookupFile | None = None
-    recall: Text | None = None
+    recall: Annotated[tuple[str, ...], Strict(False), BeforeValidator(_names)] = ()
 
     @model_validator(mode="after")
     def _require_source(self) -> Self:
         if self.path is not None and self.const is not None:
             raise mistake("path and const are two values; keep one, or make a list of two", "const")
-        if self.path is None and self.const is None and self.recall is None:
+        if self.path is None and self.const is None and not self.recall:
             raise mistake("missing: the expression of the value, or const or recall", "path")
-        if self.lookup and self.recall:
-            raise mistake("lookup and recall cannot be combined; make a list of two", "recall")
-        if self.path is None and (self.decode or self.lookup):
+        if self.path is None and (self.decode or (self.lookup and not self.recall)):
             raise mistake("missing: decode and lookup need the expression of a value", "path")
         return self
 
@@ -405,7 +444,13 @@ class _CallFile(RuleModel):
 
 class _IgnoreFile(RuleModel):
     method: Methods = ()
-    path: Path_ = "/{rest...}"
+    path: Path_ | None = None
+
+    @model_validator(mode="after")
+    def _require_some(self) -> Self:
+        if not self.method and self.path is None:
+            raise mistake("names neither a method nor a path, so every call would be ignored")
+        return self
 
 
 class _MapFile(RuleModel):
@@ -445,12 +490,13 @@ def _reading(file: _ReadingFile, name: str, decimal: str) -> Reading:
         minor_units=file.minor_units,
         decimal=file.decimal or decimal,
         split=file.split,
+        match=file.match,
         range_separator=file.range or "",
         range_part=_RANGE_PARTS.get(name, 0),
         offset_page_size=file.offset,
         decode=file.decode,
         lookup=lookup,
-        recall=file.recall or "",
+        recall=file.recall,
     )
 
 

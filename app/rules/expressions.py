@@ -309,14 +309,16 @@ class _Interpreter(TreeInterpreter):
         self._steps = MAX_STEPS
         self._decode = decode or document_in
 
-    def search(self, node: dict[str, Any], record: dict[str, Any]) -> Any:
+    def search(self, node: dict[str, Any], record: Any) -> Any:
+        if node["type"] == "pipe":
+            return self.search(node["children"][1], self.visit(node["children"][0], record))
         if node["type"] == "projection":
             return self._with_gaps(node, lambda _: True, record)
         if node["type"] == "filter_projection":
             return self._with_gaps(node, lambda item: is_true(self.visit(node["children"][2], item)), record)
         return self.visit(node, record)
 
-    def _with_gaps(self, node: dict[str, Any], takes: Callable[[Any], bool], record: dict[str, Any]) -> Any:
+    def _with_gaps(self, node: dict[str, Any], takes: Callable[[Any], bool], record: Any) -> Any:
         items = self.visit(node["children"][0], record)
         if not isinstance(items, list):
             return None
