@@ -51,7 +51,7 @@ def differences(expected: dict[str, Any], event: dict[str, Any]) -> Iterator[str
         wanted = expected.get(field)
         found = field_value(event, field, is_list=isinstance(wanted, list))
         if field == "filters":
-            found = {name: (found or {}).get(name) for name in wanted}
+            found = {name: dict(found or {}).get(name) for name in wanted}
         if (found or None) != (wanted or None):
             yield f"{field}: {found!r}, expected {wanted!r}"
 
