@@ -53,7 +53,7 @@ class Taken:
 
 
 def table(name: str, *key: str, source: str = "", **more) -> SnapshotTable:
-    return SnapshotTable(name, source or name, key or ("id",), **more)
+    return SnapshotTable(name=name, source=source or name, key=key or ("id",), **more)
 
 
 @contextmanager

@@ -1,0 +1,82 @@
+"""Values that other calls or the shop's tables say: what an earlier call of the session remembered, and lookups."""
+
+from collections.abc import Callable, Mapping
+
+import polars as pl
+
+from app.frames.fields import relist
+from app.rules.endpoint_map import Lookup
+
+MEMORY_SCHEMA: dict[str, pl.DataType] = {
+    "session_number": pl.UInt32(),
+    "row": pl.UInt32(),
+    "name": pl.String(),
+    "key": pl.String(),
+    "value": pl.String(),
+}
+LOOKUP_SCHEMA: dict[str, pl.DataType] = {
+    "key": pl.String(),
+    "value": pl.String(),
+    "valid_from": pl.Datetime("ms", "UTC"),
+}
+
+
+def remembered(rows: pl.DataFrame, name: str, values: pl.Series, keys: pl.Series | None) -> pl.DataFrame:
+    """What some calls remember under a name, one row a key: `session_number, row, name, key, value`.
+
+    In: calls with `session_number, row`; values and keys as text or as lists of text of the same length.
+    """
+    said = rows.select("session_number", "row").with_columns(value=_as_lists(values))
+    said = said.with_columns(key=pl.lit([""], pl.List(pl.String)) if keys is None else _as_lists(keys))
+    if keys is None:
+        said = said.with_columns(pl.col("value").list.head(1))
+    return (
+        said.filter(pl.col("key").list.len() == pl.col("value").list.len())
+        .explode("key", "value", empty_as_null=False, keep_nulls=False)
+        .filter(pl.col("key").is_not_null(), pl.col("value").fill_null("") != "")
+        .with_columns(name=pl.lit(name))
+        .select(pl.col(column).cast(dtype) for column, dtype in MEMORY_SCHEMA.items())
+    )
+
+
+def recalled(rows: pl.DataFrame, keys: pl.Series, memory: pl.DataFrame, name: str) -> pl.Series:
+    """What an earlier call of each call's session last remembered under its key (or keys, in their lists)."""
+    return _resolved(rows.select("session_number", "row"), keys, lambda asked: _last_said(asked, memory, name))
+
+
+def _last_said(asked: pl.DataFrame, memory: pl.DataFrame, name: str) -> pl.Series:
+    said = memory.filter(pl.col("name") == name).select("session_number", "key", "row", "value").sort("row")
+    return asked.join_asof(
+        said, on="row", by=["session_number", "key"], strategy="backward", allow_exact_matches=False,
+        check_sortedness=False,
+    )["value"]  # fmt: skip
+
+
+def looked_up(rows: pl.DataFrame, keys: pl.Series, lookups: Mapping[Lookup, pl.DataFrame], lookup: Lookup) -> pl.Series:
+    """What a table of `history` holds under each call's key (or keys, in their lists) as of the call.
+
+    In: calls with `ts`. The table's versions as `key, value, valid_from`; a version without a value ends the row.
+    """
+    versions = lookups.get(lookup, pl.DataFrame(schema=LOOKUP_SCHEMA)).sort("valid_from")
+    return _resolved(rows.select("ts"), keys, lambda asked: _as_of(asked, versions))
+
+
+def _as_of(asked: pl.DataFrame, versions: pl.DataFrame) -> pl.Series:
+    ordered = asked.with_row_index("place").sort("ts", maintain_order=True)
+    found = ordered.join_asof(
+        versions, left_on="ts", right_on="valid_from", by="key", strategy="backward", check_sortedness=False
+    )
+    return found.sort("place")["value"]
+
+
+def _resolved(rows: pl.DataFrame, keys: pl.Series, resolve: Callable[[pl.DataFrame], pl.Series]) -> pl.Series:
+    if not isinstance(keys.dtype, pl.List):
+        return resolve(rows.with_columns(key=keys.cast(pl.String)))
+    asked = rows.with_columns(key=keys).explode("key", empty_as_null=False, keep_nulls=False)
+    return relist(resolve(asked), like=keys)
+
+
+def _as_lists(values: pl.Series) -> pl.Series:
+    if isinstance(values.dtype, pl.List):
+        return values.cast(pl.List(pl.String))
+    return values.cast(pl.String).reshape((-1, 1)).cast(pl.List(pl.String))
