@@ -79,6 +79,8 @@ def _scalars(values: pl.Series, field: str, reading: Reading) -> tuple[pl.Series
         text = values.str.strip_chars() if values.dtype == pl.String else values.cast(pl.String)
         if field in ID_FIELDS and values.dtype == pl.String:
             text = text.str.replace(_WHOLE_AS_FRACTION, "$1")
+        if field == "currency":
+            text = text.str.to_uppercase()
         return text.set(text == "", None) if (text == "").any() else text, 0
     numbers, lost = exact_numbers(values, reading.decimal)
     number = pl.col("number")

@@ -53,7 +53,8 @@ def remembered(rows: pl.DataFrame, name: str, values: pl.Series, keys: pl.Series
 def recalled(rows: pl.DataFrame, keys: pl.Series | None, memory: pl.DataFrame, name: str) -> pl.Series:
     """What an earlier call of each call's session last remembered under its key (or keys, in their lists).
 
-    Where no earlier call says it, what the call itself says counts. Without keys: what was last remembered as a whole, as a list of text.
+    Where no earlier call says it, what the call itself says counts. Without keys: what was last remembered as a whole,
+    as a list of text.
     """
     calls = rows.select("session_number", "row")
     if keys is None:
