@@ -1,6 +1,5 @@
 """Expressions that only the library can evaluate: on one document at a time, for the calls of one entry."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,10 +26,10 @@ class Sought:
 
 @dataclass(frozen=True)
 class Found:
-    """Per name one result a call, as Python values; and by name how many calls cost too much."""
+    """Per name one result a call, as Python values; and by name the positions of calls that cost too much."""
 
     values: dict[str, list[Any]]
-    too_costly: Counter[str]
+    too_costly: dict[str, list[int]]
 
 
 def search_documents(calls: pl.DataFrame, documents: pa.Table, sought: Sequence[Sought], paths: pl.DataFrame) -> Found:
@@ -44,7 +43,7 @@ def search_documents(calls: pl.DataFrame, documents: pa.Table, sought: Sequence[
     placeholders = paths.to_dicts() if paths.width else [{}] * calls.height
     decoders = {one.name: decoder(one.decode) if one.decode else None for one in sought}
     values: dict[str, list[Any]] = {one.name: [] for one in sought}
-    too_costly: Counter[str] = Counter()
+    too_costly: dict[str, list[int]] = {one.name: [] for one in sought}
     for number, record in enumerate(records):
         record |= {name: _document(text[number]) for name, text in zip(needed, texts, strict=True)}
         record["path"] = placeholders[number]
@@ -56,7 +55,7 @@ def search_documents(calls: pl.DataFrame, documents: pa.Table, sought: Sequence[
                     found = decode(found)
             except TooCostlyError:
                 found = None
-                too_costly[one.name] += 1
+                too_costly[one.name].append(number)
             values[one.name].append(found)
     return Found(values, too_costly)
 

@@ -1,10 +1,10 @@
 """Calls to events: what each call was by the endpoint map, and its fields as typed columns."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import msgspec
 import polars as pl
 import pyarrow as pa
 
@@ -151,7 +151,7 @@ def _request_with_query(text: str | None, endpoint: str) -> str | None:
     request = decode_document(text) if text else {}
     if not isinstance(request, dict) or request.get("query"):
         return text
-    return msgspec.json.encode(request | {"query": query}).decode()
+    return json.dumps(request | {"query": query})
 
 
 # ---- which entry -------------------------------------------------------------------------------------------------
@@ -159,12 +159,12 @@ def _request_with_query(text: str | None, endpoint: str) -> str | None:
 
 @dataclass(frozen=True)
 class _Entry:
-    """The calls of one entry: their rows, what each reading found there, and what they remember."""
+    """The calls of one entry: their rows, what each reading found and lost there, and what they remember."""
 
     call: MappedCall
     rows: pl.DataFrame
     columns: dict[str, pl.Series]
-    lost: Counter[str]
+    lost: Counter[str]  # values that could not be read, by field
     memory: pl.DataFrame
 
 
@@ -267,7 +267,9 @@ def _read(
         for part, expression in (("value", memory.value), ("key", memory.key)):
             if expression:
                 reading = Reading(expression)
-                wanted.add(f"remember.{place}.{part}", expression, Kind.TEXT, reading, as_list=not expression.is_plain)
+                column = f"remember.{place}.{part}"
+                of = f"remember.{memory.name}"
+                wanted.add(column, expression, Kind.TEXT, reading, of=of, as_list=not expression.is_plain)
     columns, lost = _columns(rows, wanted, documents, call)
     missed = pl.Series(dtype=pl.UInt32)
     if conditions:
@@ -276,12 +278,22 @@ def _read(
         missed = rows["row"].filter(~is_met)
         rows = rows.filter(is_met)
         columns = {name: column.filter(is_met) for name, column in columns.items()}
+        lost = {name: [place for place in places if is_met[place]] for name, places in lost.items()}
     said = [
         remembered(rows, memory.name, columns[f"remember.{place}.value"], columns.get(f"remember.{place}.key"))
         for place, memory in enumerate(call.memories)
         if rows.height
     ]
-    return _Entry(call, rows, columns, lost, pl.concat([pl.DataFrame(schema=MEMORY_SCHEMA), *said])), missed
+    memory_of_rows = pl.concat([pl.DataFrame(schema=MEMORY_SCHEMA), *said])
+    return _Entry(call, rows, columns, _counted(lost, wanted), memory_of_rows), missed
+
+
+def _counted(lost: Mapping[str, list[int]], wanted: _Wanted) -> Counter[str]:
+    """By field the number of values that could not be read; of the document itself those of calls, not of readers."""
+    counts: Counter[str] = Counter()
+    for name, places in lost.items():
+        counts[wanted.fields.get(name, "")] += len(places)
+    return +counts
 
 
 def _is_about_several(call: MappedCall) -> bool:
@@ -302,10 +314,13 @@ def _want_reading(wanted: _Wanted, name: str, field_name: str, reading: Reading,
 
 def _columns(
     rows: pl.DataFrame, wanted: _Wanted, documents: pa.Table, call: MappedCall
-) -> tuple[dict[str, pl.Series], Counter[str]]:
-    """A column per wanted name: text, numbers or lists of these; conditions as comparable text or as true and false."""
+) -> tuple[dict[str, pl.Series], dict[str, list[int]]]:
+    """A column per wanted name: text, numbers or lists of these; conditions as comparable text or as true and false.
+
+    And by name the positions of calls whose value could not be read.
+    """
     columns: dict[str, pl.Series] = {}
-    lost: Counter[str] = Counter()
+    lost: dict[str, list[int]] = {}
     by_root: dict[str, list[FieldPath]] = {name: [] for name in DOCUMENTS}
     sought: list[Sought] = []
     names = {e.keys[1] for e in wanted.expressions.values() if e.keys and e.keys[0] == "path"}
@@ -315,7 +330,7 @@ def _columns(
         if not expression.is_plain or reading.decode:
             sought.append(Sought(name, expression, reading.decode))
         elif expression.keys[0] in DOCUMENTS:
-            path = FieldPath(name, wanted.kinds[name], expression.keys[1:], reading.decimal)
+            path = FieldPath(name, wanted.kinds[name], expression.keys[1:])
             by_root[expression.keys[0]].append(path)
         elif expression.keys[0] == "path":
             columns[name] = placeholders.get(expression.keys[1], _nothing(rows.height))
@@ -325,24 +340,24 @@ def _columns(
         if paths:
             extraction = extract(documents.column(root).take(rows["document"].to_arrow()), paths)
             columns |= {path.name: extraction.values[path.name] for path in paths}
-            lost.update({wanted.fields.get(name, name): count for name, count in extraction.unreadable.items()})
+            lost |= {name or f"{root} itself": places for name, places in extraction.unreadable.items()}
     if sought:
         if any("path" in one.expression.roots for one in sought) and not placeholders:
             placeholders = placeholder_values(rows["path"], call.pattern, call.pattern.placeholders)
         found = search_documents(rows, documents, sought, pl.DataFrame(placeholders))
         for one in sought:
             columns[one.name], missed = _column_from(found.values[one.name], one.name, wanted)
-            lost[wanted.fields[one.name]] += missed + found.too_costly[one.name]
-    return columns, +lost
+            lost[one.name] = missed + found.too_costly[one.name]
+    return columns, lost
 
 
 def _nothing(height: int) -> pl.Series:
     return pl.Series([None], dtype=pl.String).new_from_index(0, height)
 
 
-def _column_from(results: list[object], name: str, wanted: _Wanted) -> tuple[pl.Series, int]:
+def _column_from(results: list[object], name: str, wanted: _Wanted) -> tuple[pl.Series, list[int]]:
     if wanted.kinds[name] is Kind.ANY:
-        return pl.Series([is_true(result) for result in results], dtype=pl.Boolean), 0
+        return pl.Series([is_true(result) for result in results], dtype=pl.Boolean), []
     reading = wanted.readings[name]
     field_name = wanted.fields[name]
     if wanted.kinds[name] is Kind.TEXT:  # keys of other values, and ids

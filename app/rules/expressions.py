@@ -336,6 +336,14 @@ class _Interpreter(TreeInterpreter):
             value = self._decode(value)
         return value.get(node["value"]) if isinstance(value, dict) else None
 
+    def visit_flatten(self, node: Any, value: Any) -> Any:
+        items = self.visit(node["children"][0], value)
+        if isinstance(items, str):
+            items = self._decode(items)
+        if not isinstance(items, list):
+            return None
+        return [part for item in items for part in (item if isinstance(item, list) else [item])]
+
     def visit_comparator(self, node: Any, value: Any) -> Any:
         if node["value"] not in {"eq", "ne"}:
             return super().visit_comparator(node, value)

@@ -4,7 +4,7 @@ import re
 from decimal import Decimal
 
 # Digits with at most one point, and an exponent: what JSON and programs write.
-_PLAIN = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?")
+_PLAIN = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?0*\d{1,3})?")
 # `1.234` is one and a bit, or more than a thousand.
 AMBIGUOUS = r"^[+-]?[1-9]\d{0,2}\.\d{3}$"
 _AMBIGUOUS = re.compile(AMBIGUOUS)
