@@ -11,7 +11,7 @@ import pyarrow as pa
 from app.frames.conditions import holds
 from app.frames.documents import Sought, search_documents
 from app.frames.fields import EXACT, ID_FIELDS, MONEY, field_dtype, from_results, kind_of, matched, scalar_dtype, typed
-from app.frames.json_fields import decode_document, extract
+from app.frames.json_fields import comparable_text, decode_document, extract
 from app.frames.recall import MEMORY_SCHEMA, looked_up, recalled, remembered
 from app.frames.routes import placeholder_values, with_routes
 from app.rules.embedded_text import from_form
@@ -336,6 +336,8 @@ def _columns(
             columns[name] = placeholders.get(expression.keys[1], _nothing(rows.height))
         else:
             columns[name] = rows[expression.keys[0]].cast(pl.String)
+        if name in columns and wanted.kinds[name] is Kind.ANY:
+            columns[name] = pl.Series(comparable_text(columns[name].to_arrow(compat_level=pl.CompatLevel.oldest())))
     for root, paths in by_root.items():
         if paths:
             extraction = extract(documents.column(root).take(rows["document"].to_arrow()), paths)

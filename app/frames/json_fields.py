@@ -188,7 +188,7 @@ def _read_by_halving(
         part, part_rows = pending.pop()
         values = _read(part, paths, types)
         if values is not None:
-            accepted.append((part_rows, values))
+            accepted.append((part_rows, [_as_read(column, path) for column, path in zip(values, paths, strict=True)]))
         elif len(part) <= _HALVING_LEAF:
             refused.append(part_rows)
         else:

@@ -3,9 +3,9 @@
 A plain path (`response.items[].id`) and a condition made of plain paths are read for many calls at once. Everything
 else is evaluated by the library on one document at a time, within a bound on its work.
 
-Deviations from the standard, all documented in docs/endpoint-map.md: comparisons with text or numbers compare the
-text; `"false"` is false and an empty object is true; a projection at the end keeps its gaps; text on the way of a path
-is read as the document it holds.
+Deviations from the standard, all documented in docs/endpoint-map.md: comparisons of scalars compare the text; `"false"`
+is false and an empty object is true; a function that does not take its argument is null; a projection at the end keeps
+its gaps; text on the way of a path is read as the document it holds.
 """
 
 import re
@@ -16,7 +16,7 @@ from typing import Any
 
 import jmespath
 from jmespath import functions
-from jmespath.exceptions import JMESPathError
+from jmespath.exceptions import JMESPathError, JMESPathTypeError
 from jmespath.visitor import TreeInterpreter
 
 from app.rules.embedded_text import document_in
@@ -299,13 +299,30 @@ def is_true(value: Any) -> bool:
     return not (value is None or value is False or value in ("", "false") or value == [])
 
 
+def _is_equal(left: Any, right: Any) -> bool:
+    """Whether two values are the same, or scalars with the same text."""
+    if isinstance(left, list | dict) or isinstance(right, list | dict):
+        return bool(left == right)
+    return comparable(left) == comparable(right)
+
+
+class _Functions(functions.Functions):
+    """The library's functions; `contains` compares as `==` does."""
+
+    @functions.signature({"types": ["array", "string"]}, {"types": []})
+    def _func_contains(self, subject: list[Any] | str, value: Any) -> bool:
+        if isinstance(subject, str):
+            return isinstance(value, str) and value in subject
+        return any(_is_equal(item, value) for item in subject)
+
+
 class _Interpreter(TreeInterpreter):
     """The library's interpreter with the deviations named above, and a bound on its steps."""
 
-    _functions_of_library = functions.Functions()
+    _functions = _Functions()
 
     def __init__(self, decode: Callable[[str], Any] | None) -> None:
-        super().__init__(jmespath.Options(custom_functions=self._functions_of_library))
+        super().__init__(jmespath.Options(custom_functions=self._functions))
         self._steps = MAX_STEPS
         self._decode = decode or document_in
 
@@ -348,11 +365,13 @@ class _Interpreter(TreeInterpreter):
         if node["value"] not in {"eq", "ne"}:
             return super().visit_comparator(node, value)
         left, right = (self.visit(child, value) for child in node["children"])
-        is_equal = left == right or (
-            not isinstance(left, list | dict) and not isinstance(right, list | dict)
-            and comparable(left) == comparable(right)
-        )  # fmt: skip
-        return is_equal == (node["value"] == "eq")
+        return _is_equal(left, right) is (node["value"] == "eq")
+
+    def visit_function_expression(self, node: Any, value: Any) -> Any:
+        try:
+            return super().visit_function_expression(node, value)
+        except JMESPathTypeError:
+            return None
 
     def _is_false(self, value: Any) -> bool:
         return not is_true(value)

@@ -10,7 +10,7 @@ AMBIGUOUS = r"^[+-]?[1-9]\d{0,2}\.\d{3}$"
 _AMBIGUOUS = re.compile(AMBIGUOUS)
 _SIGN = r"(?P<sign>[+\u2212-]?)"
 _NUMBER = r"(?P<number>\d.*?|[.,]\d.*?)"
-_AROUND = re.compile(rf"^[^\d.,+\u2212-]*{_SIGN}[^\d.,]*{_NUMBER}(?:[.,][-\u2013\u2014]+)?[^\d]*$")
+_AROUND = re.compile(rf"^[^\d.,+\u2212-]*{_SIGN}[^\d.,+\u2212-]*{_NUMBER}(?:[.,][-\u2013\u2014]+)?[^\d]*$")
 _ABBREVIATION = re.compile(r"^[^\W\d_]+\.(?=\s*\d)")  # `Rs.100`: the point is not the number's
 _SPACES = "\u0020\u00a0\u2009\u202f'\u2019"  # between groups of digits
 _LONGEST = 60

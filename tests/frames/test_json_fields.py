@@ -227,7 +227,28 @@ any_document = (
 )
 
 
-@settings(max_examples=200, deadline=None)
+# Next to them the first step, the second or the third reads most documents.
+NEIGHBOURS = (
+    [],
+    [GOOD],
+    [GOOD.replace("1.5", '"1.5"').replace('"total":3', '"total":"3"'), GOOD],
+    [GOOD.replace('["a","b"]', '"a"').replace('"total":3', '"total":true'), GOOD],
+    ["nope", GOOD, '{"total":[1]}', '{"query":{"section":7,"page":[1],"q":[1]},"items":7,"body":7}'],
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(any_document)
+def test_every_step_gives_a_document_the_same_values(text):
+    alone = tolerantly(documents(text), MANY_WAYS)
+    for neighbours in NEIGHBOURS:
+        found = extract(documents(*neighbours, text), MANY_WAYS)
+        assert as_text(found.values, MANY_WAYS)[-1] == as_text(alone.values, MANY_WAYS)[0]
+        lost = {name for name, rows in found.unreadable.items() if len(neighbours) in rows}
+        assert lost == set(alone.unreadable)
+
+
+@settings(max_examples=100, deadline=None)
 @given(st.lists(any_document, min_size=1, max_size=20))
 def test_a_document_has_the_same_values_alone_and_among_any_others(texts):
     together = extract(documents(*texts), MANY_WAYS)
