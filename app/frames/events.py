@@ -323,34 +323,39 @@ def _columns(
     lost: dict[str, list[int]] = {}
     by_root: dict[str, list[FieldPath]] = {name: [] for name in DOCUMENTS}
     sought: list[Sought] = []
-    names = {e.keys[1] for e in wanted.expressions.values() if e.keys and e.keys[0] == "path"}
-    placeholders = placeholder_values(rows["path"], call.pattern, call.pattern.placeholders if names else ())
+    reads_path = any("path" in expression.roots for expression in wanted.expressions.values())
+    placeholders = placeholder_values(rows["path"], call.pattern, call.pattern.placeholders if reads_path else ())
     for name, expression in wanted.expressions.items():
         reading = wanted.readings[name]
         if not expression.is_plain or reading.decode:
             sought.append(Sought(name, expression, reading.decode))
         elif expression.keys[0] in DOCUMENTS:
-            path = FieldPath(name, wanted.kinds[name], expression.keys[1:])
-            by_root[expression.keys[0]].append(path)
-        elif expression.keys[0] == "path":
-            columns[name] = placeholders.get(expression.keys[1], _nothing(rows.height))
+            by_root[expression.keys[0]].append(FieldPath(name, wanted.kinds[name], expression.keys[1:]))
         else:
-            columns[name] = rows[expression.keys[0]].cast(pl.String)
-        if name in columns and wanted.kinds[name] is Kind.ANY:
-            columns[name] = pl.Series(comparable_text(columns[name].to_arrow(compat_level=pl.CompatLevel.oldest())))
+            values = _of_call(rows, placeholders, expression)
+            columns[name] = _comparable(values) if wanted.kinds[name] is Kind.ANY else values
     for root, paths in by_root.items():
         if paths:
             extraction = extract(documents.column(root).take(rows["document"].to_arrow()), paths)
             columns |= {path.name: extraction.values[path.name] for path in paths}
             lost |= {name or f"{root} itself": places for name, places in extraction.unreadable.items()}
     if sought:
-        if any("path" in one.expression.roots for one in sought) and not placeholders:
-            placeholders = placeholder_values(rows["path"], call.pattern, call.pattern.placeholders)
         found = search_documents(rows, documents, sought, pl.DataFrame(placeholders))
         for one in sought:
             columns[one.name], missed = _column_from(found.values[one.name], one.name, wanted)
             lost[one.name] = missed + found.too_costly[one.name]
     return columns, lost
+
+
+def _of_call(rows: pl.DataFrame, placeholders: Mapping[str, pl.Series], expression: Expression) -> pl.Series:
+    """What a plain path reads of the call itself: a placeholder, the method, the endpoint or the status."""
+    if expression.keys[0] == "path":
+        return placeholders.get(expression.keys[1], _nothing(rows.height))
+    return rows[expression.keys[0]].cast(pl.String)
+
+
+def _comparable(texts: pl.Series) -> pl.Series:
+    return pl.Series(comparable_text(texts.to_arrow(compat_level=pl.CompatLevel.oldest())))
 
 
 def _nothing(height: int) -> pl.Series:

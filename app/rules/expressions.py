@@ -19,6 +19,7 @@ from jmespath import functions
 from jmespath.exceptions import JMESPathError, JMESPathTypeError
 from jmespath.visitor import TreeInterpreter
 
+from app.core.suggestions import choose_from
 from app.rules.embedded_text import document_in
 from app.rules.field_path import ITEMS
 
@@ -59,6 +60,13 @@ class Expression:
     def roots(self) -> frozenset[str]:
         """The parts of the record that the expression reads."""
         return frozenset({self.keys[0]}) if self.keys else _roots(_tree(self))
+
+    @property
+    def placeholders(self) -> frozenset[str]:
+        """The placeholders of the path that the expression reads by name."""
+        if self.keys:
+            return frozenset(self.keys[1:] if self.keys[0] == "path" else ())
+        return frozenset(_placeholders(_tree(self)))
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,7 @@ def parse_expression(text: str) -> Expression:
         raise ExpressionError(f"is longer than {MAX_LENGTH} characters")
     if keys := _plain_keys(text):
         return Expression(text, keys)
-    _require_bounded(_compiled(text))
+    _require_usable(_compiled(text))
     return Expression(text, ())
 
 
@@ -126,6 +134,13 @@ def conjuncts(condition: Condition | None) -> tuple[Condition, ...]:
     if condition is None:
         return ()
     return condition.conditions if isinstance(condition, AllOf) else (condition,)
+
+
+def placeholders_of(condition: Condition | None) -> frozenset[str]:
+    """The placeholders of the path that a condition reads by name."""
+    leaves = leaves_of(AllOf(conjuncts(condition)))
+    expressions = (Expression("", leaf.keys) if isinstance(leaf, Test) else leaf.expression for leaf in leaves)
+    return frozenset().union(*(expression.placeholders for expression in expressions))
 
 
 def roots_of(condition: Condition) -> frozenset[str]:
@@ -381,6 +396,10 @@ class _Interpreter(TreeInterpreter):
 
 
 _CHEAP = frozenset({"field", "subexpression", "literal", "current", "identity", "index", "index_expression"})
+# Of these only the first child reads the record itself.
+_FIRST_CHILD_READS = frozenset(
+    {"subexpression", "index_expression", "pipe", "projection", "value_projection", "filter_projection"}
+)
 _compiled_texts: dict[str, dict[str, Any]] = {}
 
 
@@ -416,12 +435,36 @@ def _with_outer_not(node: dict[str, Any]) -> dict[str, Any]:
     return node | {"children": children}
 
 
-def _require_bounded(node: Any, depth: int = 0) -> None:
+def _require_usable(node: dict[str, Any], depth: int = 0) -> None:
     if depth > _MAX_DEPTH:
         raise ExpressionError(f"is nested more than {_MAX_DEPTH} deep")
+    if node["type"] == "function_expression":
+        _require_function(node["value"], len(node["children"]))
     for child in node["children"]:
         if isinstance(child, dict):
-            _require_bounded(child, depth + 1)
+            _require_usable(child, depth + 1)
+
+
+def _require_function(name: str, arguments: int) -> None:
+    known = _Functions.FUNCTION_TABLE
+    if name not in known:
+        raise ExpressionError(f"names no function of JMESPath: {name}. {choose_from(name, sorted(known))}")
+    signature = known[name]["signature"]
+    has_more = bool(signature) and bool(signature[-1].get("variadic"))
+    if arguments != len(signature) and not (has_more and arguments > len(signature)):
+        raise ExpressionError(f"gives {name} {arguments} arguments; it takes {len(signature)}{' or more' * has_more}")
+
+
+def _placeholders(node: dict[str, Any]) -> Iterator[str]:
+    children = [child for child in node["children"] if isinstance(child, dict)]
+    if node["type"] == "subexpression" and [child["type"] for child in children[:2]] == ["field", "field"]:
+        if children[0]["value"] == "path":
+            yield children[1]["value"]
+    elif node["type"] in _FIRST_CHILD_READS:
+        yield from _placeholders(children[0])
+    else:
+        for child in children:
+            yield from _placeholders(child)
 
 
 def _roots(node: dict[str, Any]) -> frozenset[str]:
@@ -430,8 +473,8 @@ def _roots(node: dict[str, Any]) -> frozenset[str]:
     match node["type"]:
         case "field":
             return frozenset({node["value"]})
-        case "subexpression" | "index_expression" | "pipe" | "projection" | "value_projection" | "filter_projection":
-            return _roots(children[0]) if children else frozenset()
+        case kind if kind in _FIRST_CHILD_READS:
+            return _roots(children[0])
         case "current":
             return frozenset(ROOTS)
         case _:
