@@ -84,13 +84,12 @@ def _scalars(values: pl.Series, field: str, reading: Reading) -> tuple[pl.Series
             text = text.str.to_uppercase()
         return text.set(text == "", None) if (text == "").any() else text, 0
     numbers, lost = exact_numbers(values, reading.decimal)
-    number = pl.col("number")
+    limit = _COUNT_LIMIT if field in COUNT_FIELDS else _MONEY_LIMIT
+    within = pl.when(pl.col("number").abs() < limit).then("number")
+    column = numbers.to_frame("number").select(within).to_series()
     if field in COUNT_FIELDS:
-        is_usable = (number >= 0) & (number < _COUNT_LIMIT) & (number == number.round(0))
-        usable = pl.when(is_usable).then(number).cast(pl.UInt32)
-    else:
-        usable = pl.when(number.abs() < _MONEY_LIMIT).then(number)
-    column = numbers.to_frame("number").select(usable).to_series()
+        is_count = (pl.col("number") >= 0) & (pl.col("number") == pl.col("number").round(0))
+        column = column.to_frame("number").select(pl.when(is_count).then("number").cast(pl.UInt32)).to_series()
     return column, lost + column.null_count() - numbers.null_count()
 
 

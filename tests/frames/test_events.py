@@ -701,7 +701,7 @@ calls = st.fixed_dictionaries(
 @given(st.lists(calls, min_size=1, max_size=12), st.randoms())
 def test_a_call_is_the_same_event_in_any_order_any_shard_and_next_to_any_other(records, random):
     whole = typed(*records, endpoint_map=STYLES)
-    by_row = [row for row in whole.calls.drop("session_number").rows()]
+    by_row = list(whole.calls.drop("session_number").rows())
     alone = [typed(record, endpoint_map=STYLES) for record in records]
     assert by_row == [one.calls.drop("session_number").row(0) for one in alone]
     assert whole.unreadable == sum((one.unreadable for one in alone), start=type(whole.unreadable)())
