@@ -1,6 +1,6 @@
 """Expressions that only the library can evaluate: on one document at a time, for the calls of one entry."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,14 +50,26 @@ def search_documents(calls: pl.DataFrame, documents: pa.Table, sought: Sequence[
         _nest_query(record)
         for one in sought:
             try:
-                found = search(one.expression, record, decoders[one.name])
-                if isinstance(found, str) and (decode := decoders[one.name]):
-                    found = decode(found)
+                found = _search(one.expression, record, decoders[one.name])
             except TooCostlyError:
                 found = None
                 too_costly[one.name].append(number)
             values[one.name].append(found)
     return Found(values, too_costly)
+
+
+def _search(expression: Expression, record: dict[str, Any], decode: Callable[[str], Any] | None) -> Any:
+    """The result of an expression; `decode` reads the text on its way, or at its end where there is none on the way."""
+    if decode is None:
+        return search(expression, record)
+    on_the_way: list[str] = []
+
+    def decode_on_the_way(text: str) -> Any:
+        on_the_way.append(text)
+        return decode(text)
+
+    found = search(expression, record, decode_on_the_way)
+    return decode(found) if isinstance(found, str) and not on_the_way else found
 
 
 def _document(text: str | None) -> Any:

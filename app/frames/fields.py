@@ -63,6 +63,11 @@ def relist(items: pl.Series, *, like: pl.Series) -> pl.Series:
     return pl.Series(pa.LargeListArray.from_arrays(pc.subtract(lists.offsets, lists.offsets[0]), values, mask=mask))
 
 
+def whole_id(text: pl.Expr) -> pl.Expr:
+    """Ids such as `314.0` as the whole numbers that they are."""
+    return text.str.replace(_WHOLE_AS_FRACTION, "$1")
+
+
 def matched(values: pl.Series, pattern: str) -> pl.Series:
     """The first group of a pattern in each text, or in each text of lists."""
     if isinstance(values.dtype, pl.List):
@@ -79,7 +84,7 @@ def _scalars(values: pl.Series, field: str, reading: Reading) -> tuple[pl.Series
     if kind_of(field) is Kind.TEXT:
         text = values.str.strip_chars() if values.dtype == pl.String else values.cast(pl.String)
         if field in ID_FIELDS and values.dtype == pl.String:
-            text = text.str.replace(_WHOLE_AS_FRACTION, "$1")
+            text = text.to_frame("id").select(whole_id(pl.col("id"))).to_series()
         if field == "currency":
             text = text.str.to_uppercase()
         return text.set(text == "", None) if (text == "").any() else text, 0

@@ -9,6 +9,7 @@ its gaps; text on the way of a path is read as the document it holds.
 """
 
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -415,7 +416,9 @@ def _tree(expression: Expression) -> dict[str, Any]:
 
 def _compiled(text: str) -> dict[str, Any]:
     try:
-        parsed = _with_outer_not(dict(jmespath.compile(text).parsed))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # `text` in backquotes, which the library still reads
+            parsed = _with_outer_not(dict(jmespath.compile(text).parsed))
     except JMESPathError as error:
         problem = " ".join(line.strip() for line in str(error).splitlines() if line.strip(" ^"))
         raise ExpressionError(f"is not a valid JMESPath expression: {problem[:200]}") from None
