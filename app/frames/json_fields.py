@@ -49,7 +49,7 @@ _DECIMAL = pa.decimal128(38, 18)  # holds what a JavaScript back end makes of 0.
 _BARE_NUMBER = r"(0(?:\.[0-9]+)?|-0\.[0-9]+|-?[1-9][0-9]*(?:\.[0-9]+)?)"  # but -0, which is 0 as an integer
 _BARE_TRUTH = "(true|false)"
 _QUOTED = r'("(?:[^"\\]|\\.)*")'
-_KEY_WITH_ESCAPE = r'\\[^"]*'  # its last part
+_TEXT_UNDER_ESCAPED_KEY = r'\\[^"]*"\s*:\s*"'
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 
 
@@ -167,13 +167,24 @@ def _read_learned(lines: pa.Array, rows: pa.Array, paths: Sequence[FieldPath]) -
     types = [_learned_type(path, sample) for path in paths]
     decimals = {path.keys[-1] for path, learned in zip(paths, types, strict=True) if learned == _DECIMAL}
     if decimals:  # the reader takes a number in quotes for a number, whatever a point in it means
-        is_quoted = pc.match_substring_regex(lines, rf'(?:"(?:{_any_of(decimals)})|{_KEY_WITH_ESCAPE})"\s*:\s*"')
-        if pc.any(is_quoted).as_py():
-            lines, rows = (values.filter(pc.invert(is_quoted)) for values in (lines, rows))
+        quoted = _rows_with_text_under(decimals, lines)
+        if len(quoted):
+            is_bare = pc.invert(pc.is_in(pa.array(range(len(lines))), quoted))
+            lines, rows = lines.filter(is_bare), rows.filter(is_bare)
     table = _read(lines, paths, types) if len(lines) else None
     if table is None:
         return []
     return [(rows, [_as_read(values, path) for values, path in zip(table, paths, strict=True)])]
+
+
+def _rows_with_text_under(keys: set[str], lines: pa.Array) -> pa.Array:
+    """The positions of lines that hold text under one of these keys; each of the three patterns is for fewer lines."""
+    rows = pc.indices_nonzero(pc.match_substring_regex(lines, r':\s*"'))
+    texts = lines.take(rows)
+    has_text = pc.match_substring_regex(texts, rf'"(?:{_any_of(keys)})"\s*:\s*"')
+    escaped = pc.indices_nonzero(pc.match_substring(texts, "\\"))
+    has_escaped_key = pc.match_substring_regex(texts.take(escaped), _TEXT_UNDER_ESCAPED_KEY)
+    return pa.concat_arrays([rows.filter(has_text), rows.take(escaped.filter(has_escaped_key))])
 
 
 def _read_by_halving(
