@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from app.jobs.build.backfill import Backfill
     from app.jobs.build.ledger import StaleDay
     from app.jobs.forget.erase import Erasure
-    from app.jobs.verify_days import Verification
+    from app.jobs.verify import Verification
 
 # Each verb imports what it needs: engines and frames take a second and hundreds of megabytes, which --help and the
 # collector do without.
@@ -87,7 +87,7 @@ def migrate_command(*, as_json: AsJson = False) -> None:
     from app.warehouse.shop_link import link_shop
 
     settings = load_settings()
-    with open_warehouse(settings, purpose="carat migrate") as warehouse:
+    with open_warehouse(settings, purpose="carat migrate", prepare=False) as warehouse:
         changes = migrate(warehouse, settings)
         if settings.has_mysql:
             with open_shop(settings) as shop:
@@ -110,14 +110,13 @@ def ingest(
     Example: carat ingest calls-2026-03-01.ndjson.gz
     """
     from app.intake.files import require_readable
+    from app.jobs.ingest import ingest_paths
     from app.jobs.raw_calls import ingest_summary
-    from app.jobs.runs import ingest_paths, prepare
     from app.warehouse import open_warehouse
 
     settings = load_settings()
     require_readable(paths)
     with open_warehouse(settings, purpose="carat ingest") as warehouse:
-        prepare(warehouse, settings)
         totals = ingest_paths(warehouse, settings, paths)
     if as_json:
         console.say_json(
@@ -161,12 +160,13 @@ def load(
     """
     from app.core.signals import stopped_by_signal
     from app.core.watchdog import watched
-    from app.jobs.load.delivery import follow, load_spool
+    from app.jobs.load.delivery import load_spool
+    from app.jobs.load.follow import follow_spool
 
     with watched(), stopped_by_signal() as stopped:
         settings = load_settings()
         if keep_on:
-            follow(settings, stopped=stopped)
+            follow_spool(settings, stopped=stopped)
             return
         delivery = load_spool(settings, stopped=stopped)
     if as_json:
@@ -234,7 +234,7 @@ def snapshot(
 
     Example: carat snapshot --tables items,stock
     """
-    from app.jobs.runs import prepare, refusals, take_snapshot
+    from app.jobs.snapshot import refusals, take_snapshot
     from app.warehouse import open_warehouse
 
     settings = load_settings()
@@ -242,7 +242,6 @@ def snapshot(
         raise SettingsError("--rebuild forgets history: name the --tables it is for")
     names = [name.strip() for name in (tables or "").split(",") if name.strip()]
     with open_warehouse(settings, purpose="carat snapshot") as warehouse:
-        prepare(warehouse, settings)
         taken = take_snapshot(
             warehouse, settings, at=_instant(at), names=names, accept_deletes=accept_deletes, rebuild=rebuild
         )
@@ -285,19 +284,16 @@ def etl(
     Example: carat etl --from 2026-03-01 --to 2026-03-31
     """
     from app.jobs.build.backfill import build_stale
-    from app.jobs.build.fan_out import open_builder
-    from app.jobs.runs import prepare
+    from app.jobs.build.fan_out import open_runner
     from app.warehouse import open_warehouse
 
     settings = load_settings()
     span = _span(day, first, last)
     wanted = _jobs(jobs)
     with (
-        open_builder(settings, on, dry_run=dry_run) as builder,
+        open_runner(settings, on, dry_run=dry_run) as runner,
         open_warehouse(settings, purpose="carat etl", writes=not dry_run) as warehouse,
     ):
-        if not dry_run:
-            prepare(warehouse, settings)
         backfill = build_stale(
             warehouse,
             settings,
@@ -305,8 +301,8 @@ def etl(
             jobs=wanted,
             force=force,
             dry_run=dry_run,
-            believe_size=accept_rows,
-            builder=builder,
+            skip_row_count_check=accept_rows,
+            runner=runner,
         )
     if as_json:
         console.say_json(_built_report(backfill))
@@ -324,12 +320,11 @@ def plan(*, as_json: AsJson = False) -> None:
     Example: carat plan
     """
     from app.jobs.build.backfill import plan_days
-    from app.jobs.build.day import JOBS
     from app.warehouse import open_warehouse
 
     settings = load_settings()
     with open_warehouse(settings, purpose="carat plan", writes=False) as warehouse:
-        stale = plan_days(warehouse, settings, jobs=JOBS)
+        stale = plan_days(warehouse, settings)
     if as_json:
         console.say_json([day.report for day in stale])
     else:
@@ -345,13 +340,11 @@ def hourly(*, as_json: AsJson = False) -> None:
     from app.core.watchdog import status as say_status
     from app.core.watchdog import watched
     from app.jobs.hourly import run_hour
-    from app.jobs.runs import prepare
     from app.warehouse import open_warehouse
 
     with watched():
         settings = load_settings()
         with open_warehouse(settings, purpose="carat hourly") as warehouse:
-            prepare(warehouse, settings)
             hour = run_hour(warehouse, settings, say=say_status)
     if as_json:
         snapshots = [{name: row[name] for name in _SNAPSHOT_REPORT} for row in hour.snapshots]
@@ -380,14 +373,12 @@ def verify(
 
     Example: carat verify --from 2026-03-01 --to 2026-03-31
     """
-    from app.jobs.runs import prepare
-    from app.jobs.verify_days import verify_days
+    from app.jobs.verify import verify_days
     from app.warehouse import open_warehouse
 
     settings = load_settings()
     span = _span(None, first, last)
     with open_warehouse(settings, purpose="carat verify") as warehouse:
-        prepare(warehouse, settings)
         verification = verify_days(warehouse, settings, span=span)
     if as_json:
         console.say_json(_verified_report(verification))
@@ -496,7 +487,6 @@ def forget(
     database, files that were ingested from, and backups are not touched.
     """
     from app.jobs.forget.erase import forget_user
-    from app.jobs.runs import prepare
     from app.warehouse import open_warehouse
 
     settings = load_settings()
@@ -505,15 +495,13 @@ def forget(
             raise SettingsError("what is forgotten cannot be brought back: say --yes, or look first with --dry-run")
         typer.confirm(f"Remove all data of user {user}? It cannot be brought back", abort=True)
     with open_warehouse(settings, purpose="carat forget", writes=not dry_run) as warehouse:
-        if not dry_run:
-            prepare(warehouse, settings)
         erasure = forget_user(warehouse, settings, user, now=datetime.now(tz=UTC), dry_run=dry_run)
     if as_json:
         console.say_json(erasure.report)
     else:
         _say_erased(erasure)
     if not dry_run and not erasure.is_proven:
-        left = ", ".join(f"{trace.table}.{trace.column} ({trace.rows:,} rows)" for trace in erasure.traces)
+        left = ", ".join(f"{found.table}.{found.column} ({found.rows:,} rows)" for found in erasure.occurrences)
         raise AuditError(
             f"the person is still named in {left or 'old parts'}: an open segment is closed in a while; a column of "
             "history is to be named as `person` in the snapshot plan. Then run the same command again"

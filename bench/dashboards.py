@@ -29,7 +29,7 @@ from app.dashboards import Card, Dashboard, DashCard, load_library
 from app.dashboards.sql import render, values_of
 from app.demo.database import opening_state, write_state
 from app.demo.plan import DemoPlan
-from app.jobs.runs import take_snapshot
+from app.jobs.snapshot import take_snapshot
 from app.settings import load_settings
 from app.warehouse import Warehouse, migrate, open_warehouse
 

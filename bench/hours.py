@@ -23,8 +23,8 @@ from app.jobs.build.backfill import build_stale, plan_days
 from app.jobs.build.day import JOBS
 from app.jobs.hourly import run_hour
 from app.jobs.ingest import run as ingest
-from app.jobs.raw_calls import Ingested
-from app.jobs.verify_days import verify_days
+from app.jobs.raw_calls import LoadResult
+from app.jobs.verify import verify_days
 from app.settings import Settings, load_settings
 from app.warehouse import Warehouse, migrate, open_warehouse
 from bench.data import build
@@ -109,7 +109,7 @@ def _bench_hours(options: argparse.Namespace, folder: Path, settings: Settings) 
 
 def _hour(warehouse: Warehouse, settings: Settings, path: Path) -> Hour:
     started = time.perf_counter()
-    ingest(warehouse, str(path), now=_NOW, max_record_bytes=settings.max_record_bytes, totals=Ingested())
+    ingest(warehouse, str(path), now=_NOW, max_record_bytes=settings.max_record_bytes, totals=LoadResult())
     ingested = time.perf_counter()
     _await_merges(warehouse)
     before, cpu = time.perf_counter(), time.process_time()

@@ -16,7 +16,7 @@ CALLS = pl.Schema(
 )
 
 
-def belonging(calls: pl.DataFrame, *, user: str, timeout_ms: int) -> pl.DataFrame:
+def resolve_identity(calls: pl.DataFrame, *, user: str, timeout_ms: int) -> pl.DataFrame:
     """The calls, each once, with `belongs`: whether it is the user's.
 
     In: CALLS, all that there are of the visitors and session tokens which the user was seen with. A session is a
@@ -43,8 +43,8 @@ def belonging(calls: pl.DataFrame, *, user: str, timeout_ms: int) -> pl.DataFram
     )
 
 
-def owned(calls: pl.DataFrame, column: str) -> list[str]:
-    """The ids in a column that only calls which belong carry; in: what `belonging` gives."""
+def exclusive_ids(calls: pl.DataFrame, column: str) -> list[str]:
+    """The ids in a column that only calls which belong carry; in: what `resolve_identity` gives."""
     return (
         calls.filter(pl.col(column) != "")
         .group_by(column)

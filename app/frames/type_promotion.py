@@ -10,13 +10,13 @@ _EXACT_DIGITS = {"Float32": 6, "Float64": 15}
 _INTEGER_DIGITS = {8: 3, 16: 5, 32: 10, 64: 20}
 
 
-def wider(was: str, now: str) -> str:  # noqa: PLR0911  one case each
+def common_type(was: str, now: str) -> str:  # noqa: PLR0911  one case each
     """The narrowest ClickHouse type that holds every value of both exactly; String where no number or time does.
 
     A nullable type stays so. A column that was made narrower keeps its old type.
     """
     if "Nullable(" in was or "Nullable(" in now:
-        return f"Nullable({wider(_inner(was), _inner(now))})"
+        return f"Nullable({common_type(_inner(was), _inner(now))})"
     if was == now:
         return was
     if {was, now} == {"Date32", "DateTime64(6, 'UTC')"}:

@@ -19,10 +19,11 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
 from polars.datatypes import DataType
 
-from app.contracts import MONEY, Column, Table, sql_text
+from app.contracts import MONEY, Column, Table
 from app.core.errors import SettingsError, WarehouseError, WarehouseGoneError
+from app.core.sql import quote
 
-ANSWER_S = 3600  # the longest that a statement may take
+QUERY_TIMEOUT_S = 3600  # the longest that a statement may take
 _NEEDED_ROOM_BYTES = 64 * 1024**2
 # Set once a connection: a per-query setting costs the embedded engine a SET and its undoing.
 _CONNECTION_SETTINGS: dict[str, Any] = {
@@ -50,11 +51,11 @@ class Warehouse:
         with self._readable_errors():
             self._client = connect()
 
-    def another(self) -> "Warehouse":
+    def new_connection(self) -> "Warehouse":
         """One more connection to the same engine: a thread needs one of its own."""
-        return Warehouse(self._connect, url=self.url, secret=self._secret).guarded_by(self._guard)
+        return Warehouse(self._connect, url=self.url, secret=self._secret).with_guard(self._guard)
 
-    def guarded_by(self, guard: "Callable[[Warehouse], None]") -> Self:
+    def with_guard(self, guard: "Callable[[Warehouse], None]") -> Self:
         """The same connection, whose `require_lease` asks this."""
         self._guard = guard
         return self
@@ -69,7 +70,7 @@ class Warehouse:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
-    def require_room(self) -> None:
+    def require_free_space(self) -> None:
         """Raise WarehouseError where a write could fill the disk: the embedded engine survives that badly.
 
         A statement that creates a table on a full disk leaves a broken one behind, with which it never opens again.
@@ -125,7 +126,7 @@ class Warehouse:
     def counts(self, tables: Mapping[str, tuple[str, str]]) -> dict[str, int]:
         """How many rows each table has that meet its condition, all in one statement; by the names given."""
         parts = (
-            f"SELECT {sql_text(name)} AS name, count() AS rows FROM {table} WHERE {where}"
+            f"SELECT {quote(name)} AS name, count() AS rows FROM {table} WHERE {where}"
             for name, (table, where) in tables.items()
         )
         return dict(self.query(" UNION ALL ".join(parts)).iter_rows()) if tables else {}
@@ -146,7 +147,7 @@ class Warehouse:
         plain = "output_format_arrow_string_as_string = 0, output_format_arrow_compression_method = 'none'"
         with self._readable_errors():
             if self.is_embedded:
-                target = f"INSERT INTO FUNCTION file({sql_text(str(path.resolve()))}, 'Arrow')"
+                target = f"INSERT INTO FUNCTION file({quote(str(path.resolve()))}, 'Arrow')"
                 self._client.command(f"{target} {sql} SETTINGS {plain}, engine_file_truncate_on_insert = 1")
             else:
                 with self._client.raw_stream(f"{sql} SETTINGS {plain}", fmt="Arrow") as source, path.open("wb") as file:
@@ -161,7 +162,7 @@ class Warehouse:
         checked = table.validate(frame, where=f"writing {target}")
         if checked.is_empty():
             return
-        self.require_room()
+        self.require_free_space()
         # What is a column's default throughout is what the engine makes of a column that is not sent.
         sent = [column.name for column in table.written if not _is_default(checked[column.name], column)] or [
             table.written[0].name
@@ -175,7 +176,7 @@ class Warehouse:
         settings = {"insert_deduplication_token": token or uuid.uuid4().hex} if table.remembers_inserts else {}
         self._insert_arrow(target, arrow, settings)
 
-    def keep_aside(self, name: str, values: pl.Series, *, column: str = "id", kind: str = "UUID") -> None:
+    def create_temp_table(self, name: str, values: pl.Series, *, column: str = "id", kind: str = "UUID") -> None:
         """Put values into a table in memory that holds them alone; UUIDs as 16 bytes each."""
         self.command(f"CREATE OR REPLACE TABLE {name} (`{column}` {kind}) ENGINE = Memory")
         arrow = values.to_arrow(compat_level=pl.CompatLevel.oldest())
@@ -232,7 +233,7 @@ def connect_embedded(path: Path) -> Warehouse:
     return Warehouse(connect, url=url)
 
 
-def connect_server(url: str, *, answer_s: int = ANSWER_S) -> Warehouse:
+def connect_server(url: str, *, query_timeout_s: int = QUERY_TIMEOUT_S) -> Warehouse:
     parts = urlsplit(url)
     options = dict(parse_qsl(parts.query))
     secure = _is_true(options.get("secure", "false"))
@@ -246,7 +247,7 @@ def connect_server(url: str, *, answer_s: int = ANSWER_S) -> Warehouse:
             secure=secure,
             verify=_is_true(options.get("verify", "true")),
             connect_timeout=30,
-            send_receive_timeout=answer_s,
+            send_receive_timeout=query_timeout_s,
             compress=False,  # what is sent is compressed already
             settings=_CONNECTION_SETTINGS,
         )

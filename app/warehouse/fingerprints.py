@@ -23,7 +23,7 @@ _NEVER = datetime.fromtimestamp(0, tz=UTC)
 
 
 @dataclass(frozen=True)
-class Hashed:
+class FingerprintSource:
     """A table whose rows are hashed: the SQL of the moment by which sums are made, and of a row's hash (UInt64)."""
 
     full_name: str
@@ -40,7 +40,7 @@ class Hashed:
         return f"{self.at} AS at, toUInt64(count()) AS rows, sum({self.content}) AS fingerprint"
 
 
-def fingerprints(warehouse: Warehouse, table: Hashed, *, keep: bool) -> pl.DataFrame:
+def fingerprints(warehouse: Warehouse, table: FingerprintSource, *, keep: bool) -> pl.DataFrame:
     """`at, rows, fingerprint` of a table, by moment; with `keep` what had to be computed is remembered.
 
     Sums wrap around at 2**64. `rows` tells equal sums of different numbers of rows apart.
@@ -67,7 +67,7 @@ def fingerprints(warehouse: Warehouse, table: Hashed, *, keep: bool) -> pl.DataF
     )
 
 
-def _active_parts(warehouse: Warehouse, table: Hashed) -> pl.DataFrame:
+def _active_parts(warehouse: Warehouse, table: FingerprintSource) -> pl.DataFrame:
     database, _, name = table.full_name.partition(".")
     return warehouse.query(
         "SELECT name, hash_of_all_files AS part FROM system.parts "
@@ -77,7 +77,7 @@ def _active_parts(warehouse: Warehouse, table: Hashed) -> pl.DataFrame:
     )
 
 
-def _known(warehouse: Warehouse, table: Hashed) -> pl.DataFrame:
+def _known(warehouse: Warehouse, table: FingerprintSource) -> pl.DataFrame:
     return warehouse.query(
         "SELECT part, at, any(rows) AS rows, any(fingerprint) AS fingerprint FROM etl.fingerprints "
         "WHERE source = {source:String} GROUP BY part, at",
@@ -86,7 +86,7 @@ def _known(warehouse: Warehouse, table: Hashed) -> pl.DataFrame:
     )
 
 
-def _computed(warehouse: Warehouse, table: Hashed, parts: pl.DataFrame) -> pl.DataFrame:
+def _computed(warehouse: Warehouse, table: FingerprintSource, parts: pl.DataFrame) -> pl.DataFrame:
     """The sums of these parts; a part of which every row is deleted has one of nothing, so that it is known."""
     found = [pl.DataFrame(schema=_BY_PART)]
     for some in parts.iter_slices(_PARTS_A_READ):
@@ -103,7 +103,7 @@ def _computed(warehouse: Warehouse, table: Hashed, parts: pl.DataFrame) -> pl.Da
     return pl.concat(found).unique(["part", "at"])
 
 
-def _forget_dead(warehouse: Warehouse, table: Hashed, parts: pl.DataFrame) -> None:
+def _forget_dead(warehouse: Warehouse, table: FingerprintSource, parts: pl.DataFrame) -> None:
     warehouse.command(
         "DELETE FROM etl.fingerprints WHERE source = {source:String} AND part NOT IN {parts:Array(String)}",
         {"source": table.source, "parts": parts["part"].to_list()},

@@ -60,7 +60,7 @@ class Journal:
 def delete_rows(warehouse: Warehouse, table: str, where: str, *, days: Sequence[date] | None = None) -> None:
     """Write the parts that hold such rows anew without them; with `days` those of these partitions only."""
     warehouse.require_lease()
-    warehouse.require_room()
+    warehouse.require_free_space()
     clauses = [""] if days is None else _partitions(warehouse, table, days)
     if clauses:
         deletions = ", ".join(f"DELETE {within} WHERE {where}" for within in clauses)
@@ -70,7 +70,7 @@ def delete_rows(warehouse: Warehouse, table: str, where: str, *, days: Sequence[
 def update_rows(warehouse: Warehouse, table: str, assignment: str, where: str) -> None:
     """Write the parts that hold such rows anew with other values."""
     warehouse.require_lease()
-    warehouse.require_room()
+    warehouse.require_free_space()
     warehouse.command(f"ALTER TABLE {table} UPDATE {assignment} WHERE {where} {_SYNCHRONOUS}")
 
 
@@ -79,7 +79,7 @@ def remove_masked(warehouse: Warehouse, table: str, days: Sequence[date]) -> Non
     around = [day + timedelta(days=n) for day in days for n in (-1, 0, 1)]
     clauses = _partitions(warehouse, table, around, among="has_lightweight_delete")
     if clauses:
-        warehouse.require_room()
+        warehouse.require_free_space()
         applied = ", ".join(f"APPLY DELETED MASK {within}" for within in clauses)
         warehouse.command(f"ALTER TABLE {table} {applied} {_SYNCHRONOUS}")
 

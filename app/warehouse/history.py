@@ -14,8 +14,9 @@ from typing import Any
 
 import polars as pl
 
-from app.contracts import LABEL, SNAPSHOTS, TIME, Column, Table, sql_text
+from app.contracts import LABEL, SNAPSHOTS, TIME, Column, Table
 from app.core.errors import ContractError, WarehouseError
+from app.core.sql import quote
 from app.warehouse.client import Warehouse
 from app.warehouse.views import View, replace_view
 
@@ -216,7 +217,7 @@ class StagedVersions:
     def publish(self, snapshot: dict[str, Any], *, old: Table | None) -> None:
         """Make the versions part of history and record the snapshot as done; `old` is the table as it is there."""
         mode, staged = snapshot["mode"], _STAGED(self._table.name)
-        self._warehouse.require_room()
+        self._warehouse.require_free_space()
         if mode != "append":
             self._make()
         if old is None:  # so that there is something to exchange
@@ -257,7 +258,7 @@ class StagedVersions:
     def _make(self) -> None:
         if self._is_made:
             return
-        self._warehouse.require_room()
+        self._warehouse.require_free_space()
         staged, fills = _STAGED(self._table.name), _FILLS(self._table.name)
         self._is_made = True
         self._warehouse.command(f"DROP TABLE IF EXISTS {staged} SYNC")
@@ -306,7 +307,7 @@ class StagedVersions:
         """Say of the columns what the shop now declares, where that took no new type."""
         had = {column.name: column.comment for column in old.columns}
         changed = [
-            f"COMMENT COLUMN `{column.name}` {sql_text(column.comment)}"
+            f"COMMENT COLUMN `{column.name}` {quote(column.comment)}"
             for column in self._table.columns
             if had[column.name] != column.comment
         ]
@@ -359,7 +360,7 @@ def _swap(warehouse: Warehouse, snapshot: dict[str, Any], *, is_repeated: bool =
     False where that cannot be, as what was staged is gone: history then is as it was before.
     """
     name, staged = f"history.{snapshot['table']}", _STAGED(snapshot["table"])
-    warehouse.require_room()
+    warehouse.require_free_space()
     uuids = _uuids(warehouse, name, staged)
     is_staged = bool(uuids.get(staged) == snapshot["staged_uuid"])
     if name not in uuids:
@@ -427,10 +428,10 @@ def refresh_history_views(warehouse: Warehouse, table: Table) -> list[str]:
         # A view keeps the columns and types that it was made with, whatever became of its table.
         elif not _selects(warehouse, view) or _columns(warehouse, view.full_name.partition(".")[2]) != columns:
             declared = ",\n  ".join(column.ddl for column in columns)
-            warehouse.require_room()
+            warehouse.require_free_space()
             warehouse.command(
                 f"CREATE OR REPLACE VIEW {view.full_name}\n(\n  {declared}\n)\nAS {view.select}\n"
-                f"COMMENT {sql_text(view.comment)}"
+                f"COMMENT {quote(view.comment)}"
             )
             lines.append(f"made view {view.full_name}")
     return lines

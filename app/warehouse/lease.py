@@ -23,8 +23,9 @@ from typing import Any
 
 import msgspec
 
-from app.contracts import DATABASES, sql_text
+from app.contracts import DATABASES
 from app.core.errors import CaratError, LockedError, WarehouseError
+from app.core.sql import quote
 from app.warehouse.client import Warehouse
 
 LEASE_S = 60.0
@@ -98,7 +99,7 @@ class Lease:
         lease_s = pause_s = self._note.lease_ms / 1000
         while not stop.wait(pause_s / 4):
             try:
-                with self._warehouse.another() as own:
+                with self._warehouse.new_connection() as own:
                     self._renew(own)
                 pause_s = lease_s
             except LockedError:
@@ -204,7 +205,7 @@ def _acquire(warehouse: Warehouse, purpose: str, lease_ms: int) -> Lease:
 def _create(warehouse: Warehouse, number: int, note: _Note) -> bool:
     """Make the lease's table; false when there is one already."""
     if number == 1 and not warehouse.scalar("SELECT count() FROM system.databases WHERE name = 'etl'"):
-        warehouse.command(f"CREATE DATABASE IF NOT EXISTS etl COMMENT {sql_text(DATABASES['etl'])}")
+        warehouse.command(f"CREATE DATABASE IF NOT EXISTS etl COMMENT {quote(DATABASES['etl'])}")
     try:
         warehouse.command(
             f"CREATE TABLE {_TABLE.format(number)} (nothing UInt8 COMMENT 'the lease is the comment of its table') "
@@ -237,4 +238,4 @@ def _text(ms: int) -> str:
 
 
 def _comment(note: _Note) -> str:
-    return sql_text(msgspec.json.encode(note).decode())
+    return quote(msgspec.json.encode(note).decode())

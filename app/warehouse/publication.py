@@ -18,14 +18,13 @@ from threading import Lock
 
 import polars as pl
 
-from app.contracts import DWH_TABLES, PUBLICATIONS, Table
+from app.contracts import PUBLICATIONS, DwhTable
 from app.core.errors import AuditError, ContractError, WarehouseError
 from app.warehouse.client import Warehouse
 
 # Merging parts that are about to move would take the cores that the build needs, and a deletion would wait for it.
 _UNMERGED = "max_bytes_to_merge_at_max_space_in_pool = 1"
 _MASKING_POLL_S = 0.02
-_BY_NAME = {table.name: table for table in DWH_TABLES}
 
 
 class Staging:
@@ -35,13 +34,14 @@ class Staging:
     the rows of these sessions; `kept` says how many that are.
     """
 
-    def __init__(self, warehouse: Warehouse, day: date, tables: Sequence[Table], *, replaced: str = "") -> None:
-        warehouse.require_room()
+    def __init__(self, warehouse: Warehouse, day: date, tables: Sequence[DwhTable], *, replaced: str = "") -> None:
+        warehouse.require_free_space()
         self._warehouse = warehouse
         self._counting = Lock()
         self.day = day
         self.build_id = uuid.uuid4().hex[:12]
         self.replaced = replaced
+        self.tables = tuple(tables)
         self.rows = dict.fromkeys((table.name for table in tables), 0)
         for table in tables:
             warehouse.command(table.create_statement(name=self.name(table.name), settings=_UNMERGED))
@@ -53,7 +53,7 @@ class Staging:
         """The staged table of this name."""
         return _staged(table, self.day, self.build_id)
 
-    def append(self, table: Table, frame: pl.DataFrame, *, through: Warehouse) -> None:
+    def append(self, table: DwhTable, frame: pl.DataFrame, *, through: Warehouse) -> None:
         """Add rows by a connection of the calling thread's own."""
         table.require_unique(frame, where=f"building {self.day}")
         through.insert(table, frame, into=self.name(table.name))
@@ -65,7 +65,7 @@ class Staging:
         if self.replaced:
             self._await_masking()
         in_day = self._warehouse.counts(
-            {name: (self.name(name), f"{_BY_NAME[name].partition_by} = toDate('{self.day}')") for name in self.rows}
+            {table.name: (self.name(table.name), table.is_day(self.day)) for table in self.tables}
         )
         for name, expected in self.rows.items():
             if in_day[name] != expected:
@@ -90,12 +90,12 @@ class Staging:
         """Remove the staged tables."""
         _drop_staged(self._warehouse, self.day, list(self.rows), self.build_id)
 
-    def _begin_as_published(self, table: Table) -> int:
+    def _begin_as_published(self, table: DwhTable) -> int:
         """Share the published parts, and begin to mask the rows of the replaced sessions; how many others there are.
 
         The engine masks them when it gets to it, in the parts that are there now; so meanwhile rows can be added.
         """
-        staged, replaced = self.name(table.name), f"session_id IN ({self.replaced})"
+        staged, replaced = self.name(table.name), f"{table.session_column} IN ({self.replaced})"
         self._warehouse.command(f"ALTER TABLE {staged} ATTACH {_partition(self.day)} FROM {table.full_name}")
         rows = self._warehouse.counts({"all": (staged, "1"), "replaced": (staged, replaced)})  # the latter by its index
         self._warehouse.command(f"DELETE FROM {staged} WHERE {replaced} SETTINGS lightweight_deletes_sync = 0")
@@ -130,7 +130,7 @@ def publish(warehouse: Warehouse, day: date, tables: Sequence[str], *, build_id:
         schema=PUBLICATIONS.schema,
     )
     warehouse.insert(PUBLICATIONS, journal)
-    warehouse.require_room()
+    warehouse.require_free_space()
     _replace_partitions(warehouse, day, tables, build_id)
     warehouse.insert(PUBLICATIONS, journal.with_columns(state=pl.lit("published")))
     _drop_staged(warehouse, day, tables, build_id)
@@ -151,7 +151,7 @@ def recover(warehouse: Warehouse) -> list[date]:
             continue
         # Where a table was published by another build since, that one counts.
         later = {name for other in rows[number + 1 :] if other["day"] == row["day"] for name in other["tables"]}
-        warehouse.require_room()
+        warehouse.require_free_space()
         _replace_partitions(
             warehouse, row["day"], [name for name in row["tables"] if name not in later], row["publication_id"]
         )

@@ -1,7 +1,7 @@
 """Database `mysql`: the shop's tables, live, inside the warehouse, through ClickHouse's own MySQL engine."""
 
-from app.contracts import sql_text
 from app.core.errors import WarehouseError
+from app.core.sql import quote
 from app.shop import MySQLShop
 from app.warehouse.client import Warehouse
 
@@ -25,8 +25,8 @@ def link_shop(warehouse: Warehouse, shop: MySQLShop) -> list[str]:
         "host": shop.host, "port": shop.port, "user": shop.user, "password": shop.password, "database": shop.database,
     }  # fmt: skip
     pairs = ", ".join(f"{name} = {_literal(value)}" for name, value in values.items())
-    inline = f"{sql_text(f'{shop.host}:{shop.port}')}, " + ", ".join(
-        sql_text(text) for text in (shop.database, shop.user, shop.password)
+    inline = f"{quote(f'{shop.host}:{shop.port}')}, " + ", ".join(
+        quote(text) for text in (shop.database, shop.user, shop.password)
     )
     try:
         warehouse.command(f"DROP DATABASE IF EXISTS {_DATABASE}")
@@ -36,7 +36,7 @@ def link_shop(warehouse: Warehouse, shop: MySQLShop) -> list[str]:
             arguments, kept = _COLLECTION, f"named collection {_COLLECTION}"
         except WarehouseError:  # an old server, or a user who may not
             arguments, kept = inline, "its definition: this user may not create named collections"
-        warehouse.command(f"CREATE DATABASE {_DATABASE} ENGINE = MySQL({arguments}) COMMENT {sql_text(_COMMENT)}")
+        warehouse.command(f"CREATE DATABASE {_DATABASE} ENGINE = MySQL({arguments}) COMMENT {quote(_COMMENT)}")
     except WarehouseError as error:
         text = str(error)
         if shop.password:
@@ -49,4 +49,4 @@ def link_shop(warehouse: Warehouse, shop: MySQLShop) -> list[str]:
 
 
 def _literal(value: str | int) -> str:
-    return str(value) if isinstance(value, int) else sql_text(value)
+    return str(value) if isinstance(value, int) else quote(value)

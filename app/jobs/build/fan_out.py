@@ -22,10 +22,12 @@ import polars as pl
 
 from app.core import console
 from app.core.errors import CaratError, ClusterError, LockedError, SettingsError
-from app.frames.days import day_spans
-from app.jobs.build.backfill import OF_ONE_DAY, Builder, Rules, Work, build_one
+from app.frames.days import day_bounds
+from app.jobs.build.backfill import DayRunner, Work, build_and_record
 from app.jobs.build.day import DayBuilt
-from app.jobs.build.ledger import Inputs, StaleDay, read_rules
+from app.jobs.build.days import DAY_ERRORS
+from app.jobs.build.ledger import Inputs, StaleDay
+from app.jobs.build.rules import BuildRules
 from app.settings import Settings, load_settings
 from app.warehouse import Warehouse, open_warehouse, recover
 from app.warehouse.lease import lent_token, require_lent
@@ -55,11 +57,11 @@ class DayTask:
     raw_table: str
     token: str
     max_row_factor: float
-    believe_size: bool
+    skip_row_count_check: bool
 
 
 @contextmanager
-def open_builder(settings: Settings, address: str | None, *, dry_run: bool = False) -> Iterator[Builder | None]:
+def open_runner(settings: Settings, address: str | None, *, dry_run: bool = False) -> Iterator[DayRunner | None]:
     """What builds days on the workers of the scheduler at this address; None where no other machine is needed."""
     if address is None:
         yield None
@@ -85,22 +87,22 @@ def build_on_worker(task: DayTask) -> DayBuilt | CaratError:
     """
     try:
         settings = load_settings().model_copy(update={"max_row_factor": task.max_row_factor})
-        rules = Rules.load(settings)
-        _require_same_rules(
-            task.inputs.rules, read_rules(settings, rules.endpoint_map, rules.plan, rules.session_rules)
-        )
+        rules = BuildRules.load(settings)
+        _require_same_rules(task.inputs.rules, rules.digests)
         if not settings.has_server:
             raise SettingsError("has no ClickHouse server in CARAT_WAREHOUSE")
         with open_warehouse(settings, purpose="carat etl", writes=False) as warehouse:
             _require_same_warehouse(warehouse, task.raw_table)
-            warehouse.guarded_by(partial(require_lent, token=task.token)).require_lease()
+            warehouse.with_guard(partial(require_lent, token=task.token)).require_lease()
             # The worker writes the ledger, right after publishing and under the same lease. One that dies in between
             # leaves a day that is built and still stale: it is built once more. If the process that handed the day out
             # wrote instead, its death would cost every day of which it did not hear in time.
-            return build_one(warehouse, task.inputs, task.day, rules=rules, believe_size=task.believe_size)
+            return build_and_record(
+                warehouse, task.inputs, task.day, rules, skip_row_count_check=task.skip_row_count_check
+            )
     except CaratError as error:
         console.record_failure(error)
-        where = "" if isinstance(error, OF_ONE_DAY) else f"worker {_worker_name()} "
+        where = "" if isinstance(error, DAY_ERRORS) else f"worker {_worker_name()} "
         return type(error)(f"{where}{error}")
 
 
@@ -166,7 +168,7 @@ def _build_there(cluster: _Cluster, warehouse: Warehouse, work: Work) -> Iterato
         raw_table=_raw_table(warehouse),
         token=lent_token(warehouse),
         max_row_factor=work.rules.settings.max_row_factor,
-        believe_size=work.believe_size,
+        skip_row_count_check=work.skip_row_count_check,
     )
 
     def submit(day: StaleDay) -> Any:
@@ -176,7 +178,7 @@ def _build_there(cluster: _Cluster, warehouse: Warehouse, work: Work) -> Iterato
         return cluster.submit(task_of(whole, _inputs_of(work.inputs, whole)))
 
     failure: CaratError | None = None
-    for day, outcome in _handed_out(cluster, work.days, submit, patience_s=work.rules.settings.patience_s):
+    for day, outcome in _handed_out(cluster, work.days, submit, retry_timeout_s=work.rules.settings.patience_s):
         work.bar.label(f"etl {day.day}")
         work.bar.advance(work.inputs.of_day(day.day)["calls"])
         if _ends_the_run(outcome):
@@ -193,7 +195,7 @@ def _build_there(cluster: _Cluster, warehouse: Warehouse, work: Work) -> Iterato
 
 
 def _handed_out(
-    cluster: _Cluster, days: Sequence[StaleDay], submit: Callable[[StaleDay], Any], *, patience_s: float
+    cluster: _Cluster, days: Sequence[StaleDay], submit: Callable[[StaleDay], Any], *, retry_timeout_s: float
 ) -> Iterator[tuple[StaleDay, DayBuilt | CaratError]]:
     """What became of each day, as they end.
 
@@ -207,10 +209,10 @@ def _handed_out(
         if now - counted_at >= _COUNT_S:  # workers come and go
             threads, counted_at = cluster.count_threads(), now
             worked_at = now if threads else worked_at
-        if not threads and now - worked_at > patience_s:
+        if not threads and now - worked_at > retry_timeout_s:
             raise ClusterError(
-                f"the scheduler at {cluster.address} has had no worker for {patience_s:g} s. What was built is kept; "
-                "run the same command again for the rest"
+                f"the scheduler at {cluster.address} has had no worker for {retry_timeout_s:g} s. What was built is "
+                "kept; run the same command again for the rest"
             )
         while waiting and len(running) < threads:
             day = waiting.popleft()
@@ -228,21 +230,21 @@ def _handed_out(
 
 def _ends_the_run(outcome: DayBuilt | CaratError) -> TypeGuard[CaratError]:
     """Whether it is an error that other days would meet, too."""
-    return isinstance(outcome, CaratError) and not isinstance(outcome, (*OF_ONE_DAY, ClusterError))
+    return isinstance(outcome, CaratError) and not isinstance(outcome, (*DAY_ERRORS, ClusterError))
 
 
 def _inputs_of(inputs: Inputs, stale: StaleDay) -> Inputs:
     """What of the inputs one day's build asks for."""
-    spans = day_spans(stale.day, inputs.zone)
+    bounds = day_bounds(stale.day, inputs.zone)
     around = (stale.day, stale.day + timedelta(days=1))
     # A session may reach into the next day: its products are as of its last call. The sums are cumulative.
     at = pl.col("at").dt.epoch("ms")
-    before = inputs.versions.filter(at < spans.start).tail(1)
-    within = inputs.versions.filter(at.is_between(spans.start, spans.next_end))
+    before = inputs.versions.filter(at < bounds.start).tail(1)
+    within = inputs.versions.filter(at.is_between(bounds.start, bounds.next_end))
     return replace(
         inputs,
         days=inputs.days.filter(pl.col("day") == stale.day),
-        quarters=inputs.quarters.clear(),
+        quarter_hours=inputs.quarter_hours.clear(),
         versions=pl.concat([before, within]),
         built={key: row for key, row in inputs.built.items() if key[0] in around},
     )

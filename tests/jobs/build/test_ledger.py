@@ -193,7 +193,7 @@ def test_a_clock_that_is_wrong_by_years_changes_nothing(built, settings, ingest_
             return datetime(1999, 1, 1, tzinfo=UTC)
 
     ingest_records(view("01T03:00:00"))
-    for module in ("app.jobs.build.backfill", "app.jobs.run_log"):
+    for module in ("app.jobs.build.backfill", "app.jobs.runs"):
         monkeypatch.setattr(f"{module}.datetime", Wrong)
     assert stale(built, settings) == {FIRST: "1 call came"}
     build_stale(built, settings, jobs=JOBS).require_done()

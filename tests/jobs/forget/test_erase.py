@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 import app.jobs.forget.erase
 from app.core.errors import WarehouseError
-from app.frames.identity import CALLS, belonging, owned
+from app.frames.identity import CALLS, exclusive_ids, resolve_identity
 from app.jobs.build.backfill import build_stale
 from app.jobs.build.day import JOBS
 from app.jobs.forget.erase import forget_user
-from app.jobs.forget.search import Identifiers, find_traces, is_distinctive, redacted
-from app.jobs.runs import take_snapshot
-from app.jobs.verify_days import verify_days
+from app.jobs.forget.search import Identifiers, find_occurrences, is_distinctive, redacted
+from app.jobs.snapshot import take_snapshot
+from app.jobs.verify import verify_days
 from app.settings import Settings
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -183,7 +183,7 @@ def test_killed_at_one_step_after_the_other_the_same_command_finishes(
     erasure = forget_user(warehouse, settings, "17", now=NOW)
     assert erasure.is_proven
     assert warehouse.scalar("SELECT count() FROM dwh.events") == len(OF_OTHERS) + 1
-    assert find_traces(warehouse, Identifiers("17", (OWN,), (TOKEN,)), list(TABLES), people={}) == []
+    assert find_occurrences(warehouse, Identifiers("17", (OWN,), (TOKEN,)), list(TABLES), people={}) == []
     assert verify_days(warehouse, settings).differing == []
 
 
@@ -259,11 +259,11 @@ def test_calls_belong_to_whom_their_sessions_are_stitched(calls):
         },
         schema=CALLS,
     )
-    found = belonging(frame, user="17", timeout_ms=1_800_000)
+    found = resolve_identity(frame, user="17", timeout_ms=1_800_000)
     theirs = {int.from_bytes(call_id) for call_id in found.filter("belongs")["call_id"]}
     assert theirs == expected(calls)
     visitors = {visitor for _, visitor, _ in calls}
-    assert owned(found, "visitor_key") == sorted(
+    assert exclusive_ids(found, "visitor_key") == sorted(
         visitor for visitor in visitors if all(n in theirs for n, (_, v, _) in enumerate(calls) if v == visitor)
     )
 
