@@ -122,7 +122,7 @@ def test_person_is_removed_everywhere_and_nobody_else_loses_a_row(warehouse, sho
     assert rejects == 3
     dry = forget_user(warehouse, settings, "17", now=NOW, dry_run=True)
     assert (dry.calls, dry.visitors, dry.tokens, dry.is_proven) == (len(THEIRS), 1, 1, False)
-    assert {trace.table for trace in dry.traces} >= {*TABLES[:3], "etl.rejects", "history.favorites"}
+    assert {found.table for found in dry.occurrences} >= {*TABLES[:3], "etl.rejects", "history.favorites"}
     assert of_others(warehouse)["dwh.events"].equals(before["dwh.events"])
     if warehouse.is_embedded:
         assert bytes_on_disk(Path(warehouse.url.removeprefix("chdb://")), OWN)
