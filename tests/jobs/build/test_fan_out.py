@@ -22,8 +22,9 @@ import pytest
 import app.jobs.build.day
 from app.core.errors import AuditError, CaratError, ClusterError, LockedError, SettingsError, WarehouseError
 from app.jobs import ingest
+from app.jobs.build import fan_out
 from app.jobs.build.backfill import Backfill, build_stale
-from app.jobs.build.day import JOBS, fan_out
+from app.jobs.build.day import JOBS
 from app.jobs.build.fan_out import DayTask, build_on_worker, open_runner
 from app.jobs.build.ledger import compare, read_inputs
 from app.jobs.build.rules import BuildRules

@@ -129,7 +129,7 @@ def test_person_is_removed_everywhere_and_nobody_else_loses_a_row(warehouse, sho
 
     erasure = forget_user(warehouse, settings, "17", now=NOW)
     assert erasure.is_proven
-    assert (erasure.calls, erasure.traces, erasure.old_parts) == (len(THEIRS), [], 0)
+    assert (erasure.calls, erasure.occurrences, erasure.old_parts) == (len(THEIRS), [], 0)
     assert date(2026, 2, 26) in erasure.days
     assert warehouse.scalar("SELECT count() FROM pd.api_calls") == len(OF_OTHERS) + 1
     assert warehouse.scalar("SELECT count() FROM dwh.events") == len(OF_OTHERS) + 1
