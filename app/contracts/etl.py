@@ -124,7 +124,7 @@ SNAPSHOTS = Table(
         Column("inserts", "UInt64", "rows that came, or came back"),
         Column("updates", "UInt64", "rows that changed"),
         Column("deletes", "UInt64", "rows that went"),
-        Column("bounded", "UInt64", "dates before 1900 or after 2299, kept as the nearest that the warehouse can hold"),
+        Column("bounded", "UInt64", "dates before 1900 or after 2299, clipped to the nearest that can be stored"),
         Column("columns", "Array(String)", "columns of the shop's table that were kept, each with its type"),
         Column("added", "Array(String)", "columns that came with this snapshot"),
         Column("dropped", "Array(String)", "columns that went with it: null from now on"),

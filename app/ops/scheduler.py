@@ -31,7 +31,7 @@ _Hold = Callable[[], AbstractContextManager[Warehouse]]
 
 
 class Reader:
-    """Reads the warehouse from any thread, while the keeper works on it."""
+    """Reads the warehouse from any thread while the keeper works on it."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

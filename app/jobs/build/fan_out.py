@@ -1,7 +1,7 @@
-"""Builds stale days on many machines: the workers of a Dask scheduler, with the ClickHouse server as what they share.
+"""Builds stale days on several machines: the workers of a Dask scheduler, which share a ClickHouse server.
 
 One process holds the lease, compares, and hands out days, oldest first; a worker builds and publishes a day as that
-process would. What travels are days, rules and sums: calls and secrets stay where they are.
+process would. Only days, digests of rules and fingerprints travel; calls and secrets stay where they are.
 """
 
 import logging
@@ -47,9 +47,9 @@ _DIFFERENCES = {
 
 @dataclass(frozen=True)
 class DayTask:
-    """A day to be built elsewhere: all that goes over the wire.
+    """A day to be built by a worker: all that goes over the wire.
 
-    `inputs` are those of this day alone. `raw_table` is the identity of `pd.api_calls`: a host may have many names.
+    `inputs` are those of this day only. `raw_table` is the UUID of `pd.api_calls`, as a server may have several names.
     """
 
     day: StaleDay
@@ -62,7 +62,7 @@ class DayTask:
 
 @contextmanager
 def open_runner(settings: Settings, address: str | None, *, dry_run: bool = False) -> Iterator[DayRunner | None]:
-    """What builds days on the workers of the scheduler at this address; None where no other machine is needed."""
+    """Yield what builds days on the workers of the scheduler at this address; None without an address."""
     if address is None:
         yield None
         return
@@ -81,9 +81,10 @@ def open_runner(settings: Settings, address: str | None, *, dry_run: bool = Fals
 
 
 def build_on_worker(task: DayTask) -> DayBuilt | CaratError:
-    """Build a day in this process, a worker's, by its own settings and files; refused where they mean something else.
+    """Build a day in a worker by its own settings and files; SettingsError if they differ from the sender's.
 
-    A failure is returned as its text alone: what caused it may hold what must not travel. This machine's log has it.
+    A failure is returned with its text only, because its cause may hold what must not travel; this machine's log has
+    the whole.
     """
     try:
         settings = load_settings().model_copy(update={"max_row_factor": task.max_row_factor})
@@ -94,9 +95,9 @@ def build_on_worker(task: DayTask) -> DayBuilt | CaratError:
         with open_warehouse(settings, purpose="carat etl", writes=False) as warehouse:
             _require_same_warehouse(warehouse, task.raw_table)
             warehouse.with_guard(partial(require_lent, token=task.token)).require_lease()
-            # The worker writes the ledger, right after publishing and under the same lease. One that dies in between
-            # leaves a day that is built and still stale: it is built once more. If the process that handed the day out
-            # wrote instead, its death would cost every day of which it did not hear in time.
+            # The worker writes the ledger, right after publishing and under the same lease. If it dies in between, the
+            # day is built and still stale, so it is built once more. If the sender wrote the ledger instead, its death
+            # would cost every day whose result it had not yet received.
             return build_and_record(
                 warehouse, task.inputs, task.day, rules, skip_row_count_check=task.skip_row_count_check
             )
@@ -108,18 +109,18 @@ def build_on_worker(task: DayTask) -> DayBuilt | CaratError:
 
 @dataclass(frozen=True)
 class _Cluster:
-    """A scheduler that answered."""
+    """A scheduler that has answered."""
 
     distributed: Any
     client: Any
     address: str
 
     def submit(self, task: DayTask) -> Any:
-        key = f"carat-etl-{task.day.day}-{uuid4().hex}"  # one of its own: what an earlier run asked for is another day
+        key = f"carat-etl-{task.day.day}-{uuid4().hex}"  # unique, so that it never meets a task of an earlier run
         return self.client.submit(build_on_worker, task, key=key, pure=False)
 
     def count_threads(self) -> int:
-        """How many days can be built at the same time."""
+        """The number of days that can be built at the same time."""
         try:
             return sum(self.client.nthreads().values())
         except (OSError, RuntimeError, self.distributed.client.ClosedClientError):
@@ -141,7 +142,7 @@ class _Cluster:
         )
 
     def outcome(self, future: Any, day: StaleDay) -> DayBuilt | CaratError | None:
-        """What became of a day; None where its result was lost with its worker, so that it is built once more."""
+        """The outcome of a day; None if its result was lost with its worker, so that it is built once more."""
         if future.cancelled():
             raise self.gone()
         if future.status == "error":
@@ -172,8 +173,8 @@ def _build_there(cluster: _Cluster, warehouse: Warehouse, work: Work) -> Iterato
     )
 
     def submit(day: StaleDay) -> Any:
-        # A day is built from its calls as a whole: a patch would trust the published day, which an attempt that died
-        # while publishing left as a mixture.
+        # Days are built whole: a patch would trust the published day, which may be a mixture after an attempt that died
+        # while publishing.
         whole = replace(day, can_patch=False)
         return cluster.submit(task_of(whole, _inputs_of(work.inputs, whole)))
 
@@ -186,7 +187,7 @@ def _build_there(cluster: _Cluster, warehouse: Warehouse, work: Work) -> Iterato
         else:
             yield outcome
     if not isinstance(failure, LockedError):
-        # What a worker that died left half-done is finished, and one that was only thought dead finds its tables gone.
+        # Finish what a dead worker has left; one that was only thought dead finds its tables gone.
         warehouse.require_lease()
         for published in recover(warehouse):
             console.log.warning("published again after a worker died", day=str(published))
@@ -197,10 +198,10 @@ def _build_there(cluster: _Cluster, warehouse: Warehouse, work: Work) -> Iterato
 def _handed_out(
     cluster: _Cluster, days: Sequence[StaleDay], submit: Callable[[StaleDay], Any], *, retry_timeout_s: float
 ) -> Iterator[tuple[StaleDay, DayBuilt | CaratError]]:
-    """What became of each day, as they end.
+    """The outcome of each day, as they end.
 
-    As many days are handed out as there are threads: so they are begun in order, and none after an error that is not
-    a day's own, while those that were begun are awaited.
+    As many days are handed out as there are threads, so they are begun in order. After an error that is not a single
+    day's, none is begun, and those that run are awaited.
     """
     waiting, running = deque(days), dict[Any, StaleDay]()
     threads, counted_at, worked_at = 0, 0.0, time.monotonic()
@@ -229,15 +230,15 @@ def _handed_out(
 
 
 def _ends_the_run(outcome: DayBuilt | CaratError) -> TypeGuard[CaratError]:
-    """Whether it is an error that other days would meet, too."""
+    """Whether it is an error that other days would meet as well."""
     return isinstance(outcome, CaratError) and not isinstance(outcome, (*DAY_ERRORS, ClusterError))
 
 
 def _inputs_of(inputs: Inputs, stale: StaleDay) -> Inputs:
-    """What of the inputs one day's build asks for."""
+    """The part of the inputs that the build of one day uses."""
     bounds = day_bounds(stale.day, inputs.zone)
     around = (stale.day, stale.day + timedelta(days=1))
-    # A session may reach into the next day: its products are as of its last call. The sums are cumulative.
+    # Up to the next day, into which sessions may reach; one row before, as the sums are cumulative.
     at = pl.col("at").dt.epoch("ms")
     before = inputs.versions.filter(at < bounds.start).tail(1)
     within = inputs.versions.filter(at.is_between(bounds.start, bounds.next_end))
@@ -270,11 +271,11 @@ def _raw_table(warehouse: Warehouse) -> str:
 
 
 def _worker_name() -> str:
-    """The worker that runs this, as whoever started it knows it."""
+    """The name and host of the worker that runs this."""
     host = socket.gethostname()
     try:
         return f"{_distributed().get_worker().name} on {host}"
-    except ValueError:  # called by no worker
+    except ValueError:  # not called by a worker
         return f"on {host}"
 
 
@@ -289,14 +290,14 @@ def _distributed() -> Any:
 
 
 def _require_address(distributed: Any, address: str) -> None:
-    """A client that was given none of these does not end well."""
+    """Raise SettingsError unless the address is complete: Dask's own errors are hard to read."""
     parts = urlsplit(address)
     try:
         is_whole = parts.scheme in {"tcp", "tls"} and bool(parts.hostname) and bool(parts.port)
     except ValueError:
         is_whole = False
     if not is_whole:
-        raise SettingsError(f"--on {address!r} is no address of a scheduler, such as tcp://scheduler:8786")
+        raise SettingsError(f"--on {address!r} is not the address of a scheduler, such as tcp://scheduler:8786")
     if parts.scheme == "tls" and not distributed.Security().get_connection_args("client").get("ssl_context"):
         raise SettingsError(
             "--on tls://… needs a certificate: set DASK_DISTRIBUTED__COMM__TLS__CA_FILE and …__CLIENT__CERT, …__KEY"
@@ -305,7 +306,7 @@ def _require_address(distributed: Any, address: str) -> None:
 
 @contextmanager
 def _connected(distributed: Any, address: str) -> Iterator[Any]:
-    for name in ("distributed", "distributed.client"):  # what they say comes as an error, too
+    for name in ("distributed", "distributed.client"):  # what they log also arrives as an error
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         client = distributed.Client(address, timeout=_CONNECT_S, set_as_default=False, name="carat-etl")
@@ -317,5 +318,5 @@ def _connected(distributed: Any, address: str) -> Iterator[Any]:
     try:
         yield client
     finally:
-        with suppress(OSError):  # a scheduler that does not answer any more must not hold up the end
+        with suppress(OSError):  # a scheduler that no longer answers must not delay the end
             client.close(timeout=_CONNECT_S)

@@ -1,4 +1,4 @@
-"""Reads from `history` what a day's product sessions need: versions that held at its start, and those of the day."""
+"""Reads from `history` the versions of products that a day's product sessions can meet."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from app.warehouse.history import existing_history
 
 @dataclass(frozen=True)
 class _Source:
-    """A history table that says something of products: the SQL of the product's id and of each attribute."""
+    """A history table with product attributes: the SQL of the product's id and of each attribute."""
 
     table: str
     product_id: str
@@ -30,8 +30,7 @@ class _Source:
 def read_product_versions(warehouse: Warehouse, plan: SnapshotPlan, bounds: DayBounds) -> list[pl.DataFrame]:
     """Per history table `product_id, valid_from` and the attributes, in the order of a product's versions.
 
-    Only what a session that begins on the day can meet: nothing after the day that follows, and of what was before
-    only the last version.
+    Only versions that a session of the day can meet: the last one before the day, and those of the day and the next.
     """
     parameters = {"start": bounds.start, "end": bounds.next_end}
     frames = []
@@ -56,7 +55,7 @@ SELECT product_id, valid_from, {", ".join(f"`{name}`" for name in source.attribu
 
 
 def history_sums(warehouse: Warehouse, plan: SnapshotPlan, *, keep: bool) -> pl.DataFrame:
-    """`at, fingerprint` of the versions that say something of products, by the instant from which they hold."""
+    """`at, fingerprint` of the versions of products, by the instant from which they are valid."""
     sums = [pl.DataFrame(schema={"at": PRODUCT_SESSIONS.schema["first_seen_at"], "fingerprint": pl.UInt64()})]
     for source in _sources(warehouse, plan):
         content = ", ".join(f"toString({sql})" for sql in (source.product_id, *source.attributes.values()))
@@ -70,7 +69,7 @@ def history_sums(warehouse: Warehouse, plan: SnapshotPlan, *, keep: bool) -> pl.
 
 
 def _sources(warehouse: Warehouse, plan: SnapshotPlan) -> list[_Source]:
-    """The plan's tables and columns that history really has."""
+    """The plan's tables and columns of products that exist in history."""
     return [source for table in plan.of_products if (source := _source(warehouse, table)) is not None]
 
 

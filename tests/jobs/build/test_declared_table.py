@@ -19,7 +19,7 @@ from app.warehouse import migrate
 from tests.jobs.build.test_product_history import change
 
 # The SQL is the same on a server, where the tests of the promise run.
-pytestmark = pytest.mark.parametrize("engine_url", ["embedded"], indirect=True)
+embedded = pytest.mark.parametrize("engine_url", ["embedded"], indirect=True)
 
 FIRST, SECOND = date(2026, 3, 1), date(2026, 3, 2)
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -92,6 +92,7 @@ def test_a_declaration_that_names_a_column_the_table_lacks_is_refused():
         replace(TOYS, depends_on=frozenset())
 
 
+@embedded
 def test_a_declared_table_is_built_patched_and_verified(warehouse, settings, ingest_records, declare):
     declare({TOYS: build_toys})
     ingest_records(*(call(f"01T{hour:02}:00", f"v{hour}") for hour in range(9)), call("01T10:01", endpoint="/x"))
@@ -116,6 +117,7 @@ def spoilt(change_rows):
     return build
 
 
+@embedded
 @pytest.mark.parametrize(
     ("change_rows", "finding"),
     [
@@ -143,6 +145,7 @@ def shop(tmp_path):
     return Settings(_env_file=None, shop_db=f"sqlite://{path}").shop_db, plan, tmp_path / "scratch"
 
 
+@embedded
 def test_a_table_is_stale_by_what_it_declares_and_by_nothing_else(
     warehouse, settings, ingest_records, declare, shop, tmp_path
 ):
@@ -178,6 +181,7 @@ def test_a_table_is_stale_by_what_it_declares_and_by_nothing_else(
     assert stale() == {FIRST: {Input.SESSIONS}, SECOND: {Input.CALLS}}, "the first day's session reaches the new call"
 
 
+@embedded
 def test_a_declared_table_forgets_a_person_on_days_whose_calls_are_gone(
     warehouse, ingest_records, declare, tmp_path, monkeypatch
 ):
