@@ -56,7 +56,7 @@ class Warehouse:
         return Warehouse(self._connect, url=self.url, secret=self._secret).with_guard(self._guard)
 
     def with_guard(self, guard: "Callable[[Warehouse], None]") -> Self:
-        """This connection, with `guard` as the check of `require_lease`."""
+        """Make `guard` the check of `require_lease`, and return the connection."""
         self._guard = guard
         return self
 
