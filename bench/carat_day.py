@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from app.contracts import DWH_TABLES, USER_AGENTS
 from app.jobs.build.day import build_day
 from app.jobs.build.rules import BuildRules
-from app.warehouse import migrate, open_warehouse, recover
+from app.warehouse import open_warehouse
 from bench.day import DAY, Dataset
 from bench.engine_sql import bench_settings, read_outcome
 from bench.measure import Contender
@@ -16,8 +16,6 @@ from bench.measure import Contender
 def contender(day: Dataset) -> Iterator[Contender]:
     settings = bench_settings(day)
     with open_warehouse(settings, purpose="bench") as warehouse:
-        migrate(warehouse, settings)
-        recover(warehouse)
         for table in (*DWH_TABLES, USER_AGENTS):  # each run reads its user agents for the first time
             warehouse.command(f"TRUNCATE TABLE {table.full_name} SYNC")
         yield Contender(

@@ -30,7 +30,7 @@ from app.jobs.build.rules import BuildRules
 from app.jobs.build.user_agents import UserAgents
 from app.rules.session_rules import SessionRules, load_session_rules
 from app.settings import Settings
-from app.warehouse import Warehouse, migrate, open_warehouse, recover
+from app.warehouse import Warehouse, open_warehouse
 from bench.data import build
 from bench.day import DAY, Dataset
 from bench.engine_sql import bench_settings
@@ -50,8 +50,6 @@ def main() -> int:
     settings = bench_settings(day).model_copy(update={"workers": 1})
     rules = load_session_rules(settings)
     with open_warehouse(settings, purpose="bench") as warehouse:
-        migrate(warehouse, settings)
-        recover(warehouse)
         warehouse.command(f"TRUNCATE TABLE {USER_AGENTS.full_name}")
         runs = {name: _measured(warehouse, settings) for name in ("first run", "remembered")}
         distinct = warehouse.scalar("SELECT uniqExact(user_agent) FROM pd.api_calls")
