@@ -4,6 +4,7 @@ To add a table: declare it in `app.contracts.dwh`, write its transformation in `
 """
 
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ import polars as pl
 
 from app.contracts import CATALOG_SESSIONS, EVENTS, PRODUCT_SESSIONS, SESSIONS
 from app.frames.browsing import Browsing, browse
+from app.frames.carts import with_cart_changes
 from app.frames.catalog_sessions import build_catalog_sessions
 from app.frames.events import TypedCalls, type_calls
 from app.frames.product_sessions import build_product_sessions
@@ -46,7 +48,7 @@ class ShardContent:
 
     day: DayContext
     events: pl.DataFrame
-    unreadable: int
+    unreadable: Counter[tuple[str, str]]
     _events_of_day: pl.DataFrame | None
 
     @classmethod
@@ -61,6 +63,7 @@ class ShardContent:
             calls = calls.filter(pl.col("session_id").is_in(scope.session_ids.implode()))
         typed = _type(calls, shard, scope, through)
         events = typed.calls.with_columns(is_counted_order=counts_as_order(), session_date=pl.lit(bounds.day))
+        events = with_cart_changes(events)
         of_day = events.filter(pl.col("ts").dt.epoch("ms") < bounds.end).with_columns(event_date=pl.lit(bounds.day))
         return cls(day, events.filter("starts_today"), typed.unreadable, of_day)
 
@@ -90,7 +93,7 @@ def _type(calls: pl.DataFrame, shard: Shard, scope: BuildScope, through: Warehou
     known = calls.join(shard.typed, on=["call_id", "content_hash"])
     new = calls.join(shard.typed, on=["call_id", "content_hash"], how="anti")
     if new.is_empty():
-        return TypedCalls(known.sort("order").drop("order"), 0)
+        return TypedCalls(known.sort("order").drop("order"), Counter())
     new, documents = read_documents(through, new, scope.endpoint_map, ids_table=f"etl.unread_{uuid.uuid4().hex}")
     parsed = type_calls(new, documents, endpoint_map=scope.endpoint_map)
     both = pl.concat([parsed.calls, known.select(parsed.calls.columns)]).sort("order").drop("order")

@@ -97,7 +97,7 @@ def _build_upon(
 ) -> DayBuilt:
     started = time.perf_counter()
     bounds = day_bounds(day, rules.zone)
-    day_calls = count_calls(warehouse, bounds)
+    day_calls = count_calls(warehouse, bounds, rules.endpoint_map)
     _require_raw(warehouse, day, day_calls)
 
     scope = BuildScope(bounds, rules.endpoint_map, rules.timeout_ms, reusable_days=reuse_plan.reusable_days)
@@ -122,7 +122,9 @@ def _build_upon(
                 built.controls,
                 built.carried_over,
                 day_calls=day_calls,
-                count_different_calls=partial(count_calls, warehouse, bounds, what="uniqExact(call_id)"),
+                count_different_calls=partial(
+                    count_calls, warehouse, bounds, rules.endpoint_map, what="uniqExact(call_id)"
+                ),
                 has_ended=_has_ended(warehouse, bounds),
             )
             max_row_factor = rules.settings.max_row_factor
@@ -242,7 +244,7 @@ def _build_shard(
             staging.append(table, rows, through=warehouse)
     until = content.events["ts"].max()
     assert until is None or isinstance(until, datetime)
-    return _ShardBuilt(shard.calls.height, content.unreadable, until)
+    return _ShardBuilt(shard.calls.height, sum(content.unreadable.values()), until)
 
 
 @contextmanager
