@@ -2,6 +2,7 @@
 
 import polars as pl
 
+_OF_PRODUCT = ["session_number", "product_id"]
 _CART_EVENTS = ("cart_add", "cart_remove", "cart_update")
 
 
@@ -20,7 +21,11 @@ def with_cart_changes(events: pl.DataFrame) -> pl.DataFrame:
         .explode("product_id", "units", empty_as_null=False)
         .with_row_index("item")
     )
-    changed = items.sort("session_number", "product_id", "item").with_columns(units_before=_units_before())
+    ordered = items.sort("session_number", "product_id", "item")
+    changed = ordered.with_columns(times_set=_is_set().cum_sum().over(_OF_PRODUCT)).with_columns(
+        units_after=_step().cum_sum().over([*_OF_PRODUCT, "times_set"]).clip(0)
+    )
+    changed = changed.with_columns(units_before=pl.col("units_after").shift(1, fill_value=0).over(_OF_PRODUCT))
     change = pl.when(pl.col("product_id") != "").then(pl.col("units") - pl.col("units_before"))
     changes = (
         changed.filter(pl.col("event") == "cart_update")
@@ -42,17 +47,22 @@ def products_of_call() -> tuple[pl.Expr, pl.Expr]:
     )
 
 
-def _units_before() -> pl.Expr:
-    """The units of the product in the session's cart before each call: those last set, and what came and went since."""
-    of_product = ["session_number", "product_id"]
+def _is_set() -> pl.Expr:
+    """Whether a call says how many units of the product are in the cart after it."""
+    is_new_quantity = (pl.col("event") == "cart_update") & pl.col("units").is_not_null()
+    return is_new_quantity | ((pl.col("event") == "cart_remove") & pl.col("units").is_null())
+
+
+def _step() -> pl.Expr:
+    """The units that a call sets, adds (1 where it says none) or takes."""
     is_add, is_update = pl.col("event") == "cart_add", pl.col("event") == "cart_update"
-    is_emptied = (pl.col("event") == "cart_remove") & pl.col("units").is_null()
-    is_set = (is_update & pl.col("units").is_not_null()) | is_emptied
-    set_to = pl.when(is_update).then("units").when(is_emptied).then(0)
-    since = is_set.cum_sum().over(of_product)
-    step = pl.when(is_set).then(set_to).when(is_add).then(pl.col("units").fill_null(1)).when(is_update).then(0)
-    level = step.otherwise(-pl.col("units")).cum_sum().over([*of_product, since])
-    return level.clip(0).shift(1, fill_value=0).over(of_product)
+    return (
+        pl.when(is_update)
+        .then(pl.col("units").fill_null(0))
+        .when(is_add)
+        .then(pl.col("units").fill_null(1))
+        .otherwise(-pl.col("units").fill_null(0))
+    )
 
 
 def adds_to_cart() -> pl.Expr:
