@@ -194,27 +194,29 @@ def serve(
     from app.core.signals import stopped_by_signal
     from app.core.watchdog import watched
     from app.intake.collector.server import inherited_sockets, listen
-    from app.ops.supervisor import serve as run_parts
+    from app.ops.supervisor import serve as run_children
 
     load_settings()
     sockets = inherited_sockets() or listen(host, port)
-    with watched(), stopped_by_signal(grace_s=0) as stopped:  # the parts have a time of their own to end in
-        run_parts(sockets, page_port=page_port, stopped=stopped)
+    with watched(), stopped_by_signal(grace_s=0) as stopped:  # the children have their own time limits
+        run_children(sockets, page_port=page_port, stopped=stopped)
 
 
 @app.command(hidden=True)
-def keep(*, page_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the dashboards.")] = 8322) -> None:
-    """The part of carat serve that owns the warehouse; serve starts it.
+def schedule(
+    *, page_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the dashboards.")] = 8322
+) -> None:
+    """The process of carat serve that holds the warehouse; serve starts it.
 
-    Example: carat keep
+    Example: carat schedule
     """
     from app.core.signals import stopped_by_signal
     from app.core.watchdog import watched
-    from app.dashboards.live import page_of_keeper
-    from app.ops.scheduler import Keeper
+    from app.dashboards.live import scheduler_page
+    from app.ops.scheduler import Scheduler
 
     with watched(), stopped_by_signal() as stopped:
-        Keeper(load_settings(), stopped=stopped, page=page_of_keeper("127.0.0.1", page_port)).run()
+        Scheduler(load_settings(), stopped=stopped, page=scheduler_page("127.0.0.1", page_port)).run()
 
 
 @app.command()

@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from app.contracts import DATABASES
+from app.core.call_record import RecordLimits
 from app.jobs import ingest
 from app.settings import Settings
 from app.warehouse import Warehouse, migrate, open_warehouse
@@ -65,7 +66,7 @@ def ingest_records(warehouse, tmp_path) -> Callable[..., ingest.Ingested]:
         path = tmp_path / f"records-{len(list(tmp_path.iterdir()))}.ndjson"
         path.write_bytes(b"\n".join(r if isinstance(r, bytes) else json.dumps(r).encode() for r in records))
         totals = ingest.Ingested()
-        ingest.run(warehouse, str(path), now=now, max_record_bytes=max_record_bytes, totals=totals)
+        ingest.run(warehouse, str(path), now=now, totals=totals, limits=RecordLimits(max_record_bytes))
         return totals
 
     return run

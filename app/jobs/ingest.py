@@ -3,14 +3,12 @@
 from collections.abc import Callable
 from datetime import datetime
 
-from app.core import addresses
-from app.core.addresses import Addresses
-from app.core.call_record import MAX_NESTING
+from app.core.call_record import RecordLimits
 from app.intake.files import read_batches
 from app.jobs.raw_calls import Ingested, store
 from app.warehouse import Warehouse
 
-_KEPT = addresses.kept()
+_DEFAULT_LIMITS = RecordLimits()
 
 
 def run(
@@ -18,14 +16,10 @@ def run(
     name: str,
     *,
     now: datetime,
-    max_record_bytes: int,
-    max_nesting: int = MAX_NESTING,
     totals: Ingested,
-    ips: Addresses = _KEPT,
+    limits: RecordLimits = _DEFAULT_LIMITS,
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Ingest one source and add to `totals` what was done; CaratError where it is damaged, after its good part."""
-    for batch in read_batches(
-        name, now=now, max_record_bytes=max_record_bytes, max_nesting=max_nesting, ips=ips, on_bytes=on_bytes
-    ):
+    for batch in read_batches(name, now=now, limits=limits, on_bytes=on_bytes):
         totals.add(store(warehouse, batch, source=name, now=now))

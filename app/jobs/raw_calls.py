@@ -11,7 +11,7 @@ import polars as pl
 
 from app.contracts import API_CALLS, REJECTS, sql_text
 from app.core.call_record import Line, RejectedRecordError
-from app.intake.call_frames import Batch, content_hashes, reject, reject_frame
+from app.intake.call_frames import Batch, content_hashes, reject_frame, reject_row
 from app.jobs.forget.suppression import Forgotten, read_forgotten, refused, without_forgotten
 from app.warehouse import Warehouse
 
@@ -173,7 +173,7 @@ def _conflict_rejects(calls: pl.DataFrame, *, source: str, now: datetime) -> pl.
     )
     for call in readable.iter_rows(named=True):
         data = msgspec.json.encode(call)
-        rows.append(reject(Line(0, data, len(data)), error, source=source, now=now))
+        rows.append(reject_row(Line(0, data, len(data)), error, source=source, now=now))
     return reject_frame(rows)
 
 

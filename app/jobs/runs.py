@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from app.core import console
+from app.core.call_record import RecordLimits
 from app.core.errors import SettingsError, ShopError
 from app.intake.files import STDIN, total_bytes
 from app.jobs import ingest as ingest_job
@@ -46,10 +47,8 @@ def ingest_paths(
                     warehouse,
                     path,
                     now=now or datetime.now(tz=UTC),
-                    max_record_bytes=settings.max_record_bytes,
-                    max_nesting=settings.max_nesting,
                     totals=totals,
-                    ips=settings.addresses,
+                    limits=RecordLimits(settings.max_record_bytes, settings.max_nesting, settings.addresses),
                     on_bytes=lambda at, before=done_bytes: bar.reach(before + at),  # type: ignore[misc]
                 )
                 done_bytes += 0 if path == STDIN else Path(path).stat().st_size

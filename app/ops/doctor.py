@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from app.core.errors import CaratError
-from app.intake.spool import spool_depth
+from app.intake.spool import spool_backlog
 from app.rules.countries import load_countries
 from app.rules.endpoint_map import load_endpoint_map
 from app.rules.session_rules import load_session_rules
@@ -136,7 +136,7 @@ def _disk(settings: Settings) -> Finding:
 def _spool(settings: Settings) -> Finding:
     """Whether a collector could write here and has room, without making what is not there yet."""
     try:
-        depth = spool_depth(settings.spool)
+        depth = spool_backlog(settings.spool)
     except CaratError as error:
         return Finding("spool", is_ok=False, detail=str(error))
     folder = settings.spool.resolve()

@@ -1,4 +1,4 @@
-"""The collector with a spool that forgets: what is left of the time when nothing is made durable."""
+"""The collector with a spool that discards everything, to measure the cost of durability."""
 
 import sys
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from app.settings import load_settings
 
 
 class Nowhere:
-    """A spool that acknowledges at once."""
+    """A spool that acknowledges immediately."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         self._records = 0
@@ -22,7 +22,7 @@ class Nowhere:
 
     async def close(self) -> None: ...
 
-    def refusal(self) -> str | None:
+    def problem(self) -> str | None:
         return None
 
     def stats(self) -> SpoolStats:

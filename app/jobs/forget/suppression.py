@@ -15,7 +15,7 @@ import polars as pl
 
 from app.contracts import FORGOTTEN
 from app.core.call_record import Line, RejectedRecordError
-from app.intake.call_frames import reject, reject_frame
+from app.intake.call_frames import reject_frame, reject_row
 from app.warehouse import Warehouse
 
 # A call of its own is one of a guest on a device that others use, too: nothing else says whose it was.
@@ -106,4 +106,4 @@ def refused(count: int, *, source: str, now: datetime) -> pl.DataFrame:
     """The reject that stands for so many records of forgotten people: nothing of them is kept."""
     detail = f"{count:,} record(s) of people who were forgotten (carat forget): nothing of them is kept"
     error = RejectedRecordError(_REASON, detail)
-    return reject_frame([reject(Line(0, b"", 0), error, source=source, now=now)] if count else [])
+    return reject_frame([reject_row(Line(0, b"", 0), error, source=source, now=now)] if count else [])

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 import stamina
 
 from app.core import console, watchdog
+from app.core.backoff import Backoff
+from app.core.call_record import RecordLimits
 from app.core.errors import (
     CaratError,
     ContractError,
@@ -19,7 +21,7 @@ from app.core.errors import (
     WarehouseError,
     WarehouseGoneError,
 )
-from app.intake.spool import Segment, remove_old_deliveries, seal_what_was_left, sealed_segments
+from app.intake.spool import Segment, remove_old_deliveries, seal_leftovers, sealed_segments
 from app.jobs.load import segments as deliver
 from app.jobs.raw_calls import Ingested, ingest_summary
 from app.jobs.run_log import Run
@@ -30,7 +32,7 @@ from app.warehouse.opening import LOADER
 
 _LOOK_S = 1.0  # how often a follower looks whether something was sealed
 _LONGEST_PASS_S = 10.0  # then others who wait for the warehouse get it first
-_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 1.0, 60.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _ANSWER_S = 300  # a warehouse that has not taken a chunk after so long is asked again
 
 
@@ -78,7 +80,7 @@ def deliver_spool(
     """
     delivery = Delivery()
     try:
-        seal_what_was_left(settings.spool)
+        seal_leftovers(settings.spool)
         remove_old_deliveries(settings.spool, keep_s=settings.spool_keep_hours * 3600)
         if not sealed_segments(settings.spool):
             return delivery
@@ -112,7 +114,7 @@ def load_spool(
 
     `is_prepared`: this process has seen to the tables before.
     """
-    seal_what_was_left(settings.spool)
+    seal_leftovers(settings.spool)
     if not sealed_segments(settings.spool):
         return Delivery()
     until = time.monotonic() + longest_s if longest_s else float("inf")
@@ -128,7 +130,7 @@ def load_spool(
 
 def follow(settings: Settings, *, stopped: threading.Event) -> None:
     """Deliver whatever is sealed until told to stop; while the warehouse is gone or refuses, ask ever more rarely."""
-    backoff_s = 0.0
+    backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
     is_prepared = False
     while not stopped.is_set():
         watchdog.progress()
@@ -140,15 +142,14 @@ def follow(settings: Settings, *, stopped: threading.Event) -> None:
             if delivery.segments:
                 is_prepared = True
                 watchdog.status(f"delivered {delivery.segments} segments, {delivery.totals.records} records")
-            backoff_s = 0.0
+            backoff.reset()
         except LockedError as error:
             watchdog.status(f"waiting: {error}")
         except SettingsError:
             raise
         except CaratError as error:
             is_prepared = False  # it may have come back as another
-            backoff_s = min(max(backoff_s * 2, _FIRST_BACKOFF_S), _LONGEST_BACKOFF_S)
-            pause_s = backoff_s * random.uniform(0.5, 1)  # noqa: S311  so that not all come back at once
+            pause_s = backoff.next_s() * random.uniform(0.5, 1)  # noqa: S311  so that not all come back at once
             console.log.warning("the spool could not be delivered", error=str(error), again_in_s=round(pause_s, 1))
             watchdog.status(f"the spool could not be delivered: {error}")
         stopped.wait(pause_s)
@@ -165,10 +166,10 @@ def _deliver(warehouse: Warehouse, settings: Settings, delivery: Delivery, is_st
             warehouse,
             waiting,
             now=datetime.now(tz=UTC),
-            limits=deliver.RecordLimits(
-                max_bytes=max(settings.collect_max_record_bytes, settings.max_record_bytes),
-                max_nesting=settings.max_nesting,
-                ips=settings.addresses,
+            limits=RecordLimits(
+                max(settings.collect_max_record_bytes, settings.max_record_bytes),
+                settings.max_nesting,
+                settings.addresses,
             ),
             totals=delivery.totals,
             on_delivered=note,

@@ -7,32 +7,20 @@ there, by the token.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 import polars as pl
 
-from app.core.addresses import Addresses
-from app.core.call_record import Line, RejectedRecordError
+from app.core.call_record import Line, RecordLimits, RejectedRecordError, from_epoch_ms
 from app.core.errors import SpoolError
-from app.intake.call_frames import Batch, read_lines, reject, reject_frame
-from app.intake.spool import Damage, Received, Refused, Segment, mark_delivered, read_segment
+from app.intake.call_frames import Batch, read_lines, reject_frame, reject_row
+from app.intake.spool import Corruption, Received, RejectedRecord, Segment, acknowledge, read_segment
 from app.jobs.raw_calls import Ingested, known_calls, store
 from app.warehouse import Warehouse
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
 _CHUNK_RECORDS = 20_000
 _CHUNK_BYTES = 32 * 1024 * 1024
 _CHUNKS_AT_ONCE = 64  # small segments share the search for what is known: that reads every call_id
-
-
-@dataclass(frozen=True)
-class RecordLimits:
-    """What the loader takes, which is whatever the collector and `carat ingest` take, and how addresses are kept."""
-
-    max_bytes: int
-    max_nesting: int
-    ips: Addresses
 
 
 @dataclass(frozen=True)
@@ -71,7 +59,7 @@ def run(
             token = f"{source}/{chunk.number}"
             totals.add(store(warehouse, chunk.batch, source=source, now=now, token=token, known=known))
             if chunk.is_last:
-                mark_delivered(chunk.segment)
+                acknowledge(chunk.segment)
                 on_delivered(chunk.segment)
         if is_stopped():
             break
@@ -113,43 +101,43 @@ def _chunks_of(segment: Segment, limits: RecordLimits) -> Iterator[Chunk]:
 
 @dataclass
 class _Piece:
-    """Lines to be checked, and records that are refused already, of one chunk."""
+    """Lines to check, and records that the collector rejected, of one chunk."""
 
     lines: list[Line] = field(default_factory=list)
-    refused: list[tuple[Line, RejectedRecordError]] = field(default_factory=list)
+    rejected: list[tuple[Line, RejectedRecordError]] = field(default_factory=list)
     bytes: int = 0
 
     @property
     def records(self) -> int:
-        return len(self.lines) + len(self.refused)
+        return len(self.lines) + len(self.rejected)
 
-    def add(self, frame: Received | Damage, position: int, segment: Segment) -> int:
-        """Take a frame whose first record stands at this position in the segment; how many it has."""
-        if isinstance(frame, Damage):
-            detail = f"bytes {frame.offset} to {frame.offset + frame.size} of the segment are damaged"
-            line = Line(position, frame.data, frame.size, _instant(segment.written_at_ms))
-            self._refuse(line, "damaged segment", detail)
+    def add(self, entry: Received | Corruption, position: int, segment: Segment) -> int:
+        """Take an entry whose first record stands at this position in the segment; how many it has."""
+        if isinstance(entry, Corruption):
+            detail = f"bytes {entry.offset} to {entry.offset + entry.size} of the segment are damaged"
+            line = Line(position, entry.data, entry.size, from_epoch_ms(segment.written_at_ms))
+            self._reject(line, "damaged segment", detail)
             return 1
-        received_at = _instant(frame.received_at_ms)
-        for number, record in enumerate(frame.records, start=position):
-            if isinstance(record, Refused):
+        received_at = from_epoch_ms(entry.received_at_ms)
+        for number, record in enumerate(entry.records, start=position):
+            if isinstance(record, RejectedRecord):
                 line = Line(number, record.data, len(record.data), received_at)
-                self._refuse(line, record.reason, record.detail)
+                self._reject(line, record.reason, record.detail)
             else:
                 self.lines.append(Line(number, record, len(record), received_at))
                 self.bytes += len(record)
-        return len(frame.records)
+        return len(entry.records)
 
-    def _refuse(self, line: Line, reason: str, detail: str) -> None:
-        self.refused.append((line, RejectedRecordError(reason, detail)))
+    def _reject(self, line: Line, reason: str, detail: str) -> None:
+        self.rejected.append((line, RejectedRecordError(reason, detail)))
         self.bytes += len(line.data)
 
 
 def _pieces(segment: Segment) -> Iterator[_Piece]:
-    """What the segment holds, cut at frames into pieces of bounded size: always at the same ones."""
+    """What the segment holds, cut at entries into pieces of bounded size: always at the same ones."""
     piece, position = _Piece(), 1
-    for frame in read_segment(segment.path):
-        position += piece.add(frame, position, segment)
+    for entry in read_segment(segment.path):
+        position += piece.add(entry, position, segment)
         if piece.records >= _CHUNK_RECORDS or piece.bytes >= _CHUNK_BYTES:
             yield piece
             piece = _Piece()
@@ -158,22 +146,13 @@ def _pieces(segment: Segment) -> Iterator[_Piece]:
 
 
 def _checked(piece: _Piece, segment: Segment, limits: RecordLimits) -> Batch:
-    source, sealed_at = _source(segment), _instant(segment.written_at_ms)
-    batch = read_lines(
-        piece.lines,
-        source=source,
-        now=sealed_at,
-        max_record_bytes=limits.max_bytes,
-        max_nesting=limits.max_nesting,
-        ips=limits.ips,
-    )
-    refused = [reject(line, error, source=source, now=line.received_at or sealed_at) for line, error in piece.refused]
-    return replace(batch, rejects=pl.concat([batch.rejects, reject_frame(refused)]))
+    source, sealed_at = _source(segment), from_epoch_ms(segment.written_at_ms)
+    batch = read_lines(piece.lines, source=source, now=sealed_at, limits=limits)
+    rejected = [
+        reject_row(line, error, source=source, now=line.received_at or sealed_at) for line, error in piece.rejected
+    ]
+    return replace(batch, rejects=pl.concat([batch.rejects, reject_frame(rejected)]))
 
 
 def _source(segment: Segment) -> str:
     return f"collector:{segment.name}"
-
-
-def _instant(at_ms: int) -> datetime:
-    return _EPOCH + at_ms * _MILLISECOND
