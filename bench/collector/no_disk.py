@@ -1,4 +1,4 @@
-"""The collector with a spool that discards everything, to measure the cost of durability."""
+"""The collector with a spool that forgets: what is left of the time when nothing is made durable."""
 
 import sys
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from app.settings import load_settings
 
 
 class Nowhere:
-    """A spool that acknowledges immediately."""
+    """A spool that acknowledges at once."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         self._records = 0
