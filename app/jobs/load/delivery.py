@@ -32,7 +32,7 @@ from app.warehouse.opening import LOADER
 
 _LOOK_S = 1.0  # how often a follower looks whether something was sealed
 _LONGEST_PASS_S = 10.0  # then others who wait for the warehouse get it first
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
+_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 1.0, 60.0
 _ANSWER_S = 300  # a warehouse that has not taken a chunk after so long is asked again
 
 
@@ -130,7 +130,7 @@ def load_spool(
 
 def follow(settings: Settings, *, stopped: threading.Event) -> None:
     """Deliver whatever is sealed until told to stop; while the warehouse is gone or refuses, ask ever more rarely."""
-    backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
+    backoff = Backoff(_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S)
     is_prepared = False
     while not stopped.is_set():
         watchdog.progress()
