@@ -22,7 +22,6 @@ from app.jobs.load.delivery import Delivery, deliver_spool
 from app.jobs.runs import prepare
 from app.settings import Settings
 from app.warehouse import Warehouse, open_warehouse
-from app.warehouse.client import embedded_path
 from app.warehouse.query_socket import serve_queries
 
 PURPOSE = "carat serve"
@@ -92,7 +91,7 @@ class Scheduler:
         if self._settings.has_server:
             self._work(self._hold_server)
         else:
-            path = embedded_path(self._settings.warehouse.get_secret_value())
+            path = self._settings.warehouse.local_path
             with open_warehouse(self._settings, purpose=PURPOSE) as warehouse, self._reader.reading(warehouse):
                 prepare(warehouse, self._settings)
                 with serve_queries(path, self._reader.read):
