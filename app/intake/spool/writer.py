@@ -10,7 +10,6 @@ pages as clean. The segment is truncated to the part that is known to be on disk
 import asyncio
 import errno
 import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from typing import Self
 import msgspec
 
 from app.core import console
+from app.core.disk import free_bytes
 from app.core.errors import LockedError, SettingsError, SpoolError, SpoolFullError
 from app.core.file_lock import take_lock
 from app.intake.spool.format import Entry, RejectedRecord, records_entry, rejected_entry
@@ -332,17 +332,14 @@ class _Writer:
     def _no_space(self) -> str:
         return (
             f"the spool {self._folder} is full: {self._backlog.bytes + self._written_since} bytes wait for delivery, "
-            f"{self._free_bytes()} are free there (CARAT_SPOOL_MAX_BYTES, "
+            f"{free_bytes(self._folder)} are free there (CARAT_SPOOL_MAX_BYTES, "
             "CARAT_SPOOL_MIN_FREE_BYTES). Free some space, or check why nothing is delivered"
         )
 
     def _has_space(self, size: int) -> bool:
         held = self._backlog.bytes + self._written_since + self._kept_bytes + size
-        free = self._free_bytes() - size
+        free = free_bytes(self._folder) - size
         return (not self._limits.max_bytes or held <= self._limits.max_bytes) and free >= self._limits.min_free_bytes
-
-    def _free_bytes(self) -> int:
-        return shutil.disk_usage(self._folder).free  # OSError if the folder is gone
 
     def _make_space(self, size: int) -> None:
         """Remove delivered segments, oldest first, until there is space for this and for one more segment."""
