@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from app.core import console
 from app.core.errors import AuditError, SettingsError, ShopError
 from app.dashboards import load_library
-from app.dashboards.answers import reader_of
+from app.dashboards.card_results import query_runner
 from app.dashboards.preview import write_page
 from app.demo.calls import DemoPlan, write_month
 from app.demo.database import ShopState, opening_state, write_state
@@ -61,7 +61,7 @@ def run_demo(settings: Settings, plan: DemoPlan, folder: Path) -> None:
         console.say(f"verified: every row matches the raw calls  ({_seconds(started)})")
         say_summary(warehouse)
         page = folder / "dashboards.html"
-        write_page(reader_of(warehouse), load_library(), page)
+        write_page(query_runner(warehouse), load_library(), page)
         console.say(f"\nThe dashboards as one page for any browser: {page.resolve()}  ({_seconds(started)})")
         console.say(f'Next: carat query "SELECT * FROM dwh.sessions LIMIT 5", on {public_url(warehouse.url)}')
 
