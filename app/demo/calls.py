@@ -7,7 +7,8 @@ holds the lines that arrive on that day: its own calls and late ones of earlier 
 import gzip
 from bisect import bisect
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -75,20 +76,28 @@ def day_arrivals(plan: DemoPlan, day_index: int) -> list[Arrival]:
 def write_month(plan: DemoPlan, folder: Path, progress: Callable[[int], None] | None = None) -> list[Path]:
     """Write one `calls-YYYY-MM-DD.ndjson.gz` per day of arrival and return the paths in order.
 
-    `progress` receives the number of days done. Two spawned processes share the work, so the calling script needs the
-    usual `if __name__ == "__main__"`.
+    `progress` receives the number of days done.
+    """
+    with writing_month(plan, folder) as days:
+        for done, day in enumerate(as_completed(days), 1):
+            day.result()
+            if progress is not None:
+                progress(done)
+        return [day.result() for day in days]
+
+
+@contextmanager
+def writing_month(plan: DemoPlan, folder: Path) -> Iterator[list[Future[Path]]]:
+    """Write the month's files in the background, one future per day in order; days not written at the end are canceled.
+
+    Two spawned processes share the work, so the calling script needs the usual `if __name__ == "__main__"`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     context = get_context("spawn")
     # One pool per range of days, so that each process keeps the undelivered lines of its own days.
     pools = [(ProcessPoolExecutor(1, mp_context=context), days) for days in plan.halves() if days]
     try:
-        writes = [pool.submit(_write_day, plan, folder, day_index) for pool, days in pools for day_index in days]
-        for done, write in enumerate(as_completed(writes), 1):
-            write.result()
-            if progress is not None:
-                progress(done)
-        return [write.result() for write in writes]
+        yield [pool.submit(_write_day, plan, folder, day_index) for pool, days in pools for day_index in days]
     finally:
         for pool, _ in pools:
             pool.shutdown(cancel_futures=True)

@@ -151,5 +151,5 @@ def _insert(database: sqlite3.Connection, table: str, rows: Iterable[tuple[objec
 
 def _stored(value: object) -> object:
     if isinstance(value, datetime):
-        return value.strftime("%Y-%m-%d %H:%M:%S")
+        return value.isoformat(" ", "seconds")
     return str(value) if isinstance(value, Decimal) else value

@@ -3,6 +3,7 @@
 import gzip
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from app.core.errors import AuditError, SettingsError, ShopError
 from app.dashboards import load_library
 from app.dashboards.card_results import query_runner
 from app.dashboards.preview import write_page
-from app.demo.calls import DemoPlan, write_month
+from app.demo.calls import DemoPlan, calls_path, writing_month
 from app.demo.database import ShopState, opening_state, write_state
 from app.demo.shop_timeline import written_states
 from app.demo.summary import say_summary
@@ -35,27 +36,26 @@ def run_demo(settings: Settings, plan: DemoPlan, folder: Path) -> None:
     with open_warehouse(settings, purpose="carat demo") as warehouse:
         prepare(warehouse, settings)
         _require_own_warehouse(warehouse, plan, folder)
-        paths = _make_shop(plan, folder)
-        console.say(f"generated a shop: {folder / 'shop.sqlite'} and {len(paths)} days of calls  ({_seconds(started)})")
-
         totals, versions = Ingested(), 0
-        month = _evenings(plan, folder, paths)
-        settings = settings.model_copy(update={"shop_db": SecretStr(f"sqlite://{(folder / 'shop.sqlite').resolve()}")})
-        with console.progress("month", plan.days) as bar:
-            for path, evening, state in month:
-                if path == paths[-1]:
+        shop = folder / "shop.sqlite"
+        settings = settings.model_copy(update={"shop_db": SecretStr(f"sqlite://{shop.resolve()}")})
+        # The calls of later days are generated while the first ones are ingested.
+        with writing_month(plan, folder) as days, console.progress("month", plan.days) as bar:
+            for path, evening, state in _evenings(plan, folder, days):
+                if path == calls_path(plan, folder, plan.days - 1):
                     build_stale(warehouse, settings, jobs=JOBS).require_done()
                     _live_hourly(warehouse, settings, path, totals, now=evening)
                 elif path:
                     totals.add(ingest_paths(warehouse, settings, [str(path)], now=evening))
-                versions += _snapshot(warehouse, settings, evening, state, folder / "shop.sqlite")
+                versions += _snapshot(warehouse, settings, evening, state, shop)
                 bar.advance(1)
+        console.say(f"generated a shop: {shop} and {plan.days} days of calls")
         console.say(f"ingested {ingest_summary(totals)}")
-        console.say(f"took {len(paths) + 1} snapshots: {versions:,} versions of rows in history  ({_seconds(started)})")
+        console.say(f"took {plan.days + 1} snapshots: {versions:,} versions of rows in history  ({_seconds(started)})")
 
         build_stale(warehouse, settings, jobs=JOBS).require_done()
         rows = sum(warehouse.scalar(f"SELECT count() FROM dwh.{job}") for job in JOBS)
-        console.say(f"built {len(paths)} days, the last of them hour by hour: {rows:,} rows  ({_seconds(started)})")
+        console.say(f"built {plan.days} days, the last of them hour by hour: {rows:,} rows  ({_seconds(started)})")
         if differing := verify_days(warehouse, settings).differing:
             raise AuditError(f"{differing[0].day} of the demo differs from its raw calls: run `carat verify`")
         console.say(f"verified: every row matches the raw calls  ({_seconds(started)})")
@@ -66,17 +66,14 @@ def run_demo(settings: Settings, plan: DemoPlan, folder: Path) -> None:
         console.say(f'Next: carat query "SELECT * FROM dwh.sessions LIMIT 5", on {public_url(warehouse.url)}')
 
 
-def _make_shop(plan: DemoPlan, folder: Path) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with console.progress("shop", plan.days) as bar:
-        return write_month(plan, folder, bar.reach)
-
-
-def _evenings(plan: DemoPlan, folder: Path, paths: list[Path]) -> Iterator[tuple[Path | None, datetime, ShopState]]:
+def _evenings(
+    plan: DemoPlan, folder: Path, days: list[Future[Path]]
+) -> Iterator[tuple[Path | None, datetime, ShopState]]:
     """Each day's calls, its end, and the shop's database at that moment; first the start of the month."""
     yield None, datetime.fromtimestamp(plan.starts_ms / 1000, tz=UTC), opening_state(plan)
-    for path, (evening, state) in zip(paths, written_states(plan, folder, hours=(24,)), strict=True):
-        yield path, evening, state
+    states = written_states(plan, folder, hours=(24,), wait_for=lambda day_index: days[day_index].result())
+    for day, (evening, state) in zip(days, states, strict=True):
+        yield day.result(), evening, state
 
 
 def _live_hourly(warehouse: Warehouse, settings: Settings, path: Path, totals: Ingested, *, now: datetime) -> None:

@@ -241,9 +241,17 @@ def written_states(
     plan: DemoPlan,
     folder: Path,
     hours: Sequence[int] = (12, 24),
+    *,
+    wait_for: Callable[[int], object] = lambda _: None,
 ) -> Iterator[tuple[datetime, ShopState]]:
-    """The states of a month whose calls `write_month` wrote to the folder."""
-    return ShopTimeline(plan, partial(_written_lines, plan, folder)).states(hours)
+    """The states of a month whose calls are in the folder; `wait_for` returns when the file of that day is written."""
+
+    def lines(day_index: int) -> Iterator[bytes]:
+        wait_for(day_index)
+        with gzip.open(calls_path(plan, folder, day_index)) as file:
+            yield from file
+
+    return ShopTimeline(plan, lines).states(hours)
 
 
 def effect_of(line: bytes) -> Effect | None:
@@ -269,11 +277,6 @@ def effect_of(line: bytes) -> Effect | None:
         body = record.request.body if record.request is not None else None
         quantities = ((int(path[-1] if body is None else body.product_id), 1),)
     return Effect(at_ms, kind, None if record.user_id is None else int(record.user_id), quantities, response.order_id)
-
-
-def _written_lines(plan: DemoPlan, folder: Path, day_index: int) -> Iterator[bytes]:
-    with gzip.open(calls_path(plan, folder, day_index)) as lines:
-        yield from lines
 
 
 def _forgets(rng: Random) -> bool:
