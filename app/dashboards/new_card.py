@@ -262,19 +262,26 @@ def _place(
 def _with_place(dashboard: Dashboard, place: dict[str, Any]) -> str:
     """The dashboard's file with one more card at the end of `dashcards`; every other line stays as it is."""
     text = dashboard.path.read_text(encoding="utf-8")
-    added = "".join(f"  {line}\n" for line in _yaml([place]).splitlines())
+    lines = text.splitlines(keepends=True)
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     assert isinstance(root, yaml.MappingNode)
     cards = next((value for key, value in root.value if key.value == "dashcards"), None)
     if cards is None:
-        return f"{text.rstrip()}\ndashcards:\n{added}"
-    lines = text.splitlines(keepends=True)
-    if not cards.value:
-        first, last = cards.start_mark.line, cards.end_mark.line
-        return "".join([*lines[:first], "dashcards:\n", added, *lines[last + 1 :]])
-    last_card = cards.value[-1]
-    end = last_card.end_mark.line if last_card.end_mark.column == 0 else last_card.end_mark.line + 1
-    return "".join([*lines[:end], added, *lines[end:]])
+        lines += ["dashcards:\n", *_indented(place, 2)]
+    elif not cards.value:
+        lines[cards.start_mark.line : cards.end_mark.line + 1] = ["dashcards:\n", *_indented(place, 2)]
+    else:
+        end = cards.value[-1].end_mark  # at the start of the next line, unless the file ends there without one
+        after = end.line if end.column == 0 else end.line + 1
+        lines[after:after] = _indented(place, cards.start_mark.column)
+    added = "".join(lines)
+    if yaml.safe_load(added)["dashcards"][-1] != place:
+        raise DashboardError(f"{dashboard.path}: dashcards: write it as a block list, one card per item")
+    return added
+
+
+def _indented(place: dict[str, Any], columns: int) -> list[str]:
+    return [" " * columns + line for line in _yaml([place]).splitlines(keepends=True)]
 
 
 # ---- YAML as in the other files --------------------------------------------------------------------------------
