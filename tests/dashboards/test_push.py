@@ -329,7 +329,7 @@ def test_what_people_made_is_left_alone(pushed):
     again = pushed.push()
     assert again.changes == []
     assert [note for note in again.notes if "Overview" in note] == [
-        f"a dashboard Overview (number {max(state.dashboards) - 1}) lies in the collection that Carat did not make: it is left alone"
+        f"Carat did not make the dashboard Overview (id {max(state.dashboards) - 1}): it is not touched"
     ]
     assert json.dumps([state.cards[copied], state.dashboards[max(state.dashboards)]]) == before
     pushed.files.pop("details")
