@@ -109,7 +109,7 @@ def push(
             "Settings > Authentication > API keys"
         )
     desired = connection(settings, library, host=database_host)
-    metabase = Metabase(settings.metabase_url, settings.metabase_api_key, secrets=(desired.password,))
+    metabase = Metabase(str(settings.metabase_url), settings.metabase_api_key, secrets=(desired.password,))
     properties = metabase.properties()
     engines = properties.get("engines")
     if isinstance(engines, dict) and "clickhouse" not in engines:
