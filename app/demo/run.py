@@ -7,10 +7,9 @@ from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import SecretStr
-
 from app.core import console
 from app.core.errors import AuditError, SettingsError, ShopError
+from app.core.service_url import ServiceUrl
 from app.dashboards import load_library
 from app.dashboards.card_results import query_runner
 from app.dashboards.preview import write_page
@@ -37,7 +36,7 @@ def run_demo(settings: Settings, plan: DemoPlan, folder: Path) -> None:
         _require_own_warehouse(warehouse, plan, folder)
         totals, versions = Ingested(), 0
         shop = folder / "shop.sqlite"
-        settings = settings.model_copy(update={"shop_db": SecretStr(f"sqlite://{shop.resolve()}")})
+        settings = settings.model_copy(update={"shop_db": ServiceUrl.parse(f"sqlite://{shop.resolve()}", "sqlite")})
         # The calls of later days are generated while the first ones are ingested.
         with writing_month(plan, folder) as days, console.progress("month", plan.days) as bar:
             for path, evening, state in _evenings(plan, folder, days):
