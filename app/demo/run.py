@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
 
+from app.contracts import dwh_tables
 from app.core import console
 from app.core.errors import AuditError, SettingsError, ShopError
 from app.core.service_url import ServiceUrl
@@ -18,10 +19,10 @@ from app.demo.database import ShopState, opening_state, write_state
 from app.demo.shop_timeline import written_states
 from app.demo.summary import say_summary
 from app.jobs.build.backfill import build_stale
-from app.jobs.build.day import JOBS
-from app.jobs.raw_calls import Ingested, ingest_summary
-from app.jobs.runs import ingest_paths, prepare, refusals, take_snapshot
-from app.jobs.verify_days import verify_days
+from app.jobs.ingest import ingest_paths
+from app.jobs.raw_calls import LoadResult, ingest_summary
+from app.jobs.snapshot import refusals, take_snapshot
+from app.jobs.verify import verify_days
 from app.settings import Settings
 from app.warehouse import Warehouse, open_warehouse
 
@@ -32,16 +33,15 @@ def run_demo(settings: Settings, plan: DemoPlan, folder: Path) -> None:
     """Generate, ingest, build and verify a month of a shop; a second run with the same plan finds nothing to do."""
     started = time.perf_counter()
     with open_warehouse(settings, purpose="carat demo") as warehouse:
-        prepare(warehouse, settings)
         _require_own_warehouse(warehouse, plan, folder)
-        totals, versions = Ingested(), 0
+        totals, versions = LoadResult(), 0
         shop = folder / "shop.sqlite"
         settings = settings.model_copy(update={"shop_db": ServiceUrl.parse(f"sqlite://{shop.resolve()}", "sqlite")})
         # The calls of later days are generated while the first ones are ingested.
         with writing_month(plan, folder) as days, console.progress("month", plan.days) as bar:
             for path, evening, state in _evenings(plan, folder, days):
                 if path == calls_path(plan, folder, plan.days - 1):
-                    build_stale(warehouse, settings, jobs=JOBS).require_done()
+                    build_stale(warehouse, settings).require_done()
                     _live_hourly(warehouse, settings, path, totals, now=evening)
                 elif path:
                     totals.add(ingest_paths(warehouse, settings, [str(path)], now=evening))
@@ -51,8 +51,8 @@ def run_demo(settings: Settings, plan: DemoPlan, folder: Path) -> None:
         console.say(f"ingested {ingest_summary(totals)}")
         console.say(f"took {plan.days + 1} snapshots: {versions:,} versions of rows in history  ({_seconds(started)})")
 
-        build_stale(warehouse, settings, jobs=JOBS).require_done()
-        rows = sum(warehouse.scalar(f"SELECT count() FROM dwh.{job}") for job in JOBS)
+        build_stale(warehouse, settings).require_done()
+        rows = sum(warehouse.scalar(f"SELECT count() FROM {table.full_name}") for table in dwh_tables())
         console.say(f"built {plan.days} days, the last of them hour by hour: {rows:,} rows  ({_seconds(started)})")
         if differing := verify_days(warehouse, settings).differing:
             raise AuditError(f"{differing[0].day} of the demo differs from its raw calls: run `carat verify`")
@@ -74,7 +74,7 @@ def _evenings(
         yield day.result(), evening, state
 
 
-def _live_hourly(warehouse: Warehouse, settings: Settings, path: Path, totals: Ingested, *, now: datetime) -> None:
+def _live_hourly(warehouse: Warehouse, settings: Settings, path: Path, totals: LoadResult, *, now: datetime) -> None:
     """Ingest a day's calls in 24 parts and build after each, as the hourly job does."""
     with gzip.open(path) as file:
         lines = file.readlines()
@@ -84,7 +84,7 @@ def _live_hourly(warehouse: Warehouse, settings: Settings, path: Path, totals: I
         part = folder / f"{path.name.partition('.')[0]}-{hour:02}.ndjson"
         part.write_bytes(b"".join(lines[len(lines) * hour // _HOURS : len(lines) * (hour + 1) // _HOURS]))
         totals.add(ingest_paths(warehouse, settings, [str(part)], now=now))
-        build_stale(warehouse, settings, jobs=JOBS).require_done()
+        build_stale(warehouse, settings).require_done()
 
 
 def _snapshot(warehouse: Warehouse, settings: Settings, at: datetime, state: ShopState, path: Path) -> int:
@@ -92,9 +92,8 @@ def _snapshot(warehouse: Warehouse, settings: Settings, at: datetime, state: Sho
     write_state(state, path)
     if warehouse.scalar("SELECT count() FROM etl.snapshots WHERE at >= {at:DateTime64(3, 'UTC')}", {"at": at}):
         return 0
-    taken = take_snapshot(
-        warehouse, settings, at=at, accept_deletes=True
-    )  # in a small shop every cart may become empty
+    # In a small shop every cart may become empty.
+    taken = take_snapshot(warehouse, settings, at=at, accept_deletes=True)
     if failed := refusals(taken):
         raise ShopError("; ".join(failed))
     return sum(row["inserts"] + row["updates"] + row["deletes"] for row in taken)

@@ -20,4 +20,4 @@ def test_a_demo_runs_to_its_page_and_a_second_run_finds_nothing_to_do(tmp_path, 
     assert " 0 stored" not in first
     assert " 0 stored" in second
     assert "took 4 snapshots: 0 versions" in second
-    assert (tmp_path / "demo" / "dashboards.html").stat().st_size > 1_000_000
+    assert "Store overview" in (tmp_path / "demo" / "dashboards.html").read_text()
