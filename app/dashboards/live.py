@@ -27,15 +27,15 @@ from starlette.types import Receive, Scope, Send
 
 from app.core import console
 from app.core.errors import CaratError, DashboardError, SettingsError
-from app.dashboards.answers import Read, answer_cards, reader_of, stored_days
+from app.dashboards.card_results import RunQuery, card_results, query_runner, stored_days
 from app.dashboards.model import Dashboard, Library, load_library
-from app.dashboards.preview import BY_ETL, live_page, made_of, page_filters
+from app.dashboards.preview import BY_ETL, data_span, live_page, page_filters
 from app.dashboards.sql import parse_period
 
 if TYPE_CHECKING:
     from app.ops.scheduler import Page, Reader
 
-Ask = Callable[[Callable[[Read], bytes]], bytes]
+Ask = Callable[[Callable[[RunQuery], bytes]], bytes]
 """Answers a question over a connection of its choice."""
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -100,22 +100,22 @@ class LivePage:
         self._require_host(request)
         dashboard, chosen = self._asked(request.scope["query_string"])
         key = (dashboard.slug, *sorted((slug, str(value)) for slug, value in chosen.items()))
-        results = await self._remember(key, lambda read: self._cards(read, dashboard, chosen))
+        results = await self._remember(key, lambda run_query: self._cards(run_query, dashboard, chosen))
         return _response(request, results, _JSON)
 
     def _require_host(self, request: Request) -> None:
         if self._hosts is not None and _host_of(request) not in self._hosts:
             raise HTTPException(421, "this page is served only to this machine: open it as http://127.0.0.1")
 
-    def _page(self, read: Read) -> bytes:
-        return live_page(read, self._library, until_built=self._until_built)
+    def _page(self, run_query: RunQuery) -> bytes:
+        return live_page(run_query, self._library, until_built=self._until_built)
 
     @staticmethod
-    def _cards(read: Read, dashboard: Dashboard, chosen: Mapping[str, Any]) -> bytes:
-        results = answer_cards(read, dashboard, dashboard.dashcards, chosen)
-        return msgspec.json.encode({"results": results, "made": made_of(stored_days(read))})
+    def _cards(run_query: RunQuery, dashboard: Dashboard, chosen: Mapping[str, Any]) -> bytes:
+        results = card_results(run_query, dashboard, dashboard.dashcards, chosen)
+        return msgspec.json.encode({"results": results, "made": data_span(stored_days(run_query))})
 
-    async def _remember(self, key: Any, answer: Callable[[Read], bytes]) -> bytes:
+    async def _remember(self, key: Any, answer: Callable[[RunQuery], bytes]) -> bytes:
         """A cached answer, renewed after some seconds. Concurrent requests for the same answer share one query."""
         now = time.monotonic()
         known = self._remembered.get(key)
@@ -158,9 +158,9 @@ class LivePage:
         return dashboard, chosen
 
 
-def asking(read: Read) -> Ask:
+def asking(run_query: RunQuery) -> Ask:
     """Answers every question over this connection."""
-    return lambda question: question(read)
+    return lambda question: question(run_query)
 
 
 def serve_page(
@@ -203,8 +203,8 @@ def scheduler_page(host: str, port: int) -> "Page":
     """The live page of `carat serve`."""
 
     def show(reader: "Reader", *, stopped: threading.Event) -> None:
-        def ask(question: Callable[[Read], bytes]) -> bytes:
-            return reader.read(lambda warehouse: question(reader_of(warehouse)))
+        def ask(question: Callable[[RunQuery], bytes]) -> bytes:
+            return reader.read(lambda warehouse: question(query_runner(warehouse)))
 
         serve_page(
             ask,

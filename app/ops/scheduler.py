@@ -16,10 +16,8 @@ from app.core.backoff import Backoff
 from app.core.errors import CaratError, SettingsError, WarehouseGoneError
 from app.intake.spool import seal_leftovers, sealed_segments
 from app.jobs.build.backfill import build_stale
-from app.jobs.build.day import JOBS
 from app.jobs.hourly import run_hour
 from app.jobs.load.delivery import Delivery, deliver_spool
-from app.jobs.runs import prepare
 from app.settings import Settings
 from app.warehouse import Warehouse, open_warehouse
 from app.warehouse.query_socket import serve_queries
@@ -49,7 +47,7 @@ class Reader:
                 return query(warehouse)
         if self._opened is None:
             raise WarehouseGoneError("the warehouse is not open yet; try again in a moment")
-        with self._opened.another() as warehouse:
+        with self._opened.new_connection() as warehouse:
             return query(warehouse)
 
     @contextmanager
@@ -92,10 +90,12 @@ class Scheduler:
             self._work(self._hold_server)
         else:
             path = self._settings.warehouse.local_path
-            with open_warehouse(self._settings, purpose=PURPOSE) as warehouse, self._reader.reading(warehouse):
-                prepare(warehouse, self._settings)
-                with serve_queries(path, self._reader.read):
-                    self._work(lambda: nullcontext(warehouse))
+            with (
+                open_warehouse(self._settings, purpose=PURPOSE) as warehouse,
+                self._reader.reading(warehouse),
+                serve_queries(path, self._reader.read),
+            ):
+                self._work(lambda: nullcontext(warehouse))
 
     def _work(self, hold: _Hold) -> None:
         while not self._stopped.is_set():
@@ -135,7 +135,7 @@ class Scheduler:
         if self._is_new and delivery.totals.stored:
             self._is_new = False
             watchdog.status("building the first calls")
-            build_stale(warehouse, self._settings, jobs=JOBS).require_done()
+            build_stale(warehouse, self._settings).require_done()
 
     def _is_hour_due(self) -> bool:
         return datetime.now(tz=UTC) >= self._hour_due_at
@@ -150,7 +150,6 @@ class Scheduler:
     @contextmanager
     def _hold_server(self) -> Iterator[Warehouse]:
         with open_warehouse(self._settings, purpose=PURPOSE) as warehouse:
-            prepare(warehouse, self._settings)
             yield warehouse
 
     def _show(self, page: Page) -> None:

@@ -21,7 +21,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
 from app.dashboards import load_library
-from app.dashboards.answers import reader_of, result_of
+from app.dashboards.card_results import parse_result, query_runner
 from app.dashboards.preview import static_page, write_page
 from app.settings import Settings
 from app.warehouse import migrate, open_warehouse
@@ -80,7 +80,7 @@ def pages(demo_settings, tmp_path_factory):
     """The demo shop's page, and one with every display."""
     folder = tmp_path_factory.mktemp("pages")
     with open_warehouse(demo_settings, purpose="a test", writes=False) as warehouse:
-        read = reader_of(warehouse)
+        read = query_runner(warehouse)
         write_page(read, load_library(), folder / "demo.html")
         write_page(read, a_library(a_dashboard("Gallery", every_display())), folder / "gallery.html")
     return folder
@@ -275,7 +275,7 @@ def test_what_is_empty_or_failed_says_so(browser, demo_settings, tmp_path):
     ]
     with open_warehouse(demo_settings, purpose="a test", writes=False) as warehouse:
         (tmp_path / "page.html").write_bytes(
-            static_page(reader_of(warehouse), a_library(a_dashboard("States", cards)), {})
+            static_page(query_runner(warehouse), a_library(a_dashboard("States", cards)), {})
         )
     opened(browser, (tmp_path / "page.html").as_uri())
     seen = {card["name"]: card for card in browser.run(SEEN)}
@@ -289,7 +289,7 @@ def test_before_there_are_sessions_one_message_stands_for_all_cards(browser, tmp
     settings = Settings(_env_file=None, warehouse=f"chdb://{tmp_path}/warehouse")
     with open_warehouse(settings, purpose="a test") as warehouse:
         migrate(warehouse, settings)
-        write_page(reader_of(warehouse), load_library(), tmp_path / "page.html")
+        write_page(query_runner(warehouse), load_library(), tmp_path / "page.html")
     opened(browser, (tmp_path / "page.html").as_uri())
     [message] = browser.driver.find_elements(By.CSS_SELECTOR, "#grid [data-state]")
     assert message.text.splitlines()[0] == "No sessions are stored yet"
@@ -319,7 +319,7 @@ def test_hostile_words_do_no_harm_on_any_display(browser, demo_settings, tmp_pat
     cards += [a_card("As lines", "line", by_day, **{"graph.dimensions": ["day", "word"]})]
     with open_warehouse(demo_settings, purpose="a test", writes=False) as warehouse:
         (tmp_path / "page.html").write_bytes(
-            static_page(reader_of(warehouse), a_library(a_dashboard("<i>Hostile</i>", cards)), {})
+            static_page(query_runner(warehouse), a_library(a_dashboard("<i>Hostile</i>", cards)), {})
         )
     opened(browser, (tmp_path / "page.html").as_uri())
     seen = {card["name"]: card for card in browser.run(SEEN)}
@@ -381,9 +381,9 @@ def serving(settings, tmp_path, *arguments: str):
 def test_filters_of_the_live_page_change_the_numbers_to_those_of_the_warehouse(browser, demo_settings, tmp_path):
     sessions = "SELECT count() FROM dwh.sessions WHERE NOT is_bot"
     with open_warehouse(demo_settings, purpose="a test", writes=False) as warehouse:
-        read = reader_of(warehouse)
+        read = query_runner(warehouse)
         expected = {
-            where: f"{result_of(read(f'{sessions} AND {where}'))['rows'][0][0]:,}"
+            where: f"{parse_result(read(f'{sessions} AND {where}'))['rows'][0][0]:,}"
             for where in (
                 "session_date IN (SELECT day FROM dwh.days WHERE is_recent)",
                 "session_date IN (SELECT day FROM dwh.days WHERE is_recent) AND device_type = 'mobile'",

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from app.contracts import DATABASES, DWH_TABLES, TABLES
+from app.contracts import DATABASES, DWH_TABLES, all_tables
 from app.core.call_record import RecordLimits
 from app.core.errors import CaratError, SettingsError
 from app.intake.files import require_readable
@@ -73,7 +73,7 @@ def open_engine(engine_url) -> Iterator[tuple[Warehouse, Settings]]:
 def warehouse(open_engine) -> Warehouse:
     """Emptied rather than made anew: these tests are many and small."""
     warehouse, _ = open_engine
-    for table in TABLES:
+    for table in all_tables():
         warehouse.command(f"TRUNCATE TABLE {table.full_name}")
     return warehouse
 
@@ -87,10 +87,10 @@ def build(warehouse, open_engine) -> Callable[[], dict[date, int]]:
 
 
 @pytest.fixture
-def ingest_file(warehouse) -> Callable[..., ingest.Ingested]:
-    def run(path: Path, *, now: datetime = NOW) -> ingest.Ingested:
-        totals = ingest.Ingested()
-        ingest.run(warehouse, str(path), now=now, totals=totals, limits=RecordLimits(MAX_RECORD_BYTES))
+def ingest_file(warehouse) -> Callable[..., ingest.LoadResult]:
+    def run(path: Path, *, now: datetime = NOW) -> ingest.LoadResult:
+        totals = ingest.LoadResult()
+        ingest.ingest_source(warehouse, str(path), now=now, totals=totals, limits=RecordLimits(MAX_RECORD_BYTES))
         return totals
 
     return run
@@ -284,11 +284,11 @@ def test_gzipped_records_come_from_stdin(carat):
 
 
 def test_records_come_from_stdin(warehouse, monkeypatch):
-    totals = ingest.Ingested()
+    totals = ingest.LoadResult()
     monkeypatch.setattr(
         sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(b"\n".join([BEFORE, b"no record", AFTER]))))
     )
-    ingest.run(warehouse, "-", now=NOW, totals=totals, limits=RecordLimits(MAX_RECORD_BYTES))
+    ingest.ingest_source(warehouse, "-", now=NOW, totals=totals, limits=RecordLimits(MAX_RECORD_BYTES))
     assert (totals.stored, rejects(warehouse)) == (2, [("not JSON", b"no record")])
     assert warehouse.query("SELECT source, position FROM etl.rejects").rows() == [("stdin", 2)]
 
@@ -503,8 +503,8 @@ def test_a_record_without_call_id_is_stored_once_whatever_file_and_line_it_comes
 
 
 @pytest.fixture
-def ingest_parquet(ingest_file, tmp_path) -> Callable[..., ingest.Ingested]:
-    def run(columns: dict[str, Any] | pa.Table) -> ingest.Ingested:
+def ingest_parquet(ingest_file, tmp_path) -> Callable[..., ingest.LoadResult]:
+    def run(columns: dict[str, Any] | pa.Table) -> ingest.LoadResult:
         table = columns if isinstance(columns, pa.Table) else pa.table(columns)
         pq.write_table(table, tmp_path / "calls.parquet")
         return ingest_file(tmp_path / "calls.parquet")

@@ -50,7 +50,7 @@ SELECT (SELECT count() FROM dwh.catalog_sessions WHERE products_clicked != resul
 class Published:
     """What the warehouse says of the shop once its calls are built."""
 
-    ingested: ingest.Ingested
+    ingested: ingest.LoadResult
     counts: dict[str, int]
     sessions_by_day: dict[date, int]
     views: pl.DataFrame
@@ -59,8 +59,10 @@ class Published:
 
 
 def publish(warehouse: Warehouse, settings: Settings, calls: Path) -> Published:
-    ingested = ingest.Ingested()
-    ingest.run(warehouse, str(calls), now=NOW, totals=ingested, limits=RecordLimits(settings.max_record_bytes))
+    ingested = ingest.LoadResult()
+    ingest.ingest_source(
+        warehouse, str(calls), now=NOW, totals=ingested, limits=RecordLimits(settings.max_record_bytes)
+    )
     build_stale(warehouse, settings, span=(None, None), jobs=JOBS)
     return Published(
         ingested,
@@ -133,7 +135,7 @@ def cut(warehouse, settings) -> Published:
 
 
 def test_each_session_of_the_cut_becomes_one_session_of_its_day_with_all_its_views(cut):
-    assert cut.ingested == ingest.Ingested(stored=5_095)
+    assert cut.ingested == ingest.LoadResult(stored=5_095)
     assert cut.counts == {"sessions": 386, "visitors": 386, "views": 2_814, "calls": 5_095}
     assert cut.sessions_by_day == {date(2008, 8, 11): 178, date(2008, 8, 12): 187, date(2008, 8, 13): 21}
 
@@ -184,7 +186,7 @@ def test_the_cut_is_what_the_example_makes_of_the_last_days_of_the_data_set(clic
 @pytest.mark.slow
 @on_embedded_engine
 def test_all_sessions_of_the_shop_are_found_with_all_their_views_on_their_days(whole, clicks):
-    assert whole.ingested == ingest.Ingested(stored=302_106)
+    assert whole.ingested == ingest.LoadResult(stored=302_106)
     assert whole.counts == {"sessions": 24_026, "visitors": 24_026, "views": 165_474, "calls": 302_106}
     days = clicks.group_by(day=pl.date("year", "month", "day")).agg(pl.col("session ID").n_unique())
     assert whole.sessions_by_day == dict(days.iter_rows())

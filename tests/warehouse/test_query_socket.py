@@ -63,7 +63,7 @@ def held(settings_here, folder) -> Iterator[Warehouse]:
         migrate(warehouse, settings_here)
 
         def read(question: Callable[[Warehouse], bytes]) -> bytes:
-            with warehouse.another() as own:
+            with warehouse.new_connection() as own:
                 return question(own)
 
         with serve_queries(folder, read):
@@ -112,7 +112,7 @@ def test_the_engine_enforces_read_only_as_well(held, asking):
     for sql in ("SELECT 1 SETTINGS readonly = 0", "SELECT * FROM (SELECT 1) SETTINGS readonly = 0"):
         with pytest.raises(WarehouseError, match="Cannot modify 'readonly'"):
             asking.raw(sql, fmt="CSV")
-    with held.another() as limited:
+    with held.new_connection() as limited:
         limited.read_only({})
         with pytest.raises(WarehouseError, match="READONLY"):
             limited.command("DROP TABLE etl.runs")
@@ -225,7 +225,7 @@ def test_running_queries_are_cancelled_when_the_server_stops(held, settings_here
     failed: list[Exception] = []
 
     def read(question: Callable[[Warehouse], bytes]) -> bytes:
-        with held.another() as own:
+        with held.new_connection() as own:
             return question(own)
 
     def ask() -> None:
