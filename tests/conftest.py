@@ -4,7 +4,6 @@ import json
 import resource
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -18,8 +17,6 @@ from tests.support.clickhouse_http import running_server
 
 # The embedded engine leaves some thirty files of /proc open each time it is started in a process, as tests do often.
 resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-
-SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 @pytest.fixture(autouse=True)

@@ -25,14 +25,13 @@ from app.dashboards.answers import reader_of, result_of
 from app.dashboards.preview import static_page, write_page
 from app.settings import Settings
 from app.warehouse import migrate, open_warehouse
-from tests.conftest import SHARED_DATA
 from tests.dashboards.gallery import a_card, a_dashboard, a_library, every_display, literal
 from tests.support.chromium import Browser, running_chromium
+from tests.support.corpora import naughty_strings
 
 pytestmark = pytest.mark.slow
 
 PICTURES = Path(os.environ.get("CARAT_SCREENSHOTS", "build/screenshots"))
-NAUGHTY_STRINGS = SHARED_DATA / "corpora" / "blns" / "blns.json"
 DESKTOP, PHONE = (1440, 900), (390, 844)
 CHARTS = {"line", "bar", "area", "combo", "row", "pie"}
 
@@ -307,8 +306,7 @@ HOSTILE = [
 
 
 def test_hostile_words_do_no_harm_on_any_display(browser, demo_settings, tmp_path):
-    naughty = json.loads(NAUGHTY_STRINGS.read_bytes()) if NAUGHTY_STRINGS.exists() else []
-    words = list(dict.fromkeys(text for text in HOSTILE + naughty if text.strip() and len(text) <= 290))
+    words = list(dict.fromkeys(text for text in HOSTILE + naughty_strings() if text.strip() and len(text) <= 290))
     table = f'SELECT arrayJoin([{", ".join(map(literal, words))}]) AS "<b>Search</b>"'
     few = f'SELECT [{", ".join(map(literal, HOSTILE))}][number + 1] AS "Search", 100 - number AS "<i>Times</i>" FROM numbers({len(HOSTILE)})'
     by_day = f"SELECT toDate('2026-03-01') + number AS day, [{', '.join(map(literal, HOSTILE))}][1 + number % 7] AS word, number AS times FROM numbers(30)"

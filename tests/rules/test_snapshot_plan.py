@@ -1,6 +1,5 @@
 """The snapshot plan, and where it is wrong."""
 
-
 import pytest
 
 from app.core.errors import SettingsError

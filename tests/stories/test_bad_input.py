@@ -30,14 +30,12 @@ from app.jobs.build.backfill import build_stale
 from app.jobs.build.day import JOBS
 from app.settings import Settings
 from app.warehouse import Warehouse, migrate, open_warehouse
-from tests.conftest import SHARED_DATA
 from tests.support.clickhouse_http import running_server
+from tests.support.corpora import json_suite, naughty_strings
 from tests.support.paths import CHECKOUT
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 MAX_RECORD_BYTES = 1024 * 1024
-JSON_SUITE = SHARED_DATA / "corpora" / "JSONTestSuite" / "test_parsing"
-NAUGHTY_STRINGS = SHARED_DATA / "corpora" / "blns" / "blns.json"
 # What polars' strip_chars takes away: Unicode white space, which is less than Python's str.strip does.
 WHITE_SPACE = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 
@@ -620,18 +618,6 @@ def test_a_damaged_parquet_file_stores_what_is_readable_and_is_named(warehouse, 
 
 
 # ---- collections of what breaks readers --------------------------------------------------------------------------
-
-
-def json_suite() -> dict[str, bytes]:
-    if not JSON_SUITE.is_dir():
-        pytest.skip(f"no {JSON_SUITE.relative_to(SHARED_DATA.parents[1])} beside the checkout")
-    return {path.stem: path.read_bytes() for path in sorted(JSON_SUITE.iterdir())}
-
-
-def naughty_strings() -> list[str]:
-    if not NAUGHTY_STRINGS.is_file():
-        pytest.skip(f"no {NAUGHTY_STRINGS.relative_to(SHARED_DATA.parents[1])} beside the checkout")
-    return json.loads(NAUGHTY_STRINGS.read_bytes())
 
 
 def test_every_document_of_the_json_test_suite_as_a_record_is_rejected_with_its_bytes(warehouse, ingest_records):
