@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import time
 from urllib.parse import quote, unquote
 
 import pytest
@@ -14,6 +13,7 @@ from carat_client import ClientSettings
 from carat_client.captured import Body, Captured
 from carat_client.records import RecordMaker
 from carat_client.redaction import CARD, EMAIL, REDACTED, Redactor
+from tests.support.deadline import deadline
 
 EXAMPLES = int(os.environ.get("CARAT_REDACTION_EXAMPLES", "40"))
 SECRET_NAMES = [
@@ -293,9 +293,8 @@ def test_the_session_token_leaves_as_a_hash_and_a_personal_id_only_under_a_key()
     ids=lambda text: text[:12],
 )  # fmt: skip
 def test_time_grows_with_the_length_of_a_text_whatever_it_holds(text):
-    began = time.process_time()
-    Redactor().text(text)
-    assert time.process_time() - began < 0.5
+    with deadline(30):  # a tenth of a second, or many minutes where it grows with the square of the length
+        Redactor().text(text)
 
 
 def test_numbers_that_json_does_not_have_and_half_characters_are_sent_as_what_it_has():

@@ -429,10 +429,8 @@ def test_the_command_with_wrong_settings_exits_2_and_names_each_of_them(shop):
 # ---- a server that is not there, or does not let us in -----------------------------------------------------------
 
 
-def test_an_unreachable_server_is_told_in_one_line_within_seconds_and_without_the_password(shop):
-    started = time.monotonic()
+def test_an_unreachable_server_ends_the_command_with_one_line_without_the_password(shop):
     finished = shop.carat("etl", CARAT_WAREHOUSE=f"clickhouse://carat:{SECRET}@127.0.0.1:9/")
-    assert time.monotonic() - started < 15
     assert finished.code == 1
     (told,) = finished.error_lines
     assert "127.0.0.1:9" in told
