@@ -9,11 +9,11 @@ import polars as pl
 import pytest
 import structlog
 
-from app.contracts import DATABASES
 from app.jobs import ingest
 from app.settings import Settings
-from app.warehouse import Warehouse, migrate, open_warehouse
+from app.warehouse import Warehouse, open_warehouse
 from tests.support.clickhouse_http import running_server
+from tests.support.empty_warehouse import OpenEngine, make_empty
 
 # The embedded engine leaves some thirty files of /proc open each time it is started in a process, as tests do often.
 resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
@@ -44,11 +44,10 @@ def settings(engine_url, monkeypatch) -> Settings:
 
 @pytest.fixture
 def warehouse(settings) -> Iterator[Warehouse]:
-    """A fresh warehouse: its databases are made anew for every test."""
+    """A warehouse that is as empty as a first migration leaves it."""
+    _engine.keep(settings)
     with open_warehouse(settings, purpose="a test", writes=False) as warehouse:  # its lease would be dropped with etl
-        for database in DATABASES:
-            warehouse.command(f"DROP DATABASE IF EXISTS {database} SYNC")
-        migrate(warehouse, settings)
+        make_empty(warehouse, settings)
         yield warehouse
 
 
@@ -77,6 +76,17 @@ _SLOW_FILES = {
     "test_command_line",
     "test_support_clickhouse_http",
 }
+
+
+_engine = OpenEngine()
+_engine_user: dict[str, object] = {}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before a test or its module opens the embedded engine of another directory, ours is let go."""
+    if "warehouse" not in item.fixturenames or item.path != _engine_user.get("path"):
+        _engine.release()
+    _engine_user["path"] = item.path
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -22,16 +22,17 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from app.contracts import DATABASES, DWH_TABLES, TABLES
+from app.contracts import DWH_TABLES
 from app.core.errors import CaratError, SettingsError
 from app.intake.files import require_readable
 from app.jobs import ingest
 from app.jobs.build.backfill import build_stale
 from app.jobs.build.day import JOBS
 from app.settings import Settings
-from app.warehouse import Warehouse, migrate, open_warehouse
+from app.warehouse import Warehouse, open_warehouse
 from tests.support.clickhouse_http import running_server
 from tests.support.corpora import json_suite, naughty_strings
+from tests.support.empty_warehouse import make_empty
 from tests.support.paths import CHECKOUT
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -60,19 +61,14 @@ def open_engine(engine_url) -> Iterator[tuple[Warehouse, Settings]]:
         monkeypatch.setenv("CARAT_WAREHOUSE", engine_url)
         settings = Settings(_env_file=None)
     with open_warehouse(settings, purpose="a test", writes=False) as warehouse:
-        for database in DATABASES:
-            warehouse.command(f"DROP DATABASE IF EXISTS {database} SYNC")
-        migrate(warehouse, settings)
         yield warehouse, settings
 
 
 @pytest.fixture
 def warehouse(open_engine) -> Warehouse:
-    """Emptied rather than made anew: these tests are many and small."""
-    warehouse, _ = open_engine
-    for table in TABLES:
-        warehouse.command(f"TRUNCATE TABLE {table.full_name}")
-    return warehouse
+    """One connection for all tests here, since they are many and small."""
+    make_empty(*open_engine)
+    return open_engine[0]
 
 
 @pytest.fixture

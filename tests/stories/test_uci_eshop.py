@@ -10,14 +10,14 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from app.contracts import DATABASES
 from app.jobs import ingest
 from app.jobs.build.backfill import build_stale
 from app.jobs.build.day import JOBS
 from app.settings import Settings
-from app.warehouse import Warehouse, migrate, open_warehouse
+from app.warehouse import Warehouse, open_warehouse
 from examples import uci_eshop
 from tests.support.corpora import write_uci_eshop
+from tests.support.empty_warehouse import make_empty
 
 CUT_BEGINS = date(2008, 8, 11)
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -183,9 +183,7 @@ def whole(data_set, engine_url, tmp_path_factory) -> Published:
     uci_eshop.main([str(data_set[0]), str(calls)])
     settings = Settings(_env_file=None, warehouse=engine_url)
     with open_warehouse(settings, purpose="a test", writes=False) as warehouse:
-        for database in DATABASES:
-            warehouse.command(f"DROP DATABASE IF EXISTS {database} SYNC")
-        migrate(warehouse, settings)
+        make_empty(warehouse, settings)
         return publish(warehouse, settings, calls)
 
 
