@@ -10,7 +10,7 @@ ETL_ARGUMENTS = $(if $(DATE),--date $(DATE)) $(if $(FROM),--from $(FROM)) $(if $
 DEMO_ARGUMENTS = $(if $(CALLS),--calls $(CALLS)) $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-fast etl plan hourly serve dashboards preview charts bench bench-day \
+.PHONY: help setup setup-dev demo test test-fast test-long etl plan hourly serve dashboards preview charts bench bench-day \
 	bench-hours bench-snapshots bench-collector bench-middleware bench-enrichment bench-dashboards lint format lock \
 	install-systemd uninstall-systemd clean
 
@@ -27,11 +27,16 @@ demo: setup ## A month of a believable shop, from nothing to its numbers. [CALLS
 preview: setup ## The dashboards as one page that needs no network. [OUT=var/dashboards.html]
 	$(CARAT) dashboards preview $(if $(OUT),--out $(OUT))
 
-test: setup-dev ## Every test.
-	$(RUN)/python -m pytest -q -n auto --dist worksteal
+PYTEST := $(RUN)/python -m pytest -q -n auto --dist worksteal
 
-test-fast: setup-dev ## The tests that take less than a minute together.
-	$(RUN)/python -m pytest -q -n auto --dist worksteal -m "not slow"
+test: setup-dev ## Run the tests; less than ten minutes on two cores.
+	$(PYTEST) -m "not long"
+
+test-fast: setup-dev ## Run the quick tests; less than a minute.
+	$(PYTEST) -m "not slow and not long"
+
+test-long: setup-dev ## Run the soaks, and the property tests with many more examples.
+	CARAT_TEST_LONG=1 $(PYTEST) -m "long or slow"
 
 etl: setup ## Build what is stale. [DATE=2026-03-01 | FROM= TO=] [JOBS=a,b]
 	$(CARAT) etl $(ETL_ARGUMENTS)
@@ -71,10 +76,11 @@ bench-enrichment: setup-dev ## What devices, bots and channels cost, and how rig
 bench-dashboards: setup-dev ## Every card on a year of 100 000 sessions a day; 6 GB below /tmp. [BENCH="--days 60"]
 	$(RUN)/python -m bench.dashboards $(BENCH)
 
-lint: setup-dev ## Formatting, ruff and mypy.
+lint: setup-dev ## Check format, style, types and which package imports which.
 	$(RUN)/ruff format --check .
 	$(RUN)/ruff check .
 	$(RUN)/mypy
+	$(RUN)/lint-imports
 
 format: setup-dev ## Put the code into its format.
 	$(RUN)/ruff format .

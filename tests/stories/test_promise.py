@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from app.frames.days import midnight_ms
 from app.jobs.build.backfill import build_stale, plan_days
 from app.jobs.build.day import JOBS
-from app.jobs.build.day import day as build_module
+from app.jobs.build import day as build_module
 from app.jobs.runs import take_snapshot
 from app.jobs.verify_days import verify_days
 from app.settings import Settings
