@@ -18,6 +18,7 @@ from carat_client.captured import Body, Captured, new_call_id
 from tests.carat_client.test_asgi import answering, body, call, http_scope, start
 from tests.carat_client.test_wsgi import CATALOG, environ, whole
 from tests.support.deadline import deadline
+from tests.support.effort import repeated
 from tests.support.paths import CHECKOUT
 from tests.support.receivers import (
     KEY,
@@ -30,7 +31,7 @@ from tests.support.receivers import (
     unreachable,
 )
 
-SOAK_S = float(os.environ.get("CARAT_SOAK_S", "1.5"))
+SOAK_S = repeated(1, 60)
 
 
 @pytest.fixture

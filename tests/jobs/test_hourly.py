@@ -11,9 +11,9 @@ from datetime import date
 import pytest
 
 from app.core.errors import WarehouseGoneError
+from app.jobs.build import day as build
 from app.jobs.build.backfill import build_stale
 from app.jobs.build.day import JOBS
-from app.jobs.build import day as build
 from app.jobs.hourly import run_hour
 from app.jobs.runs import _scratch
 from app.jobs.verify_days import verify_days

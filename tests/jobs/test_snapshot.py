@@ -1,7 +1,6 @@
 """`history` says at every instant what the shop's tables held then, whatever states they went through."""
 
 import json
-import os
 import random
 import re
 import sqlite3
@@ -32,12 +31,12 @@ from app.jobs.runs import take_snapshot
 from app.settings import Settings
 from app.warehouse import Warehouse, migrate
 from tests.shop.taking import InProcessReader
+from tests.support.effort import repeated
 from tests.support.mariadb import running_mariadb
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 VERSION_COLUMNS = ("version", "valid_from", "op", "is_deleted", "changed", "snapshot_id")
-# CARAT_TEST_EXAMPLES=500 looks longer for a sequence of states that history gets wrong.
-EXAMPLES = int(os.environ.get("CARAT_TEST_EXAMPLES", "10"))
+EXAMPLES = repeated(10, 500)
 thorough = profile(
     max_examples=EXAMPLES,
     deadline=None,

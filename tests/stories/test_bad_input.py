@@ -30,7 +30,6 @@ from app.jobs.build.backfill import build_stale
 from app.jobs.build.day import JOBS
 from app.settings import Settings
 from app.warehouse import Warehouse, open_warehouse
-from tests.support.clickhouse_http import running_server
 from tests.support.corpora import json_suite, naughty_strings
 from tests.support.empty_warehouse import make_empty
 from tests.support.paths import CHECKOUT
@@ -41,18 +40,6 @@ MAX_RECORD_BYTES = 1024 * 1024
 WHITE_SPACE = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 
 both_engines = pytest.mark.parametrize("engine_url", ["embedded", "served"], indirect=True)
-
-
-@pytest.fixture(scope="module")
-def engine_url(request, tmp_path_factory) -> Iterator[str]:
-    """The embedded engine, quick and enough where what is tested happens before the warehouse; `both_engines` asks for both."""
-    kind = getattr(request, "param", "embedded")
-    folder = tmp_path_factory.mktemp(f"{kind}-engine")
-    if kind == "embedded":
-        yield f"chdb://{folder}"
-    else:
-        with running_server(folder, password="secret") as server:
-            yield server.url
 
 
 @pytest.fixture(scope="module")

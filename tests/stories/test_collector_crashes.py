@@ -31,6 +31,7 @@ from app.warehouse.lease import hold_lease
 from tests.jobs.test_load import call, collect, rejects, replay, stored, wait_until_delivered
 from tests.support.clickhouse_http import running_server
 from tests.support.collecting import KEY
+from tests.support.effort import repeated
 from tests.support.killing import Worker
 from tests.support.paths import CHECKOUT
 from tests.support.receivers import await_that
@@ -40,7 +41,7 @@ from tests.test_main import carat
 
 pytestmark = pytest.mark.slow
 
-KILLS = int(os.environ.get("CARAT_TEST_COLLECTOR_KILLS", "2"))
+KILLS = repeated(2, 50)
 
 
 def say(what: str) -> None:

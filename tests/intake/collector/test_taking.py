@@ -20,6 +20,7 @@ from app.intake.collector.verdicts import judge
 from tests.intake.collector.conftest import GOOD, call, from_now, line
 from tests.support.collecting import collecting_here, spooled
 from tests.support.corpora import json_suite
+from tests.support.effort import repeated
 
 NDJSON = "application/x-ndjson"
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -116,7 +117,7 @@ def test_what_is_broken_in_an_array_does_not_cost_its_neighbours(collector, reco
         )
     )
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=repeated(30, 500), deadline=None)
 def test_taking_an_array_apart_by_its_brackets_gives_what_reading_it_gives(values):
     for body in (
         json.dumps(values).encode(),
@@ -176,7 +177,7 @@ FIELDS = ("method", "endpoint", "call_id", "visitor_id", "user_id", "ip", "statu
     ),
     st.booleans(),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=repeated(60, 2000), deadline=None)
 @example([{"ts": "2026-06-02T12:00:00.000000Z", "method": "GET", "endpoint": "/x"}], False)
 @example([{"ts": "2026-06-02T12:00:00.0009999Z", "method": "GET", "endpoint": "/x"}], False)
 @example([{"ts": "2026-06-02T12:00:00.001Z", "method": "GET", "endpoint": "/x"}], False)
@@ -194,7 +195,7 @@ def test_the_verdict_on_any_record_is_that_of_ingest(records, is_complete):
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=repeated(40, 500), deadline=None)
 def test_the_verdict_on_damaged_bytes_is_that_of_ingest(seed):
     chance = random.Random(seed)
     whole = line(user_id="é", response={"items": [1, {"a": "b\\"}]}, call_id=str(uuid.UUID(int=seed)))
