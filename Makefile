@@ -1,4 +1,4 @@
-# Everything Carat does from a checkout, on a machine that has Python 3.11+, pip and make.
+# What you can do with a checkout; needs only Python 3.11+, pip and make.
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,91 +14,92 @@ DEMO_ARGUMENTS = $(if $(CALLS),--calls $(CALLS)) $(if $(SEED),--seed $(SEED))
 	bench-hours bench-snapshots bench-collector bench-middleware bench-enrichment bench-dashboards lint format lock \
 	install-systemd uninstall-systemd clean
 
-help: ## Show what there is to make.
+help: ## List the targets.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.runtime ## Install Carat into .venv/.
 
-setup-dev: $(VENV)/.dev ## Install what tests, lint and the benchmark need, too.
+setup-dev: $(VENV)/.dev ## Install what tests, lint and benchmarks need as well.
 
-demo: setup ## A month of a believable shop, from nothing to its numbers. [CALLS=300000 SEED=7]
+demo: setup ## Generate a demo shop, build its warehouse, print a summary. [CALLS=300000 SEED=7]
 	$(CARAT) demo $(DEMO_ARGUMENTS)
 
-preview: setup ## The dashboards as one page that needs no network. [OUT=var/dashboards.html]
+preview: setup ## Write the dashboards as one offline page. [OUT=var/dashboards.html]
 	$(CARAT) dashboards preview $(if $(OUT),--out $(OUT))
 
 PYTEST := $(RUN)/python -m pytest -q -n auto --dist worksteal
 
-test: setup-dev ## Run the tests; less than ten minutes on two cores.
+test: setup-dev ## Run all tests but soaks and large data sets.
 	$(PYTEST) -m "not long"
 
-test-fast: setup-dev ## Run the quick tests; less than a minute.
+test-fast: setup-dev ## Run the tests that need no server, no browser and less than a second each.
 	$(PYTEST) -m "not slow and not long"
 
-test-long: setup-dev ## Run the soaks, and the property tests with many more examples.
+
+test-long: setup-dev ## Run the soaks, the large data sets, and many more random examples.
 	CARAT_TEST_LONG=1 $(PYTEST) -m "long or slow"
 
-etl: setup ## Build what is stale. [DATE=2026-03-01 | FROM= TO=] [JOBS=a,b]
+etl: setup ## Build the stale days. [DATE=2026-03-01 | FROM= TO=] [JOBS=a,b]
 	$(CARAT) etl $(ETL_ARGUMENTS)
 
-plan: setup ## Show what is stale, and why.
+plan: setup ## List the stale days and why.
 	$(CARAT) plan
 
-hourly: setup ## What the timer runs: load the spool, snapshot, build what is stale, audit.
+hourly: setup ## Load the spool, take a snapshot, build what is stale.
 	$(CARAT) hourly
 
-serve: setup ## Collector, loader, hourly schedule and dashboards on this machine. [PORT=8787]
+serve: setup ## Run collector, loader, hourly run and dashboards on this machine. [PORT=8787]
 	$(CARAT) serve $(if $(PORT),--port $(PORT))
 
-dashboards: setup ## Check the dashboards' files, and run every card on the warehouse.
+dashboards: setup ## Check the dashboards' files and run every card.
 	$(CARAT) dashboards validate
 
-bench: bench-day bench-hours bench-snapshots bench-collector bench-middleware bench-enrichment bench-dashboards ## All benchmarks.
+bench: bench-day bench-hours bench-snapshots bench-collector bench-middleware bench-enrichment bench-dashboards ## Run all benchmarks.
 
-bench-day: setup-dev ## A day of calls, from raw to published. [BENCH="--calls 1000000"]
+bench-day: setup-dev ## Benchmark a day of calls, from raw to published. [BENCH="--calls 1000000"]
 	$(RUN)/python -m bench $(BENCH)
 
-bench-hours: setup-dev ## A day that comes in hour by hour, and the plan of a year. [BENCH="--calls 1000000"]
+bench-hours: setup-dev ## Benchmark a day that arrives hour by hour, and the plan of a year. [BENCH="--calls 1000000"]
 	$(RUN)/python -m bench.hours $(BENCH)
 
-bench-snapshots: setup-dev ## A table of the shop, from MariaDB to its history. [BENCH="--rows 5000000"]
+bench-snapshots: setup-dev ## Benchmark a snapshot of a table in MariaDB. [BENCH="--rows 5000000"]
 	$(RUN)/python -m bench.snapshots $(BENCH)
 
-bench-collector: setup-dev ## Calls taken in over HTTP, beside no disk and beside Starlette. [BENCH="--seconds 5"]
+bench-collector: setup-dev ## Benchmark the HTTP collector. [BENCH="--seconds 5"]
 	$(RUN)/python -m bench.collector $(BENCH)
 
-bench-middleware: setup-dev ## What the middleware adds to a shop's request. [BENCH="--rounds 25"]
+bench-middleware: setup-dev ## Benchmark what the middleware adds to a request. [BENCH="--rounds 25"]
 	$(RUN)/python -m bench.middleware $(BENCH)
 
-bench-enrichment: setup-dev ## What devices, bots and channels cost, and how right they are. [BENCH="--calls 1000000"]
+bench-enrichment: setup-dev ## Benchmark devices, bots and channels, and measure accuracy. [BENCH="--calls 1000000"]
 	$(RUN)/python -m bench.enrichment $(BENCH)
 
-bench-dashboards: setup-dev ## Every card on a year of 100 000 sessions a day; 6 GB below /tmp. [BENCH="--days 60"]
+bench-dashboards: setup-dev ## Benchmark every card on a year of data; needs 6 GB in /tmp. [BENCH="--days 60"]
 	$(RUN)/python -m bench.dashboards $(BENCH)
 
-lint: setup-dev ## Check format, style, types and which package imports which.
+lint: setup-dev ## Check formatting, style, types and layers.
 	$(RUN)/ruff format --check .
 	$(RUN)/ruff check .
 	$(RUN)/mypy
 	$(RUN)/lint-imports
 
-format: setup-dev ## Put the code into its format.
+format: setup-dev ## Format the code.
 	$(RUN)/ruff format .
 	$(RUN)/ruff check --fix-only .
 
-lock: setup ## Pin the dependencies anew, with hashes and without naming a host.
+lock: setup ## Update the pinned dependencies.
 	$(RUN)/python -m pip install --quiet uv
 	$(RUN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url \
 		--python-version 3.11 --upgrade pyproject.toml --group build -o requirements.lock
 	$(RUN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url \
 		--python-version 3.11 --upgrade -c requirements.lock pyproject.toml --extra dev --group build -o requirements-dev.lock
 
-# The one part of the page that is not written here: ECharts, bundled from npm, with its licences.
+# ECharts, bundled from npm with its licences: the only third-party part of the dashboards' page.
 CHARTS := app/dashboards/page/echarts
 CHARTS_NOTICE := /*! Apache ECharts 6.1.0, Copyright 2017-2026 The Apache Software Foundation, Apache License 2.0 \
 (www.apache.org/licenses/LICENSE-2.0); zrender 6.1.0, Copyright (c) 2017 Baidu Inc., BSD-3-Clause; tslib 2.3.0, \
 Copyright (c) Microsoft Corporation, 0BSD; parts of d3, Copyright 2010-2016 Mike Bostock, BSD-3-Clause. */
-charts: ## Bundle the page's chart library anew; needs npm.
+charts: ## Bundle the page's chart library again; needs npm.
 	mkdir -p build/charts && cp $(CHARTS)/entry.js build/charts/ && echo '{"private": true}' > build/charts/package.json
 	cd build/charts && npm install --silent --no-package-lock --no-audit --no-fund echarts@6.1.0 esbuild@0.28.2
 	cd build/charts && node_modules/.bin/esbuild entry.js --bundle --minify --format=iife --global-name=echarts \
@@ -110,13 +111,13 @@ charts: ## Bundle the page's chart library anew; needs npm.
 	cp build/charts/node_modules/zrender/LICENSE $(CHARTS)/LICENSE-zrender
 	cp build/charts/node_modules/tslib/LICENSE.txt $(CHARTS)/LICENSE-tslib
 
-install-systemd: ## Make services of Carat on this machine; needs root. [DESTDIR= PYTHON=]
+install-systemd: ## Install Carat as systemd services; needs root. [DESTDIR= PYTHON=]
 	DESTDIR="$(DESTDIR)" PYTHON="$(PYTHON)" deploy/systemd/install.sh
 
-uninstall-systemd: ## Stop doing so; settings and data are kept.
+uninstall-systemd: ## Remove the systemd services; keeps settings and data.
 	DESTDIR="$(DESTDIR)" deploy/systemd/install.sh --uninstall
 
-clean: ## Remove the virtual environment and the demo's files.
+clean: ## Remove .venv/ and the demo's files.
 	rm -rf $(VENV) var/demo
 
 $(VENV)/bin/python:

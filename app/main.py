@@ -1,40 +1,48 @@
 """The command line: one verb each, every error as one line with the right exit code."""
 
 import sys
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from app import __version__
 from app.core import console
-from app.core.errors import AuditError, CaratError, SettingsError, ShopError
+from app.core.errors import CaratError, SettingsError
 from app.dashboards.commands import dashboards
+from app.ops import reports
+from app.ops.arguments import parse_instant, parse_jobs, parse_names, parse_span
 from app.settings import known_settings, load_settings
-
-if TYPE_CHECKING:
-    from app.jobs.build.backfill import Backfill
-    from app.jobs.build.ledger import StaleDay
-    from app.jobs.forget.erase import Erasure
-    from app.jobs.verify_days import Verification
 
 # Each verb imports what it needs: engines and frames take a second and hundreds of megabytes, which --help and the
 # collector do without.
 
 app = typer.Typer(
     name="carat",
-    help="A shop's API calls, turned into a ClickHouse warehouse that shows where shoppers are lost.",
+    help="Turn a shop's API calls and database into a ClickHouse warehouse that shows where shoppers are lost.\n\n"
+    "`carat VERB --help` explains a verb, with an example.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
-app.add_typer(dashboards)
+app.add_typer(dashboards, short_help="Check, preview or push the dashboards")
 
-_SNAPSHOT_REPORT = ("table", "rows", "inserts", "updates", "deletes", "error")
-AsJson = Annotated[bool, typer.Option("--json", help="Report as JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Address the collector listens on.")]
+Port = Annotated[
+    int, typer.Option(min=0, max=65535, metavar="PORT", help="Port of the collector; 0 picks any free port.")
+]
+PagePort = Annotated[
+    int,
+    typer.Option(
+        min=0, max=65535, metavar="PORT", help="Port of the dashboards, on 127.0.0.1 only; 0 picks any free port."
+    ),
+]
+FirstDay = Annotated[str | None, typer.Option("--from", metavar="DATE", help="First business day.")]
+LastDay = Annotated[str | None, typer.Option("--to", metavar="DATE", help="Last business day (inclusive).")]
 
 
 def main() -> None:
@@ -43,7 +51,7 @@ def main() -> None:
     try:
         sys.exit(app(standalone_mode=False))
     except typer.Abort:
-        console.say_error("stopped; run the same command again to go on")
+        console.say_error("stopped; run the same command again to continue")
         sys.exit(130)
     except typer.TyperException as error:
         if error.message.startswith("Usage:"):  # called without a verb
@@ -60,12 +68,12 @@ def main() -> None:
     except OSError as error:
         console.record_failure(error)
         problem = error.strerror or str(error).partition("\n")[0] or type(error).__name__
-        console.say_error(f"{error.filename or 'system'}: {problem}. Mend that and run the same command again")
+        console.say_error(f"{error.filename or 'system'}: {problem}. Fix this and run the same command again")
         sys.exit(1)
-    except Exception as error:  # noqa: BLE001  a bare traceback tells a user nothing
+    except Exception as error:  # noqa: BLE001  a user cannot use a bare traceback
         console.record_failure(error)
         problem = str(error).strip().partition("\n")[0]
-        console.say_error(f"unexpected {type(error).__name__}: {problem}. This is a defect of Carat; please report it")
+        console.say_error(f"unexpected {type(error).__name__}: {problem}. This is a bug in Carat; please report it")
         sys.exit(1)
 
 
@@ -76,9 +84,11 @@ def _version(*, version: Annotated[bool, typer.Option("--version", help="Show th
         raise typer.Exit
 
 
-@app.command("migrate")
+@app.command("migrate", short_help="Create or upgrade all tables; repeatable")
 def migrate_command(*, as_json: AsJson = False) -> None:
-    """Create and upgrade the databases and tables, and the link to the shop's MySQL; safe to repeat.
+    """Create and upgrade the warehouse's databases, tables and views, and its link to the shop's MySQL.
+
+    Safe to repeat. Other commands that write create and upgrade tables by themselves; only this one links the MySQL.
 
     Example: carat migrate
     """
@@ -93,24 +103,22 @@ def migrate_command(*, as_json: AsJson = False) -> None:
             with open_shop(settings) as shop:
                 assert isinstance(shop, MySQLShop)
                 changes += link_shop(warehouse, shop)
-    if as_json:
-        console.say_json({"changes": changes})
-    else:
-        console.say("\n".join(changes) or "everything is as it should be")
+    reports.print_changes(changes, as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="Load call records from files or stdin")
 def ingest(
-    paths: Annotated[list[str], typer.Argument(help="NDJSON (.gz, .zst), Parquet, or - for stdin.", metavar="PATH…")],
+    paths: Annotated[list[str], typer.Argument(help="NDJSON (.gz, .zst), Parquet, or - for stdin.", metavar="PATH")],
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Bulk-load call records into pd.api_calls; the same record twice is stored once.
+    """Load call records into pd.api_calls. A record that was loaded before is not stored again.
+
+    Records that cannot be stored go to etl.rejects with the reason.
 
     Example: carat ingest calls-2026-03-01.ndjson.gz
     """
     from app.intake.files import require_readable
-    from app.jobs.raw_calls import ingest_summary
     from app.jobs.runs import ingest_paths, prepare
     from app.warehouse import open_warehouse
 
@@ -119,29 +127,23 @@ def ingest(
     with open_warehouse(settings, purpose="carat ingest") as warehouse:
         prepare(warehouse, settings)
         totals = ingest_paths(warehouse, settings, paths)
-    if as_json:
-        console.say_json(
-            {
-                "records": totals.records,
-                "stored": totals.stored,
-                "duplicates": totals.duplicates,
-                "rejected": totals.rejected,
-            }
-        )
-        return
-    console.say(ingest_summary(totals))
+    reports.print_ingested(totals, as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="Receive calls over HTTP into the spool")
 def collect(
     *,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any that is free.")] = 8787,
-    fd: Annotated[int | None, typer.Option(help="Listen on an open socket instead: its file descriptor.")] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8787,
+    fd: Annotated[
+        int | None, typer.Option(metavar="N", help="Listen on this open file descriptor instead of a port.")
+    ] = None,
 ) -> None:
-    """Take calls over HTTP into the spool, from which carat load delivers them; ends in order on SIGTERM.
+    """Receive calls over HTTP and write them to the spool, from which `carat load` delivers them.
 
-    Example: carat collect --host 0.0.0.0 (with CARAT_WRITE_KEYS, such as `openssl rand -hex 24` makes them)
+    Needs CARAT_WRITE_KEYS; `openssl rand -hex 24` makes a key. SIGTERM stops it after it has answered what it accepted.
+
+    Example: carat collect --host 0.0.0.0
     """
     from app.intake.collector.server import Collector, inherited_sockets, listen
 
@@ -149,13 +151,15 @@ def collect(
     Collector(settings, inherited_sockets(fd) or listen(host, port)).run()
 
 
-@app.command()
+@app.command(short_help="Deliver the spool into the warehouse")
 def load(
     *,
-    keep_on: Annotated[bool, typer.Option("--follow", help="Go on as the spool fills, until stopped.")] = False,
+    keep_on: Annotated[bool, typer.Option("--follow", help="Keep delivering until stopped.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Deliver the collector's spool into pd.api_calls, each call once; what came in the last seconds comes next time.
+    """Deliver the collector's spool into pd.api_calls, each call once.
+
+    Calls of the last seconds are still being collected and are delivered by the next run.
 
     Example: carat load --follow
     """
@@ -169,27 +173,19 @@ def load(
             follow(settings, stopped=stopped)
             return
         delivery = load_spool(settings, stopped=stopped)
-    if as_json:
-        console.say_json(delivery.report)
-    else:
-        console.say(delivery.summary)
+    reports.print_delivery(delivery, as_json=as_json)
     if stopped.is_set():
         raise typer.Abort
     delivery.require_done()
 
 
-@app.command()
-def serve(
-    *,
-    host: Annotated[str, typer.Option(help="Address the collector listens on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0: any that is free.")] = 8787,
-    page_port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port of the dashboards, for this machine alone; 0: any that is free.")
-    ] = 8322,
-) -> None:
-    """Collector, loader, hourly schedule and the live dashboards together, for one machine; SIGTERM or Ctrl-C end it.
+@app.command(short_help="Run everything on one machine")
+def serve(*, host: Host = "127.0.0.1", port: Port = 8787, page_port: PagePort = 8322) -> None:
+    """Run the collector, the loader, the hourly schedule and the live dashboards on one machine.
 
-    Example: carat serve --port 8787 (with CARAT_WRITE_KEYS, such as `openssl rand -hex 24` makes them)
+    Needs CARAT_WRITE_KEYS; `openssl rand -hex 24` makes a key. SIGTERM or Ctrl-C stops it.
+
+    Example: carat serve --port 8787
     """
     from app.core.signals import stopped_by_signal
     from app.core.watchdog import watched
@@ -198,13 +194,13 @@ def serve(
 
     load_settings()
     sockets = inherited_sockets() or listen(host, port)
-    with watched(), stopped_by_signal(grace_s=0) as stopped:  # the parts have a time of their own to end in
+    with watched(), stopped_by_signal(grace_s=0) as stopped:  # the child processes have a grace period of their own
         run_parts(sockets, page_port=page_port, stopped=stopped)
 
 
-@app.command(hidden=True)
-def keep(*, page_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the dashboards.")] = 8322) -> None:
-    """The part of carat serve that owns the warehouse; serve starts it.
+@app.command(hidden=True, short_help="The part of serve that owns the warehouse")
+def keep(*, page_port: PagePort = 8322) -> None:
+    """Run the part of `carat serve` that owns the warehouse. `carat serve` starts it.
 
     Example: carat keep
     """
@@ -217,20 +213,30 @@ def keep(*, page_port: Annotated[int, typer.Option(min=0, max=65535, help="Port 
         Keeper(load_settings(), stopped=stopped, page=page_of_keeper("127.0.0.1", page_port)).run()
 
 
-@app.command()
+@app.command(short_help="Append changes in the shop DB to history")
 def snapshot(
     *,
-    at: Annotated[str | None, typer.Option("--at", help="The instant that was read, for a replay from dumps.")] = None,
-    tables: Annotated[str | None, typer.Option("--tables", help="Some of the snapshot plan's, a,b.")] = None,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", metavar="TIME", help="When the data was current; for replaying restored dumps."),
+    ] = None,
+    tables: Annotated[
+        str | None,
+        typer.Option("--tables", metavar="A,B", help="Only these tables of the snapshot plan (comma-separated)."),
+    ] = None,
     accept_deletes: Annotated[
-        bool, typer.Option("--accept-deletes", help="Believe that most rows or columns are gone.")
+        bool,
+        typer.Option("--accept-deletes", help="Accept a snapshot in which most rows or columns disappeared."),
     ] = False,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Forget the history of --tables and begin it anew.")
+        bool,
+        typer.Option("--rebuild", help="DELETE the history of --tables and start over. Cannot be undone."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Read the shop's database and append what changed to history.
+    """Read the shop's database and append what changed since the last snapshot to history.
+
+    All tables are read as of one instant. Carat only reads the shop's database.
 
     Example: carat snapshot --tables items,stock
     """
@@ -239,48 +245,46 @@ def snapshot(
 
     settings = load_settings()
     if rebuild and not tables:
-        raise SettingsError("--rebuild forgets history: name the --tables it is for")
-    names = [name.strip() for name in (tables or "").split(",") if name.strip()]
+        raise SettingsError("--rebuild deletes history: name the --tables to delete it of")
     with open_warehouse(settings, purpose="carat snapshot") as warehouse:
         prepare(warehouse, settings)
         taken = take_snapshot(
-            warehouse, settings, at=_instant(at), names=names, accept_deletes=accept_deletes, rebuild=rebuild
+            warehouse,
+            settings,
+            at=parse_instant(at),
+            names=parse_names(tables),
+            accept_deletes=accept_deletes,
+            rebuild=rebuild,
         )
-    if as_json:
-        console.say_json(taken)
-    else:
-        counts = ("rows", "inserts", "updates", "deletes")
-        rows = [
-            (row["table"], *(row[name] for name in counts), "refused" if row["error"] else row["guarantee"])
-            for row in taken
-        ]
-        console.say_table(
-            f"snapshot of {taken[0]['at']:%Y-%m-%d %H:%M:%S}", ("table", *counts, "read at"), rows, right=counts
-        )
-    if failed := refusals(taken):
-        raise ShopError(f"{'; '.join(failed)}. Nothing was changed there")
+    reports.print_snapshots(taken, as_json=as_json)
+    reports.require_snapshots(refusals(taken))
 
 
-@app.command()
+@app.command(short_help="Build the days that are stale")
 def etl(
     *,
-    day: Annotated[str | None, typer.Option("--date", help="One business day, YYYY-MM-DD.")] = None,
-    first: Annotated[str | None, typer.Option("--from", help="First business day.")] = None,
-    last: Annotated[str | None, typer.Option("--to", help="Last business day, included.")] = None,
-    jobs: Annotated[str | None, typer.Option(help="Some of the tables of dwh, a,b; by default all.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Build days that are not stale, from their calls alone.")] = (
-        False
-    ),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be built.")] = False,
+    day: Annotated[str | None, typer.Option("--date", metavar="DATE", help="Only this business day.")] = None,
+    first: FirstDay = None,
+    last: LastDay = None,
+    jobs: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Only these dwh tables (comma-separated); default: all.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Rebuild the days from their raw calls even if they are not stale.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be built and stop.")] = False,
     accept_rows: Annotated[
-        bool, typer.Option("--accept-rows", help="Believe a day with far more or fewer rows than usual.")
+        bool, typer.Option("--accept-rows", help="Publish a day even if its row count is far from usual.")
     ] = False,
     on: Annotated[
-        str | None, typer.Option("--on", help="Dask scheduler whose workers build the days: tcp://scheduler:8786.")
+        str | None,
+        typer.Option("--on", metavar="URL", help="Build on the workers of a Dask scheduler: tcp://scheduler:8786."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Build what is stale: sessions, catalog and product sessions out of the raw calls.
+    """Build sessions, catalog sessions and product sessions of every stale day from its raw calls.
+
+    Dates are business days, written as 2026-03-01. Without dates, every stale day is built.
 
     Example: carat etl --from 2026-03-01 --to 2026-03-31
     """
@@ -290,8 +294,8 @@ def etl(
     from app.warehouse import open_warehouse
 
     settings = load_settings()
-    span = _span(day, first, last)
-    wanted = _jobs(jobs)
+    span = parse_span(day, first, last)
+    wanted = parse_jobs(jobs)
     with (
         open_builder(settings, on, dry_run=dry_run) as builder,
         open_warehouse(settings, purpose="carat etl", writes=not dry_run) as warehouse,
@@ -308,37 +312,30 @@ def etl(
             believe_size=accept_rows,
             builder=builder,
         )
-    if as_json:
-        console.say_json(_built_report(backfill))
-    elif dry_run or not backfill.stale:
-        _say_stale(backfill.stale)
-    else:
-        _say_built(backfill)
+    reports.print_backfill(backfill, is_plan=dry_run, as_json=as_json)
     backfill.require_done()
 
 
-@app.command()
+@app.command(short_help="List the stale days and why they are stale")
 def plan(*, as_json: AsJson = False) -> None:
-    """List what is stale and why, without touching anything.
+    """List the stale days and why each is stale. Changes nothing.
 
     Example: carat plan
     """
     from app.jobs.build.backfill import plan_days
-    from app.jobs.build.day import JOBS
     from app.warehouse import open_warehouse
 
     settings = load_settings()
     with open_warehouse(settings, purpose="carat plan", writes=False) as warehouse:
-        stale = plan_days(warehouse, settings, jobs=JOBS)
-    if as_json:
-        console.say_json([day.report for day in stale])
-    else:
-        _say_stale(stale)
+        stale = plan_days(warehouse, settings, jobs=parse_jobs(None))
+    reports.print_stale(stale, as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="Load, snapshot and build all that is due")
 def hourly(*, as_json: AsJson = False) -> None:
-    """What the timer runs: load the spool, snapshot, build what is stale, audit; missed hours are caught up.
+    """Load the spool, take a snapshot, and build and audit every stale day. The timer runs this.
+
+    It catches up on missed hours, however many.
 
     Example: carat hourly
     """
@@ -353,30 +350,15 @@ def hourly(*, as_json: AsJson = False) -> None:
         with open_warehouse(settings, purpose="carat hourly") as warehouse:
             prepare(warehouse, settings)
             hour = run_hour(warehouse, settings, say=say_status)
-    if as_json:
-        snapshots = [{name: row[name] for name in _SNAPSHOT_REPORT} for row in hour.snapshots]
-        console.say_json({"load": hour.delivery.report, "snapshots": snapshots} | _built_report(hour.backfill))
-    else:
-        if hour.delivery.segments:
-            console.say(hour.delivery.summary)
-        if hour.snapshots:
-            rows = [[row[name] for name in _SNAPSHOT_REPORT] for row in hour.snapshots]
-            console.say_table("snapshot", _SNAPSHOT_REPORT, rows, right=_SNAPSHOT_REPORT[1:-1])
-        if hour.backfill.stale:
-            _say_built(hour.backfill)
-        else:
-            _say_stale([])
+    reports.print_hour(hour, as_json=as_json)
     hour.require_done()
 
 
-@app.command()
-def verify(
-    *,
-    first: Annotated[str | None, typer.Option("--from", help="First business day.")] = None,
-    last: Annotated[str | None, typer.Option("--to", help="Last business day, included.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Build days from their raw calls beside what is published, compare row by row; any difference exits 1.
+@app.command(short_help="Prove that published days match raw calls")
+def verify(*, first: FirstDay = None, last: LastDay = None, as_json: AsJson = False) -> None:
+    """Rebuild days from their raw calls into staging and compare them with what is published, row by row.
+
+    Prints every difference and exits 1 if there is one. Publishes nothing.
 
     Example: carat verify --from 2026-03-01 --to 2026-03-31
     """
@@ -385,30 +367,19 @@ def verify(
     from app.warehouse import open_warehouse
 
     settings = load_settings()
-    span = _span(None, first, last)
+    span = parse_span(None, first, last)
     with open_warehouse(settings, purpose="carat verify") as warehouse:
         prepare(warehouse, settings)
         verification = verify_days(warehouse, settings, span=span)
-    if as_json:
-        console.say_json(_verified_report(verification))
-    else:
-        _say_verified(verification)
-    if verification.differing:
-        days = sorted({table.day for table in verification.differing})
-        stale = [day for day in days if day in verification.stale]
-        mend = (
-            "run `carat etl` first: these days are stale"
-            if len(stale) == len(days)
-            else f"run `carat etl --force --from {days[0]} --to {days[-1]}` to publish what the calls say"
-        )
-        raise AuditError(f"{len(days)} day(s) are not what their calls say ({days[0]} to {days[-1]}): {mend}")
+    reports.print_verification(verification, as_json=as_json)
+    reports.require_equal(verification)
 
 
-@app.command()
+@app.command(short_help="Run SQL on the warehouse")
 def query(
-    sql: Annotated[str, typer.Argument(help="A query; - reads it from stdin.")],
+    sql: Annotated[str, typer.Argument(help="A query, or - to read it from stdin.", metavar="SQL")],
     *,
-    output: Annotated[str, typer.Option("--format", help="table, csv, json or parquet.")] = "table",
+    output: Annotated[str, typer.Option("--format", metavar="FORMAT", help="table, csv, json or parquet.")] = "table",
 ) -> None:
     """Run SQL on the configured warehouse.
 
@@ -424,9 +395,9 @@ def query(
         sys.stdout.buffer.write(warehouse.raw(text.strip().rstrip(";"), fmt=formats[output]))
 
 
-@app.command()
+@app.command(short_help="Show runs, freshness, rows and rejects")
 def status(*, as_json: AsJson = False) -> None:
-    """Show the last runs, how fresh each table is, its rows, what waits in the spool, and what was rejected.
+    """Show how fresh each table is and how many rows it has, the spool, the last runs, and recent rejects.
 
     Example: carat status
     """
@@ -435,65 +406,54 @@ def status(*, as_json: AsJson = False) -> None:
 
     settings = load_settings()
     with open_warehouse(settings, purpose="carat status", writes=False) as warehouse:
-        reports = {
+        found = {
             "tables": freshness(warehouse),
             "spool": spool_state(settings),
             "snapshots": last_snapshots(warehouse),
             "runs": last_runs(warehouse),
             "rejects": recent_rejects(warehouse),
         }
-    if as_json:
-        console.say_json({name: report.to_dicts() for name, report in reports.items()})
-        return
-    for name, report in reports.items():
-        numbers = [column for column, dtype in report.schema.items() if dtype.is_numeric()]
-        console.say_table(name, report.columns, report.rows(), right=numbers)
+    reports.print_status(found, as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="Check the setup and say how to fix it")
 def doctor(
     *,
-    settings: Annotated[bool, typer.Option("--settings", help="List every setting instead, with its default.")] = False,
+    settings: Annotated[bool, typer.Option("--settings", help="List every setting with its default instead.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check settings, connection, versions, privileges, clock and disk; say how to mend each.
+    """Check settings, connections, versions, privileges, clock and disk, and say how to fix what is wrong.
+
+    Exits 1 if anything is wrong.
 
     Example: carat doctor --settings
     """
     if settings:
-        listed = known_settings()
-        if as_json:
-            console.say_json(listed)
-        else:
-            console.say_table("settings", ("setting", "default", "meaning"), [tuple(row.values()) for row in listed])
+        reports.print_settings(known_settings(), as_json=as_json)
         return
 
     from app.ops.doctor import examine
 
     findings = examine()
-    if as_json:
-        console.say_json([vars(finding) for finding in findings])
-    else:
-        rows = [("ok" if f.is_ok else "MEND", f.check, f.detail) for f in findings]
-        console.say_table("doctor", ("", "check", "what was found"), rows)
+    reports.print_findings(findings, as_json=as_json)
     if not all(finding.is_ok for finding in findings):
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(short_help="Erase a person everywhere and prove it")
 def forget(
     *,
-    user: Annotated[str, typer.Option("--user", help="The user_id whose data is to go.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what there is of the user.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    user: Annotated[str, typer.Option("--user", metavar="ID", help="The user_id to erase.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what is stored about the user and stop.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove a person everywhere, raw calls included, and prove it; what still names the person exits 1.
+    """Erase a person's data everywhere, raw calls included, and search for what is left. Cannot be undone.
+
+    Calls made as a guest are erased if they belong to the user; what others did on the same device stays. The shop's
+    own database, ingested files and backups are not changed. Exits 1 if any trace of the person remains.
 
     Example: carat forget --user 4711
-
-    A guest's calls that are stitched to the user go, too; what others did on the same device stays. The shop's own
-    database, files that were ingested from, and backups are not touched.
     """
     from app.jobs.forget.erase import forget_user
     from app.jobs.runs import prepare
@@ -502,32 +462,24 @@ def forget(
     settings = load_settings()
     if not (dry_run or yes):
         if not sys.stdin.isatty():
-            raise SettingsError("what is forgotten cannot be brought back: say --yes, or look first with --dry-run")
-        typer.confirm(f"Remove all data of user {user}? It cannot be brought back", abort=True)
+            raise SettingsError("erasing cannot be undone: confirm it with --yes, or look first with --dry-run")
+        typer.confirm(f"Erase all data of user {user}? This cannot be undone", abort=True)
     with open_warehouse(settings, purpose="carat forget", writes=not dry_run) as warehouse:
         if not dry_run:
             prepare(warehouse, settings)
         erasure = forget_user(warehouse, settings, user, now=datetime.now(tz=UTC), dry_run=dry_run)
-    if as_json:
-        console.say_json(erasure.report)
-    else:
-        _say_erased(erasure)
-    if not dry_run and not erasure.is_proven:
-        left = ", ".join(f"{trace.table}.{trace.column} ({trace.rows:,} rows)" for trace in erasure.traces)
-        raise AuditError(
-            f"the person is still named in {left or 'old parts'}: an open segment is closed in a while; a column of "
-            "history is to be named as `person` in the snapshot plan. Then run the same command again"
-        )
+    reports.print_erasure(erasure, as_json=as_json)
+    reports.require_erased(erasure)
 
 
-@app.command()
+@app.command(short_help="Generate a demo shop and its warehouse")
 def demo(
     *,
-    calls: Annotated[int, typer.Option(min=1_000, help="API calls in the month.")] = 300_000,
-    seed: Annotated[int, typer.Option(help="Another seed is another shop.")] = 7,
-    folder: Annotated[Path, typer.Option(help="Where the shop's files are written.")] = Path("var/demo"),
+    calls: Annotated[int, typer.Option(min=1_000, metavar="N", help="Number of API calls in the month.")] = 300_000,
+    seed: Annotated[int, typer.Option(metavar="N", help="Random seed for the generated shop.")] = 7,
+    folder: Annotated[Path, typer.Option(metavar="PATH", help="Directory for the shop's files.")] = Path("var/demo"),
 ) -> None:
-    """Make a whole jewelry shop and a month of its calls, ingest and build it, and show how it does.
+    """Generate a demo shop with a month of traffic, build and verify the warehouse, and print a summary.
 
     Example: carat demo --calls 100000
     """
@@ -535,107 +487,3 @@ def demo(
     from app.demo.run import run_demo
 
     run_demo(load_settings(), DemoPlan(calls=calls, seed=seed), folder)
-
-
-def _span(day: str | None, first: str | None, last: str | None) -> tuple[date | None, date | None]:
-    if day and (first or last):
-        raise SettingsError("--date goes without --from and --to")
-    start, end = _date(day or first), _date(day or last)
-    if start and end and end < start:
-        raise SettingsError(f"--to {end} lies before --from {start}")
-    return start, end
-
-
-def _date(text: str | None) -> date | None:
-    try:
-        return date.fromisoformat(text) if text else None
-    except ValueError:
-        raise SettingsError(f"{text!r} is no date; write it as 2026-03-01") from None
-
-
-def _instant(text: str | None) -> datetime | None:
-    """An instant; one without an offset is UTC."""
-    try:
-        at = datetime.fromisoformat(text) if text else None
-    except ValueError:
-        raise SettingsError(f"--at {text!r} is no instant; write it as 2026-03-01T12:00:00Z") from None
-    return at.replace(tzinfo=UTC) if at and at.tzinfo is None else at and at.astimezone(UTC)
-
-
-def _jobs(text: str | None) -> tuple[str, ...]:
-    from app.jobs.build.day import JOBS
-
-    names = tuple(name.strip() for name in (text or ",".join(JOBS)).split(",") if name.strip())
-    if unknown := [name for name in names if name not in JOBS]:
-        raise SettingsError(f"--jobs {unknown[0]}: choose from {', '.join(JOBS)}")
-    return tuple(name for name in JOBS if name in names)
-
-
-def _built_report(backfill: "Backfill") -> dict[str, Any]:
-    return {
-        "stale": [day.report for day in backfill.stale],
-        "built": [vars(day) for day in backfill.built],
-        "failed": [str(failure) for failure in backfill.failures],
-    }
-
-
-def _verified_report(verification: "Verification") -> dict[str, Any]:
-    return {
-        "days": len({table.day for table in verification.tables}),
-        "rows": sum(table.rows for table in verification.tables),
-        "stale": verification.stale,
-        "different": [
-            vars(table) | {"examples": [vars(example) for example in table.examples]}
-            for table in verification.differing
-        ],
-    }
-
-
-def _say_built(backfill: "Backfill") -> None:
-    from app.jobs.build.day import JOBS
-
-    rows = [(b.day, b.calls, *(b.rows.get(job) for job in JOBS), b.unreadable, b.seconds) for b in backfill.built]
-    columns = ("day", "calls read", *JOBS, "unreadable", "seconds")
-    console.say_table(f"built {len(backfill.built)} of {len(backfill.stale)} day(s)", columns, rows, right=columns[1:])
-
-
-def _say_stale(stale: "list[StaleDay]") -> None:
-    if not stale:
-        console.say("nothing to do: every day is what its calls say")
-        return
-    reports = [day.report for day in stale]
-    rows = [(report["day"], ", ".join(report["jobs"]), report["reason"]) for report in reports]
-    console.say_table(f"{len(stale)} stale day(s)", ("day", "tables", "why"), rows)
-
-
-def _say_erased(erasure: "Erasure") -> None:
-    what = f"{erasure.calls:,} calls, {erasure.visitors:,} visitor ids, {erasure.tokens:,} session tokens"
-    if erasure.is_dry:
-        console.say(f"there are {what}; nothing was touched")
-    else:
-        console.say(f"removed {what}; {len(erasure.days):,} days were built anew")
-    columns = ("rows before", "rows after", "named before", "named after")
-    rows = [(t.table, t.rows_before, t.rows_after, t.named_before, t.named_after) for t in erasure.tables]
-    if rows:
-        console.say_table("forget", ("table", *columns), rows, right=columns)
-    for file, lines in erasure.files.items():
-        console.say(f"{file}: {lines:,} lines named the person")
-    if erasure.is_proven:
-        console.say("proven: no row, no part on the disk and no line of the log names the person any more")
-    console.say(
-        "Not touched: the shop's own database (delete the person there; snapshots leave such rows out from now on), "
-        "files that were ingested, backups, and logs of the warehouse's server"
-    )
-
-
-def _say_verified(verification: "Verification") -> None:
-    days = {table.day for table in verification.tables}
-    rows = sum(table.rows for table in verification.tables)
-    if not verification.differing:
-        console.say(f"verified {len(days)} day(s), {rows:,} rows: every one is what the raw calls say")
-    for table in verification.differing:
-        why = verification.stale.get(table.day)
-        note = f" ({table.day} is stale: {why})" if why else ""
-        console.say(f"{table.day} dwh.{table.table}: {table.differing:,} of {table.rows:,} rows differ{note}")
-        for example in table.examples:
-            console.say(f"  {example}")

@@ -1,4 +1,4 @@
-"""Carat beside plain SQL in the same engine, DuckDB and pandas: one day of calls, one run, one process each.
+"""Compares Carat with plain SQL in the same engine, DuckDB and pandas: one day of calls, one process each.
 
 python -m bench [--calls 1000000] [--growth 100000,1000000,5000000] [--only carat,sql,duckdb,pandas] [--repeat 1]
 """

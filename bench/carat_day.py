@@ -1,4 +1,4 @@
-"""Carat itself: one day by its own build, all four jobs, from `pd.api_calls` to the published `dwh`."""
+"""Carat itself: builds one day, all four tables, from `pd.api_calls` to the published `dwh`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

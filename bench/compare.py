@@ -1,4 +1,4 @@
-"""Whether the contenders made the same: rows a table, sums over them, and every session."""
+"""Checks that the contenders made the same rows: counts per table, sums over them, and every session."""
 
 from collections.abc import Iterator
 

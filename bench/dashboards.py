@@ -2,13 +2,12 @@
 
 python -m bench.dashboards [--sessions 100000] [--days 365] [--detail-days 28] [--catalog-days 56]
 
-The rows of dwh are made by the engine itself, the same ones every time. Sessions are made for every day. What has
-many rows a session is made for the last days only: events, raw calls and products (35 rows a session, as in the demo)
-for --detail-days, catalog pages for --catalog-days. The shop's history is that of the demo, two snapshots of it.
+The engine generates the rows of dwh, the same ones every time. Sessions are generated for every day. Tables with many
+rows per session are generated for the last days only: events, raw calls and products (35 rows per session, as in the
+demo) for --detail-days, catalog pages for --catalog-days. The shop's history is two snapshots of the demo's.
 
-Each card is asked twice for what it shows without a filter (28 days, beside the 28 before where it compares), of
-which the faster run counts, and once for all days. CPU seconds are those of all threads: on a busy machine they say
-more.
+Each card runs twice without a filter (28 days, compared with the 28 before where it compares), of which the faster run
+counts, and once for all days. CPU seconds are those of all threads: on a busy machine they are more reliable.
 """
 
 import argparse

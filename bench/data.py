@@ -1,8 +1,9 @@
-"""The day that every contender builds: made once per size, kept in the folder, the same on every machine.
+"""Generates the day that every contender builds: once per size, kept in the folder, the same on every machine.
 
-A base of up to 100,000 calls is made here, column-wise and seeded; the engine multiplies it, giving each copy visitors
-and call ids of its own. All calls lie inside one UTC day, none twice, each JSON field written in one way only: what
-Carat does beyond that (late calls, duplicates, sessions over midnight, mistyped JSON) is not asked of the others.
+A base of up to 100,000 calls is generated here, column-wise and seeded; the engine multiplies it and gives each copy
+its own visitors and call ids. All calls are inside one UTC day, none occurs twice, and each JSON field is written in
+only one way: what Carat does beyond that (late calls, duplicates, sessions over midnight, mistyped JSON) is not
+required of the others.
 """
 
 import json
@@ -37,7 +38,7 @@ _MIX = {
 
 
 def build(day: Dataset, *, user_agents: Sequence[str] = ()) -> None:
-    """Make the day anew; with user agents, visitors have one of these each, as many of one as of another."""
+    """Generate the day again; with `user_agents`, each visitor has one of them, evenly distributed."""
     shutil.rmtree(day.folder, ignore_errors=True)
     day.folder.mkdir(parents=True)
     base = day.folder / "base.parquet"

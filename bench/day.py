@@ -7,12 +7,12 @@ from pathlib import Path
 
 DAY = date(2026, 3, 2)
 SEED = 20260302
-_VERSION = 2  # raise it when the generator changes: kept days are made again
+_VERSION = 2  # raise it when the generator changes, so that kept days are generated again
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The day with so many calls, in a folder of its own."""
+    """A day of one size in its own folder."""
 
     calls: int
     folder: Path

@@ -1,7 +1,7 @@
-"""DuckDB: the same four tables by SQL, from the day's rows in a Parquet file to tables in a DuckDB file.
+"""DuckDB: the same four tables in SQL, from the day's rows in a Parquet file to tables in a DuckDB file.
 
-The same plan as the engine's SQL: narrow session windows joined back, JSON parsed once where the event needs it, an
-ASOF join for what a step is credited to. DuckDB tables have no sorting key, so nothing is sorted on the way in.
+The same plan as the engine's SQL: narrow session windows joined back, JSON parsed once if the event needs it, an ASOF
+join to credit steps. DuckDB tables have no sorting key, so nothing is sorted on insert.
 """
 
 from collections.abc import Iterator

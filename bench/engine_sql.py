@@ -1,8 +1,9 @@
 """Plain SQL inside the engine that Carat uses: the same four tables by INSERT … SELECT, no Python in between.
 
-The session windows run over narrow columns and are joined back, so that no JSON is sorted; each JSON column is parsed
-once, into typed tuples, where the event needs it; which page a step is credited to is an ASOF join of the few pairs of
-session and product that were acted on. Left out: publishing, contracts, days that reach into each other, odd JSON.
+Session windows run over narrow columns and are joined back, so that no JSON is sorted. Each JSON column is parsed
+once, into typed tuples, if the event needs it. The page that a step is credited to is found by an ASOF join of the
+few pairs of session and product that were acted on. Not included: publishing, contracts, sessions over midnight, odd
+JSON.
 """
 
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from app.warehouse import Warehouse, open_warehouse
 from bench.day import DAY, Dataset
 from bench.measure import Contender, Outcome
 
-# Columns that Carat alone makes: the others would need its rules, and would write as much again.
+# Columns that only Carat builds: the others would need its rules.
 _CARATS_ALONE = {
     "sessions": {"bot_reason", "source", "medium", "search_term", "country"},
     "catalog_sessions": {"clicked_positions", "is_bot", "device_type", "channel"},

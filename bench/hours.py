@@ -1,10 +1,10 @@
-"""A day that comes in hour by hour: what each hour costs, with the same number of new calls in every one.
+"""Measures a day that arrives hour by hour: what each hour costs, with the same number of new calls in every one.
 
 python -m bench.hours [--calls 1000000]
 
-Each hour's calls are ingested, then `carat hourly` does its work (there is no shop's database). Between hours the
-engine has time to merge parts, as it has in life; what that takes is told apart. Then what `carat plan` takes for a
-year of days.
+Each hour's calls are ingested, then `carat hourly` does its work (without a shop's database). Between hours the
+engine has time to merge parts, as it has in production; that time is reported separately. Finally it measures `carat
+plan` of a year of days.
 """
 
 import argparse
@@ -102,7 +102,7 @@ def _bench_hours(options: argparse.Namespace, folder: Path, settings: Settings) 
     ratios = {what: getattr(hours[-1], what) / getattr(hours[0], what) for what in ("hourly_s", "cpu_s")}
     told = ", ".join(f"{what} {ratio:.2f} times" for what, ratio in ratios.items())
     is_equal = not verification.differing
-    console.print(f"the 24th hour costs, of the first: {told} (at most {_FLAT:g} asked)")
+    console.print(f"the 24th hour costs, relative to the first: {told} (the limit is {_FLAT:g})")
     console.print("verified: the day built hour by hour is what its calls say" if is_equal else "[red]DIFFERENT")
     return is_equal and ratios["hourly_s"] <= _FLAT
 

@@ -1,4 +1,4 @@
-"""One contender in a process of its own: seconds of its work, and the most memory that process ever held."""
+"""Runs one contender in its own process: seconds of its work, and the peak memory of the process."""
 
 import json
 import os

@@ -1,11 +1,11 @@
-"""What the middleware adds to a request: ASGI and WSGI apps that answer JSON at once, called with and without it.
+"""Measures what the middleware adds to a request: ASGI and WSGI apps that return JSON, called with and without it.
 
 python -m bench.middleware [--requests 4000] [--rounds 25]
 
-The apps are called directly, without a server, so that nothing but the middleware is between the two. With and without
-take turns in short runs, in a different order each time, and the median of the differences counts: a busy machine hits
-both. What happens in the background is measured apart, as CPU of the sender's thread a call: it writes, redacts and
-packs what was captured and sends it to a collector in another process, which throws it away.
+The apps are called directly, without a server, so that only the middleware makes a difference. Short runs with and
+without it alternate in random order, and the median of the differences counts: a busy machine affects both. The
+background work is measured separately, as CPU of the sender's thread per call: it serializes, redacts and compresses
+what was captured and sends it to a collector in another process, which discards it.
 """
 
 import argparse

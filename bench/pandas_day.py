@@ -1,7 +1,7 @@
 """pandas: all four tables from the day's rows in a Parquet file, written to Parquet files.
 
-Column-wise wherever pandas can, `json.loads` a row where the event needs its JSON, sessions by sort, diff and cumsum.
-The whole day is one frame. Money is a float here, rounded where it is compared.
+Column-wise wherever pandas can, `json.loads` per row if the event needs its JSON, sessions by sort, diff and cumsum.
+The whole day is one frame. Money is a float here, rounded for the comparison.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The shopper's IP address as it is kept: treated once, on arrival, before anything of the call is stored."""
+"""How shopper IP addresses are stored: they are treated on arrival, before anything of the call is written."""
 
 import hashlib
 import hmac
@@ -19,19 +19,19 @@ _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 @dataclass(frozen=True)
 class Addresses:
-    """How addresses are kept. Treating one that was treated already changes nothing, so it may be met twice."""
+    """A treatment of IP addresses. Treating an address twice gives the same result as treating it once."""
 
     treat: Callable[[str], str]
 
     def in_records(self, records: Sequence[bytes]) -> Sequence[bytes]:
-        """Records as they were sent, each with its address treated."""
+        """Raw records with their addresses treated."""
         return records if self.treat is _kept else [self.in_bytes(record) for record in records]
 
     def in_bytes(self, record: bytes) -> bytes:
-        """A record as it was sent, with its address treated; in what is no JSON, as far as it can be found.
+        """A raw record with its address treated; in invalid JSON, every address that can be found.
 
-        What is no text under that name may hold one in any form, so nothing is left of it: an empty list, which no
-        call record may have there.
+        An `ip` that is not text may hold an address in any form, so an empty list replaces it: no valid call record
+        has one there.
         """
         if self.treat is _kept:
             return record
@@ -44,7 +44,7 @@ class Addresses:
             return record
         if ip is not None:
             ip = self.treat(ip) if isinstance(ip, str) else []
-        # Written anew also where it is null: of a name that is there twice, the other one may hold an address.
+        # Encoded even if it is null: where the name is given twice, the other value may hold an address.
         return msgspec.json.encode(fields | {"ip": ip})
 
     def _treated(self, text: bytes) -> bytes:
@@ -52,22 +52,22 @@ class Addresses:
 
 
 def kept() -> Addresses:
-    """As they come."""
+    """Addresses stay as they are."""
     return Addresses(_kept)
 
 
 def truncated() -> Addresses:
-    """The network: of IPv4 the first 24 bits, of IPv6 the first 48; empty for what is no address."""
+    """Addresses become their network, the first 24 bits of IPv4 and 48 of IPv6; invalid ones become empty."""
     return Addresses(lru_cache(_MOST_REMEMBERED)(_truncated))
 
 
 def hashed(key: str) -> Addresses:
-    """A keyed hash: equal addresses stay equal, and nobody without the key can try them all."""
+    """Addresses become keyed hashes: equal ones stay equal, and without the key they cannot be guessed."""
     return Addresses(lru_cache(_MOST_REMEMBERED)(partial(_hashed, key.encode())))
 
 
 def parse_address(text: str) -> IPv4Address | IPv6Address | None:
-    """The address in a text as proxies write it: the first of a list, with or without a port; None if there is none."""
+    """The address in a text as proxies write it: the first of a list, with or without a port; None if it has none."""
     first = text.partition(",")[0].strip()
     if first.startswith("["):
         first = first[1:].partition("]")[0]

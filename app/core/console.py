@@ -2,14 +2,12 @@
 
 import json
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -27,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.core import watchdog
+from app.core.variables import log_file
 
 _WIDE = 200  # columns of what no terminal limits
 _out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
@@ -54,7 +53,7 @@ def set_up_logging() -> None:
 def record_failure(error: BaseException) -> None:
     """Put the whole story of an error in the log file: stderr gets one line that a person can read."""
     with suppress(OSError):
-        path = Path(os.environ.get("CARAT_LOG", "var/carat.log"))
+        path = log_file()
         path.parent.mkdir(parents=True, exist_ok=True)
         text = "".join(traceback.format_exception(error))
         with path.open("a", encoding="utf-8") as file:

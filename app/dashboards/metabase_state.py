@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 from app.core.errors import DashboardError, MetabaseError, SettingsError
+from app.core.service_url import ServiceUrl
 from app.dashboards.metabase_api import ForbiddenError, Metabase, NotFoundError, rows
 from app.dashboards.metabase_shapes import CARD_MARK, Numbers, marked_key
 from app.dashboards.model import Card, Library
@@ -55,38 +55,34 @@ def connection(settings: Settings, library: Library, *, host: str | None) -> Con
     names = {card.database for card in library.cards}
     if len(names) != 1:
         raise DashboardError(f"{library.folder}: all cards belong to one database, not to {', '.join(sorted(names))}")
-    secret = settings.metabase_warehouse or settings.warehouse
-    url = secret.get_secret_value()
-    if not url.startswith("clickhouse://"):
+    url = settings.metabase_warehouse or settings.warehouse
+    if url.scheme != "clickhouse":
         raise SettingsError(
             "CARAT_WAREHOUSE is the embedded engine, which no Metabase can reach: push needs a ClickHouse server, "
             "clickhouse://user:password@host:8123/. `carat dashboards preview` shows the dashboards without one"
         )
-    parts = urlsplit(url)
-    is_secure = dict(parse_qsl(parts.query)).get("secure", "false").lower() in {"1", "true", "yes"}
     own_host, own_port = _host_and_port(host) if host else (None, None)
     details = {
-        "host": own_host or parts.hostname,
-        "port": own_port or parts.port or (8443 if is_secure else 8123),
-        "user": unquote(parts.username or "default"),
+        "host": own_host or url.host,
+        "port": own_port or url.port,
+        "user": url.user,
         "dbname": SCHEMAS[0],
-        "ssl": is_secure,
+        "ssl": url.is_secure,
         "enable-multiple-db": True,
         "db-filters-type": "inclusion",
         "db-filters-patterns": ",".join(SCHEMAS),
     }
-    return Connection(names.pop(), details, unquote(parts.password or ""))
+    return Connection(names.pop(), details, url.password.get_secret_value())
 
 
 def _host_and_port(text: str) -> tuple[str, int | None]:
     try:
-        parts = urlsplit(f"//{text}")
-        port = parts.port
+        url = ServiceUrl.parse(f"tcp://{text}", "tcp")
     except ValueError:
-        parts, port = urlsplit(""), None
-    if not parts.hostname or parts.path or parts.username:
+        url = None
+    if url is None or url.path:
         raise SettingsError(f"--database-host {text}: write it as clickhouse or clickhouse:8123")
-    return parts.hostname, port
+    return url.host, url.port or None
 
 
 def read_state(metabase: Metabase, library: Library, wanted: Connection) -> Found:

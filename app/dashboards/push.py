@@ -110,7 +110,7 @@ def push(
             "Authentication > API keys"
         )
     wanted = connection(settings, library, host=database_host)
-    metabase = Metabase(settings.metabase_url, settings.metabase_api_key, secrets=(wanted.password,))
+    metabase = Metabase(str(settings.metabase_url), settings.metabase_api_key, secrets=(wanted.password,))
     properties = metabase.properties()
     engines = properties.get("engines")
     if isinstance(engines, dict) and "clickhouse" not in engines:

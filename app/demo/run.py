@@ -24,7 +24,6 @@ from app.jobs.runs import ingest_paths, prepare, refusals, take_snapshot
 from app.jobs.verify_days import verify_days
 from app.settings import Settings
 from app.warehouse import Warehouse, open_warehouse
-from app.warehouse.client import public_url
 
 _HOURS = 24
 
@@ -63,7 +62,7 @@ def run_demo(settings: Settings, plan: DemoPlan, folder: Path) -> None:
         page = folder / "dashboards.html"
         write_page(reader_of(warehouse), load_library(), page)
         console.say(f"\nThe dashboards, as one page for any browser: {page.resolve()}  ({_seconds(started)})")
-        console.say(f'Look further: carat query "SELECT * FROM dwh.sessions LIMIT 5", on {public_url(warehouse.url)}')
+        console.say(f'Look further: carat query "SELECT * FROM dwh.sessions LIMIT 5", on {warehouse.url}')
 
 
 def _make_shop(plan: DemoPlan, folder: Path) -> list[Path]:
@@ -110,7 +109,7 @@ def _require_own_warehouse(warehouse: Warehouse, plan: DemoPlan, folder: Path) -
     has_calls = bool(warehouse.scalar("SELECT count() FROM pd.api_calls"))
     if has_calls and (not mark.exists() or mark.read_text(encoding="utf-8") != wanted):
         raise SettingsError(
-            f"{public_url(warehouse.url)} already holds calls of another shop: give the demo a warehouse of its own, "
+            f"{warehouse.url} already holds calls of another shop: give the demo a warehouse of its own, "
             "such as CARAT_WAREHOUSE=chdb://./var/another, or remove what is there"
         )
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Checks an installation, each check with what was found and how to mend it."""
+"""Checks an installation: what each check found and how to fix it."""
 
 import os
 import shutil
@@ -13,21 +13,20 @@ from app.rules.countries import load_countries
 from app.rules.endpoint_map import load_endpoint_map
 from app.rules.session_rules import load_session_rules
 from app.rules.snapshot_plan import load_snapshot_plan
-from app.settings import Settings, load_settings
+from app.settings import Settings, load_settings, unknown_variables
 from app.shop import open_shop
 from app.warehouse import Warehouse, open_warehouse
-from app.warehouse.client import embedded_path, public_url
 
 _NEEDED_FREE_BYTES = 5 * 1024**3
 _MAX_CLOCK_SKEW_S = 5
-_OLDEST_SERVER = (26, 6)  # older ones can bring replaced partitions back
+_OLDEST_SERVER = (26, 6)  # older ones can restore replaced partitions
 _OLDEST_COUNTRIES_DAYS = 180  # networks change hands
 _PRIVILEGES = ("SELECT", "INSERT", "CREATE", "ALTER", "DROP TABLE")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: whether it passed, and what was found or how to mend it."""
+    """One check: whether it passed, and what it found or how to fix it."""
 
     check: str
     is_ok: bool
@@ -35,12 +34,12 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Every check; one that cannot be made because an earlier one failed is left out."""
-    findings = []
+    """Runs every check, except those that need one that failed."""
+    findings = list(_unknown_variables())
     try:
         settings = load_settings()
     except CaratError as error:
-        return [Finding("settings", is_ok=False, detail=str(error))]
+        return [*findings, Finding("settings", is_ok=False, detail=str(error))]
     findings.append(
         Finding(
             "settings",
@@ -69,13 +68,20 @@ def examine() -> list[Finding]:
     findings.append(_spool(settings))
     try:
         with open_warehouse(settings, purpose="carat doctor", writes=False) as warehouse:
-            findings.append(
-                Finding("warehouse", is_ok=True, detail=f"{public_url(warehouse.url)}, ClickHouse {warehouse.version}")
-            )
+            findings.append(Finding("warehouse", is_ok=True, detail=f"{warehouse.url}, ClickHouse {warehouse.version}"))
             findings += _of_engine(warehouse)
     except CaratError as error:
         findings.append(Finding("warehouse", is_ok=False, detail=str(error)))
     return findings
+
+
+def _unknown_variables() -> Iterator[Finding]:
+    try:
+        problems = unknown_variables()
+    except CaratError:  # `.env` cannot be read; the check of the settings says so
+        return
+    for problem in problems:
+        yield Finding("variables", is_ok=False, detail=problem)
 
 
 def _session_rules(settings: Settings) -> str:
@@ -92,7 +98,7 @@ def _tried(check: str, action: Callable[[], str]) -> Finding:
 
 
 def _shop(settings: Settings) -> str:
-    """Every table of the plan as the shop has it; what could not be read at one instant with the others is said."""
+    """Every table of the plan, with the number of its columns that are kept."""
     plan = load_snapshot_plan(settings.snapshots)
     with open_shop(settings) as shop:
         columns = {table.name: len(shop.describe(table)) for table in plan.tables}
@@ -101,10 +107,10 @@ def _shop(settings: Settings) -> str:
 
 def _addresses(settings: Settings) -> Finding:
     if settings.ip == "hash" and settings.geo_database is not None:
-        mend = "hashed addresses have no country: CARAT_IP=truncate keeps it, or unset CARAT_GEO_DATABASE"
-        return Finding("addresses", is_ok=False, detail=mend)
-    kept = {"keep": "kept as they come (CARAT_IP: keep, truncate or hash)", "truncate": "truncated", "hash": "hashed"}
-    return Finding("addresses", is_ok=True, detail=f"shoppers' addresses are {kept[settings.ip]}")
+        problem = "hashed addresses have no country: set CARAT_IP=truncate, or unset CARAT_GEO_DATABASE"
+        return Finding("addresses", is_ok=False, detail=problem)
+    stored = {"keep": "unchanged (CARAT_IP: keep, truncate or hash)", "truncate": "truncated", "hash": "hashed"}
+    return Finding("addresses", is_ok=True, detail=f"shopper IP addresses are stored {stored[settings.ip]}")
 
 
 def _countries(settings: Settings) -> Finding:
@@ -115,26 +121,25 @@ def _countries(settings: Settings) -> Finding:
     assert countries.built_at is not None
     days = (datetime.now(tz=UTC) - countries.built_at).days
     is_ok = days <= _OLDEST_COUNTRIES_DAYS
-    mend = "" if is_ok else ": get a newer one; days are built anew by it"
-    detail = f"{countries.kind} in {settings.geo_database}, {days} days old{mend}"
+    fix = "" if is_ok else ": get a newer one; Carat then rebuilds every day"
+    detail = f"{countries.kind} in {settings.geo_database}, {days} days old{fix}"
     return Finding("countries", is_ok=is_ok, detail=detail)
 
 
 def _disk(settings: Settings) -> Finding:
-    url = settings.warehouse.get_secret_value()
-    folder = embedded_path(url) if url.startswith("chdb://") else Path.cwd()
+    folder = Path.cwd() if settings.has_server else settings.warehouse.local_path
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     is_ok = free >= _NEEDED_FREE_BYTES
-    mend = (
-        "" if is_ok else "; a build needs room for the day beside the published one: free some, or move CARAT_WAREHOUSE"
+    fix = (
+        "" if is_ok else "; a build writes the new day before it drops the old one: free some, or move CARAT_WAREHOUSE"
     )
-    return Finding("disk", is_ok=is_ok, detail=f"{free / 1024**3:.1f} GiB free at {folder}{mend}")
+    return Finding("disk", is_ok=is_ok, detail=f"{free / 1024**3:.1f} GiB free at {folder}{fix}")
 
 
 def _spool(settings: Settings) -> Finding:
-    """Whether a collector could write here and has room, without making what is not there yet."""
+    """Whether a collector could write to the spool and has space; creates nothing."""
     try:
         depth = spool_depth(settings.spool)
     except CaratError as error:
@@ -144,10 +149,10 @@ def _spool(settings: Settings) -> Finding:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
-        problem = f"this user may not write to {folder}: run as the collector's user, or mend CARAT_SPOOL"
+        problem = f"this user may not write to {folder}: run as the collector's user, or fix CARAT_SPOOL"
     elif free < settings.spool_min_free_bytes:
         least = f"{settings.spool_min_free_bytes / 1024**3:.1f} GiB (CARAT_SPOOL_MIN_FREE_BYTES)"
-        problem = f"{free / 1024**3:.1f} GiB free at {folder}: below {least} the collector answers 503; free some"
+        problem = f"{free / 1024**3:.1f} GiB free at {folder}: below {least} the collector answers 503; free some space"
     elif settings.spool_max_bytes and depth.bytes > settings.spool_max_bytes:
         problem = f"{depth.bytes} bytes wait, CARAT_SPOOL_MAX_BYTES allows {settings.spool_max_bytes}: run `carat load`"
     else:
@@ -159,15 +164,15 @@ def _spool(settings: Settings) -> Finding:
 def _of_engine(warehouse: Warehouse) -> Iterator[Finding]:
     version = tuple(int(part) for part in warehouse.version.split(".")[:2])
     is_ok = version >= _OLDEST_SERVER
-    mend = "" if is_ok else ": upgrade to 26.6 or later, older servers can bring replaced partitions back"
-    yield Finding("version", is_ok=is_ok, detail=f"{warehouse.version}{mend}")
+    fix = "" if is_ok else ": upgrade to 26.6 or later, older servers can restore replaced partitions"
+    yield Finding("version", is_ok=is_ok, detail=f"{warehouse.version}{fix}")
     now_ms = warehouse.scalar("SELECT toUnixTimestamp64Milli(now64(3))")
     skew_s = abs(datetime.now(tz=UTC).timestamp() - now_ms / 1000)
     is_ok = skew_s <= _MAX_CLOCK_SKEW_S
     yield Finding(
         "clock",
         is_ok=is_ok,
-        detail=f"{skew_s:.1f} s between this machine and the warehouse{'' if is_ok else ': set both by NTP'}",
+        detail=f"{skew_s:.1f} s between this machine and the warehouse{'' if is_ok else ': synchronize both with NTP'}",
     )
     databases = set(warehouse.query("SELECT name FROM system.databases")["name"])
     missing = [name for name in ("pd", "dwh", "history", "etl") if name not in databases]
@@ -184,5 +189,5 @@ def _privileges(warehouse: Warehouse) -> Iterator[Finding]:
         return
     for privilege in _PRIVILEGES:
         granted = warehouse.scalar(f"CHECK GRANT {privilege} ON *.*") == 1
-        mend = "" if granted else f": GRANT {privilege} ON *.* TO the user of CARAT_WAREHOUSE"
-        yield Finding(f"privilege {privilege}", is_ok=granted, detail=f"{'granted' if granted else 'missing'}{mend}")
+        fix = f"missing: GRANT {privilege} ON *.* TO the user of CARAT_WAREHOUSE"
+        yield Finding(f"privilege {privilege}", is_ok=granted, detail="granted" if granted else fix)

@@ -21,7 +21,6 @@ from app.jobs.load.delivery import Delivery, deliver_spool
 from app.jobs.runs import prepare
 from app.settings import Settings
 from app.warehouse import Warehouse, open_warehouse
-from app.warehouse.client import embedded_path
 from app.warehouse.query_socket import answering
 
 PURPOSE = "carat serve"
@@ -91,7 +90,7 @@ class Keeper:
         if self._settings.has_server:
             self._work(self._hold_server)
         else:
-            path = embedded_path(self._settings.warehouse.get_secret_value())
+            path = self._settings.warehouse.local_path
             with open_warehouse(self._settings, purpose=PURPOSE) as warehouse, self._reader.over(warehouse):
                 prepare(warehouse, self._settings)
                 with answering(path, self._reader.read):

@@ -1,4 +1,4 @@
-"""How the warehouse is doing: freshness and rows of each table, the spool, last snapshots and runs, rejects."""
+"""The state of the warehouse: freshness and rows of each table, the spool, last snapshots and runs, rejects."""
 
 from datetime import UTC, datetime
 
@@ -41,7 +41,7 @@ def spool_state(settings: Settings) -> pl.DataFrame:
 
 
 def last_snapshots(warehouse: Warehouse) -> pl.DataFrame:
-    """What became of each history table last, refused and interrupted snapshots included."""
+    """The last snapshot of each history table, including failed and interrupted ones."""
     return warehouse.query(
         "SELECT table, at, state, rows, inserts, updates, deletes, guarantee, error FROM etl.snapshots "
         "ORDER BY recorded_at DESC LIMIT 1 BY table"
@@ -49,7 +49,7 @@ def last_snapshots(warehouse: Warehouse) -> pl.DataFrame:
 
 
 def last_runs(warehouse: Warehouse, *, limit: int = 10) -> pl.DataFrame:
-    """The newest runs first; of loads, of which there may be one every few seconds, the last two."""
+    """The newest runs first; only the last two loads, because there may be one every few seconds."""
     return warehouse.query(
         "SELECT started_at, job, day, state, rows_in, rows_out, rows_rejected AS rejected, seconds, error "
         "FROM etl.runs ORDER BY started_at DESC "

@@ -1,47 +1,57 @@
-"""The rules by which a session's channel is told, read from TOML and checked with file, line and key.
+"""The rules that assign a session to a channel, read from TOML and checked.
 
-app/rules/channels.toml, which is shipped, explains the format; a shop's own file comes before it or replaces it.
+The shipped app/rules/channels.toml explains the format; a shop's own file comes before it or replaces it.
 """
 
 import csv
-import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, Field, GetPydanticSchema, WrapValidator, create_model, model_validator
 
 from app.core.errors import SettingsError
-from app.rules.toml_file import RuleFile, RuleTable
+from app.rules.toml_file import (
+    LowerText,
+    LowerTextOrTexts,
+    LowerTexts,
+    Pattern,
+    RuleModel,
+    Tables,
+    Text,
+    Texts,
+    TomlFile,
+    digest_of,
+    mistake,
+)
 from app.settings import HOST, SHIPPED_CHANNELS
 
-# What of a session's arrival a channel can ask for.
+# The fields of a session's arrival that a channel's conditions can test.
 ASKED = ("source", "medium", "campaign", "term", "content", "host", "click_id", "category")
-_KEYS = (
-    "extends", "categories", "own_hosts", "payment_hosts", "search_parameters", "click_id", "site", "channel"
-)  # fmt: skip
 _CATEGORY_PREFIX = "SOURCE_CATEGORY_"
 
 
-@dataclass(frozen=True)
-class ClickId:
-    """A parameter of an advertiser's link, and the source and medium that it tells.
+class ClickId(RuleModel):
+    """A parameter of an advertiser's link, and the source and medium that it stands for.
 
-    `yields_to_tags`: only where no utm_source and no utm_medium says otherwise. `prefers_referrer`: the source is the
-    site that the referrer names, if it is known.
+    `yields_to_tags`: it counts only where there is neither utm_source nor utm_medium. `prefers_referrer`: the source is
+    the referring site, if it is a known one.
     """
 
-    parameter: str
-    source: str
-    medium: str
+    parameter: LowerText
+    source: LowerText
+    medium: LowerText
     yields_to_tags: bool = False
     prefers_referrer: bool = False
 
 
 @dataclass(frozen=True)
 class Site:
-    """A site that sends people here: by the pattern of its host, or by what utm_source calls it.
+    """A site that sends visitors, recognized by the pattern of its host or by its aliases in utm_source.
 
-    Without a name its host is the source.
+    The source is its name or, if that is empty, its host.
     """
 
     name: str
@@ -53,7 +63,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Condition:
-    """What must hold of an arrival, all of it: per field its values, or a pattern of them."""
+    """A condition of an arrival: every field has one of its values, or matches its pattern."""
 
     values: tuple[tuple[str, tuple[str, ...]], ...]
     patterns: tuple[tuple[str, str], ...]
@@ -61,7 +71,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Channel:
-    """A channel, and the conditions of which one is enough."""
+    """A channel; it applies to an arrival that meets any of its conditions."""
 
     name: str
     conditions: tuple[Condition, ...]
@@ -71,8 +81,8 @@ class Channel:
 class ChannelRules:
     """Channels, click ids and sites in the order in which they are tried; `digest` changes when their meaning does.
 
-    `categories`: sources by what they are. `own_hosts` and `payment_hosts`: whoever comes from there, or from a host
-    below, comes from nowhere.
+    `categories`: source and its category. `own_hosts` and `payment_hosts`: visits from these hosts and their
+    subdomains are not referrals.
     """
 
     channels: tuple[Channel, ...]
@@ -85,11 +95,11 @@ class ChannelRules:
 
     @property
     def digest(self) -> str:
-        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+        return digest_of(self)
 
     @property
     def asked(self) -> tuple[str, ...]:
-        """The fields of an arrival by which channels are told."""
+        """The fields of an arrival that the conditions test."""
         conditions = [condition for channel in self.channels for condition in channel.conditions]
         named = {field for c in conditions for field, _ in (*c.values, *c.patterns)}
         return tuple(field for field in ASKED if field in named)
@@ -100,84 +110,93 @@ class ChannelRules:
         return ChannelRules(**both)
 
 
-def load_channel_rules(path: Path, *, own_hosts: Sequence[str] = ()) -> ChannelRules:
-    """The rules in a TOML file, with more hosts of the shop's own; SettingsError names file, line and key."""
-    file = RuleFile.read(path, setting="CARAT_CHANNELS")
-    rules = parse_channel_rules(file, folder=path.parent)
-    extends = file.content.get("extends", False)
-    if not isinstance(extends, bool):
-        raise file.error("", 0, "extends", "must be true or false")
-    if extends:
-        rules = rules.before(load_channel_rules(SHIPPED_CHANNELS))
-    if not rules.channels:
-        raise SettingsError(f"{path}: no [[channel]] table; `extends = true` adds those that are shipped")
-    return replace(rules, own_hosts=(*rules.own_hosts, *own_hosts))
-
-
-def parse_channel_rules(file: RuleFile, *, folder: Path) -> ChannelRules:
-    """The rules of a file; those of the files that it names lie in the folder."""
-    file.require_keys(_KEYS)
-    return ChannelRules(
-        tuple(_channel(table) for table in file.tables("channel", ("name", "when"))),
-        tuple(_click_id(table) for table in file.tables("click_id", (field.name for field in fields(ClickId)))),
-        tuple(_site(t) for t in file.tables("site", ("name", "category", "medium", "domains", "pattern", "aliases"))),
-        tuple(pair for name in file.texts("categories") for pair in _categories(folder / name)),
-        _hosts(file, "own_hosts"),
-        _hosts(file, "payment_hosts"),
-        file.texts("search_parameters"),
-    )
-
-
-def _hosts(file: RuleFile, key: str) -> tuple[str, ...]:
-    hosts = file.texts(key)
-    for host in hosts:
+def _require_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    for number, host in enumerate(hosts):
         if not HOST.fullmatch(host.strip(".")):
-            raise file.error("", 0, key, f"{host!r} is no host such as shop.example")
+            raise mistake(f"{host!r} is not a host name such as shop.example", number)
     return hosts
 
 
-def _click_id(table: RuleTable) -> ClickId:
-    return ClickId(
-        table.text("parameter").lower(),
-        table.text("source").lower(),
-        table.text("medium").lower(),
-        table.flag("yields_to_tags"),
-        table.flag("prefers_referrer"),
+Hosts = Annotated[LowerTexts, AfterValidator(_require_hosts)]
+
+
+class _SiteTable(RuleModel):
+    category: LowerText
+    name: LowerText = ""
+    medium: LowerText = "referral"
+    domains: LowerTextOrTexts = ()
+    pattern: Pattern = ""
+    aliases: LowerTextOrTexts = ()
+
+    @model_validator(mode="after")
+    def _require_a_way_to_recognize_it(self) -> Self:
+        if not (self.domains or self.pattern or self.aliases):
+            raise mistake("missing: a [[site]] has domains, a pattern or aliases", "domains")
+        return self
+
+
+_FIELDS: dict[str, Any] = dict.fromkeys(ASKED, (LowerTextOrTexts, ()))
+_FIELDS |= {f"{field}_matches": (Pattern, "") for field in ASKED}
+_ConditionTable = create_model("_ConditionTable", __base__=RuleModel, **_FIELDS)
+
+
+def _condition(content: Any, validate: Callable[[Any], RuleModel]) -> Condition:
+    table = validate(content)
+    if not content:
+        raise mistake(f"must name at least one of {', '.join(ASKED)}")
+    given = [(key, getattr(table, key)) for key in content]  # in the order of the file, on which the digest depends
+    return Condition(
+        tuple((key, values) for key, values in given if key in ASKED),
+        tuple((key.removesuffix("_matches"), pattern) for key, pattern in given if key not in ASKED),
     )
 
 
-def _site(table: RuleTable) -> Site:
-    domains, pattern = table.texts("domains"), table.pattern("pattern")
-    if not domains and not pattern and not table.texts("aliases"):
-        raise table.error("domains", "missing: a [[site]] has domains, a pattern or aliases")
-    patterns = [text for text in (host_pattern(domains), pattern) if text]
-    return Site(
-        table.text("name", default="").lower(),
-        table.text("category").lower(),
-        table.text("medium", default="referral").lower(),
-        "|".join(f"(?:{text})" for text in patterns),
-        table.texts("aliases"),
+_TableAsCondition = GetPydanticSchema(
+    lambda _, schema_of: schema_of(Annotated[_ConditionTable, WrapValidator(_condition)])
+)
+
+
+class _ChannelTable(RuleModel):
+    name: Text
+    when: Tables[Annotated[Condition, _TableAsCondition]] = Field(
+        min_length=1, description="[[channel.when]] tables that say where it applies"
     )
 
 
-def _channel(table: RuleTable) -> Channel:
-    conditions = table.content.get("when")
-    if not isinstance(conditions, list) or not conditions or not all(isinstance(c, dict) and c for c in conditions):
-        raise table.error("when", "missing: a [[channel]] has [[channel.when]] tables that say where it applies")
-    return Channel(table.text("name"), tuple(_condition(table.part(content)) for content in conditions))
+class _ChannelsFile(RuleModel):
+    extends: bool = False
+    categories: Texts = ()
+    own_hosts: Hosts = ()
+    payment_hosts: Hosts = ()
+    search_parameters: LowerTexts = ()
+    click_id: Tables[ClickId] = ()
+    site: Tables[_SiteTable] = ()
+    channel: Tables[_ChannelTable] = ()
 
 
-def _condition(table: RuleTable) -> Condition:
-    values, patterns = [], []
-    for key in table.content:
-        field, is_pattern = key.removesuffix("_matches"), key.endswith("_matches")
-        if field not in ASKED:
-            raise table.error(key, f"unknown; a channel asks for {', '.join(ASKED)}, or one of them with _matches")
-        if is_pattern:
-            patterns.append((field, table.pattern(key)))
-        else:
-            values.append((field, table.texts(key)))
-    return Condition(tuple(values), tuple(patterns))
+def load_channel_rules(path: Path, *, own_hosts: Sequence[str] = ()) -> ChannelRules:
+    """The rules in a TOML file, with more of the shop's own hosts; SettingsError names file, line and key."""
+    file = TomlFile.read(path, setting="CARAT_CHANNELS")
+    tables = file.parse(_ChannelsFile)
+    rules = ChannelRules(
+        tuple(Channel(channel.name, channel.when) for channel in tables.channel),
+        tables.click_id,
+        tuple(_site(table) for table in tables.site),
+        tuple(pair for name in tables.categories for pair in _categories(path.parent / name)),
+        tables.own_hosts,
+        tables.payment_hosts,
+        tables.search_parameters,
+    )
+    if tables.extends:
+        rules = rules.before(load_channel_rules(SHIPPED_CHANNELS))
+    if not rules.channels:
+        raise file.error((), "has no [[channel]] table; `extends = true` adds the shipped ones")
+    return replace(rules, own_hosts=(*rules.own_hosts, *own_hosts))
+
+
+def _site(table: _SiteTable) -> Site:
+    patterns = [text for text in (host_pattern(table.domains), table.pattern) if text]
+    return Site(table.name, table.category, table.medium, "|".join(f"(?:{text})" for text in patterns), table.aliases)
 
 
 def host_pattern(domains: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""The country of an address, from a database file in MaxMind's format that the installation supplies: no network."""
+"""The country of an IP address, from a MaxMind database file that the installation supplies; no network is used."""
 
 import hashlib
 import sys
@@ -25,7 +25,7 @@ _FIELDS = ("country", "registered_country")
 
 @dataclass(frozen=True)
 class Countries:
-    """A country database, or none: then every country is unknown. Each distinct address is looked up once a run."""
+    """A country database; without one, every country is empty. Each distinct address is looked up once per run."""
 
     digest: str = ""
     built_at: datetime | None = None
@@ -35,7 +35,7 @@ class Countries:
     _looking: Lock = field(default_factory=Lock, repr=False, compare=False)
 
     def of(self, ips: Iterable[str]) -> pl.DataFrame:
-        """`ip, country` of the distinct addresses; ISO 3166 codes, empty where the database does not say."""
+        """`ip, country` of the distinct addresses; ISO 3166 codes, empty if the database has none."""
         distinct = sorted(set(ips))
         if self._reader is None:
             return pl.DataFrame({"ip": distinct, "country": [""] * len(distinct)}, schema=COUNTRY_SCHEMA)
@@ -71,7 +71,7 @@ def _iso_code(record: Any, name: str) -> str:
 
 
 def load_countries(path: Path | None) -> Countries:
-    """The database in the file; SettingsError where it cannot be read."""
+    """The database in the file; SettingsError if it cannot be read."""
     if path is None:
         return Countries()
     if find_spec("maxminddb") is None:
@@ -87,6 +87,6 @@ def load_countries(path: Path | None) -> Countries:
     except OSError as error:
         raise SettingsError(f"CARAT_GEO_DATABASE: cannot read {path}: {error.strerror}") from None
     except (maxminddb.InvalidDatabaseError, ValueError) as error:
-        raise SettingsError(f"CARAT_GEO_DATABASE: {path} is no MaxMind database: {error}") from None
+        raise SettingsError(f"CARAT_GEO_DATABASE: {path} is not a valid MaxMind database: {error}") from None
     built_at = datetime.fromtimestamp(metadata.build_epoch, tz=UTC)
     return Countries(hashlib.sha256(data).hexdigest()[:16], built_at, metadata.database_type, reader)

@@ -1,29 +1,31 @@
-"""The rules by which a user agent is read: patterns of our own, and those that two well-kept projects maintain.
+"""The rules that classify a user agent: our own patterns, and those that two well-kept projects maintain.
 
-ua-parser (Apache 2.0) brings the rules of uap-core for device, system and browser, crawler-user-agents (MIT) patterns
-of machines. What these do not say (the class of a device, machines they do not list, who is none although they say
-so) is in a TOML file like the shipped app/rules/devices.toml. docs/devices.md says why these two.
+ua-parser (Apache 2.0) supplies uap-core's rules for device, system and browser; crawler-user-agents (MIT) supplies
+patterns of bots. What neither covers (the type of a device, bots they do not list, people they take for bots) is in a
+TOML file like the shipped app/rules/devices.toml. docs/devices.md says why we chose these two.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal, Self, get_args
 
 from crawleruseragents import CRAWLER_USER_AGENTS_DATA
+from pydantic import Field, model_validator
 
-from app.rules.toml_file import RuleFile, wrong_pattern
+from app.rules.toml_file import Pattern, RuleModel, Tables, Text, TomlFile, digest_of, mistake, wrong_pattern
 
-DEVICE_TYPES = ("desktop", "mobile", "tablet", "tv", "bot", "other")
+DeviceType = Literal["desktop", "mobile", "tablet", "tv", "bot", "other"]
+DEVICE_TYPES: tuple[DeviceType, ...] = get_args(DeviceType)
 # Distributions whose releases change what a user agent means.
 _MAINTAINED = ("ua-parser", "ua-parser-builtins", "crawler-user-agents")
 
 
 @dataclass(frozen=True)
 class DeviceRule:
-    """A type of device, and what must match: `read`, the user agent, or `device`, its maker and model as parsed."""
+    """A type of device and the patterns that must all match `read`, the user agent, or `device`, maker and model."""
 
     type: str
     patterns: tuple[tuple[str, str], ...]
@@ -31,10 +33,10 @@ class DeviceRule:
 
 @dataclass(frozen=True)
 class DeviceRules:
-    """Patterns in the order in which they are tried; `digest` changes when what they say of a user agent may.
+    """Patterns in the order in which they are tried; `digest` changes when they may classify a user agent differently.
 
-    `people`: never machines, whatever the other patterns say. `bots`: why it is one, and pattern. The names are what
-    systems, browsers and brands of uap-core are called here.
+    `people`: patterns of user agents that are never bots. `bots`: reason and pattern. `systems`, `browsers` and
+    `brands` map uap-core's names to ours.
     """
 
     people: tuple[str, ...]
@@ -47,46 +49,60 @@ class DeviceRules:
     @property
     def digest(self) -> str:
         releases = [f"{name} {version(name)}" for name in _MAINTAINED]
-        return hashlib.sha256(repr((self, releases)).encode()).hexdigest()[:16]
+        return digest_of((self, releases))
+
+
+class _Person(RuleModel):
+    pattern: Pattern
+
+
+class _Bot(RuleModel):
+    reason: Text
+    pattern: Pattern
+
+
+class _Device(RuleModel):
+    type: DeviceType
+    pattern: Pattern = ""  # of user agents
+    device: Pattern = ""  # of maker and model
+
+    @model_validator(mode="after")
+    def _require_a_pattern(self) -> Self:
+        if not (self.pattern or self.device):
+            raise mistake("missing: a [[device]] has a pattern of user agents, of a device, or both", "pattern")
+        return self
+
+
+class _DevicesFile(RuleModel):
+    person: Tables[_Person] = ()
+    bot: Tables[_Bot] = ()
+    device: Tables[_Device] = ()
+    os: dict[str, str] = Field(default_factory=dict)
+    browser: dict[str, str] = Field(default_factory=dict)
+    brand: dict[str, str] = Field(default_factory=dict)
 
 
 def load_device_rules(path: Path) -> DeviceRules:
-    """The rules in a TOML file; SettingsError names file, line and key of the first mistake."""
-    return parse_device_rules(RuleFile.read(path, setting="CARAT_DEVICES"))
-
-
-def parse_device_rules(file: RuleFile) -> DeviceRules:
-    """The rules in a file, with the maintained patterns of machines after its own."""
-    file.require_keys(("person", "bot", "device", "os", "browser", "brand"))
-    devices = []
-    for table in file.tables("device", ("type", "pattern", "device")):
-        if (kind := table.text("type")) not in DEVICE_TYPES:
-            raise table.error("type", f"{kind!r} is no type of device; choose from {', '.join(DEVICE_TYPES)}")
-        patterns = {"read": table.pattern("pattern"), "device": table.pattern("device")}
-        if not any(patterns.values()):
-            raise table.error("pattern", "missing: a [[device]] has a pattern of user agents or of a device, or both")
-        devices.append(DeviceRule(kind, tuple((column, pattern) for column, pattern in patterns.items() if pattern)))
-    bots = []
-    for table in file.tables("bot", ("reason", "pattern")):
-        table.text("pattern")
-        bots.append((table.text("reason"), table.pattern("pattern")))
-    people = []
-    for table in file.tables("person", ("pattern",)):
-        table.text("pattern")
-        people.append(table.pattern("pattern"))
+    """The rules in a TOML file, then the maintained patterns of bots; SettingsError names file, line and key."""
+    rules = TomlFile.read(path, setting="CARAT_DEVICES").parse(_DevicesFile)
     return DeviceRules(
-        tuple(people),
-        (*bots, *crawler_patterns()),
-        tuple(devices),
-        tuple(file.names("os").items()),
-        tuple(file.names("browser").items()),
-        tuple(file.names("brand").items()),
+        tuple(person.pattern for person in rules.person),
+        (*((bot.reason, bot.pattern) for bot in rules.bot), *crawler_patterns()),
+        tuple(_device_rule(device) for device in rules.device),
+        tuple(rules.os.items()),
+        tuple(rules.browser.items()),
+        tuple(rules.brand.items()),
     )
+
+
+def _device_rule(device: _Device) -> DeviceRule:
+    patterns = {"read": device.pattern, "device": device.device}
+    return DeviceRule(device.type, tuple((column, pattern) for column, pattern in patterns.items() if pattern))
 
 
 @cache
 def crawler_patterns() -> tuple[tuple[str, str], ...]:
-    """The patterns of crawler-user-agents by what kind of machine they tell, each kind's as one."""
+    """One pattern of crawler-user-agents for each kind of bot."""
     kinds: dict[str, list[str]] = {}
     for crawler in CRAWLER_USER_AGENTS_DATA:
         kind = next(iter(crawler.get("tags", ())), "crawler").replace("-", " ")
@@ -95,7 +111,7 @@ def crawler_patterns() -> tuple[tuple[str, str], ...]:
 
 
 def joined_patterns(patterns: Sequence[str]) -> str:
-    """One pattern for any of these; one that Polars does not understand, as a later release may bring, is left out."""
+    """One pattern for any of these, without those that Polars cannot read: a release may bring one."""
     joined = "|".join(patterns)
     if wrong_pattern(joined):
         return "|".join(pattern for pattern in patterns if not wrong_pattern(pattern))

@@ -1,7 +1,6 @@
-"""The rules by which sessions are told apart: devices and bots by user agent and pace, channels by arrival.
+"""The rules that classify sessions: devices and bots by user agent and pace, channels by arrival.
 
-They are data, read once a run. `SessionRules.digest` stands in the ledger: where the rules say something else, the days
-that were built by them are stale.
+They are read once per run. The ledger stores `SessionRules.digest`; days that were built with other rules are stale.
 """
 
 import hashlib
@@ -15,9 +14,9 @@ from app.settings import Settings
 
 @dataclass(frozen=True)
 class SessionRules:
-    """What else than its calls decides what a session is said to be.
+    """Everything but its calls that decides how a session is classified.
 
-    `max_calls_per_minute`: more within any 60 seconds are no person's; 0 believes any number.
+    `max_calls_per_minute`: a session with more calls within any 60 seconds is a bot's; 0 disables the check.
     """
 
     devices: DeviceRules

@@ -1,4 +1,4 @@
-"""The shop's own database: what its tables look like, and all of them read at one instant."""
+"""The shop's own database: describes its tables and reads all of them as of one instant."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from app.core.errors import SettingsError
+from app.core.service_url import ServiceUrl
 from app.rules.snapshot_plan import SnapshotTable
 from app.settings import Settings
 from app.shop.columns import ShopColumn
@@ -28,11 +29,11 @@ class Shop(Protocol):
     ) -> AbstractContextManager[ShopReading]: ...
 
 
-def require_shop(settings: Settings) -> str:
-    """The URL of the shop's database; SettingsError where there is none."""
+def require_shop(settings: Settings) -> ServiceUrl:
+    """The URL of the shop's database; SettingsError if it is not set."""
     if settings.shop_db is None:
-        raise SettingsError("CARAT_SHOP_DB is not set: mysql://user:pass@host:3306/shop, or sqlite:///path")
-    return settings.shop_db.get_secret_value()
+        raise SettingsError("CARAT_SHOP_DB is not set: write mysql://user:password@host:3306/shop or sqlite:///path")
+    return settings.shop_db
 
 
 @contextmanager
@@ -40,7 +41,9 @@ def open_shop(settings: Settings) -> Iterator[Shop]:
     """The configured shop's database; ShopError says why it cannot be reached or trusted."""
     url = require_shop(settings)
     shop = (
-        MySQLShop(url, max_replica_lag_s=settings.max_replica_lag_s) if url.startswith("mysql://") else SQLiteShop(url)
+        MySQLShop(url, max_replica_lag_s=settings.max_replica_lag_s)
+        if url.scheme == "mysql"
+        else SQLiteShop(url.local_path)
     )
     with closing(shop):
         yield shop

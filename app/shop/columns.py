@@ -1,7 +1,7 @@
-"""How a column of the shop's database is read, and as what it is kept.
+"""How a column of the shop's database is read, and as which type it is stored.
 
-What connectorx would lose, round or panic on is guarded in the SQL that reads it: impossible dates, times beyond a day,
-wide decimals, BIT, JSON and geometries.
+The SQL that reads it guards against what connectorx would lose, round or panic on: impossible dates, times beyond a
+day, wide decimals, BIT, JSON and geometries.
 """
 
 import re
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from app.contracts import PRECISE_TIME, Column
 
-# Names that the columns of a version need for themselves.
+# Names that are reserved for the columns of a version.
 VERSION_COLUMNS = ("version", "valid_from", "op", "is_deleted", "changed", "snapshot_id", "valid_to")
 
 _MOST_DIGITS = 38  # of a decimal that Arrow can hold in 128 bits
@@ -19,9 +19,9 @@ _MOST_READ_INTEGER_DIGITS = 18
 
 @dataclass(frozen=True)
 class ShopColumn:
-    """A column of the shop: its name there, the ClickHouse type it is kept as, and the SQL that reads it.
+    """A column of the shop: its name there, the ClickHouse type it is stored as, and the SQL that reads it.
 
-    `order_by` is SQL that sorts as the warehouse does: by value, text by its UTF-8 bytes.
+    `order_by` sorts as the warehouse does: by value, text by its UTF-8 bytes.
     """
 
     name: str
@@ -33,7 +33,7 @@ class ShopColumn:
 
     @property
     def kept_as(self) -> str:
-        """The name in history; one that versions need for themselves gets a prefix."""
+        """The name in history; a reserved name gets a prefix."""
         return f"source_{self.name}" if self.name in VERSION_COLUMNS else self.name
 
     def in_history(self, *, is_key: bool) -> Column:
@@ -82,7 +82,7 @@ def mysql_column(  # noqa: C901, PLR0911  one case each
     if data_type in {"float", "double"}:
         return column("Float32" if data_type == "float" else "Float64")
     if data_type in {"date", "datetime", "timestamp"}:
-        # Not zero, nor a day that no month has: the reader would panic on them.
+        # The reader would panic on a zero date, or on a day that its month does not have.
         possible = f"IF(DAY({field}) BETWEEN 1 AND DAY(LAST_DAY({field})), {field}, NULL)"
         return column("Date32" if data_type == "date" else PRECISE_TIME, possible)
     if data_type == "year":
@@ -105,7 +105,7 @@ _SQLITE_TIMES = ("DATETIME", "TIMESTAMP")
 
 
 def sqlite_column(name: str, declared: str) -> ShopColumn:  # noqa: C901, PLR0911  one case each
-    """A column as its table declares it; SQLite itself would put anything into it."""
+    """A column as its table declares it; SQLite itself accepts any value in it."""
     field = f't."{name.replace(chr(34), chr(34) * 2)}"'
     upper = declared.upper().strip()
 

@@ -1,7 +1,7 @@
-"""The shop's MySQL or MariaDB: what its tables look like, and all of them read as they were at one instant.
+"""The shop's MySQL or MariaDB: describes its tables and reads all of them as of one instant.
 
-A connection locks the tables against writers for the moment in which every reading connection opens its snapshot. A
-user who may not lock gets snapshots that are each consistent in themselves, and is told so.
+One connection locks the tables against writers for the moment in which every reading connection opens its snapshot.
+Without the right to lock, each table is still consistent in itself, and the snapshot reports that.
 """
 
 import ssl
@@ -12,13 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import quote
 
 import pymysql
 from pymysql.connections import Connection
 from pymysql.cursors import DictCursor
 
 from app.core.errors import SettingsError, ShopError
+from app.core.service_url import ServiceUrl
 from app.rules.snapshot_plan import SnapshotTable
 from app.shop.columns import ShopColumn, mysql_column
 from app.shop.reading import ReaderProcess, Reading, ShopReading
@@ -32,7 +33,6 @@ _BATCH_BYTES = 32 * 1024**2  # of all tables together; more than 2 GiB of text i
 _BATCH_ROWS = 8192  # more are no faster
 _UNKNOWN_ROW_BYTES = 64 * 1024
 _TRANSACTIONAL = {"InnoDB", "MyRocks", "ROCKSDB"}
-_SSL_MODES = ("disabled", "required", "verify_ca", "verify_identity")
 _ACCESS_DENIED = {1044, 1142, 1227}  # for the database, the table, the privilege
 _LOCK_TIMEOUT = 1205
 _LOGIN_REFUSED = 1045
@@ -43,21 +43,15 @@ _OPEN_SNAPSHOT = "START TRANSACTION WITH CONSISTENT SNAPSHOT"
 class MySQLShop:
     """A connection to the shop's database that describes its tables and has them read."""
 
-    def __init__(self, url: str, *, max_replica_lag_s: int) -> None:
-        parts = urlsplit(url)
-        options = dict(parse_qsl(parts.query))
-        if unknown := options.keys() - {"ssl-mode", "ssl-ca"}:
-            raise SettingsError(f"CARAT_SHOP_DB: unknown option {min(unknown)}; there are ssl-mode and ssl-ca")
-        self._ssl_mode = options.get("ssl-mode", "disabled").lower().replace("-", "_")
-        self._ssl_ca = options.get("ssl-ca", "")
-        if self._ssl_mode not in _SSL_MODES:
-            raise SettingsError(f"CARAT_SHOP_DB: ssl-mode={self._ssl_mode}: choose from {', '.join(_SSL_MODES)}")
+    def __init__(self, url: ServiceUrl, *, max_replica_lag_s: int) -> None:
+        self._is_encrypted = url.is_secure
+        self._ssl_mode, self._ssl_ca = url.option("ssl-mode", "disabled"), url.option("ssl-ca", "")
         if self._ssl_mode.startswith("verify") and not Path(self._ssl_ca).is_file():
-            raise SettingsError(f"CARAT_SHOP_DB: ssl-mode={self._ssl_mode} needs ssl-ca=, the file of the authority")
-        self.host = parts.hostname or "localhost"
-        self.port = parts.port or 3306
-        self.user, self.password = unquote(parts.username or "root"), unquote(parts.password or "")
-        self.database = unquote(parts.path.lstrip("/"))
+            raise SettingsError(
+                f"CARAT_SHOP_DB: ssl-mode={self._ssl_mode} needs ssl-ca=/path, the certificate file of the authority"
+            )
+        self.host, self.port, self.database = url.host, url.port, url.database
+        self.user, self.password = url.user, url.password.get_secret_value()
         self._address = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
         self.name = f"mysql://{self._address}/{self.database}"
         self._control = self.connect()
@@ -85,10 +79,10 @@ class MySQLShop:
                 connect_timeout=_CONNECT_LIMIT_S,
                 read_timeout=answer_limit_s or _ANSWER_LIMIT_S,
                 ssl=self._ssl_context(),
-                ssl_disabled=self._ssl_mode == "disabled",  # else it would prefer TLS, and the reader would not
+                ssl_disabled=not self._is_encrypted,  # else it would prefer TLS, and the reader would not
             )
         except (pymysql.Error, OSError) as error:
-            is_refused = _code(error) == _LOGIN_REFUSED and self._ssl_mode == "disabled"
+            is_refused = _code(error) == _LOGIN_REFUSED and not self._is_encrypted
             also = ", and whether the server demands TLS (?ssl-mode=required)" if is_refused else ""
             raise ShopError(f"{self.name}: {_message(error)}. Check CARAT_SHOP_DB{also}; nothing was changed") from None
 
@@ -274,7 +268,7 @@ class MySQLShop:
         return f"mysql://{login}@{self._address}/{quote(self.database, safe='')}?{query}"
 
     def _ssl_context(self) -> ssl.SSLContext | None:
-        if self._ssl_mode == "disabled":
+        if not self._is_encrypted:
             return None
         context = ssl.create_default_context(cafile=self._ssl_ca or None)
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # which the certificates that MySQL makes itself do not stand

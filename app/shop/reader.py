@@ -1,8 +1,8 @@
 """The process that reads one table into an Arrow file, a batch at a time.
 
-It takes a JSON request on stdin (so that no password stands in a process list), says `ready`, waits for a line that
-says go, and reports each batch and the end on stdout: what was reported can be read from the file already. It ends with
-its parent, and at its limit of time. It is run as a file and imports nothing of Carat: a fifth of a second, not half.
+It takes a JSON request on stdin (so that no password appears in a process list), reports `ready`, waits for a line, and
+then reports each batch and the end on stdout; a reported batch can be read from the file. It ends with its parent, and
+at its time limit. It is run as a file and imports nothing of Carat, so that it starts in 0.2 s instead of 0.5 s.
 """
 
 import faulthandler
@@ -20,7 +20,7 @@ import connectorx
 import pyarrow as pa
 
 _MOST_HELD_BYTES = 1024**3
-_MEMORY = Path("/proc/self/statm")  # where the system has it
+_MEMORY = Path("/proc/self/statm")  # exists on Linux only
 _WRAPPED = re.compile(r"(?:MySqlError|CodecError|IoError) \{ (?:ERROR \d+ \(\w+\): )?(.*) \}")
 
 
@@ -33,7 +33,7 @@ def main() -> None:
     _end_with_parent()
     try:
         rows = _read(request)
-    except BaseException as error:  # noqa: BLE001  a panic of connectorx is no Exception
+    except BaseException as error:  # noqa: BLE001  a panic of connectorx is not an Exception
         _say(state="failed", error=_problem(error))
     else:
         _say(state="done", rows=rows)
@@ -53,7 +53,7 @@ def _read(request: dict[str, Any]) -> int:
             writer.write_batch(batch)
             rows += batch.num_rows
             _say(state="batch", batches=number)
-            # connectorx reads on while a batch is written, and holds what it has read without a limit.
+            # connectorx keeps reading while a batch is written, and holds what it has read without a limit.
             if _held_bytes() > _MOST_HELD_BYTES:
                 raise MemoryError("rows came faster than they could be written: give CARAT_SCRATCH a faster disk")
     return rows
@@ -64,7 +64,7 @@ def _held_bytes() -> int:
 
 
 def _problem(error: BaseException) -> str:
-    """The error in one line; what the server said, without what connectorx wraps it in."""
+    """The error in one line: the server's message without what connectorx wraps around it."""
     line = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
     said = found[1] if (found := _WRAPPED.search(line)) else line
     return f"the connection broke ({said})" if "CodecError" in line or "IoError" in line else said

@@ -1,7 +1,7 @@
-"""Reads tables into Arrow files by processes of their own, within a limit of time, and follows them as they grow.
+"""Reads tables into Arrow files in separate processes, within a time limit, and follows the files as they grow.
 
-A process for each table, because connectorx holds Python's lock while it waits for rows: in one process, a table that
-is long in coming would keep the others from being opened at the same instant, and from being written as they come.
+One process per table, because connectorx holds the GIL while it waits for rows: in one process, a slow table would keep
+the others from being opened at the same instant and from being written as they arrive.
 """
 
 import json
@@ -23,27 +23,27 @@ import pyarrow as pa
 from app.core.errors import ShopError
 
 _START_LIMIT_S = 60
-_GRACE_S = 5  # in which a reading process ends by itself
+_GRACE_S = 5  # a reading process ends by itself within it
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What is read of one table: SQL whose rows come in the order of the key, into an Arrow file."""
+    """One table to read: SQL that returns its rows in the order of the key, and the Arrow file to write."""
 
     table: str
     sql: str
     path: Path
     batch_rows: int
-    before: tuple[str, ...] = ()  # statements of the same connection, before
+    before: tuple[str, ...] = ()  # statements to run first, on the same connection
 
 
 @dataclass
 class Read:
-    """What became of the readings so far, by table: rows of those that are whole, errors of those that are not."""
+    """The state of the readings, by table: rows of those that are complete, errors of those that failed."""
 
     rows: dict[str, int] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
-    batches: dict[str, int] = field(default_factory=dict)  # that are in the file
+    batches: dict[str, int] = field(default_factory=dict)  # written to the file so far
 
     def has_begun(self, table: str) -> bool:
         return table in self.batches or self.has_ended(table)
@@ -53,7 +53,7 @@ class Read:
 
 
 class ReaderProcess:
-    """The reading processes, one a table: ready when entered, killed when left. A failure is its table's alone."""
+    """The reading processes, one per table: ready when entered, killed when left. A failure affects only its table."""
 
     def __init__(self, url: str, readings: list[Reading], *, limit_s: float) -> None:
         self._url = url
@@ -76,20 +76,20 @@ class ReaderProcess:
             yield self
 
     def go(self) -> None:
-        """Let the reading begin; its time counts from here."""
+        """Start reading; the time limit counts from here."""
         self._ends_at = time.monotonic() + self._limit_s
         for process in self._processes.values():
-            _tell(process, "go")
+            _send(process, "go")
 
     def poll(self, wait_s: float) -> None:
-        """Take in what was reported, for at most so long."""
+        """Process what was reported; wait for at most `wait_s`."""
         with suppress(Empty):
             self._take(*self._messages.get(timeout=wait_s))
             while True:
                 self._take(*self._messages.get_nowait())
 
     def follow(self, table: str) -> Iterator[pa.RecordBatch]:
-        """The batches of a table while they are being read; ShopError where it could not be read to its end."""
+        """The batches of a table while it is being read; ShopError if it could not be read completely."""
         while not self.read.has_begun(table):
             self._wait(self._too_late)
         if self.read.batches.get(table):
@@ -105,7 +105,7 @@ class ReaderProcess:
             raise ShopError(f"could not be read whole: {self.read.errors[table]}")
 
     def _wait(self, if_late: str) -> None:
-        """Take in what is reported next; where nothing is, every table that has not ended has failed."""
+        """Process the next report; if there is none, every table that has not ended has failed."""
         try:
             self._take(*self._messages.get(timeout=max(self._ends_at + _GRACE_S - time.monotonic(), 0)))
         except Empty:
@@ -124,7 +124,7 @@ class ReaderProcess:
             self.read.rows[table] = message["rows"]
         elif message["state"] == "failed":
             self.read.errors[table] = message["error"]
-        else:  # at the limit it ends without a word
+        else:  # at the limit it ends without a report
             is_late = table in self._ready and message["at"] >= self._ends_at
             self.read.errors[table] = self._too_late if is_late else f"its reading process died ({message['how']})"
 
@@ -134,11 +134,11 @@ class ReaderProcess:
 
     @contextmanager
     def _process(self, reading: Reading) -> Iterator[None]:
-        # No settings, which can hold passwords; nor the work of tracing what led to a panic.
+        # Without settings, which can hold passwords, and without the cost of backtraces of panics.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CARAT_")}
         environment["RUST_BACKTRACE"] = "0"
         with (
-            tempfile.TemporaryFile() as said,  # what a panic prints need not be seen: its message is reported
+            tempfile.TemporaryFile() as said,  # hides what a panic prints: its message is reported
             subprocess.Popen(
                 [sys.executable, "-P", str(Path(__file__).with_name("reader.py"))],
                 stdin=subprocess.PIPE,
@@ -153,12 +153,12 @@ class ReaderProcess:
                 listener.start()
                 self._processes[reading.table] = process
                 what = {**vars(reading), "path": str(reading.path), "url": self._url, "limit_s": self._limit_s}
-                _tell(process, json.dumps(what))
+                _send(process, json.dumps(what))
                 yield
             finally:
                 process.kill()
                 listener.join()
-                with suppress(BrokenPipeError):  # of a line that it died before
+                with suppress(BrokenPipeError):  # it may have died before it read a line
                     assert process.stdin is not None
                     process.stdin.close()
 
@@ -175,10 +175,9 @@ class ReaderProcess:
 
 @dataclass(frozen=True)
 class ShopReading:
-    """Tables of the shop that are being read, and what is guaranteed of the instant each is read at.
+    """Tables of the shop that are being read, and what is guaranteed about the instant of each.
 
-    `counts`: how many rows a table had at that instant, for those of which that is known. `errors`: why a table is not
-    read at all.
+    `counts`: how many rows a table had at that instant, where known. `errors`: why a table is not read at all.
     """
 
     reader: ReaderProcess
@@ -187,7 +186,7 @@ class ShopReading:
     errors: Mapping[str, str] = field(default_factory=dict)
 
     def batches(self, table: str) -> Iterator[pa.RecordBatch]:
-        """The table's batches as they come, in the order of its key; ShopError after them if it was not read whole."""
+        """The table's batches as they arrive, in the order of its key; then ShopError if it was not read completely."""
         if table in self.errors:
             raise ShopError(f"could not be read: {self.errors[table]}")
         rows = 0
@@ -198,8 +197,8 @@ class ShopReading:
             raise ShopError(f"could not be read whole: partial, {rows} rows were read, the table had {expected}")
 
 
-def _tell(process: subprocess.Popen[str], line: str) -> None:
+def _send(process: subprocess.Popen[str], line: str) -> None:
     assert process.stdin is not None
-    with suppress(BrokenPipeError):  # that it died is told by the end of what it says
+    with suppress(BrokenPipeError):  # that it died is noticed at the end of its output
         process.stdin.write(line + "\n")
         process.stdin.flush()

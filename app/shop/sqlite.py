@@ -1,7 +1,7 @@
-"""A shop in an SQLite file, as the demo's is: its tables are copied in one transaction, and the copy is read.
+"""A shop in an SQLite file, like the demo's: copies its tables in one transaction and reads the copy.
 
-One transaction is one instant for all tables. The copy's columns have the types that the reader goes by: SQLite itself
-puts anything anywhere, and the reader would take a column's type from its first row.
+One transaction is one instant for all tables. The copy's columns have the types that the reader expects: SQLite itself
+accepts any value in any column, and the reader would take a column's type from its first row.
 """
 
 import math
@@ -25,19 +25,19 @@ _BATCH_ROWS = 8192
 _WAIT_FOR_WRITERS_S = 10
 _STORED_AS = {"Int64": "INTEGER", "Float64": "REAL"}
 _REFUSED = "CHECK constraint failed: "
-_MODES_OF_WRITING = slice(18, 20)  # bytes of the file's header
+_MODES_OF_WRITING = slice(18, 20)  # offsets in the file's header
 _WRITE_AHEAD = b"\x02\x02"
 
 
 class SQLiteShop:
-    """An SQLite file that is read and never written, nor made where there is none."""
+    """A shop in an SQLite file, which is only read: never written, never created."""
 
-    def __init__(self, url: str) -> None:
-        self._path = Path(url.removeprefix("sqlite://")).expanduser().resolve()
+    def __init__(self, path: Path) -> None:
+        self._path = path.resolve()
         self.name = f"sqlite://{self._path}"
         if not self._path.is_file():
             raise ShopError(f"{self.name}: no such file. Check CARAT_SHOP_DB; nothing was changed")
-        # Opened on nothing: what is read is attached, read-only; what is written goes to the copy.
+        # Opened in memory: the shop is attached read-only; the copy is the only file that is written.
         self._connection = sqlite3.connect("file::memory:", uri=True, isolation_level=None, timeout=_WAIT_FOR_WRITERS_S)
         self._connection.create_function("decimal_of", 2, _decimal_of, deterministic=True)
         try:
@@ -104,7 +104,7 @@ class SQLiteShop:
             )
 
     def _copy(self, tables: dict[SnapshotTable, list[ShopColumn]], path: Path) -> tuple[dict[str, int], dict[str, str]]:
-        """Copy the tables to a file; rows of those that were, and why the others were not."""
+        """Copy the tables to a file; returns the rows of those that were copied, and why the others were not."""
         run = self._connection.execute
         rows, errors = dict[str, int](), dict[str, str]()
         run("ATTACH DATABASE ? AS copy", (f"file:{quote(str(path))}?mode=rwc",))
@@ -112,11 +112,11 @@ class SQLiteShop:
             run("PRAGMA copy.journal_mode = OFF")
             run("PRAGMA copy.synchronous = OFF")
             run("BEGIN")
-            run("SELECT count(*) FROM shop.sqlite_master")  # from here on, what is read stays as it is
+            run("SELECT count(*) FROM shop.sqlite_master")  # from here on, reads see one instant
             for table, columns in tables.items():
                 order_by = ", ".join(next(c.order_by for c in columns if c.name == key) for key in table.key)
                 run(f"CREATE TABLE copy.{_quoted(table.name)} ({', '.join(map(_stored, columns))})")
-                try:  # FAIL, because without a journal nothing can be taken back
+                try:  # FAIL, because nothing can be rolled back without a journal
                     copied = run(
                         f"INSERT OR FAIL INTO copy.{_quoted(table.name)} {_select(table, columns)} ORDER BY {order_by}"
                     )
@@ -135,31 +135,30 @@ class SQLiteShop:
     def _write_ahead_log_is_gone(self) -> bool:
         """Whether this is a file in WAL mode that nobody has open.
 
-        It is read as one that does not change (and it is checked that it did not): otherwise SQLite would make files
-        beside it, and leave them there.
+        It is read as immutable, and checked afterwards: otherwise SQLite would create files next to it and leave them.
         """
         with self._path.open("rb") as file:
             modes = file.read(_MODES_OF_WRITING.stop)[_MODES_OF_WRITING]
-        return modes == _WRITE_AHEAD and not self._beside("-wal").exists()
+        return modes == _WRITE_AHEAD and not self._sibling("-wal").exists()
 
     def _state(self) -> tuple[int, int]:
         found = self._path.stat()
         return found.st_mtime_ns, found.st_size
 
-    def _beside(self, ending: str) -> Path:
+    def _sibling(self, ending: str) -> Path:
         return self._path.with_name(self._path.name + ending)
 
     def _problem(self, error: Exception, limit_s: float = 0) -> str:
         text = str(error)
         if text == "interrupted":
             return f"not read within {limit_s:g} s (CARAT_SNAPSHOT_TIMEOUT_S)"
-        if "readonly database" in text and self._beside("-journal").exists():
+        if "readonly database" in text and self._sibling("-journal").exists():
             return "whoever wrote to it died in the middle; open it once with the shop, which puts it in order"
         return text
 
 
 def _decimal_of(value: Any, scale: int) -> Any:
-    """The decimal that a double stands for, as text; bytes, which its column refuses, where it has more digits."""
+    """The decimal that a double stands for, as text; bytes, which its column rejects, if it has more digits."""
     if not isinstance(value, float):
         return value
     text = f"{Decimal(repr(value)):.{scale}f}"
@@ -167,16 +166,16 @@ def _decimal_of(value: Any, scale: int) -> Any:
 
 
 def _stored(column: ShopColumn) -> str:
-    """The column of the copy, which takes no value of another type."""
+    """The declaration of the copy's column, which accepts only values of its type."""
     name = _quoted(column.kept_as)
     type_ = "BLOB" if column.holds_bytes else _STORED_AS.get(column.type, "TEXT")
-    problem = f"{column.name} ({column.declared}) holds a value that is none of its type: mend it there, or exclude it"
+    problem = f"{column.name} ({column.declared}) holds a value of another type: fix it there, or exclude the column"
     return f"{name} {type_} CONSTRAINT {_quoted(problem)} CHECK (typeof({name}) IN ('{type_.lower()}', 'null'))"
 
 
 def _select(table: SnapshotTable, columns: list[ShopColumn]) -> str:
     selected = ", ".join(f"{column.select} AS {_quoted(column.kept_as)}" for column in columns)
-    where = f" WHERE ({table.where}\n)" if table.where else ""  # a comment at its end ends there
+    where = f" WHERE ({table.where}\n)" if table.where else ""  # the line break ends a comment
     return f"SELECT {selected} FROM shop.{_quoted(table.source)} AS t{where}"
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, cast
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import clickhouse_connect
 import polars as pl
@@ -20,7 +19,8 @@ from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalErr
 from polars.datatypes import DataType
 
 from app.contracts import MONEY, Column, Table, sql_text
-from app.core.errors import SettingsError, WarehouseError, WarehouseGoneError
+from app.core.errors import WarehouseError, WarehouseGoneError
+from app.core.service_url import ServiceUrl
 
 ANSWER_S = 3600  # the longest that a statement may take
 _NEEDED_ROOM_BYTES = 64 * 1024**2
@@ -204,22 +204,6 @@ class Warehouse:
             )
 
 
-def embedded_path(url: str) -> Path:
-    """The directory of an embedded warehouse: `chdb:///var/lib/x` is absolute, `chdb://./var/x` relative."""
-    path = url.removeprefix("chdb://")
-    if not path or path == "/":
-        raise SettingsError("CARAT_WAREHOUSE: chdb:// needs a directory, such as chdb://./var/warehouse")
-    return Path(path).expanduser().resolve()
-
-
-def public_url(url: str) -> str:
-    """The URL without its password."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return parts._replace(netloc=f"{parts.username}:***@{parts.netloc.rpartition('@')[2]}", query="").geturl()
-
-
 def connect_embedded(path: Path) -> Warehouse:
     url = f"chdb://{path}"
 
@@ -232,30 +216,24 @@ def connect_embedded(path: Path) -> Warehouse:
     return Warehouse(connect, url=url)
 
 
-def connect_server(url: str, *, answer_s: int = ANSWER_S) -> Warehouse:
-    parts = urlsplit(url)
-    options = dict(parse_qsl(parts.query))
-    secure = _is_true(options.get("secure", "false"))
+def connect_server(url: ServiceUrl, *, answer_s: int = ANSWER_S) -> Warehouse:
+    password = url.password.get_secret_value()
 
     def connect() -> Client:
         return clickhouse_connect.get_client(
-            host=parts.hostname or "localhost",
-            port=parts.port or (8443 if secure else 8123),
-            username=unquote(parts.username or "default"),
-            password=unquote(parts.password or ""),
-            secure=secure,
-            verify=_is_true(options.get("verify", "true")),
+            host=url.host,
+            port=url.port,
+            username=url.user,
+            password=password,
+            secure=url.is_secure,
+            verify=url.is_verified,
             connect_timeout=30,
             send_receive_timeout=answer_s,
             compress=False,  # what is sent is compressed already
             settings=_CONNECTION_SETTINGS,
         )
 
-    return Warehouse(connect, url=public_url(url), secret=unquote(parts.password or ""))
-
-
-def _is_true(text: str) -> bool:
-    return text.lower() in {"1", "true", "yes"}
+    return Warehouse(connect, url=str(url), secret=password)
 
 
 def _is_default(values: pl.Series, column: Column) -> bool:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from app.core.errors import LockedError
 from app.settings import Settings
-from app.warehouse.client import ANSWER_S, Warehouse, connect_embedded, connect_server, embedded_path
+from app.warehouse.client import ANSWER_S, Warehouse, connect_embedded, connect_server
 from app.warehouse.lease import hold_lease
 from app.warehouse.lock import hold_embedded
 from app.warehouse.query_socket import connect_beside, is_answered
@@ -30,9 +30,8 @@ def open_warehouse(
     one that writes. Who only reads an embedded one that `carat serve` holds has its queries answered by that. Raises
     LockedError when another process holds it, WarehouseError when there is no connection.
     """
-    url = settings.warehouse.get_secret_value()
     if settings.has_server:
-        with connect_server(url, answer_s=answer_s) as warehouse:
+        with connect_server(settings.warehouse, answer_s=answer_s) as warehouse:
             if not writes:
                 yield warehouse
                 return
@@ -40,7 +39,7 @@ def open_warehouse(
                 yield warehouse.guarded_by(lease.require)
     else:
         with (
-            _embedded(embedded_path(url), purpose=purpose, writes=writes) as connect,
+            _embedded(settings.warehouse.local_path, purpose=purpose, writes=writes) as connect,
             connect() as warehouse,
         ):
             yield warehouse

@@ -1,11 +1,11 @@
-"""The collector under load: calls a second, how long an answer takes, and what a call costs.
+"""Measures the collector under load: calls per second, response times, and CPU per call.
 
 python -m bench.collector [--seconds 5] [--batches 1,10,100] [--folder var/bench]
 
-Three servers take the same requests, one after the other: Carat, which answers when the calls are on disk; the same
-with a spool that forgets, so that the difference is what durability costs; and Starlette with orjson, which checks and
-forgets. Server and load share the machine's cores, each in one process. CPU seconds of the server a hundred thousand
-calls are what a busy machine distorts least.
+Three servers take the same requests, one after the other: Carat, which answers once the calls are on disk; Carat with a
+spool that writes nothing, so that the difference is the cost of durability; and Starlette with orjson, which checks and
+discards. Server and load share the machine's cores, each in one process. A busy machine distorts CPU seconds of the
+server per hundred thousand calls the least.
 """
 
 import argparse

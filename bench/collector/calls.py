@@ -1,4 +1,4 @@
-"""The requests that are sent: call records of about 1 KB, as the demo shop's catalog makes them, encoded beforehand."""
+"""The requests to send: call records of about 1 KB from the demo shop's catalog, encoded in advance."""
 
 import json
 import random
@@ -11,7 +11,7 @@ _AGENT = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko)
 
 
 def requests(batch: int, *, seed: int = 7) -> list[bytes]:
-    """Whole HTTP requests with a JSON array of so many calls each."""
+    """Complete HTTP requests, each with a JSON array of `batch` calls."""
     chance = random.Random(seed)
     return [_request([_call(chance) for _ in range(batch)]) for _ in range(_BODIES)]
 

@@ -1,7 +1,8 @@
-"""Sends requests and times the answers: as fast as they come (closed), or at a rate that waits for nobody (open).
+"""Sends requests and times the answers: as fast as they arrive (closed), or at a fixed rate (open).
 
-A process of its own, on bare sockets: python -m bench.collector.load PID PORT BATCH CONNECTIONS SECONDS [RATE]
-prints one JSON object. At a rate, an answer's time counts from when its request was due, not from when it could go.
+Runs in its own process, on bare sockets:
+python -m bench.collector.load PID PORT BATCH CONNECTIONS SECONDS [RATE]
+prints one JSON object. At a rate, an answer's time counts from when its request was due, not from when it was sent.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The collector with a spool that forgets: what is left of the time when nothing is made durable."""
+"""The collector with a spool that writes nothing: the time that remains without durability."""
 
 import sys
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A collector as it is usually written: Starlette and orjson. It checks what has to be there, and writes nothing."""
+"""A collector as it is usually written, with Starlette and orjson: checks the required fields and writes nothing."""
 
 import hmac
 import sys

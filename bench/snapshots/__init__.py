@@ -1,1 +1,1 @@
-"""A table of the shop against its history: read, compare and append, beside DuckDB, ClickHouse SQL and pandas."""
+"""Compares snapshots of a table (read, compare, append) with DuckDB, ClickHouse SQL and pandas."""

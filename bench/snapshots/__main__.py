@@ -1,4 +1,4 @@
-"""Snapshots: read + compare + append of a table of the shop, Carat beside DuckDB, ClickHouse SQL and pandas.
+"""Measures snapshots (read, compare, append) of a table of the shop: Carat, DuckDB, ClickHouse SQL and pandas.
 
 python -m bench.snapshots [--rows 5000000] [--only carat,duckdb,sql,pandas] [--repeat 1] [--growth 500000,50000000]
 """

@@ -1,4 +1,4 @@
-"""One contender in a process of its own: `python -m bench.snapshots.contender NAME STAGE FOLDER URL`.
+"""Runs one contender in its own process: `python -m bench.snapshots.contender NAME STAGE FOLDER URL`.
 
 It takes one snapshot and prints, as JSON, seconds of its work and what it appended.
 """

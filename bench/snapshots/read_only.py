@@ -1,4 +1,4 @@
-"""The read alone, streamed to a file as Carat does it: what no contender can do without."""
+"""Only the read, streamed to a file as Carat does it: the part that every contender needs."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

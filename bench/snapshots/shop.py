@@ -1,4 +1,4 @@
-"""The shop's table of the benchmark: so many rows of eight columns in a real MariaDB, and a hundredth of it changed."""
+"""The table of the benchmark: rows of eight columns in a real MariaDB, of which one in a hundred changes."""
 
 from tests.support.mariadb import MariaDB
 

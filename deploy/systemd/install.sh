@@ -1,11 +1,11 @@
 #!/bin/sh
-# Installs Carat's services on this machine, or takes it away again. Safe to repeat: settings, secrets and
-# data are never overwritten or removed.
+# Installs Carat's services on this machine, or removes them. Safe to repeat: settings, secrets and data are never
+# overwritten or removed.
 #
 #   install.sh                    from this checkout, as root
-#   install.sh --no-environment   only the units and what belongs to them, not /opt/carat
+#   install.sh --no-environment   only the units and their files, not /opt/carat
 #   install.sh --uninstall        keeps /etc/carat, /var/lib/carat, /var/log/carat and the user
-#   DESTDIR=/some/root install.sh into another root, for packages: files only, no user, no environment
+#   DESTDIR=/some/root install.sh install into another root, for packages: files only, no user, no environment
 set -eu
 umask 022
 
@@ -31,7 +31,7 @@ reload() {
     fi
 }
 
-# Those that run go on with the environment of before, which a later installation removes.
+# Running services still use the previous environment, which a later installation removes.
 restart_services() {
     if [ -z "$root" ] && [ -d /run/systemd/system ]; then
         systemctl try-restart carat-collector.service carat-load.service ||
@@ -39,7 +39,7 @@ restart_services() {
     fi
 }
 
-# A Python that the service can reach: of an account's home it sees nothing.
+# A Python that the service can reach: it cannot see home directories.
 find_python() {
     for candidate in "${PYTHON:-python3}" /usr/bin/python3; do
         if "$candidate" - <<'CHECK' 2>/dev/null; then
@@ -51,19 +51,19 @@ CHECK
             return
         fi
     done
-    fail "found no Python 3.11 or later with venv outside of the home directories. Install one (Debian, Ubuntu:" \
+    fail "found no Python 3.11 or later with venv outside the home directories. Install one (Debian, Ubuntu:" \
         "apt-get install python3-venv; Fedora: dnf install python3), or name it: make install-systemd PYTHON=python3.12"
 }
 
-# Each installation is a directory of its own, and /opt/carat/current names the one in use: a run that is under way
-# keeps its files, and an installation that fails changes nothing.
+# Each installation has its own directory, and /opt/carat/current points to the one in use: a run in progress keeps its
+# files, and an installation that fails changes nothing.
 install_environment() {
     python=$(find_python)
     release=$opt/release-$(date -u +%Y%m%dT%H%M%S)
     source=$(mktemp -d)
     trap 'rm -rf "$source" "$release"' EXIT
     trap 'exit 1' HUP INT TERM
-    echo "Installing Carat into $release; this takes some minutes"
+    echo "Installing Carat into $release; this takes a few minutes"
     mkdir -p "$opt"
     "$python" -m venv "$release"
     pip="$release/bin/python -m pip install --quiet --disable-pip-version-check"
@@ -137,8 +137,8 @@ reload
 restart_services
 cat <<'NEXT'
 Installed. Put the secrets into /etc/carat/credentials and look at /etc/carat/carat.env first. Then:
-  sudo systemctl enable --now carat-hourly.timer    # from now on, every hour
-  journalctl -u carat-hourly -f                     # what the runs say
-To collect calls over HTTP, put write keys into /etc/carat/credentials/write_keys, and:
+  sudo systemctl enable --now carat-hourly.timer    # run every hour from now on
+  journalctl -u carat-hourly -f                     # follow the output of the runs
+To collect calls over HTTP, put write keys into /etc/carat/credentials/write_keys and run:
   sudo systemctl enable --now carat-collector
 NEXT

@@ -135,7 +135,7 @@ def test_country_of_an_address_is_what_the_database_says(tmp_path):
 def test_file_that_is_no_database_is_refused_by_its_name(tmp_path):
     wrong = tmp_path / "wrong.mmdb"
     wrong.write_text("no database")
-    with pytest.raises(SettingsError, match=r"wrong\.mmdb is no MaxMind database"):
+    with pytest.raises(SettingsError, match=r"wrong\.mmdb is not a valid MaxMind database"):
         load_countries(wrong)
     with pytest.raises(SettingsError, match=r"cannot read .*missing\.mmdb"):
         load_countries(tmp_path / "missing.mmdb")

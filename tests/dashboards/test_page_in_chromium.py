@@ -360,7 +360,7 @@ def serving(settings, tmp_path, *arguments: str):
     """`carat dashboards preview --serve` in a process of its own; its address."""
     environment = {
         "PATH": os.environ["PATH"],
-        "CARAT_WAREHOUSE": settings.warehouse.get_secret_value(),
+        "CARAT_WAREHOUSE": settings.warehouse.with_password(),
         "CARAT_LOG": str(tmp_path / "log"),
     }
     command = [sys.executable, "-m", "app", "dashboards", "preview", "--serve", "--port", "0", *arguments]
@@ -425,7 +425,7 @@ def test_filters_of_the_live_page_change_the_numbers_to_those_of_the_warehouse(b
 
 def test_carat_serve_shows_the_dashboards_beside_its_work_and_ends_with_it(demo_settings, tmp_path):
     environment = {
-        "PATH": os.environ["PATH"], "CARAT_WAREHOUSE": demo_settings.warehouse.get_secret_value(),
+        "PATH": os.environ["PATH"], "CARAT_WAREHOUSE": demo_settings.warehouse.with_password(),
         "CARAT_WRITE_KEYS": "a-key-for-tests-0123456789abcdef", "CARAT_SPOOL": str(tmp_path / "spool"),
         "CARAT_LOG": str(tmp_path / "log"),
     }  # fmt: skip

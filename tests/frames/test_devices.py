@@ -144,12 +144,15 @@ def test_a_shops_own_rules_decide_of_devices_and_machines(tmp_path):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ('[[device]]\ntype = "phone"\npattern = "x"\n', "line 2, type: 'phone' is no type of device"),
-        ('[[device]]\ntype = "tv"\n', "line 1, pattern: missing"),
-        ('[[bot]]\nreason = "x"\npattern = "["\n', "line 3, pattern: no regular expression"),
-        ('[[bot]]\npattern = "x"\n', "line 1, reason: missing"),
-        ('[[person]]\npatern = "x"\n', "line 2, patern: unknown"),
-        ("[os]\niOS = 1\n", "line 2, iOS: must be text"),
+        (
+            '[[device]]\ntype = "phone"\npattern = "x"\n',
+            "2: device.type: 'phone' is not valid. Choose from desktop, mobile",
+        ),
+        ('[[device]]\ntype = "tv"\n', "1: device.pattern: missing"),
+        ('[[bot]]\nreason = "x"\npattern = "["\n', "3: bot.pattern: is not a valid regular expression"),
+        ('[[bot]]\npattern = "x"\n', "1: bot.reason: missing"),
+        ('[[person]]\npatern = "x"\n', "2: person.patern: unknown key. Did you mean pattern?"),
+        ("[os]\niOS = 1\n", "2: os.iOS: must be text"),
     ],
 )
 def test_a_mistake_in_the_rules_is_told_with_file_line_and_key(text, problem, tmp_path):
@@ -157,7 +160,7 @@ def test_a_mistake_in_the_rules_is_told_with_file_line_and_key(text, problem, tm
     path.write_text(text)
     with pytest.raises(SettingsError) as told:
         load_device_rules(path)
-    assert f"{path}, {problem}" in str(told.value)
+    assert str(told.value).startswith(f"{path}:{problem}")
 
 
 @pytest.mark.parametrize(

@@ -4,42 +4,44 @@ import pytest
 
 from app.core.errors import SettingsError
 from app.rules.snapshot_plan import SnapshotTable, load_snapshot_plan, parse_snapshot_plan
-from app.settings import SHIPPED_SNAPSHOTS
-from tests.support.paths import CHECKOUT
+from app.rules.toml_file import TomlFile
+from app.settings import SHIPPED_SNAPSHOT_PLANS, SHIPPED_SNAPSHOTS
 
 ITEMS = '[items]\nsource = "items"\nkey = ["id"]\n'
 STOCK = '[stock]\nsource = "stock"\nkey = ["product_id"]\n'
 
 
 def parsed(text: str):
-    return parse_snapshot_plan(text, source="plan.toml")
+    return parse_snapshot_plan(TomlFile(text, "plan.toml"))
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("[items\n", "^plan.toml: .*line 1"), ("", "^plan.toml: no table; see the shipped app/rules/snapshot_plans/demo.toml"), ("# only a comment\n", "^plan.toml: no table"),
-    ("items = 1\n", r"^plan.toml(, line 1)?, items: must be a table, such as \[items\]$"), ('# a\n\nsource = "items"\n' + ITEMS, "^plan.toml(, line 3)?, source: must be a table"),
-    ("[[items]]\n" + ITEMS[8:], "^plan.toml, line 1, items: must be a table"), (ITEMS + ITEMS, "^plan.toml: .*line 4|^plan.toml: .*twice|^plan.toml: Cannot declare"),
-    (ITEMS.replace("[items]", "[Items]"), "^plan.toml, line 1, Items: a history table is named by lower-case letters"), (ITEMS.replace("[items]", '["my items"]'), "^plan.toml, line 1, my items: a history table is named"),
-    (ITEMS.replace("[items]", '["items.x"]'), "^plan.toml(, line 1)?, items.x: a history table is named"), (ITEMS.replace("[items]", "[1items]"), "^plan.toml, line 1, 1items: a history table is named"),
-    *[(STOCK + ITEMS.replace("[items]", f"[items_{view}]"), f"^plan.toml, line 4, items_{view}: the ending _{view} belongs to a view of history") for view in ("current", "versions", "at")],
-    (ITEMS + "exclde = []\n", "^plan.toml, line 4, exclde: unknown key; a table has source, key, columns"), (STOCK + ITEMS + "Key = []\n", "^plan.toml, line 7, Key: unknown key"),
-    (ITEMS.replace('"items"', "7"), "^plan.toml, line 2, source: must be text, and not empty"), (ITEMS.replace('"items"', '" "'), "^plan.toml, line 2, source: must be text, and not empty"),
-    (ITEMS + "where = 1\n", "^plan.toml, line 4, where: must be text"), (ITEMS + 'where = ""\n', "^plan.toml, line 4, where: must be text, and not empty"),
-    ('[items]\nkey = ["id"]\n', "^plan.toml, line 1, source: missing: which table of the shop's database is it"),
-    ('[items]\nsource = "items"\n', "^plan.toml, line 1, key: missing: the columns that tell its rows apart"), (ITEMS.replace('["id"]', "[]"), "^plan.toml, line 3, key: missing"),
-    (STOCK + '\n# key = ["id"]\n[items]\nsource = "items"\n', "^plan.toml, line 6, key: missing"),
-    (ITEMS.replace('["id"]', '"id"'), r'^plan.toml, line 3, key: must be a list of column names, such as \["id"\]'), (ITEMS.replace('["id"]', "[1]"), "^plan.toml, line 3, key: must be a list"),
-    (ITEMS.replace('["id"]', '[""]'), "^plan.toml, line 3, key: must be a list"), (ITEMS.replace('["id"]', '["id", "id"]'), "^plan.toml, line 3, key: names a column twice"),
-    (ITEMS + 'columns = "title"\n', "^plan.toml, line 4, columns: must be a list"), (ITEMS + 'exclude = [["a"]]\n', "^plan.toml, line 4, exclude: must be a list"),
-    (ITEMS + 'columns = ["a", "a"]\n', "^plan.toml, line 4, columns: names a column twice"), (ITEMS + 'columns = ["a"]\nexclude = ["b"]\n', "^plan.toml, line 5, exclude: goes without columns"),
-    (ITEMS + 'exclude = ["a", "id"]\n', "^plan.toml, line 4, exclude: id is part of the key"),
-    *[(ITEMS + f"max_deleted_share = {share}\n", "^plan.toml, line 4, max_deleted_share: must lie between 0 and 1") for share in ("1.1", "-0.1", "nan", "inf", '"0.5"', "true", "[0.5]")],
-    (ITEMS + 'product = "id"\n', "^plan.toml, line 4, product: must be a table such as"), (ITEMS + "product = { product_id = 1 }\n", "^plan.toml, line 4, product: must be a table such as"),
-    (ITEMS + 'product = { product_id = "id", colour = "c" }\n', "^plan.toml, line 4, product: unknown colour; choose from product_id, title, section"),
-    (ITEMS + 'product = { title = "title" }\n', "^plan.toml, line 4, product: product_id must be the whole key"), (ITEMS + 'product.product_id = "sku"\n', "^plan.toml, line 4, product: product_id must be the whole key"),
-    (ITEMS + '[items.product]\nproduct_id = "sku"\n', "^plan.toml, line 4, product: product_id must be the whole key"),
-    (ITEMS.replace('["id"]', '["id", "shop"]') + 'product = { product_id = "id" }\n', "^plan.toml, line 4, product: product_id must be the whole key"),
-    (ITEMS + 'product = { product_id = "id", title = "t" }\n' + STOCK + 'product = { product_id = "product_id", title = "t" }\n', r"^plan.toml, line 8, product: title already comes from \[items\]"),
+    ("[items\n", "^plan.toml:1: not valid TOML: "), ("", "^plan.toml: has no table; see the shipped app/rules/snapshot_plans/demo.toml"), ("# only a comment\n", "^plan.toml: has no table"),
+    ("items = 1\n", r"^plan.toml:1: items: must be a table such as \[items\]$"), ('# a\n\nsource = "items"\n' + ITEMS, "^plan.toml:3: source: must be a table"),
+    ("[[items]]\n" + ITEMS[8:], "^plan.toml:1: items: must be a table"), (ITEMS + ITEMS, "^plan.toml:4: not valid TOML: Cannot declare"),
+    (ITEMS.replace("[items]", "[Items]"), "^plan.toml:1: Items: the name of a history table has lower-case letters"), (ITEMS.replace("[items]", '["my items"]'), '^plan.toml:1: "my items": the name of a history table'),
+    (ITEMS.replace("[items]", '["items.x"]'), '^plan.toml:1: "items.x": the name of a history table'), (ITEMS.replace("[items]", "[1items]"), "^plan.toml:1: 1items: the name of a history table"),
+    *[(STOCK + ITEMS.replace("[items]", f"[items_{view}]"), f"^plan.toml:4: items_{view}: the ending _{view} is reserved for the views of history") for view in ("current", "versions", "at")],
+    (ITEMS + "exclde = []\n", "^plan.toml:4: items.exclde: unknown key. Did you mean exclude[?] Choose from source, key, columns"), (STOCK + ITEMS + "Key = []\n", "^plan.toml:7: items.Key: unknown key. Did you mean key[?]"),
+    (ITEMS + 'name = "items"\n', "^plan.toml:4: items.name: unknown key"),
+    (ITEMS.replace('"items"', "7"), "^plan.toml:2: items.source: must be text$"), (ITEMS.replace('"items"', '" "'), "^plan.toml:2: items.source: must not be empty$"),
+    (ITEMS + "where = 1\n", "^plan.toml:4: items.where: must be text"), (ITEMS + 'where = ""\n', "^plan.toml:4: items.where: must not be empty"),
+    ('[items]\nkey = ["id"]\n', "^plan.toml:1: items.source: missing: the name of the table in the shop's database"),
+    ('[items]\nsource = "items"\n', r'^plan.toml:1: items.key: missing: the columns that identify a row, such as \["id"\]'), (ITEMS.replace('["id"]', "[]"), "^plan.toml:3: items.key: must not be empty"),
+    (STOCK + '\n# key = ["id"]\n[items]\nsource = "items"\n', "^plan.toml:6: items.key: missing"),
+    (ITEMS.replace('["id"]', '"id"'), r'^plan.toml:3: items.key: must be a list of texts, such as \["a", "b"\]'), (ITEMS.replace('["id"]', "[1]"), "^plan.toml:3: items.key: must be text"),
+    (ITEMS.replace('["id"]', '[""]'), "^plan.toml:3: items.key: must not be empty"), (ITEMS.replace('["id"]', '["id", "id"]'), "^plan.toml:3: items.key: names id twice"),
+    (ITEMS + 'columns = "title"\n', "^plan.toml:4: items.columns: must be a list"), (ITEMS + 'exclude = [["a"]]\n', "^plan.toml:4: items.exclude: must be text"),
+    (ITEMS + 'columns = ["a", "a"]\n', "^plan.toml:4: items.columns: names a twice"), (ITEMS + 'columns = ["a"]\nexclude = ["b"]\n', "^plan.toml:5: items.exclude: cannot be combined with columns"),
+    (ITEMS + 'exclude = ["a", "id"]\n', "^plan.toml:4: items.exclude: id is part of the key"), (ITEMS + 'exclude = ["a"]\nperson = "a"\n', "^plan.toml:5: items.person: a is not kept in history"),
+    *[(ITEMS + f"max_deleted_share = {share}\n", f"^plan.toml:4: items.max_deleted_share: must be {problem}$") for share, problem in (("1.1", "1 or less"), ("-0.1", "0 or more"), ("nan", "1 or less"), ("inf", "1 or less"), ('"0.5"', "a number"), ("true", "a number"), ("[0.5]", "a number"))],
+    (ITEMS + 'product = "id"\n', "^plan.toml:4: items.product: must be a table"), (ITEMS + "product = { product_id = 1 }\n", "^plan.toml:4: items.product.product_id: must be text"),
+    (ITEMS + 'product = { product_id = "id", colour = "c" }\n', "^plan.toml:4: items.product.colour: 'colour' is not valid. Choose from product_id, title, section"),
+    (ITEMS + 'product = { product_id = "id",\n  titel = "c" }\n', "^plan.toml:4: not valid TOML"), (ITEMS + '[items.product]\nproduct_id = "id"\ntitel = "c"\n', "^plan.toml:6: items.product.titel: 'titel' is not valid. Did you mean title[?]"),
+    (ITEMS + 'product = { title = "title" }\n', "^plan.toml:4: items.product: product_id must be the whole key"), (ITEMS + 'product.product_id = "sku"\n', "^plan.toml:4: items.product: product_id must be the whole key"),
+    (ITEMS + '[items.product]\nproduct_id = "sku"\n', "^plan.toml:4: items.product: product_id must be the whole key"),
+    (ITEMS.replace('["id"]', '["id", "shop"]') + 'product = { product_id = "id" }\n', "^plan.toml:4: items.product: product_id must be the whole key"),
+    (ITEMS + 'product = { product_id = "id", title = "t" }\n' + STOCK + 'product = { product_id = "product_id", title = "t" }\n', r"^plan.toml:8: stock.product.title: already comes from \[items\]"),
 ])  # fmt: skip
 def test_a_mistake_is_named_with_file_line_and_key(text, message):
     with pytest.raises(SettingsError, match=message) as caught:
@@ -55,7 +57,7 @@ def test_a_mistake_is_found_in_any_layout(layout):
     line = next(
         number for number, line in enumerate(layout.splitlines(), 1) if line.replace(" ", "").endswith("where=7")
     )
-    with pytest.raises(SettingsError, match=f"^plan.toml, line {line}, where: must be text"):
+    with pytest.raises(SettingsError, match=f"^plan.toml:{line}: items.where: must be text"):
         parsed(layout)
 
 
@@ -76,14 +78,14 @@ def test_the_shipped_plan_says_of_products_what_the_demo_has():
     assert plan.tables[2].key == ("user_id", "product_id")
 
 
-def test_every_plan_of_the_examples_is_right():
-    for path in (CHECKOUT / "examples").rglob("*.toml"):
+def test_every_shipped_plan_is_valid():
+    for path in SHIPPED_SNAPSHOT_PLANS.glob("*.toml"):
         assert load_snapshot_plan(path).tables
 
 
 def test_a_table_keeps_its_key_whatever_else_it_keeps():
     everything, some, but = (
-        SnapshotTable("items", "items", ("id",), **more) for more in ({}, {"columns": ("title",)}, {"exclude": ("title",)})
+        SnapshotTable(name="items", source="items", key=("id",), **more) for more in ({}, {"columns": ("title",)}, {"exclude": ("title",)})
     )  # fmt: skip
     assert [[table.keeps(name) for name in ("id", "title", "price")] for table in (everything, some, but)] == [
         [True, True, True],
@@ -96,7 +98,7 @@ def test_a_plan_says_all_that_it_can():
     (table,) = parsed(
         ITEMS + 'exclude = ["secret"]\nwhere = "is_deleted = 0"\nmax_deleted_share = 1\nproduct = { product_id = "id", title = "name" }'
     ).tables  # fmt: skip
-    assert table == SnapshotTable("items", "items", ("id",), exclude=("secret",), where="is_deleted = 0", max_deleted_share=1, product={"product_id": "id", "title": "name"})  # fmt: skip
+    assert table == SnapshotTable(name="items", source="items", key=("id",), exclude=("secret",), where="is_deleted = 0", max_deleted_share=1, product={"product_id": "id", "title": "name"})  # fmt: skip
 
 
 def test_some_tables_can_be_selected_in_the_order_of_the_plan():

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from app.contracts import dtype_of
 from app.core.errors import ShopError
+from app.core.service_url import ServiceUrl
 from app.frames.snapshots import as_kept, require_keys
 from app.rules.snapshot_plan import SnapshotTable
 from app.shop import MySQLShop, Shop, ShopReading
@@ -53,14 +54,14 @@ class Taken:
 
 
 def table(name: str, *key: str, source: str = "", **more) -> SnapshotTable:
-    return SnapshotTable(name, source or name, key or ("id",), **more)
+    return SnapshotTable(name=name, source=source or name, key=key or ("id",), **more)
 
 
 @contextmanager
 def opened(server: MariaDB, user: str = "carat", *, max_replica_lag_s: int = 300, **login: str) -> Iterator[MySQLShop]:
     """A shop's database, as the user with its own password."""
     login = {"password": f"{user}-geheim"} | login
-    shop = MySQLShop(server.url(user, **login), max_replica_lag_s=max_replica_lag_s)
+    shop = MySQLShop(ServiceUrl.parse(server.url(user, **login), "mysql"), max_replica_lag_s=max_replica_lag_s)
     try:
         yield shop
     finally:

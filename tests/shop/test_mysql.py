@@ -14,7 +14,9 @@ import pytest
 
 import app.shop.mysql
 from app.core.errors import SettingsError, ShopError
-from app.shop import MySQLShop
+from app.core.service_url import ServiceUrl
+from app.settings import load_settings
+from app.shop import MySQLShop, open_shop
 from app.shop.reading import ReaderProcess, Reading
 from tests.shop.taking import opened, reading, table, take
 from tests.support import mariadb
@@ -459,7 +461,7 @@ def test_a_login_that_is_refused_is_one_line(server, login, message):
 def test_a_server_that_is_not_there_is_one_line(address, message):
     url = f"mysql://carat:falsch-geheim@{address.format(closed=mariadb.free_port())}/shop"
     with deadline(), pytest.raises(ShopError, match=message) as caught:
-        MySQLShop(url, max_replica_lag_s=300)
+        MySQLShop(ServiceUrl.parse(url, "mysql"), max_replica_lag_s=300)
     assert "\n" not in str(caught.value)
     assert "geheim" not in str(caught.value)
 
@@ -495,12 +497,16 @@ def test_a_table_that_is_being_altered_is_not_waited_for_all_day(server, items, 
 
 
 @pytest.mark.parametrize(("query", "message"), [
-    ("sslmode=required", "unknown option sslmode; there are ssl-mode and ssl-ca"), ("ssl-mode=maybe", "ssl-mode=maybe: choose from disabled, required, verify_ca, verify_identity"),
+    ("sslmode=required", "unknown option sslmode. Did you mean ssl-mode[?] Choose from ssl-mode, ssl-ca"), ("ssl-mode=maybe", "ssl-mode=maybe is not valid. Choose from disabled, required, verify_ca, verify_identity"),
     ("ssl-mode=verify_ca", "ssl-mode=verify_ca needs ssl-ca="), ("ssl-mode=verify_ca&ssl-ca=/nowhere.pem", "ssl-mode=verify_ca needs ssl-ca="),
 ])  # fmt: skip
 def test_a_mistake_in_the_url_is_named(query, message):
-    with pytest.raises(SettingsError, match=f"^CARAT_SHOP_DB: {message}"):
-        MySQLShop(f"mysql://carat:falsch-geheim@127.0.0.1:1/shop?{query}", max_replica_lag_s=300)
+    url = f"mysql://carat:falsch-geheim@127.0.0.1:1/shop?{query}"
+    with (
+        pytest.raises(SettingsError, match=f"^CARAT_SHOP_DB: {message}"),
+        open_shop(load_settings(_env_file=None, shop_db=url)),
+    ):
+        pass
 
 
 # ---- passwords and TLS -------------------------------------------------------------------------------------------
@@ -543,7 +549,7 @@ def test_tls_is_encrypted_and_verified(tls_server, tmp_path, mode, host):
     authority.write_bytes(tls_server.ca.read_bytes())
     query = {"ssl-mode": mode} | ({} if mode == "required" else {"ssl-ca": str(authority)})
     url = tls_server.url(**query).replace("127.0.0.1", host)
-    with closing(MySQLShop(url, max_replica_lag_s=300)) as shop:
+    with closing(MySQLShop(ServiceUrl.parse(url, "mysql"), max_replica_lag_s=300)) as shop:
         taken = take(shop, tmp_path, table("items", where=ENCRYPTED))
     assert taken.errors == {}
     assert taken.frames["items"].height == 2

@@ -46,8 +46,8 @@ def run(path) -> Run:
 def taken(path, tmp_path) -> Callable[..., Taken]:
     numbers = count()
 
-    def taken(*tables, url: str = "") -> Taken:
-        with closing(SQLiteShop(url or f"sqlite://{path}")) as shop:
+    def taken(*tables, file: Path | None = None) -> Taken:
+        with closing(SQLiteShop(file or path)) as shop:
             return take(shop, tmp_path / f"read-{next(numbers)}", *(tables or (table("items"),)))
 
     return taken
@@ -101,7 +101,7 @@ def test_a_value_of_another_type_is_refused_with_its_column(run, taken, in_proce
     run(("INSERT INTO items VALUES (2, ?)", (float(value) if value == 2**63 else value,)))
     found = taken(table("items"), table("others"))
     assert found.errors == {
-        "items": f"could not be read: price ({declared or 'untyped'}) holds a value that is none of its type: mend it there, or exclude it"
+        "items": f"could not be read: price ({declared or 'untyped'}) holds a value of another type: fix it there, or exclude the column"
     }
     assert found.frames["others"].height == 1
 
@@ -154,7 +154,7 @@ def test_an_empty_table_is_empty(run, taken):
 def test_wide_rows_are_read_a_few_at_a_time(run, path, tmp_path):
     run("CREATE TABLE items (id INTEGER PRIMARY KEY, story TEXT)")
     run(*(("INSERT INTO items VALUES (?, ?)", (number, str(number) * 500_000)) for number in range(60)))
-    with closing(SQLiteShop(f"sqlite://{path}")) as shop, reading(shop, tmp_path / "read", table("items")) as current:
+    with closing(SQLiteShop(path)) as shop, reading(shop, tmp_path / "read", table("items")) as current:
         batches = list(current.batches("items"))
     assert sum(batch.num_rows for batch in batches) == 60
     assert len(batches) > 1
@@ -166,7 +166,7 @@ def test_wide_rows_are_read_a_few_at_a_time(run, path, tmp_path):
 def test_a_file_that_is_missing_is_not_made(tmp_path):
     path = tmp_path / "none.sqlite"
     with pytest.raises(ShopError, match=rf"^sqlite://{path}: no such file\. Check CARAT_SHOP_DB; nothing was changed$"):
-        SQLiteShop(f"sqlite://{path}")
+        SQLiteShop(path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -175,7 +175,7 @@ def test_what_is_no_database_is_named(tmp_path, content, message):
     path = tmp_path / "shop.sqlite"
     path.mkdir() if content is None else path.write_bytes(content)
     with pytest.raises(ShopError, match=message):
-        SQLiteShop(f"sqlite://{path}")
+        SQLiteShop(path)
 
 
 def test_a_file_that_may_not_be_read_is_named(run, path, monkeypatch):
@@ -186,7 +186,7 @@ def test_a_file_that_may_not_be_read_is_named(run, path, monkeypatch):
 
     monkeypatch.setattr(Path, "open", refuse)  # the tests may run as root, who may read everything
     with pytest.raises(ShopError, match=r"Permission denied\. Check CARAT_SHOP_DB"):
-        SQLiteShop(f"sqlite://{path}")
+        SQLiteShop(path)
 
 
 @pytest.mark.parametrize("size", [0, 5000])
@@ -211,7 +211,7 @@ def test_a_mistake_in_the_plan_is_one_line(run, taken, plan, message):
 
 def test_columns_of_which_the_plan_has_none_are_left_to_its_check(run, path):
     run("CREATE TABLE items (id INTEGER PRIMARY KEY)")
-    with closing(SQLiteShop(f"sqlite://{path}")) as shop:
+    with closing(SQLiteShop(path)) as shop:
         assert shop.describe(table("items", "sku", columns=("titel",))) == []
 
 
@@ -221,7 +221,7 @@ def test_odd_names_of_files_and_folders_are_names(run, path, tmp_path, name):
     odd = tmp_path / "fol?der #1 %41" / name
     odd.parent.mkdir()
     shutil.copy(path, odd)
-    with closing(SQLiteShop(f"sqlite://{odd}")) as shop:
+    with closing(SQLiteShop(odd)) as shop:
         assert take(shop, tmp_path / "größe ?#%20 x", table("items")).frames["items"].height == 1
     assert [file.name for file in odd.parent.iterdir()] == [name]
 
@@ -253,7 +253,7 @@ def test_a_writer_in_wal_mode_goes_on_and_what_it_has_not_committed_is_not_read(
 
 def test_a_file_that_is_written_to_although_nobody_had_it_open_is_read_again(run, path, taken, monkeypatch):
     run("PRAGMA journal_mode = wal", "CREATE TABLE items (id INTEGER PRIMARY KEY)", "INSERT INTO items VALUES (1)")
-    with closing(SQLiteShop(f"sqlite://{path}")) as shop:
+    with closing(SQLiteShop(path)) as shop:
         run("INSERT INTO items VALUES (2)")
         with pytest.raises(ShopError, match="written to while it was read; try again"):
             take(shop, path.parent.parent / "read", table("items"))
@@ -268,7 +268,7 @@ def test_a_file_that_stays_locked_is_named(run, path, taken, monkeypatch):
         with deadline(), pytest.raises(ShopError, match="database is locked"):
             taken()
         writer.execute("ROLLBACK")
-        with closing(SQLiteShop(f"sqlite://{path}")) as shop:
+        with closing(SQLiteShop(path)) as shop:
             columns = shop.describe(table("items"))
             writer.execute("BEGIN EXCLUSIVE")
             with pytest.raises(ShopError, match="database is locked; nothing was changed"), shop.reading({table("items"): columns}, path.parent, limit_s=9):  # fmt: skip
@@ -288,7 +288,7 @@ def test_a_writer_who_died_in_the_middle_is_named(run, path, taken):
         shutil.copy(path, dead)
         shutil.copy(f"{path}-journal", f"{dead}-journal")
     with pytest.raises(ShopError, match="whoever wrote to it died in the middle; open it once with the shop"):
-        taken(url=f"sqlite://{dead}")
+        taken(file=dead)
 
 
 # ---- one instant, within a time ----------------------------------------------------------------------------------
@@ -318,7 +318,7 @@ def test_all_tables_are_of_one_instant_while_a_writer_writes(run, path, tmp_path
         while not moved:
             time.sleep(0.01)
         for number in range(5):
-            with closing(SQLiteShop(f"sqlite://{path}")) as shop:
+            with closing(SQLiteShop(path)) as shop:
                 taken = take(shop, tmp_path / str(number), table("purses"), table("safes"))
             assert taken.errors == {}
             assert sum(frame["amount"].sum() for frame in taken.frames.values()) == 40_000
@@ -331,7 +331,7 @@ def test_all_tables_are_of_one_instant_while_a_writer_writes(run, path, tmp_path
 def test_a_table_that_takes_too_long_ends_at_the_limit(run, path, tmp_path):
     run("CREATE TABLE items (id INTEGER PRIMARY KEY)", "INSERT INTO items VALUES (1)")
     endless = "(WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n) = 0"
-    with closing(SQLiteShop(f"sqlite://{path}")) as shop:
+    with closing(SQLiteShop(path)) as shop:
         with deadline(), pytest.raises(ShopError, match=r"not read within 1 s \(CARAT_SNAPSHOT_TIMEOUT_S\)"):
             take(shop, tmp_path / "read", table("items", where=endless), limit_s=1)
         assert take(shop, tmp_path / "again", table("items")).frames["items"].height == 1

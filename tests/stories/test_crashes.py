@@ -25,6 +25,7 @@ import pytest
 
 from app.contracts import DATABASES, DWH_TABLES, Table
 from app.core.errors import WarehouseGoneError
+from app.core.service_url import ServiceUrl
 from app.jobs.build.backfill import build_stale
 from app.jobs.build.day import JOBS
 from app.warehouse import Warehouse
@@ -464,7 +465,7 @@ class Polls(Thread):
     def run(self) -> None:
         while not self._ended.is_set():
             try:
-                with connect_server(self._url) as warehouse:
+                with connect_server(ServiceUrl.parse(self._url, "clickhouse")) as warehouse:
                     while not self._ended.wait(0.03):
                         sql = DAY_STATES[self.number % len(DAY_STATES)]
                         self.seen |= day_states(warehouse.query(sql).iter_rows(named=True))

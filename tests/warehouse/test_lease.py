@@ -18,6 +18,7 @@ import pytest
 
 from app.contracts import DATABASES
 from app.core.errors import LockedError, WarehouseError
+from app.core.service_url import ServiceUrl
 from app.warehouse import Warehouse, client, lease, publication
 from app.warehouse.lease import Lease, hold_lease
 from tests.support.clickhouse_http import RunningServer, running_server
@@ -29,10 +30,11 @@ SHORT_S = 1.6
 PASSWORD = "pa55-w0rd"
 HOLD = """
 import sys, time
+from app.core.service_url import ServiceUrl
 from app.warehouse import client
 from app.warehouse.lease import hold_lease
 
-with client.connect_server(sys.argv[1]) as warehouse, hold_lease(warehouse, purpose="carat etl", lease_s=float(sys.argv[2])):
+with client.connect_server(ServiceUrl.parse(sys.argv[1], "clickhouse")) as warehouse, hold_lease(warehouse, purpose="carat etl", lease_s=float(sys.argv[2])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -50,7 +52,7 @@ def connect(server) -> Iterator[Callable[[], Warehouse]]:
     with ExitStack() as opened:
 
         def connected() -> Warehouse:
-            return opened.enter_context(client.connect_server(server.url))
+            return opened.enter_context(client.connect_server(ServiceUrl.parse(server.url, "clickhouse")))
 
         connected().command("DROP DATABASE IF EXISTS etl SYNC")
         yield connected
@@ -233,12 +235,18 @@ def test_a_server_that_refuses_for_a_moment_costs_nothing(connect, server):
 
 
 def test_a_lease_outlives_a_restart_of_the_server(tmp_path):
-    with running_server(tmp_path) as server, client.connect_server(server.url) as warehouse:
+    with (
+        running_server(tmp_path) as server,
+        client.connect_server(ServiceUrl.parse(server.url, "clickhouse")) as warehouse,
+    ):
         lease._acquire(warehouse, "carat etl", 60_000)
         server.kill()
         with pytest.raises(WarehouseError), hold_lease(warehouse, purpose="carat ingest"):
             pass
-    with running_server(tmp_path) as server, client.connect_server(server.url) as warehouse:
+    with (
+        running_server(tmp_path) as server,
+        client.connect_server(ServiceUrl.parse(server.url, "clickhouse")) as warehouse,
+    ):
         assert f"`carat etl` (process {os.getpid()} on" in refused(warehouse)
         expire(warehouse)
         with hold_lease(warehouse, purpose="carat ingest"):

@@ -3,6 +3,7 @@
 import pytest
 
 from app.core.errors import WarehouseError
+from app.core.service_url import ServiceUrl
 from app.shop import MySQLShop
 from app.warehouse.shop_link import link_shop
 from tests.support.mariadb import running_mariadb
@@ -24,7 +25,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def shop(server):
-    shop = MySQLShop(server.url(), max_replica_lag_s=300)
+    shop = MySQLShop(ServiceUrl.parse(server.url(), "mysql"), max_replica_lag_s=300)
     yield shop
     shop.close()
 
@@ -50,7 +51,7 @@ def test_a_whole_table_moves_through_it_in_one_statement(warehouse, linked):
 
 
 def test_linking_again_takes_the_settings_of_now(server, warehouse, linked):
-    odd = MySQLShop(server.url(user="odd", password="it's \\ a p@ss"), max_replica_lag_s=300)
+    odd = MySQLShop(ServiceUrl.parse(server.url(user="odd", password="it's \\ a p@ss"), "mysql"), max_replica_lag_s=300)
     link_shop(warehouse, odd)
     odd.close()
     assert warehouse.scalar("SELECT count() FROM mysql.items") == 2
@@ -96,7 +97,7 @@ def test_a_shop_that_the_warehouse_cannot_reach_is_said_in_one_line_without_the_
 def test_other_work_goes_on_while_the_linked_shop_is_down(tmp_path, warehouse, linked, settings, ingest_records):
     with running_mariadb(tmp_path / "other") as other:
         other.execute("CREATE TABLE shop.t (id INT PRIMARY KEY)")
-        shop = MySQLShop(other.url(), max_replica_lag_s=300)
+        shop = MySQLShop(ServiceUrl.parse(other.url(), "mysql"), max_replica_lag_s=300)
         link_shop(warehouse, shop)
         shop.close()
     from app.jobs.runs import prepare

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from app.core import console
 from app.core.errors import CaratError, SettingsError
-from app.settings import Settings, load_settings, secret_file
+from app.core.variables import secret_file
+from app.settings import Settings, load_settings
 
 _SHORT = 16
 _SCHEME = b"bearer "

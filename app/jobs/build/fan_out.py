@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import Any, TypeGuard
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 import polars as pl
 
 from app.core import console
 from app.core.errors import CaratError, ClusterError, LockedError, SettingsError
+from app.core.service_url import ServiceUrl
 from app.frames.days import day_spans
 from app.jobs.build.backfill import OF_ONE_DAY, Builder, Rules, Work, build_one
 from app.jobs.build.day import DayBuilt
@@ -288,14 +288,13 @@ def _distributed() -> Any:
 
 def _require_address(distributed: Any, address: str) -> None:
     """A client that was given none of these does not end well."""
-    parts = urlsplit(address)
     try:
-        is_whole = parts.scheme in {"tcp", "tls"} and bool(parts.hostname) and bool(parts.port)
+        url = ServiceUrl.parse(address, "tcp", "tls")
     except ValueError:
-        is_whole = False
-    if not is_whole:
+        url = None
+    if url is None or not url.port:
         raise SettingsError(f"--on {address!r} is no address of a scheduler, such as tcp://scheduler:8786")
-    if parts.scheme == "tls" and not distributed.Security().get_connection_args("client").get("ssl_context"):
+    if url.scheme == "tls" and not distributed.Security().get_connection_args("client").get("ssl_context"):
         raise SettingsError(
             "--on tls://… needs a certificate: set DASK_DISTRIBUTED__COMM__TLS__CA_FILE and …__CLIENT__CERT, …__KEY"
         )

@@ -6,11 +6,9 @@ repeated; so the same command finishes what a killed one began.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -306,9 +304,9 @@ def _erase_days(warehouse: Warehouse, settings: Settings, journal: Journal) -> N
 # ---- files beside the warehouse ----------------------------------------------------------------------------------
 
 
-def redact_log(settings: Settings, ids: Identifiers, *, change: bool) -> dict[str, int]:  # noqa: ARG001  as all stores
+def redact_log(settings: Settings, ids: Identifiers, *, change: bool) -> dict[str, int]:
     """Write over the person's ids in the log of errors; how many lines of it named the person."""
-    path = Path(os.environ.get("CARAT_LOG", "var/carat.log"))
+    path = settings.log
     if not path.is_file():
         return {}
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)

@@ -423,7 +423,7 @@ def test_a_worker_with_another_endpoint_map_is_refused_by_name(cluster, warehous
     [
         ("CARAT_TIMEZONE", "Europe/Berlin", "has another time zone (CARAT_TIMEZONE) than"),
         ("CARAT_SESSION_TIMEOUT", "45", "has another session timeout (CARAT_SESSION_TIMEOUT) than"),
-        ("CARAT_SNAPSHOTS", str(CHECKOUT / "examples/snapshots/opencart.toml"), "has another snapshot plan of products"),
+        ("CARAT_SNAPSHOTS", str(CHECKOUT / "app/rules/snapshot_plans/opencart.toml"), "has another snapshot plan of products"),
         ("CARAT_WAREHOUSE", "chdb:///nowhere", "has no ClickHouse server in CARAT_WAREHOUSE"),
         ("CARAT_TRACKING", "/nowhere.toml", "CARAT_TRACKING: cannot read /nowhere.toml"),
     ],
@@ -455,7 +455,7 @@ def test_neither_secrets_nor_calls_go_over_the_wire(warehouse, settings, monkeyp
         assert PASSWORD.encode() not in sent
         assert b"visitor" not in sent
         task = task_of(writer, settings)
-        monkeypatch.setenv("CARAT_WAREHOUSE", settings.warehouse.get_secret_value().replace(PASSWORD, "wr0ng-pa55"))
+        monkeypatch.setenv("CARAT_WAREHOUSE", settings.warehouse.with_password().replace(PASSWORD, "wr0ng-pa55"))
         answered = build_on_worker(task)
     assert isinstance(answered, WarehouseError)
     assert b"wr0ng-pa55" not in pickle.dumps(answered)

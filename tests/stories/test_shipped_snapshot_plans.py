@@ -1,4 +1,4 @@
-"""The example snapshot plans fit the shop systems they are written for, and leave out who a shopper is.
+"""The shipped snapshot plans fit the shop systems they are written for, and leave out who a shopper is.
 
 The tables are made here with the names and types that OpenCart 4.1, WooCommerce 11 and PrestaShop 9 give their columns;
 keys, defaults and columns that matter to no plan are left out.
@@ -21,15 +21,15 @@ from app.jobs.build.backfill import build_stale
 from app.jobs.build.day import JOBS
 from app.jobs.runs import take_snapshot
 from app.rules.snapshot_plan import PRODUCT_ATTRIBUTES, SnapshotPlan, load_snapshot_plan, parse_snapshot_plan
-from app.settings import Settings
+from app.rules.toml_file import TomlFile
+from app.settings import SHIPPED_SNAPSHOT_PLANS, Settings
 from app.warehouse import open_warehouse
 from tests.support.empty_warehouse import make_empty
 from tests.support.mariadb import MariaDB, running_mariadb
-from tests.support.paths import CHECKOUT
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = CHECKOUT / "examples" / "snapshots"
+
 MIDNIGHT = datetime(2026, 3, 2, tzinfo=UTC)
 VIEW = {"method": "GET", "endpoint": "/api/v1/products/17", "status": 200}
 SECRET, SECRET_NUMBER = "lisa@example.com", 424_242  # stand in every column that is kept out
@@ -52,7 +52,7 @@ class ShopSystem:
 
     @property
     def plan(self) -> Path:
-        return EXAMPLES / f"{self.name}.toml"
+        return SHIPPED_SNAPSHOT_PLANS / f"{self.name}.toml"
 
     @property
     def view(self) -> str:
@@ -228,11 +228,16 @@ def all_switched_on(system: ShopSystem) -> str:
 
 
 def as_shipped_and_all_switched_on(system: ShopSystem) -> list[SnapshotPlan]:
-    return [load_snapshot_plan(system.plan), parse_snapshot_plan(all_switched_on(system), source=system.name)]
+    return [load_snapshot_plan(system.plan), parse_snapshot_plan(TomlFile(all_switched_on(system), system.name))]
 
 
 def test_there_is_an_example_plan_for_each_system_tested_here():
-    assert sorted(path.stem for path in EXAMPLES.glob("*.toml")) == ["opencart", "prestashop", "woocommerce"]
+    assert sorted(path.stem for path in SHIPPED_SNAPSHOT_PLANS.glob("*.toml")) == [
+        "demo",
+        "opencart",
+        "prestashop",
+        "woocommerce",
+    ]
 
 
 @of_every_system
@@ -257,11 +262,11 @@ def test_the_plan_reads_no_table_about_people_and_keeps_no_column_that_is_theirs
 @of_every_system
 def test_another_prefix_is_put_in_by_replacing_it_everywhere(system):
     text = all_switched_on(system)
-    for file in EXAMPLES.glob(f"{system.name}.*"):
+    for file in SHIPPED_SNAPSHOT_PLANS.glob(f"{system.name}.*"):
         assert not re.search(rf"\w{system.prefix}", file.read_text())
-    renamed = parse_snapshot_plan(text.replace(system.prefix, "shop7_"), source=system.name)
+    renamed = parse_snapshot_plan(TomlFile(text.replace(system.prefix, "shop7_"), system.name))
     assert {table.source[:6] for table in renamed.tables} == {"shop7_"}
-    assert [t.name for t in renamed.tables] == [t.name for t in parse_snapshot_plan(text, source=system.name).tables]
+    assert [t.name for t in renamed.tables] == [t.name for t in parse_snapshot_plan(TomlFile(text, system.name)).tables]
 
 
 # ---- a shop of each system, in a real MariaDB ----------------------------------------------------------------------
@@ -296,7 +301,7 @@ def kept_of(server, engine_url, tmp_path_factory) -> Callable[[ShopSystem], Kept
 
 def take_twice(system: ShopSystem, server: MariaDB, engine_url: str, folder: Path) -> Kept:
     """Two snapshots of a shop of the system, and a product of it viewed before and after the second."""
-    plan, view = folder / "plan.toml", EXAMPLES / f"{system.name}.sql"
+    plan, view = folder / "plan.toml", SHIPPED_SNAPSHOT_PLANS / f"{system.name}.sql"
     plan.write_text(all_switched_on(system))
     make_shop(server, system)
     if view.exists():

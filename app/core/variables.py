@@ -1,0 +1,110 @@
+"""The `CARAT_` variables, as nothing else reads them: from the environment, `.env`, and the files of `CARAT_X_FILE`."""
+
+import os
+from collections.abc import Container, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+from app.core.errors import SettingsError
+from app.core.suggestions import did_you_mean
+
+PREFIX = "CARAT_"
+ENV_FILE = ".env"
+DEFAULT_LOG = Path("var/carat.log")
+_FILE = "_FILE"
+_NEVER_IN_FILES = frozenset({"log"})  # CARAT_LOG_FILE would be taken for the path of the log itself
+
+
+@dataclass(frozen=True)
+class VariableSource:
+    """One place that variables are given in: its name in errors, and its variables by their names in upper case."""
+
+    name: str
+    variables: Mapping[str, str]
+
+    def has(self, setting: str) -> bool:
+        return variable(setting) in self.variables
+
+    def file_of(self, setting: str) -> Path | None:
+        """The file that holds a setting here; SettingsError if the setting is given here as well."""
+        path = self.variables.get(variable(setting) + _FILE)
+        if not path or setting in _NEVER_IN_FILES:
+            return None
+        if self.has(setting):
+            name = variable(setting)
+            raise SettingsError(f"{name} and {name}{_FILE} are both set in {self.name}: remove one of the two")
+        return Path(path)
+
+
+def variable(setting: str) -> str:
+    """The variable of a setting: `CARAT_SHOP_DB` of `shop_db`."""
+    return f"{PREFIX}{setting.upper()}"
+
+
+def environment() -> VariableSource:
+    return VariableSource("the environment", _in_upper_case(os.environ))
+
+
+def env_file(path: str | Path = ENV_FILE) -> VariableSource:
+    """The variables of `.env`, none if there is no such file; SettingsError if it cannot be read."""
+    try:
+        values = dotenv_values(path) if Path(path).is_file() else {}
+    except OSError as error:
+        raise SettingsError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"cannot read {path}: it is not UTF-8 text") from None
+    return VariableSource(str(path), _in_upper_case({name: value or "" for name, value in values.items()}))
+
+
+def read_file(setting: str, path: Path) -> str:
+    """The content of the file that holds a setting, without blanks around it."""
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise SettingsError(f"{variable(setting)}{_FILE}: cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{variable(setting)}{_FILE}: {path} is not UTF-8 text") from None
+
+
+def secret_file(setting: str, sources: Sequence[VariableSource] | None = None) -> Path | None:
+    """The file that a setting is read from; None if it is given directly or not at all."""
+    for source in (environment(), env_file()) if sources is None else sources:
+        if path := source.file_of(setting):
+            return path
+        if source.has(setting):
+            return None
+    return None
+
+
+def log_file() -> Path:
+    """The file in which errors are written in full; it is found even while other settings or `.env` are invalid."""
+    sources = [environment()]
+    with suppress(SettingsError):
+        sources.append(env_file())
+    return next((Path(path) for source in sources if (path := source.variables.get(variable("log")))), DEFAULT_LOG)
+
+
+def describe_unknown(sources: Iterable[VariableSource], settings: Iterable[str]) -> list[str]:
+    """A line for each `CARAT_` variable that is not a setting's, with the one that was probably meant."""
+    settings = tuple(settings)
+    known = {variable(setting) for setting in settings}
+    known |= {variable(setting) + _FILE for setting in settings if setting not in _NEVER_IN_FILES}
+    return [
+        f"{name} in {source.name} is not a setting. {did_you_mean(_without_file(name, known), known)}".rstrip()
+        for source in sources
+        for name in sorted(source.variables)
+        if name.startswith(PREFIX) and name not in known
+    ]
+
+
+def _without_file(name: str, known: Container[str]) -> str:
+    """The variable whose name this one has before _FILE, where it cannot be given in a file."""
+    setting = name.removesuffix(_FILE)
+    return setting if setting in known else name
+
+
+def _in_upper_case(variables: Mapping[str, str]) -> dict[str, str]:
+    return {name.upper(): value for name, value in variables.items()}

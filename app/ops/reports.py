@@ -1,0 +1,233 @@
+"""Prints what a command did: tables for people, JSON for programs; and fails the command where work is left."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from app.core import console
+from app.core.errors import AuditError, ShopError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from app.jobs.build.backfill import Backfill
+    from app.jobs.build.ledger import StaleDay
+    from app.jobs.forget.erase import Erasure
+    from app.jobs.hourly import Hour
+    from app.jobs.load.delivery import Delivery
+    from app.jobs.raw_calls import Ingested
+    from app.jobs.verify_days import Verification
+    from app.ops.doctor import Finding
+
+_SNAPSHOT_COUNTS = ("rows", "inserts", "updates", "deletes")
+_SNAPSHOT_COLUMNS = ("table", *_SNAPSHOT_COUNTS, "error")
+
+
+def print_changes(changes: Sequence[str], *, as_json: bool) -> None:
+    """What a migration changed."""
+    if as_json:
+        console.say_json({"changes": changes})
+    else:
+        console.say("\n".join(changes) or "nothing to do: every table is up to date")
+
+
+def print_ingested(totals: "Ingested", *, as_json: bool) -> None:
+    """How many records were stored, were there already, or were rejected."""
+    from app.jobs.raw_calls import ingest_summary  # noqa: PLC0415  takes Polars, which other reports do without
+
+    if not as_json:
+        console.say(ingest_summary(totals))
+        return
+    names = ("records", "stored", "duplicates", "rejected")
+    console.say_json({name: getattr(totals, name) for name in names})
+
+
+def print_delivery(delivery: "Delivery", *, as_json: bool) -> None:
+    """What was delivered from the spool."""
+    if as_json:
+        console.say_json(delivery.report)
+    else:
+        console.say(delivery.summary)
+
+
+def print_snapshots(taken: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+    """What changed in each table of the shop since the last snapshot."""
+    if as_json:
+        console.say_json(taken)
+        return
+    rows = [
+        (
+            row["table"],
+            *(row[name] for name in _SNAPSHOT_COUNTS),
+            "not changed" if row["error"] else row["guarantee"],
+        )
+        for row in taken
+    ]
+    title = f"snapshot of {taken[0]['at']:%Y-%m-%d %H:%M:%S}"
+    console.say_table(title, ("table", *_SNAPSHOT_COUNTS, "read at"), rows, right=_SNAPSHOT_COUNTS)
+
+
+def print_backfill(backfill: "Backfill", *, is_plan: bool, as_json: bool) -> None:
+    """The days that were built; where `is_plan`, those that would be."""
+    if as_json:
+        console.say_json(_backfill_report(backfill))
+    elif is_plan:
+        print_stale(backfill.stale, as_json=False)
+    else:
+        _say_built(backfill)
+
+
+def print_stale(stale: "Sequence[StaleDay]", *, as_json: bool) -> None:
+    """The days that are stale, and why."""
+    reports = [day.report for day in stale]
+    if as_json:
+        console.say_json(reports)
+    elif not reports:
+        console.say("nothing to do: every day is up to date")
+    else:
+        rows = [(report["day"], ", ".join(report["jobs"]), report["reason"]) for report in reports]
+        console.say_table(f"{len(rows)} stale day(s)", ("day", "tables", "why"), rows)
+
+
+def print_hour(hour: "Hour", *, as_json: bool) -> None:
+    """What the hourly run delivered, snapshotted and built."""
+    if as_json:
+        snapshots = [{name: row[name] for name in _SNAPSHOT_COLUMNS} for row in hour.snapshots]
+        console.say_json({"load": hour.delivery.report, "snapshots": snapshots} | _backfill_report(hour.backfill))
+        return
+    if hour.delivery.segments:
+        console.say(hour.delivery.summary)
+    if hour.snapshots:
+        rows = [[row[name] for name in _SNAPSHOT_COLUMNS] for row in hour.snapshots]
+        console.say_table("snapshot", _SNAPSHOT_COLUMNS, rows, right=_SNAPSHOT_COUNTS)
+    _say_built(hour.backfill)
+
+
+def print_verification(verification: "Verification", *, as_json: bool) -> None:
+    """Whether days are what their raw calls say, and what differs."""
+    if as_json:
+        console.say_json(_verification_report(verification))
+        return
+    days = {table.day for table in verification.tables}
+    rows = sum(table.rows for table in verification.tables)
+    if not verification.differing:
+        console.say(f"verified {len(days)} day(s), {rows:,} rows: every one is what the raw calls say")
+    for table in verification.differing:
+        why = verification.stale.get(table.day)
+        note = f" ({table.day} is stale: {why})" if why else ""
+        console.say(f"{table.day} dwh.{table.table}: {table.differing:,} of {table.rows:,} rows differ{note}")
+        for example in table.examples:
+            console.say(f"  {example}")
+
+
+def print_status(reports: "Mapping[str, pl.DataFrame]", *, as_json: bool) -> None:
+    """The state of the warehouse, one table a subject."""
+    if as_json:
+        console.say_json({name: report.to_dicts() for name, report in reports.items()})
+        return
+    for name, report in reports.items():
+        numbers = [column for column, dtype in report.schema.items() if dtype.is_numeric()]
+        console.say_table(name, report.columns, report.rows(), right=numbers)
+
+
+def print_settings(listed: Sequence[Mapping[str, str]], *, as_json: bool) -> None:
+    """Every setting with its default and its meaning."""
+    if as_json:
+        console.say_json(listed)
+    else:
+        console.say_table("settings", ("setting", "default", "meaning"), [tuple(row.values()) for row in listed])
+
+
+def print_findings(findings: "Sequence[Finding]", *, as_json: bool) -> None:
+    """What the doctor found."""
+    if as_json:
+        console.say_json([vars(finding) for finding in findings])
+        return
+    rows = [("ok" if finding.is_ok else "FIX", finding.check, finding.detail) for finding in findings]
+    console.say_table("doctor", ("", "check", "what was found"), rows)
+
+
+def print_erasure(erasure: "Erasure", *, as_json: bool) -> None:
+    """What was erased of a person, or would be."""
+    if as_json:
+        console.say_json(erasure.report)
+        return
+    what = f"{erasure.calls:,} calls, {erasure.visitors:,} visitor ids, {erasure.tokens:,} session tokens"
+    if erasure.is_dry:
+        console.say(f"found {what}; nothing was changed")
+    else:
+        console.say(f"erased {what}; {len(erasure.days):,} days were rebuilt")
+    columns = ("rows before", "rows after", "named before", "named after")
+    rows = [(t.table, t.rows_before, t.rows_after, t.named_before, t.named_after) for t in erasure.tables]
+    if rows:
+        console.say_table("forget", ("table", *columns), rows, right=columns)
+    for file, lines in erasure.files.items():
+        console.say(f"{file}: {lines:,} lines named the person")
+    if erasure.is_proven:
+        console.say("proven: no row, no part on disk and no line of the log names the person")
+    console.say(
+        "Not changed: the shop's own database (delete the person there; snapshots now leave such rows out), "
+        "files that were ingested, backups, and logs of the warehouse's server"
+    )
+
+
+def require_snapshots(failed: Sequence[str]) -> None:
+    """Raise ShopError where tables could not be snapshotted."""
+    if failed:
+        raise ShopError(f"{'; '.join(failed)}. The history of these tables is unchanged")
+
+
+def require_equal(verification: "Verification") -> None:
+    """Raise AuditError that says what to run next, where a published day differs from its raw calls."""
+    if not verification.differing:
+        return
+    days = sorted({table.day for table in verification.differing})
+    stale = [day for day in days if day in verification.stale]
+    fix = (
+        "run `carat etl` first: these days are stale"
+        if len(stale) == len(days)
+        else f"run `carat etl --force --from {days[0]} --to {days[-1]}` to publish what the calls say"
+    )
+    raise AuditError(f"{len(days)} day(s) differ from their raw calls ({days[0]} to {days[-1]}): {fix}")
+
+
+def require_erased(erasure: "Erasure") -> None:
+    """Raise AuditError where something still names the person."""
+    if erasure.is_dry or erasure.is_proven:
+        return
+    left = ", ".join(f"{trace.table}.{trace.column} ({trace.rows:,} rows)" for trace in erasure.traces)
+    raise AuditError(
+        f"the person is still named in {left or 'old parts'}. An open segment of the spool is closed within seconds; "
+        "a column of history must be listed as `person` in the snapshot plan. Then run the same command again"
+    )
+
+
+def _backfill_report(backfill: "Backfill") -> dict[str, Any]:
+    return {
+        "stale": [day.report for day in backfill.stale],
+        "built": [vars(day) for day in backfill.built],
+        "failed": [str(failure) for failure in backfill.failures],
+    }
+
+
+def _verification_report(verification: "Verification") -> dict[str, Any]:
+    return {
+        "days": len({table.day for table in verification.tables}),
+        "rows": sum(table.rows for table in verification.tables),
+        "stale": verification.stale,
+        "different": [
+            vars(table) | {"examples": [vars(example) for example in table.examples]}
+            for table in verification.differing
+        ],
+    }
+
+
+def _say_built(backfill: "Backfill") -> None:
+    if not backfill.stale:
+        print_stale([], as_json=False)
+        return
+    from app.contracts import DWH_TABLES  # noqa: PLC0415  takes Polars, which other reports do without
+
+    names = [table.name for table in DWH_TABLES]
+    rows = [(b.day, b.calls, *(b.rows.get(name) for name in names), b.unreadable, b.seconds) for b in backfill.built]
+    columns = ("day", "calls read", *names, "unreadable", "seconds")
+    console.say_table(f"built {len(backfill.built)} of {len(backfill.stale)} day(s)", columns, rows, right=columns[1:])
