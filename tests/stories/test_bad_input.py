@@ -201,6 +201,7 @@ def readable_part(data: bytes, suffix: str) -> bytes:
     return zstandard.ZstdDecompressor().decompressobj().decompress(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [300, 30_000], ids=["small", "large"])
 @pytest.mark.parametrize("suffix", ["gz", "zst"])
 def test_a_cut_off_compressed_file_stores_what_is_readable_and_the_whole_one_the_rest(
@@ -225,6 +226,7 @@ def test_a_cut_off_compressed_file_stores_what_is_readable_and_the_whole_one_the
     assert (totals.stored, totals.duplicates, totals.rejected) == (count - readable, readable, {})
 
 
+@pytest.mark.slow
 def test_a_cut_off_compressed_file_ends_the_command_with_exit_1_and_one_line(carat, tmp_path):
     data = gzip.compress(b"\n".join(many_lines(2_000)))
     (tmp_path / "calls.ndjson.gz").write_bytes(data[: len(data) * 2 // 3])
@@ -250,6 +252,7 @@ def test_a_path_that_is_missing_or_a_directory_is_wrong_usage_before_anything_is
         assert caught.value.exit_code == 2
 
 
+@pytest.mark.slow
 def test_the_command_says_in_one_line_which_path_cannot_be_read_and_exits_2(carat, tmp_path):
     (tmp_path / "calls.ndjson").write_bytes(BEFORE)
     finished = carat("ingest", "calls.ndjson", "missing.ndjson")
@@ -257,6 +260,7 @@ def test_the_command_says_in_one_line_which_path_cannot_be_read_and_exits_2(cara
     assert not (tmp_path / "cli").exists()
 
 
+@pytest.mark.slow
 def test_gzipped_records_come_from_stdin(carat):
     finished = carat("ingest", "-", "--json", stdin=gzip.compress(b"\n".join([BEFORE, b"no record", AFTER])))
     assert (finished.code, error_lines(finished)) == (0, [])
@@ -590,6 +594,7 @@ def damaged_parquet(kind: str, folder: Path) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "stored"), [("cut off", 0), ("no footer", 0), ("a page overwritten", 20_000)])
 def test_a_damaged_parquet_file_stores_what_is_readable_and_is_named(warehouse, ingest_file, tmp_path, kind, stored):
     path = tmp_path / "calls.parquet"
@@ -640,6 +645,7 @@ def catalog_rows(documents: list[str], *, day: int) -> dict[str, list]:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_document_of_the_json_test_suite_as_a_response_is_kept_and_never_fails_a_build(
     warehouse, ingest_parquet, build
 ):
@@ -686,6 +692,7 @@ def test_every_document_of_the_json_test_suite_as_a_response_is_kept_and_never_f
     assert of_wrapped.rows() == [(5, "1"), (7, "good")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_closed", [True, False], ids=["closed", "unclosed"])
 @pytest.mark.parametrize("opening", ["[", '{"a":'], ids=["lists", "objects"])
 def test_a_response_of_100_000_levels_never_fails_a_build(warehouse, ingest_parquet, build, opening, is_closed):
@@ -698,6 +705,7 @@ def test_a_response_of_100_000_levels_never_fails_a_build(warehouse, ingest_parq
     assert events[0] == (3, "shown") or unreadable > 0
 
 
+@pytest.mark.slow
 @both_engines
 def test_every_naughty_string_comes_out_as_it_went_in(warehouse, ingest_records, build):
     expected: dict[bytes, dict[str, Any]] = {}

@@ -166,6 +166,7 @@ def test_a_snapshot_that_fails_before_any_statement_is_whole_or_not_there_and_th
     assert len(finished) == 2  # announced, and not yet swapped; and swapped, but not yet recorded as done
 
 
+@pytest.mark.slow
 def test_versions_that_were_attached_in_part_are_attached_whole(tried, monkeypatch):
     tried.begin("items")
 
@@ -183,6 +184,7 @@ def test_versions_that_were_attached_in_part_are_attached_whole(tried, monkeypat
     assert_recovered_exactly_once(tried)
 
 
+@pytest.mark.slow
 def test_a_statement_that_a_client_sends_twice_is_noticed_and_mended(tried, monkeypatch):
     tried.begin("items")
 
@@ -227,6 +229,7 @@ def assert_recovered_exactly_once(tried: Tried) -> None:
     assert recover_snapshots(tried.warehouse) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("lost", ["etl.staged_history_items", "history.items"])
 def test_a_snapshot_whose_tables_are_gone_is_forgotten_and_the_next_one_finds_it_again(tried, monkeypatch, mode, lost):
