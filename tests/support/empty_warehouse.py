@@ -3,12 +3,13 @@
 Migrating takes ten times as long as dropping what a test has written, and starting the engine as long as most tests.
 """
 
+from pathlib import Path
+
 import chdb
 
 from app.contracts import DATABASES
 from app.settings import Settings
 from app.warehouse import Warehouse, migrate
-from app.warehouse.client import embedded_path
 
 _SCHEMA = """
 SELECT database, name, create_table_query FROM system.tables WHERE database IN {databases:Array(String)}"""
@@ -45,17 +46,17 @@ class OpenEngine:
     """Keeps the embedded engine of one directory running in this process, which has room for no other meanwhile."""
 
     def __init__(self) -> None:
-        self._url = ""
+        self._folder: Path | None = None
         self._handle: chdb.Connection | None = None
 
     def keep(self, settings: Settings) -> None:
-        url = settings.warehouse.get_secret_value()
-        if settings.has_server or url == self._url:
+        if settings.has_server or settings.warehouse.local_path == self._folder:
             return
         self.release()
-        self._url, self._handle = url, chdb.connect(str(embedded_path(url)))
+        self._folder = settings.warehouse.local_path
+        self._handle = chdb.connect(str(self._folder))
 
     def release(self) -> None:
         if self._handle is not None:
             self._handle.close()
-        self._url, self._handle = "", None
+        self._folder = self._handle = None
