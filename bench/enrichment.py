@@ -26,12 +26,11 @@ import app.jobs.build.user_agents
 from app.contracts import DWH_TABLES, USER_AGENTS
 from app.demo import user_agents as demo_agents
 from app.jobs.build.day import build_day
+from app.jobs.build.rules import BuildRules
 from app.jobs.build.user_agents import UserAgents
-from app.rules.endpoint_map import load_endpoint_map
 from app.rules.session_rules import SessionRules, load_session_rules
-from app.rules.snapshot_plan import load_snapshot_plan
 from app.settings import Settings
-from app.warehouse import Warehouse, migrate, open_warehouse, recover
+from app.warehouse import Warehouse, open_warehouse
 from bench.data import build
 from bench.day import DAY, Dataset
 from bench.engine_sql import bench_settings
@@ -51,10 +50,8 @@ def main() -> int:
     settings = bench_settings(day).model_copy(update={"workers": 1})
     rules = load_session_rules(settings)
     with open_warehouse(settings, purpose="bench") as warehouse:
-        migrate(warehouse, settings)
-        recover(warehouse)
         warehouse.command(f"TRUNCATE TABLE {USER_AGENTS.full_name}")
-        runs = {name: _measured(warehouse, settings, rules) for name in ("first run", "remembered")}
+        runs = {name: _measured(warehouse, settings) for name in ("first run", "remembered")}
         distinct = warehouse.scalar("SELECT uniqExact(user_agent) FROM pd.api_calls")
     console.print(_table(runs, calls=options.calls, agents=distinct))
     _print_accuracy(rules)
@@ -109,16 +106,11 @@ class Run:
         return self.enriching[1] / self.whole[1]
 
 
-def _measured(warehouse: Warehouse, settings: Settings, rules: SessionRules) -> Run:
+def _measured(warehouse: Warehouse, settings: Settings) -> Run:
     for table in DWH_TABLES:
         warehouse.command(f"TRUNCATE TABLE {table.full_name} SYNC")
     run = Run()
-    work = {
-        "endpoint_map": load_endpoint_map(settings.tracking),
-        "plan": load_snapshot_plan(settings.snapshots),
-        "session_rules": rules,
-        "user_agents": UserAgents(rules.devices),
-    }
+    rules = BuildRules.load(settings)
     with (
         _timed(run, "user agents", UserAgents, "of_scope"),
         _timed(run, "where they came from", app.frames.sessions, "arrivals"),
@@ -126,7 +118,7 @@ def _measured(warehouse: Warehouse, settings: Settings, rules: SessionRules) -> 
         _timed(run, "pace", app.frames.sessions, "with_pace"),
     ):
         started, cpu_started = time.perf_counter(), time.process_time()
-        build_day(warehouse, DAY, settings=settings, **work)
+        build_day(warehouse, DAY, rules)
         run.whole = (time.perf_counter() - started, time.process_time() - cpu_started)
     return run
 

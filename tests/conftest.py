@@ -53,7 +53,7 @@ def warehouse(settings) -> Iterator[Warehouse]:
 
 
 @pytest.fixture
-def ingest_records(warehouse, tmp_path) -> Callable[..., ingest.Ingested]:
+def ingest_records(warehouse, tmp_path) -> Callable[..., ingest.LoadResult]:
     """Ingests records given as dicts (or raw bytes), and returns what became of them."""
 
     def run(
@@ -61,8 +61,8 @@ def ingest_records(warehouse, tmp_path) -> Callable[..., ingest.Ingested]:
     ):
         path = tmp_path / f"records-{len(list(tmp_path.iterdir()))}.ndjson"
         path.write_bytes(b"\n".join(r if isinstance(r, bytes) else json.dumps(r).encode() for r in records))
-        totals = ingest.Ingested()
-        ingest.run(warehouse, str(path), now=now, max_record_bytes=max_record_bytes, totals=totals)
+        totals = ingest.LoadResult()
+        ingest.ingest_source(warehouse, str(path), now=now, max_record_bytes=max_record_bytes, totals=totals)
         return totals
 
     return run

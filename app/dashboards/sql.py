@@ -11,8 +11,8 @@ from datetime import date, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from app.contracts import sql_text
 from app.core.errors import DashboardError
+from app.core.sql import quote
 from app.dashboards.model import Card, Dashboard, DashCard, Tag
 
 _TOKEN = re.compile(r"\[\[|\]\]|\{\{\s*([^{}]*?)\s*\}\}")
@@ -163,15 +163,15 @@ def _literal(kind: str, value: Any, *, where: str) -> str:
     if kind == "date":
         if not _DATE.fullmatch(str(value)):
             raise DashboardError(f"{where}: {value!r} is no date such as 2026-03-05")
-        return f"toDate({sql_text(str(value))})"
+        return f"toDate({quote(str(value))})"
     if not isinstance(value, str | int | float):
         raise DashboardError(f"{where}: {value!r} is no text")
-    return sql_text(str(value))
+    return quote(str(value))
 
 
 def _between(column: str, period: Period) -> str:
-    bounds = [f"{column} >= toDate({sql_text(str(period.first))})"] if period.first else []
-    bounds += [f"{column} <= toDate({sql_text(str(period.last))})"] if period.last else []
+    bounds = [f"{column} >= toDate({quote(str(period.first))})"] if period.first else []
+    bounds += [f"{column} <= toDate({quote(str(period.last))})"] if period.last else []
     return f"({' AND '.join(bounds)})"
 
 

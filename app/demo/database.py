@@ -141,11 +141,6 @@ def write_state(state: ShopState, path: Path) -> None:
     unfinished.replace(path)
 
 
-def write_database(plan: DemoPlan, path: Path) -> None:
-    """Writes the shop's database as it stands at the start of the plan's first day."""
-    write_state(opening_state(plan), path)
-
-
 def _insert(database: sqlite3.Connection, table: str, rows: Iterable[tuple[object, ...]]) -> None:
     values = [tuple(map(_stored, row)) for row in rows]
     if values:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from app.contracts import dwh_tables
 from app.core import console
 from app.core.errors import AuditError, SettingsError, ShopError
 from app.dashboards import load_library
@@ -18,10 +19,10 @@ from app.demo.database import ShopState, opening_state, write_state
 from app.demo.life import written_states
 from app.demo.summary import say_summary
 from app.jobs.build.backfill import build_stale
-from app.jobs.build.day import JOBS
-from app.jobs.raw_calls import Ingested, ingest_summary
-from app.jobs.runs import ingest_paths, prepare, refusals, take_snapshot
-from app.jobs.verify_days import verify_days
+from app.jobs.ingest import ingest_paths
+from app.jobs.raw_calls import LoadResult, ingest_summary
+from app.jobs.snapshot import refusals, take_snapshot
+from app.jobs.verify import verify_days
 from app.settings import Settings
 from app.warehouse import Warehouse, open_warehouse
 
@@ -32,18 +33,17 @@ def run_demo(settings: Settings, plan: DemoPlan, folder: Path) -> None:
     """A month of a shop, from nothing to its numbers; a second run with the same plan finds nothing to do."""
     started = time.perf_counter()
     with open_warehouse(settings, purpose="carat demo") as warehouse:
-        prepare(warehouse, settings)
         _require_own_warehouse(warehouse, plan, folder)
         paths = _make_shop(plan, folder)
         console.say(f"made a shop: {folder / 'shop.sqlite'} and {len(paths)} days of calls  ({_seconds(started)})")
 
-        totals, versions = Ingested(), 0
+        totals, versions = LoadResult(), 0
         month = _evenings(plan, folder, paths)
         settings = settings.model_copy(update={"shop_db": SecretStr(f"sqlite://{(folder / 'shop.sqlite').resolve()}")})
         with console.progress("month", plan.days) as bar:
             for path, evening, state in month:
                 if path == paths[-1]:
-                    build_stale(warehouse, settings, jobs=JOBS).require_done()
+                    build_stale(warehouse, settings).require_done()
                     _live_hourly(warehouse, settings, path, totals, now=evening)
                 elif path:
                     totals.add(ingest_paths(warehouse, settings, [str(path)], now=evening))
@@ -52,8 +52,8 @@ def run_demo(settings: Settings, plan: DemoPlan, folder: Path) -> None:
         console.say(f"ingested {ingest_summary(totals)}")
         console.say(f"took {len(paths) + 1} snapshots: {versions:,} versions of rows in history  ({_seconds(started)})")
 
-        build_stale(warehouse, settings, jobs=JOBS).require_done()
-        rows = sum(warehouse.scalar(f"SELECT count() FROM dwh.{job}") for job in JOBS)
+        build_stale(warehouse, settings).require_done()
+        rows = sum(warehouse.scalar(f"SELECT count() FROM {table.full_name}") for table in dwh_tables())
         console.say(f"built {len(paths)} days, the last of them hour by hour: {rows:,} rows  ({_seconds(started)})")
         if differing := verify_days(warehouse, settings).differing:
             raise AuditError(f"{differing[0].day} of the demo is not what its calls say: run `carat verify`")
@@ -78,7 +78,7 @@ def _evenings(plan: DemoPlan, folder: Path, paths: list[Path]) -> Iterator[tuple
         yield path, evening, state
 
 
-def _live_hourly(warehouse: Warehouse, settings: Settings, path: Path, totals: Ingested, *, now: datetime) -> None:
+def _live_hourly(warehouse: Warehouse, settings: Settings, path: Path, totals: LoadResult, *, now: datetime) -> None:
     """A day's calls as they come in, in 24 parts, each built into what is published already."""
     with gzip.open(path) as file:
         lines = file.readlines()
@@ -88,7 +88,7 @@ def _live_hourly(warehouse: Warehouse, settings: Settings, path: Path, totals: I
         part = folder / f"{path.name.partition('.')[0]}-{hour:02}.ndjson"
         part.write_bytes(b"".join(lines[len(lines) * hour // _HOURS : len(lines) * (hour + 1) // _HOURS]))
         totals.add(ingest_paths(warehouse, settings, [str(part)], now=now))
-        build_stale(warehouse, settings, jobs=JOBS).require_done()
+        build_stale(warehouse, settings).require_done()
 
 
 def _snapshot(warehouse: Warehouse, settings: Settings, at: datetime, state: ShopState, path: Path) -> int:

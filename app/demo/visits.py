@@ -31,7 +31,6 @@ _DEVICE_REACH = {
 }
 _CAMPAIGN_REACH = (1.0, 1.04, 1.15, 1.08, 1.05)
 
-_SECTIONS = {section.slug: section for section in SECTIONS}
 _SECTION_MATERIALS = {
     section.slug: Weighted((value, weight) for value, weight in section.materials if value) for section in SECTIONS
 }

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from app.demo.catalogue import build_catalogue
-from app.demo.database import opening_state, write_database, write_state
+from app.demo.database import opening_state, write_state
 from app.demo.plan import DemoPlan
 
 from .conftest import Month
@@ -20,7 +20,7 @@ PLAN = DemoPlan(calls=20_000)
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("shop") / "shop.sqlite"
-    write_database(PLAN, path)
+    write_state(opening_state(PLAN), path)
     return path
 
 
@@ -72,7 +72,7 @@ def test_keys_are_declared(shop: Path) -> None:
 def test_same_plan_writes_the_same_rows_over_whatever_was_there(shop: Path, tmp_path: Path) -> None:
     again = tmp_path / "shop.sqlite"
     again.write_bytes(b"something else")
-    write_database(PLAN, again)
+    write_state(opening_state(PLAN), again)
     assert again.read_bytes() == shop.read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["shop.sqlite"]
 

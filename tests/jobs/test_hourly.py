@@ -15,8 +15,8 @@ from app.jobs.build import day as build
 from app.jobs.build.backfill import build_stale
 from app.jobs.build.day import JOBS
 from app.jobs.hourly import run_hour
-from app.jobs.runs import _scratch
-from app.jobs.verify_days import verify_days
+from app.jobs.snapshot.take import _scratch
+from app.jobs.verify import verify_days
 from app.settings import Settings
 from app.warehouse import open_warehouse
 from tests.support.statements import counted_statements

@@ -27,7 +27,7 @@ import app.shop.mysql
 import app.shop.sqlite
 import app.warehouse.history
 from app.core.errors import SettingsError
-from app.jobs.runs import take_snapshot
+from app.jobs.snapshot import take_snapshot
 from app.settings import Settings
 from app.warehouse import Warehouse, migrate
 from tests.shop.taking import InProcessReader

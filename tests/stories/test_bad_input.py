@@ -67,10 +67,10 @@ def build(warehouse, open_engine) -> Callable[[], dict[date, int]]:
 
 
 @pytest.fixture
-def ingest_file(warehouse) -> Callable[..., ingest.Ingested]:
-    def run(path: Path, *, now: datetime = NOW) -> ingest.Ingested:
-        totals = ingest.Ingested()
-        ingest.run(warehouse, str(path), now=now, max_record_bytes=MAX_RECORD_BYTES, totals=totals)
+def ingest_file(warehouse) -> Callable[..., ingest.LoadResult]:
+    def run(path: Path, *, now: datetime = NOW) -> ingest.LoadResult:
+        totals = ingest.LoadResult()
+        ingest.ingest_source(warehouse, str(path), now=now, max_record_bytes=MAX_RECORD_BYTES, totals=totals)
         return totals
 
     return run
@@ -268,11 +268,11 @@ def test_gzipped_records_come_from_stdin(carat):
 
 
 def test_records_come_from_stdin(warehouse, monkeypatch):
-    totals = ingest.Ingested()
+    totals = ingest.LoadResult()
     monkeypatch.setattr(
         sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(b"\n".join([BEFORE, b"no record", AFTER]))))
     )
-    ingest.run(warehouse, "-", now=NOW, max_record_bytes=MAX_RECORD_BYTES, totals=totals)
+    ingest.ingest_source(warehouse, "-", now=NOW, max_record_bytes=MAX_RECORD_BYTES, totals=totals)
     assert (totals.stored, rejects(warehouse)) == (2, [("not JSON", b"no record")])
     assert warehouse.query("SELECT source, position FROM etl.rejects").rows() == [("stdin", 2)]
 
@@ -487,8 +487,8 @@ def test_a_record_without_call_id_is_stored_once_whatever_file_and_line_it_comes
 
 
 @pytest.fixture
-def ingest_parquet(ingest_file, tmp_path) -> Callable[..., ingest.Ingested]:
-    def run(columns: dict[str, Any] | pa.Table) -> ingest.Ingested:
+def ingest_parquet(ingest_file, tmp_path) -> Callable[..., ingest.LoadResult]:
+    def run(columns: dict[str, Any] | pa.Table) -> ingest.LoadResult:
         table = columns if isinstance(columns, pa.Table) else pa.table(columns)
         pq.write_table(table, tmp_path / "calls.parquet")
         return ingest_file(tmp_path / "calls.parquet")

@@ -22,9 +22,9 @@ import pytest
 from app.intake.collector.server import listen
 from app.intake.spool import sealed_segments
 from app.intake.spool.segments import delivered_segments
-from app.jobs.load import delivery as delivery_module
-from app.jobs.load import segments as deliver
-from app.jobs.load.delivery import deliver_spool, follow, load_spool
+from app.jobs.load import delivery, follow, segments
+from app.jobs.load.delivery import deliver_spool, load_spool
+from app.jobs.load.follow import follow_spool
 from app.settings import Settings
 from app.warehouse import Warehouse, migrate, open_warehouse, opening
 from app.warehouse.lease import hold_lease
@@ -145,12 +145,12 @@ def ending_at(monkeypatch: pytest.MonkeyPatch, number: int) -> Iterator[None]:
     with monkeypatch.context() as patched:
         for name in ("insert", "command"):
             patched.setattr(Warehouse, name, dying(getattr(Warehouse, name)))
-        patched.setattr(deliver, "mark_delivered", dying(deliver.mark_delivered))
+        patched.setattr(delivery, "mark_delivered", dying(delivery.mark_delivered))
         yield
 
 
 def test_a_loader_that_ends_at_any_statement_delivers_each_call_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(deliver, "_CHUNK_RECORDS", 2)
+    monkeypatch.setattr(segments, "CHUNK_RECORDS", 2)
     settings = Settings(_env_file=None, warehouse=f"chdb://{tmp_path}/warehouse", spool=tmp_path / "spool")
     key = "7f3fb3a4-94c8-4f6b-9c55-5d0f2b1d8a01"
     collect(settings.spool, [call(1), call(2, ts="2026-03-01T10:00:00Z")], [call(91, call_id=key)])
@@ -177,15 +177,15 @@ def test_a_loader_that_ends_at_any_statement_delivers_each_call_once(tmp_path, m
 
 
 def test_the_collector_does_not_notice_what_becomes_of_the_warehouse(tmp_path, monkeypatch):
-    monkeypatch.setattr(delivery_module, "_LOOK_S", 0.05)
-    monkeypatch.setattr(delivery_module, "_LONGEST_BACKOFF_S", 0.5)
+    monkeypatch.setattr(follow, "_POLL_S", 0.05)
+    monkeypatch.setattr(follow, "_LONGEST_BACKOFF_S", 0.5)
     monkeypatch.setattr(opening, "hold_lease", partial(hold_lease, lease_s=3))
     (listener,) = listen("127.0.0.1", 0)
     stopped = threading.Event()
     with running_server(tmp_path / "engine") as server, unreliable(server.port) as between:
         monkeypatch.setenv("CARAT_WAREHOUSE", server.url.replace(f":{server.port}", f":{between.port}"))
         settings = Settings(_env_file=None, spool=tmp_path / "spool")
-        follower = threading.Thread(target=follow, args=(settings,), kwargs={"stopped": stopped})
+        follower = threading.Thread(target=follow_spool, args=(settings,), kwargs={"stopped": stopped})
         with (
             listener,
             a_collector(tmp_path, listener.fileno(), CARAT_SPOOL_SEGMENT_S="0.2"),

@@ -172,7 +172,7 @@ EVERY_ROW = " UNION ALL ".join(
     f"SELECT '{name}' AS name, toString(tuple(*)) AS row FROM ({sql})" for name, sql in COMPARED.items()
 )
 DAY_STATES = [
-    f"SELECT '{table.name}' AS name, toString({table.partition_by}) AS day, count() AS rows, "
+    f"SELECT '{table.name}' AS name, toString({table.day}) AS day, count() AS rows, "
     f"toString(sum(cityHash64(toString(tuple(*))))) AS content FROM {table.full_name} GROUP BY day"
     for table in DWH_TABLES
 ]
@@ -563,7 +563,7 @@ class DayReader(Thread):
 
     def run(self) -> None:
         try:
-            with self._warehouse.another() as own:
+            with self._warehouse.new_connection() as own:
                 while not self._ended.wait(0.001):
                     for table in DWH_TABLES:
                         self.answers[table.name].append(answer(own, table, self._day))
@@ -579,8 +579,7 @@ class DayReader(Thread):
 def answer(warehouse: Warehouse, table: Table, day: date) -> Answer:
     """How many rows a table has of a day, and a hash of them."""
     return warehouse.query(
-        f"SELECT count(), sum(cityHash64(toString(tuple(*)))) FROM {table.full_name} "
-        f"WHERE {table.partition_by} = {{day:Date}}",
+        f"SELECT count(), sum(cityHash64(toString(tuple(*)))) FROM {table.full_name} WHERE {table.day} = {{day:Date}}",
         {"day": day},
     ).row(0)
 

@@ -25,8 +25,8 @@ from app.frames.days import midnight_ms
 from app.jobs.build import day as build_module
 from app.jobs.build.backfill import build_stale, plan_days
 from app.jobs.build.day import JOBS
-from app.jobs.runs import take_snapshot
-from app.jobs.verify_days import verify_days
+from app.jobs.snapshot import take_snapshot
+from app.jobs.verify import verify_days
 from app.settings import Settings
 from tests.support.effort import repeated
 from tests.support.reference import Record, Session, sessions, stored
@@ -196,10 +196,10 @@ def patches(monkeypatch) -> Patches:
     counted = Patches()
     stage_day = build_module.stage_day
 
-    def counting(warehouse, scope, **options):
+    def counting(warehouse, scope, rules, **options):
         counted.built += 1
         counted.patched += bool(scope.sessions)
-        return stage_day(warehouse, scope, **options)
+        return stage_day(warehouse, scope, rules, **options)
 
     monkeypatch.setattr(build_module, "stage_day", counting)
     return counted

@@ -19,7 +19,7 @@ import pytest
 from app.jobs import ingest
 from app.jobs.build.backfill import build_stale
 from app.jobs.build.day import JOBS
-from app.jobs.runs import take_snapshot
+from app.jobs.snapshot import take_snapshot
 from app.rules.snapshot_plan import PRODUCT_ATTRIBUTES, SnapshotPlan, load_snapshot_plan, parse_snapshot_plan
 from app.rules.toml_file import TomlFile
 from app.settings import SHIPPED_SNAPSHOT_PLANS, Settings
@@ -316,7 +316,7 @@ def take_twice(system: ShopSystem, server: MariaDB, engine_url: str, folder: Pat
         calls = folder / "calls.ndjson"
         views = [VIEW | {"ts": at(hour).isoformat(), "visitor_id": f"at {hour:02}"} for hour in (8, 10)]
         calls.write_text("\n".join(map(json.dumps, views)))
-        ingest.run(warehouse, str(calls), now=at(24), max_record_bytes=1024, totals=ingest.Ingested())
+        ingest.ingest_source(warehouse, str(calls), now=at(24), max_record_bytes=1024, totals=ingest.LoadResult())
         build_stale(warehouse, settings, span=(None, None), jobs=JOBS)
         tables = load_snapshot_plan(plan)
         return Kept(

@@ -20,9 +20,10 @@ import app.frames.snapshots
 import app.shop.sqlite
 import app.warehouse.history
 from app.core.errors import CaratError, ContractError
-from app.jobs.runs import prepare, take_snapshot
+from app.jobs.snapshot import take_snapshot
 from app.settings import Settings
 from app.warehouse import Warehouse, recover, recover_snapshots
+from app.warehouse.opening import prepare_warehouse
 from tests.shop.taking import InProcessReader
 from tests.stories.test_faults import GATED, Shop, kill_all
 from tests.support.effort import repeated
@@ -263,7 +264,7 @@ def test_readers_see_all_of_a_snapshot_or_nothing_of_it(tried):
     done = threading.Event()
 
     def watch() -> None:
-        with tried.warehouse.another() as reader:
+        with tried.warehouse.new_connection() as reader:
             while not done.is_set():
                 seen.add(reader.scalar("SELECT count() FROM history.items"))
 
@@ -303,7 +304,7 @@ def test_a_snapshot_killed_at_any_moment_is_finished_or_forgotten_and_then_exact
         return Settings(_env_file=None, warehouse=f"chdb://{shop.warehouse_folder}", **of_shop)
 
     with begun.opened() as warehouse:
-        prepare(warehouse, settings(begun))
+        prepare_warehouse(warehouse, settings(begun))
         fill(path, MODES[mode][0], is_later=False, rows=4000)
         take_snapshot(warehouse, settings(begun), at=BEFORE)
         old = everything(warehouse)
@@ -319,7 +320,7 @@ def test_a_snapshot_killed_at_any_moment_is_finished_or_forgotten_and_then_exact
         with shop.opened() as warehouse:
             seen = everything(warehouse)
             assert seen.equals(old) or seen.equals(new), moment
-            prepare(warehouse, settings(shop))
+            prepare_warehouse(warehouse, settings(shop))
             seen = everything(warehouse)
             assert seen.equals(old) or seen.equals(new), moment
             assert leftover(warehouse) == [], moment

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from app.jobs.runs import take_snapshot
+from app.jobs.snapshot import take_snapshot
 from app.settings import load_settings
 from app.warehouse import Warehouse
 from tests.support.effort import repeated

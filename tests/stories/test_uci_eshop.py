@@ -47,7 +47,7 @@ SELECT (SELECT count() FROM dwh.catalog_sessions WHERE products_clicked != resul
 class Published:
     """What the warehouse says of the shop once its calls are built."""
 
-    ingested: ingest.Ingested
+    ingested: ingest.LoadResult
     counts: dict[str, int]
     sessions_by_day: dict[date, int]
     views: pl.DataFrame
@@ -56,8 +56,8 @@ class Published:
 
 
 def publish(warehouse: Warehouse, settings: Settings, calls: Path) -> Published:
-    ingested = ingest.Ingested()
-    ingest.run(warehouse, str(calls), now=NOW, max_record_bytes=settings.max_record_bytes, totals=ingested)
+    ingested = ingest.LoadResult()
+    ingest.ingest_source(warehouse, str(calls), now=NOW, max_record_bytes=settings.max_record_bytes, totals=ingested)
     build_stale(warehouse, settings, span=(None, None), jobs=JOBS)
     return Published(
         ingested,
@@ -164,7 +164,7 @@ def in_order_of_clicks(clicks: pl.DataFrame) -> pl.DataFrame:
 def test_the_sessions_of_the_last_three_days_arrive_with_all_their_views_in_order_each_credited_to_its_page(
     cut, clicks
 ):
-    assert cut.ingested == ingest.Ingested(stored=5_095)
+    assert cut.ingested == ingest.LoadResult(stored=5_095)
     assert cut.counts == {"sessions": 386, "visitors": 386, "views": 2_814, "calls": 5_095}
     assert cut.sessions_by_day == {date(2008, 8, 11): 178, date(2008, 8, 12): 187, date(2008, 8, 13): 21}
     assert_frame_equal(cut.views, in_order_of_clicks(clicks.filter(pl.date("year", "month", "day") >= CUT_BEGINS)))
@@ -190,7 +190,7 @@ def whole(data_set, engine_url, tmp_path_factory) -> Published:
 @pytest.mark.long
 @on_embedded_engine
 def test_all_sessions_of_the_shop_are_found_with_all_their_views_on_their_days(whole, clicks):
-    assert whole.ingested == ingest.Ingested(stored=302_106)
+    assert whole.ingested == ingest.LoadResult(stored=302_106)
     assert whole.counts == {"sessions": 24_026, "visitors": 24_026, "views": 165_474, "calls": 302_106}
     days = clicks.group_by(day=pl.date("year", "month", "day")).agg(pl.col("session ID").n_unique())
     assert whole.sessions_by_day == dict(days.iter_rows())

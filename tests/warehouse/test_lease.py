@@ -90,7 +90,7 @@ def leases(warehouse: Warehouse) -> dict[str, dict]:
 
 def rewrite(warehouse: Warehouse, comment: str) -> None:
     name = warehouse.scalar("SELECT name FROM system.tables WHERE database = 'etl'")
-    warehouse.command(f"ALTER TABLE etl.{name} MODIFY COMMENT {client.sql_text(comment)}")
+    warehouse.command(f"ALTER TABLE etl.{name} MODIFY COMMENT {client.quote(comment)}")
 
 
 def expire(warehouse: Warehouse) -> None:

@@ -65,7 +65,7 @@ def held(settings_here, folder) -> Iterator[Warehouse]:
         migrate(warehouse, settings_here)
 
         def read(question: Callable[[Warehouse], bytes]) -> bytes:
-            with warehouse.another() as own:
+            with warehouse.new_connection() as own:
                 return question(own)
 
         with answering(folder, read):
@@ -114,7 +114,7 @@ def test_the_engine_itself_reads_only_there(held, asking):
     for sql in ("SELECT 1 SETTINGS readonly = 0", "SELECT * FROM (SELECT 1) SETTINGS readonly = 0"):
         with pytest.raises(WarehouseError, match="Cannot modify 'readonly'"):
             asking.raw(sql, fmt="CSV")
-    with held.another() as limited:
+    with held.new_connection() as limited:
         limited.read_only({})
         with pytest.raises(WarehouseError, match="READONLY"):
             limited.command("DROP TABLE etl.runs")
@@ -227,7 +227,7 @@ def test_what_is_being_answered_ends_with_who_answers(held, settings_here, tmp_p
     failed: list[Exception] = []
 
     def read(question: Callable[[Warehouse], bytes]) -> bytes:
-        with held.another() as own:
+        with held.new_connection() as own:
             return question(own)
 
     def ask() -> None:
