@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pymysql
@@ -400,7 +400,7 @@ def test_a_query_that_is_killed_says_so(server, tmp_path):
 
 def test_a_table_that_takes_too_long_ends_at_the_limit_and_nothing_is_left(server, items, tmp_path):
     with opened(server) as shop:
-        endless = replace(BIG, where="SLEEP(0.01) = 0")
+        endless = BIG.model_copy(update={"where": "SLEEP(0.01) = 0"})
         with deadline(), reading(shop, tmp_path, endless, table("items"), limit_s=2) as current:
             processes = [process.pid for process in current.reader._processes.values()]
             with pytest.raises(
@@ -414,7 +414,7 @@ def test_a_table_that_takes_too_long_ends_at_the_limit_and_nothing_is_left(serve
 
 
 def test_whoever_gives_up_leaves_nothing_behind(server, tmp_path):
-    slow = replace(BIG, where="SLEEP(0.01) = 0")
+    slow = BIG.model_copy(update={"where": "SLEEP(0.01) = 0"})
     with opened(server) as shop:
         with deadline(), suppress(KeyboardInterrupt), reading(shop, tmp_path, slow) as current:
             processes = [process.pid for process in current.reader._processes.values()]
