@@ -225,9 +225,9 @@ def _say_built(backfill: "Backfill") -> None:
     if not backfill.stale:
         print_stale([], as_json=False)
         return
-    from app.contracts import DWH_TABLES  # noqa: PLC0415  takes Polars, which other reports do without
+    from app.contracts import dwh_tables  # noqa: PLC0415  takes Polars, which other reports do without
 
-    names = [table.name for table in DWH_TABLES]
+    names = [table.name for table in dwh_tables()]
     rows = [(b.day, b.calls, *(b.rows.get(name) for name in names), b.unreadable, b.seconds) for b in backfill.built]
     columns = ("day", "calls read", *names, "unreadable", "seconds")
     console.say_table(f"built {len(backfill.built)} of {len(backfill.stale)} day(s)", columns, rows, right=columns[1:])

@@ -32,6 +32,7 @@ def replace_view(warehouse: Warehouse, view: View) -> list[str]:
         return []
     warehouse.require_free_space()
     warehouse.command(view.create_statement)
-    for column, comment in view.columns.items():
-        warehouse.command(f"ALTER TABLE {view.full_name} COMMENT COLUMN IF EXISTS `{column}` {quote(comment)}")
+    if view.columns:  # in one statement, since each analyses the whole view
+        comments = (f"COMMENT COLUMN IF EXISTS `{name}` {quote(text)}" for name, text in view.columns.items())
+        warehouse.command(f"ALTER TABLE {view.full_name} {', '.join(comments)}")
     return [f"{'created' if found.is_empty() else 'replaced'} view {view.full_name}"]

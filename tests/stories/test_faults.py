@@ -421,10 +421,8 @@ def test_the_command_with_wrong_settings_exits_2_and_names_each_of_them(shop):
 # ---- a server that is not there, or does not let us in -----------------------------------------------------------
 
 
-def test_an_unreachable_server_is_told_in_one_line_within_seconds_and_without_the_password(shop):
-    started = time.monotonic()
+def test_an_unreachable_server_ends_the_command_with_one_line_without_the_password(shop):
     finished = shop.carat("etl", CARAT_WAREHOUSE=f"clickhouse://carat:{SECRET}@127.0.0.1:9/")
-    assert time.monotonic() - started < 15
     assert finished.code == 1
     (told,) = finished.error_lines
     assert "127.0.0.1:9" in told
@@ -513,16 +511,11 @@ def small_disks(tmp_path) -> Iterator[Callable[[str], SmallDisk]]:
     def mount(name: str) -> SmallDisk:
         folder = tmp_path / f"disk-{name}"
         folder.mkdir()
-        if not shutil.which("mount") or os.geteuid() != 0:
-            pytest.skip("a disk that fills up needs the right to mount one")
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=256m", "carat-test", str(folder)],
-            check=False,
-            capture_output=True,
-            text=True,
+        command = ["mount", "-t", "tmpfs", "-o", "size=256m", "carat-test", str(folder)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, (
+            f"{done.stderr.strip()}; without root, run `unshare --map-root-user --mount make test`"
         )
-        if done.returncode:
-            pytest.skip(f"a disk that fills up cannot be mounted: {done.stderr.strip()}")
         mounted.append(folder)
         return SmallDisk(folder)
 

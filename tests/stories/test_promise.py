@@ -2,11 +2,10 @@
 
 Stories of ingestion, late calls, deletions, new versions of products, other rules and builds between them; after each,
 what is published equals what an empty warehouse is given from the same raw calls, and what the rules say in plain
-Python. `CARAT_TEST_EXAMPLES` sets how many stories are told.
+Python. `make test-long` tells many more stories.
 """
 
 import hashlib
-import os
 import random
 import sqlite3
 import uuid
@@ -29,11 +28,12 @@ from app.jobs.build.day import JOBS
 from app.jobs.snapshot import take_snapshot
 from app.jobs.verify import verify_days
 from app.settings import Settings
+from tests.support.effort import repeated
 from tests.support.reference import Record, Session, sessions, stored
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = int(os.environ.get("CARAT_TEST_EXAMPLES", "4"))
+EXAMPLES = repeated(4, 100)
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
 MINUTE = 60_000
 HOUR = 60 * MINUTE

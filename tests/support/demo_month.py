@@ -13,8 +13,8 @@ from pydantic import SecretStr
 
 from app.demo.calls import write_month
 from app.demo.database import opening_state, write_state
-from app.demo.life import written_states
 from app.demo.plan import DemoPlan
+from app.demo.shop_timeline import written_states
 from app.jobs.build.backfill import build_stale
 from app.jobs.build.day import JOBS
 from app.jobs.ingest import ingest_paths
