@@ -504,7 +504,9 @@ def _with_several(frame: pl.DataFrame) -> pl.DataFrame:
     """Of calls about several products the lists as those of an order, and the first product as theirs."""
     names = {"product_id": "order_products", "quantity": "order_quantities", "price": "order_prices"}
     is_several = pl.col("product_id").list.len() > 1
-    firsts = [pl.col(name).list.get(0, null_on_oob=True) for name in PARALLEL_FIELDS if name in frame.columns]
+    firsts = [
+        pl.col(name).list.get(0, null_on_oob=True).alias(name) for name in PARALLEL_FIELDS if name in frame.columns
+    ]
     lists = [pl.when(is_several).then(name).alias(names[name]) for name in PARALLEL_FIELDS if name in frame.columns]
     return frame.with_columns(lists).with_columns(firsts)
 

@@ -17,6 +17,7 @@ from app.frames.carts import with_cart_changes
 from app.frames.catalog_sessions import build_catalog_sessions
 from app.frames.events import TypedCalls, type_calls
 from app.frames.product_sessions import build_product_sessions
+from app.frames.routes import normal_paths
 from app.frames.sessionize import assign_sessions, first_of_each_call
 from app.frames.sessions import build_sessions, counts_as_order
 from app.jobs.build.shards import BuildScope, Shard, read_documents
@@ -63,7 +64,7 @@ class ShardContent:
             calls = calls.filter(pl.col("session_id").is_in(scope.session_ids.implode()))
         typed = _type(calls, shard, scope, through)
         events = typed.calls.with_columns(is_counted_order=counts_as_order(), session_date=pl.lit(bounds.day))
-        events = with_cart_changes(events)
+        events = events.with_columns(normal_paths(events["endpoint"])).pipe(with_cart_changes)
         of_day = events.filter(pl.col("ts").dt.epoch("ms") < bounds.end).with_columns(event_date=pl.lit(bounds.day))
         return cls(day, events.filter("starts_today"), typed.unreadable, of_day)
 
