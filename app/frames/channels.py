@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import polars as pl
 
 from app.frames.pages import decoded, host_of, url_parameter
-from app.rules.channels import ASKED, ChannelRules, Condition, host_pattern
+from app.rules.channels import ASKED, ChannelRules, Condition, registrable_site
 
 UTM = ("utm_source", "utm_medium", "utm_campaign", "utm_term", "utm_content")
 DIRECT_SOURCE, DIRECT_MEDIUM, NOT_SET = "(direct)", "(none)", "(not set)"
@@ -69,19 +69,60 @@ def _deciding_calls(events: pl.DataFrame, rules: ChannelRules) -> pl.DataFrame:
     A referrer that is none, the shop's own or a payment provider's is empty.
     """
     calls = events.select("session_number", "referrer", "page_url").filter(_is_another_address())
-    is_foreign = ~_matches("referrer_host", host_pattern((*rules.own_hosts, *rules.payment_hosts)))
+    is_foreign = ~_matches("referrer_host", rules.unreferring)
     referrers = _hosts(calls["referrer"], "referrer_host").filter(pl.col("referrer_host") != "", is_foreign)
-    return (
-        calls.join(referrers, on="referrer", how="left", maintain_order="left")
+    carrying = (
+        calls.with_columns(is_first=pl.col("session_number").is_first_distinct())
+        .join(referrers, on="referrer", how="left", maintain_order="left")
         .join(_hosts(calls["page_url"], "page_host"), on="page_url", how="left", maintain_order="left")
         .with_columns(
             is_referral=(pl.col("referrer_host") != pl.col("page_host")).fill_null(value=False),
             is_tagged=pl.col("page_url").str.contains(_tag_pattern(rules)),
         )
         .filter(pl.col("is_referral") | pl.col("is_tagged"))
+        .pipe(_without_own_sites)
+        .filter(pl.col("is_referral") | pl.col("is_tagged"))
+    )
+    return (
+        carrying.filter(_may_begin_a_visit(carrying, calls, rules))
         .unique("session_number", keep="first", maintain_order=True)
         .with_columns(pl.when("is_referral").then(pl.col("referrer", "referrer_host")).otherwise(pl.lit("")))
-        .drop("is_referral", "page_host")
+        .select("session_number", "referrer", "page_url", "referrer_host", "is_tagged")
+    )
+
+
+def _without_own_sites(calls: pl.DataFrame) -> pl.DataFrame:
+    """The calls with `is_referral` false where referrer and page are hosts of one registered domain."""
+    pairs = calls.filter("is_referral").select("referrer_host", "page_host").unique()
+    ends = [pl.col(name).str.extract(r"([^.]+\.[^.]+)$") for name in pairs.columns]
+    pairs = pairs.filter(ends[0] == ends[1])  # few: no others can be of one domain
+    is_own = [registrable_site(referrer) == registrable_site(page) for referrer, page in pairs.iter_rows()]
+    own = pairs.filter(pl.Series(is_own, dtype=pl.Boolean)).with_columns(is_own=pl.lit(value=True))
+    return (
+        calls.join(own, on=["referrer_host", "page_host"], how="left", maintain_order="left")
+        .with_columns(is_referral=pl.col("is_referral") & pl.col("is_own").is_null())
+        .drop("is_own")
+    )
+
+
+def _may_begin_a_visit(carrying: pl.DataFrame, calls: pl.DataFrame, rules: ChannelRules) -> pl.Series:
+    """Whether each call's source can be that of its session.
+
+    A site that no list knows sends visitors to the session's first page only: whoever comes from there later was away
+    to confirm a payment or to sign in.
+    """
+    hosts = carrying.filter("is_referral")["referrer_host"]
+    sites = _sites(hosts, rules)
+    known = _categories(hosts, sites, rules).filter(pl.col("category") != "")["source"]
+    known = pl.concat([known, sites.filter("is_site")["referrer_host"]])
+    first_pages = calls.filter(pl.col("session_number").is_first_distinct()).select(
+        "session_number", first_page="page_url"
+    )
+    is_on_first_page = pl.col("is_first") | (pl.col("page_url") == pl.col("first_page")) & (pl.col("page_url") != "")
+    return (
+        carrying.join(first_pages, on="session_number", how="left", maintain_order="left")
+        .select(pl.col("is_tagged") | pl.col("referrer_host").is_in(known.implode()) | is_on_first_page)
+        .to_series()
     )
 
 
@@ -135,6 +176,8 @@ def _click(rules: ChannelRules) -> list[pl.Expr]:
         return [pl.lit("").alias("click_id"), pl.lit("").alias("click_parameter")]
     names = pl.coalesce(*(groups.struct.field("1") for groups in found)).fill_null("").str.to_lowercase()
     values = pl.coalesce(*(groups.struct.field("2") for groups in found)).fill_null("")
+    identifying = [click_id.parameter for click_id in rules.click_ids if click_id.identifies_click]
+    values = pl.when(names.is_in(identifying)).then(values).otherwise(pl.lit(""))
     return [decoded(values).alias("click_id"), names.alias("click_parameter")]
 
 
