@@ -72,7 +72,9 @@ def _deciding_calls(events: pl.DataFrame, rules: ChannelRules) -> pl.DataFrame:
     is_foreign = ~_matches("referrer_host", rules.unreferring)
     referrers = _hosts(calls["referrer"], "referrer_host").filter(pl.col("referrer_host") != "", is_foreign)
     carrying = (
-        calls.with_columns(is_first=pl.col("session_number").is_first_distinct())
+        calls.with_columns(
+            is_first=(pl.col("session_number") != pl.col("session_number").shift(1)).fill_null(value=True)
+        )
         .join(referrers, on="referrer", how="left", maintain_order="left")
         .join(_hosts(calls["page_url"], "page_host"), on="page_url", how="left", maintain_order="left")
         .with_columns(
@@ -81,10 +83,9 @@ def _deciding_calls(events: pl.DataFrame, rules: ChannelRules) -> pl.DataFrame:
         )
         .filter(pl.col("is_referral") | pl.col("is_tagged"))
         .pipe(_without_own_sites)
-        .filter(pl.col("is_referral") | pl.col("is_tagged"))
     )
     return (
-        carrying.filter(_may_begin_a_visit(carrying, calls, rules))
+        _without_returns(carrying.with_row_index("row"), calls, rules)
         .unique("session_number", keep="first", maintain_order=True)
         .with_columns(pl.when("is_referral").then(pl.col("referrer", "referrer_host")).otherwise(pl.lit("")))
         .select("session_number", "referrer", "page_url", "referrer_host", "is_tagged")
@@ -92,38 +93,43 @@ def _deciding_calls(events: pl.DataFrame, rules: ChannelRules) -> pl.DataFrame:
 
 
 def _without_own_sites(calls: pl.DataFrame) -> pl.DataFrame:
-    """The calls with `is_referral` false where referrer and page are hosts of one registered domain."""
+    """The calls less their referrals between hosts of one registered domain, which are only tagged if anything."""
     pairs = calls.filter("is_referral").select("referrer_host", "page_host").unique()
     ends = [pl.col(name).str.extract(r"([^.]+\.[^.]+)$") for name in pairs.columns]
     pairs = pairs.filter(ends[0] == ends[1])  # few: no others can be of one domain
     is_own = [registrable_site(referrer) == registrable_site(page) for referrer, page in pairs.iter_rows()]
     own = pairs.filter(pl.Series(is_own, dtype=pl.Boolean)).with_columns(is_own=pl.lit(value=True))
+    if own.is_empty():
+        return calls
     return (
         calls.join(own, on=["referrer_host", "page_host"], how="left", maintain_order="left")
         .with_columns(is_referral=pl.col("is_referral") & pl.col("is_own").is_null())
         .drop("is_own")
+        .filter(pl.col("is_referral") | pl.col("is_tagged"))
     )
 
 
-def _may_begin_a_visit(carrying: pl.DataFrame, calls: pl.DataFrame, rules: ChannelRules) -> pl.Series:
-    """Whether each call's source can be that of its session.
+def _without_returns(carrying: pl.DataFrame, calls: pl.DataFrame, rules: ChannelRules) -> pl.DataFrame:
+    """The calls without those of shoppers who come back from a site that no list knows: a bank's, or one to sign in.
 
-    A site that no list knows sends visitors to the session's first page only: whoever comes from there later was away
-    to confirm a payment or to sign in.
+    Such a site begins a visit on the session's first page only.
     """
-    hosts = carrying.filter("is_referral")["referrer_host"]
-    sites = _sites(hosts, rules)
-    known = _categories(hosts, sites, rules).filter(pl.col("category") != "")["source"]
-    known = pl.concat([known, sites.filter("is_site")["referrer_host"]])
-    first_pages = calls.filter(pl.col("session_number").is_first_distinct()).select(
-        "session_number", first_page="page_url"
+    later = carrying.filter(~pl.col("is_tagged"), ~pl.col("is_first"))
+    if later.is_empty():
+        return carrying
+    sites = _sites(later["referrer_host"], rules)
+    listed = _categories(later["referrer_host"], sites, rules).filter(pl.col("category") != "").select("source")
+    first_pages = (
+        calls.join(later, on="session_number", how="semi", maintain_order="left")
+        .unique("session_number", keep="first", maintain_order=True)
+        .filter(pl.col("page_url") != "")
     )
-    is_on_first_page = pl.col("is_first") | (pl.col("page_url") == pl.col("first_page")) & (pl.col("page_url") != "")
-    return (
-        carrying.join(first_pages, on="session_number", how="left", maintain_order="left")
-        .select(pl.col("is_tagged") | pl.col("referrer_host").is_in(known.implode()) | is_on_first_page)
-        .to_series()
+    returns = (
+        later.join(first_pages, on=["session_number", "page_url"], how="anti")
+        .join(sites.filter("is_site"), on="referrer_host", how="anti")
+        .join(listed, left_on="referrer_host", right_on="source", how="anti")
     )
+    return carrying.join(returns, on="row", how="anti", maintain_order="left")
 
 
 def _hosts(addresses: pl.Series, name: str) -> pl.DataFrame:
