@@ -22,15 +22,15 @@ import uvicorn
 
 from app.core import console
 from app.core.errors import CaratError, DashboardError, SettingsError
-from app.dashboards.answers import Read, answer_cards, reader_of, stored_days
+from app.dashboards.card_results import RunQuery, card_results, query_runner, stored_days
 from app.dashboards.model import Dashboard, Library, load_library
-from app.dashboards.preview import BY_ETL, live_page, made_of, page_filters
+from app.dashboards.preview import BY_ETL, data_span, live_page, page_filters
 from app.dashboards.sql import parse_period
 
 if TYPE_CHECKING:
     from app.ops.scheduler import Page, Reader
 
-Ask = Callable[[Callable[[Read], bytes]], bytes]
+Ask = Callable[[Callable[[RunQuery], bytes]], bytes]
 """Answers a question over a connection of its choice."""
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -129,18 +129,20 @@ class LivePage:
             case "/api/cards":
                 dashboard, chosen = self._asked(scope["query_string"])
                 key = (dashboard.slug, *sorted((slug, str(value)) for slug, value in chosen.items()))
-                return _Answer(200, _JSON, await self._remember(key, lambda read: self._cards(read, dashboard, chosen)))
+                return _Answer(
+                    200, _JSON, await self._remember(key, lambda run_query: self._cards(run_query, dashboard, chosen))
+                )
         raise _RefusalError(404, "there is nothing here: the page is at /")
 
-    def _page(self, read: Read) -> bytes:
-        return live_page(read, self._library, until_built=self._until_built)
+    def _page(self, run_query: RunQuery) -> bytes:
+        return live_page(run_query, self._library, until_built=self._until_built)
 
     @staticmethod
-    def _cards(read: Read, dashboard: Dashboard, chosen: Mapping[str, Any]) -> bytes:
-        results = answer_cards(read, dashboard, dashboard.dashcards, chosen)
-        return msgspec.json.encode({"results": results, "made": made_of(stored_days(read))})
+    def _cards(run_query: RunQuery, dashboard: Dashboard, chosen: Mapping[str, Any]) -> bytes:
+        results = card_results(run_query, dashboard, dashboard.dashcards, chosen)
+        return msgspec.json.encode({"results": results, "made": data_span(stored_days(run_query))})
 
-    async def _remember(self, key: Any, answer: Callable[[Read], bytes]) -> bytes:
+    async def _remember(self, key: Any, answer: Callable[[RunQuery], bytes]) -> bytes:
         """The answer, asked anew when it is older than some seconds; who asks the same meanwhile waits for the same."""
         now = time.monotonic()
         known = self._remembered.get(key)
@@ -183,9 +185,9 @@ class LivePage:
         return dashboard, chosen
 
 
-def asking(read: Read) -> Ask:
+def asking(run_query: RunQuery) -> Ask:
     """Every answer by this one connection."""
-    return lambda question: question(read)
+    return lambda question: question(run_query)
 
 
 def serve_page(
@@ -228,8 +230,8 @@ def page_of_keeper(host: str, port: int) -> "Page":
     """The live page as `carat serve` shows it, beside the work."""
 
     def show(reader: "Reader", *, stopped: threading.Event) -> None:
-        def ask(question: Callable[[Read], bytes]) -> bytes:
-            return reader.read(lambda warehouse: question(reader_of(warehouse)))
+        def ask(question: Callable[[RunQuery], bytes]) -> bytes:
+            return reader.read(lambda warehouse: question(query_runner(warehouse)))
 
         serve_page(
             ask,

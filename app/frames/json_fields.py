@@ -70,13 +70,6 @@ def extract(documents: pa.ChunkedArray, paths: Sequence[FieldPath]) -> Extractio
     return Extraction(_in_order(parts, paths), unreadable)
 
 
-def extract_tolerant(documents: pa.ChunkedArray, paths: Sequence[FieldPath]) -> Extraction:
-    """The same as `extract`, one document at a time."""
-    every = pl.int_range(len(documents), dtype=pl.UInt64, eager=True).to_arrow()
-    values, unreadable = _read_tolerant(documents, every, paths)
-    return Extraction(_in_order([(every, values)], paths), unreadable)
-
-
 # ---- lines -------------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,6 @@ from app.rules.session_rules import SessionRules
 
 # What the tables of a session's pages and products repeat of it.
 REPEATED = ("is_bot", "device_type", "channel")
-STEPS = ("visit", "catalog", "product", "cart", "checkout", "purchase")
 _MINUTE_MS = 60_000
 
 

@@ -15,10 +15,8 @@ from app.core import console, watchdog
 from app.core.errors import CaratError, SettingsError, WarehouseGoneError
 from app.intake.spool import seal_what_was_left, sealed_segments
 from app.jobs.build.backfill import build_stale
-from app.jobs.build.day import JOBS
 from app.jobs.hourly import run_hour
 from app.jobs.load.delivery import Delivery, deliver_spool
-from app.jobs.runs import prepare
 from app.settings import Settings
 from app.warehouse import Warehouse, open_warehouse
 from app.warehouse.query_socket import answering
@@ -32,7 +30,7 @@ _Hold = Callable[[], AbstractContextManager[Warehouse]]
 
 
 class Reader:
-    """Reads the warehouse from any thread, while the keeper works on it."""
+    """Reads the warehouse from any thread while the keeper works on it."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -48,7 +46,7 @@ class Reader:
                 return question(warehouse)
         if self._owned is None:
             raise WarehouseGoneError("the warehouse is not open yet; try again in a moment")
-        with self._owned.another() as warehouse:
+        with self._owned.new_connection() as warehouse:
             return question(warehouse)
 
     @contextmanager
@@ -91,10 +89,12 @@ class Keeper:
             self._work(self._hold_server)
         else:
             path = self._settings.warehouse.local_path
-            with open_warehouse(self._settings, purpose=PURPOSE) as warehouse, self._reader.over(warehouse):
-                prepare(warehouse, self._settings)
-                with answering(path, self._reader.read):
-                    self._work(lambda: nullcontext(warehouse))
+            with (
+                open_warehouse(self._settings, purpose=PURPOSE) as warehouse,
+                self._reader.over(warehouse),
+                answering(path, self._reader.read),
+            ):
+                self._work(lambda: nullcontext(warehouse))
 
     def _work(self, hold: _Hold) -> None:
         while not self._stopped.is_set():
@@ -134,7 +134,7 @@ class Keeper:
         if self._is_new and delivery.totals.stored:
             self._is_new = False
             watchdog.status("building the first calls")
-            build_stale(warehouse, self._settings, jobs=JOBS).require_done()
+            build_stale(warehouse, self._settings).require_done()
 
     def _is_hour_due(self) -> bool:
         return datetime.now(tz=UTC) >= self._hour_due_at
@@ -149,7 +149,6 @@ class Keeper:
     @contextmanager
     def _hold_server(self) -> Iterator[Warehouse]:
         with open_warehouse(self._settings, purpose=PURPOSE) as warehouse:
-            prepare(warehouse, self._settings)
             yield warehouse
 
     def _show(self, page: Page) -> None:

@@ -1,4 +1,4 @@
-"""Who holds the embedded warehouse: the engine allows one process, and says so only in an opaque way."""
+"""The lock on an embedded warehouse: the engine allows one process, and its own error does not say which holds it."""
 
 import fcntl
 import json
@@ -12,14 +12,14 @@ from app.core.errors import LockedError, SettingsError
 
 _UNTIL_STOPPED = frozenset(
     {"carat serve", "carat dashboards preview --serve"}
-)  # commands that hold it for as long as they run
+)  # commands that hold it as long as they run
 
 
 @contextmanager
 def hold_embedded(path: Path, *, purpose: str) -> Iterator[None]:
-    """Hold the warehouse directory for this process; LockedError says who else does, and since when.
+    """Hold the warehouse directory for this process; LockedError says which process holds it and since when.
 
-    The kernel frees the lock with the process, however it dies, so there is never a stale one to remove.
+    The kernel releases the lock with the process, however it ends, so there is never a stale one.
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)  # it may hold the login of a linked shop
@@ -31,10 +31,14 @@ def hold_embedded(path: Path, *, purpose: str) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             who, command = _holder(handle)
-            mend = "stop it first: it holds it until it ends" if command in _UNTIL_STOPPED else "try again later"
-            raise LockedError(f"the warehouse {path} is held by {who}; {mend}", holder=command) from None
+            advice = (
+                "stop it first: it holds the warehouse until it ends"
+                if command in _UNTIL_STOPPED
+                else "try again later"
+            )
+            raise LockedError(f"the warehouse {path} is held by {who}; {advice}", holder=command) from None
         since = datetime.now(tz=UTC).isoformat(timespec="seconds")
-        with suppress(OSError):  # on a full disk the lock still holds, only its holder has no name
+        with suppress(OSError):  # on a full disk the lock works, only its holder has no name
             os.ftruncate(handle, 0)
             os.pwrite(handle, json.dumps({"pid": os.getpid(), "command": purpose, "since": since}).encode(), 0)
         yield
@@ -43,7 +47,7 @@ def hold_embedded(path: Path, *, purpose: str) -> Iterator[None]:
 
 
 def _holder(handle: int) -> tuple[str, str]:
-    """Who holds it, in words, and their command, if that is known."""
+    """The holder in words, and its command, if known."""
     try:
         holder = json.loads(os.pread(handle, 4096, 0))
         return f"`{holder['command']}` (process {holder['pid']}) since {holder['since']}", holder["command"]

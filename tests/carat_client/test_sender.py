@@ -17,6 +17,8 @@ from carat_client import CallSender, CaratASGI, CaratWSGI, ClientSettings
 from carat_client.captured import Body, Captured, new_call_id
 from tests.carat_client.test_asgi import answering, body, call, http_scope, start
 from tests.carat_client.test_wsgi import CATALOG, environ, whole
+from tests.support.deadline import deadline
+from tests.support.effort import repeated
 from tests.support.paths import CHECKOUT
 from tests.support.receivers import (
     KEY,
@@ -29,7 +31,7 @@ from tests.support.receivers import (
     unreachable,
 )
 
-SOAK_S = float(os.environ.get("CARAT_SOAK_S", "1.5"))
+SOAK_S = repeated(1, 60)
 
 
 @pytest.fixture
@@ -231,26 +233,20 @@ def test_threads_offer_at_the_same_time_and_each_call_is_counted_once(collector)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("collector_state", [refused, black_holed, unreachable, slow])
-def test_the_shop_answers_as_fast_as_ever_whatever_the_collector_does(collector_state):
+def test_neither_a_request_nor_the_end_waits_for_the_collector(collector_state):
+    """Whoever waited for one that does not answer would wait longer than the deadline, with the first request."""
     messages = [start(), body(b'{"id": 17}')]
     with collector_state() as url:
-        sender = make_sender(url, connect_timeout_s=1.0, read_timeout_s=1.0, flush_timeout_s=0.3)
+        sender = make_sender(url, connect_timeout_s=120.0, read_timeout_s=120.0, flush_timeout_s=0.3)
         app = CaratASGI(answering(*messages), sender)
         wsgi_app = CaratWSGI(whole, sender)
-        slowest = 0.0
-        until = time.monotonic() + 0.6
-        count = 0
-        while time.monotonic() < until:
-            began = time.perf_counter()
-            assert call(app, http_scope()) == messages
-            assert wsgi_app(environ(), lambda *_: None) == [CATALOG]
-            slowest = max(slowest, time.perf_counter() - began)
-            count += 2
-            time.sleep(0.001)
-        assert slowest < 0.7  # a loaded machine may be away for that long; a wait for the collector is longer
-        began = time.monotonic()
-        sender.close()
-        assert time.monotonic() - began < 0.3 + 0.5
+        count = 400
+        with deadline():
+            for _ in range(count // 2):
+                assert call(app, http_scope()) == messages
+                assert wsgi_app(environ(), lambda *_: None) == [CATALOG]
+                time.sleep(0.001)
+            sender.close()
         stats = sender.stats
         assert stats.captured == count
         assert stats.failures == 0
@@ -285,7 +281,9 @@ def _fork(sender: CallSender) -> int:
 PROGRAM = """
 import sys
 from carat_client import CallSender, CaratWSGI, ClientSettings
-sender = CallSender(ClientSettings(url=sys.argv[1], write_key="k", flush_interval_s=60, flush_timeout_s=1))
+sender = CallSender(
+    ClientSettings(url=sys.argv[1], write_key="k", flush_interval_s=60, flush_timeout_s=1, read_timeout_s=300)
+)
 def app(environ, start_response):
     start_response("200 OK", [("Content-Type", "application/json")])
     return [b"{}"]
@@ -300,7 +298,7 @@ def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         cwd=CHECKOUT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
 
@@ -314,11 +312,9 @@ def test_what_is_queued_goes_out_when_the_process_ends(collector):
 @pytest.mark.slow
 def test_a_process_whose_collector_is_deaf_ends_all_the_same():
     with black_holed() as url:
-        began = time.monotonic()
         done = run(PROGRAM, url)
         assert done.returncode == 0
         assert "not sent before the end" in done.stderr
-        assert time.monotonic() - began < 8
 
 
 def test_the_client_needs_nothing_but_pythons_own_library():

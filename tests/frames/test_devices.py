@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from importlib.util import find_spec
 from unittest.mock import patch
 
 import polars as pl
@@ -15,15 +14,9 @@ from app.frames.devices import read_user_agents
 from app.frames.sessions import is_crowded
 from app.rules.devices import DeviceRules, joined_patterns, load_device_rules
 from app.settings import SHIPPED_DEVICES
-from tests.conftest import SHARED_DATA
 from tests.support.corpora import Reading, read_browsers, read_crawlers, read_devices, uap_cases
 
 RULES = load_device_rules(SHIPPED_DEVICES)
-CORPORA = SHARED_DATA / "corpora"
-needs_corpora = pytest.mark.skipif(
-    not (CORPORA / "uap-core").exists(), reason="no shared/data/corpora/uap-core beside the checkout"
-)
-
 
 PIXEL = "Mozilla/5.0 (Linux; Android 13; SM-A546B) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/116.0.0.0 Mobile Safari/537.36"
 MACHINES = [
@@ -93,33 +86,28 @@ def types(agents) -> list[str]:
     return [read(agent)["device_type"] for agent, *_ in agents]
 
 
-@needs_corpora
 @pytest.mark.slow
 def test_the_class_of_devices_is_right_in_97_of_100_of_the_corpus_that_has_one():
-    reading = read_devices(CORPORA, RULES)
+    reading = read_devices(RULES)
     assert reading.cases > 12_000
     assert reading.share >= 0.97, str(reading)
 
 
-@needs_corpora
 def test_99_of_100_crawlers_of_the_corpus_are_found():
-    reading = read_crawlers(CORPORA, RULES)
+    reading = read_crawlers(RULES)
     assert reading.cases > 2_000
     assert reading.share >= 0.99, str(reading)
 
 
-@needs_corpora
 def test_fewer_than_5_of_1000_browsers_are_called_machines():
-    reading = read_browsers(CORPORA, RULES)
+    reading = read_browsers(RULES)
     assert reading.cases > 400
     assert reading.share > 0.995, str(reading)
 
 
-@needs_corpora
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("ua_parser_rs") is None, reason="the accelerator is not installed here")
 def test_the_accelerator_reads_as_the_parser_without_it_does():
-    agents = pl.Series([case["user_agent_string"] for case in uap_cases(CORPORA, "device")[::20]])
+    agents = uap_cases("devices")["user_agent"].gather_every(20)
     fast = read_user_agents(agents, RULES).sort("user_agent")
     devices._resolver.cache_clear()
     try:

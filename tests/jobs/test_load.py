@@ -22,7 +22,8 @@ from app.intake.call_frames import read_lines
 from app.intake.spool import Refused, Spool, SpoolLimits, sealed_segments
 from app.intake.spool.segments import delivered_segments, segments
 from app.jobs.hourly import run_hour
-from app.jobs.load import segments as deliver
+from app.jobs.load import delivery
+from app.jobs.load import segments as chunks
 from app.jobs.load.delivery import deliver_spool, load_spool
 from app.ops.doctor import examine
 from app.ops.status import spool_state
@@ -174,7 +175,7 @@ def test_of_two_records_with_one_call_id_the_earlier_counts_in_whatever_order_th
 
 
 def test_what_is_delivered_again_adds_nothing(warehouse, spooling, monkeypatch):
-    monkeypatch.setattr(deliver, "_CHUNK_RECORDS", 10)
+    monkeypatch.setattr(chunks, "CHUNK_RECORDS", 10)
     batches = [[call(n), call(n + 500, ts=(T0 - timedelta(days=n % 3)).isoformat()), b"bad %d" % n] for n in range(20)]
     collect(spooling.spool, *batches, segment_records=21)
     deliver_spool(warehouse, spooling).require_done()
@@ -268,8 +269,8 @@ def test_tables_of_an_earlier_version_get_the_settings_that_keep_calls_safe(ware
 
 def test_small_segments_share_one_search_for_known_calls(warehouse, spooling, monkeypatch):
     asked = []
-    real = deliver.known_calls
-    monkeypatch.setattr(deliver, "known_calls", lambda *given: asked.append(1) or real(*given))
+    real = delivery.known_calls
+    monkeypatch.setattr(delivery, "known_calls", lambda *given: asked.append(1) or real(*given))
     for number in range(30):
         collect(spooling.spool, [call(number)])
     assert deliver_spool(warehouse, spooling).require_done().totals.stored == 30

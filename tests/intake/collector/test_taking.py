@@ -17,9 +17,10 @@ from app.intake.call_frames import read_lines
 from app.intake.collector.bodies import split_array_with_care, split_body
 from app.intake.collector.refusal import RefusedRequestError
 from app.intake.collector.verdicts import judge
-from tests.conftest import SHARED_DATA
 from tests.intake.collector.conftest import GOOD, call, from_now, line
 from tests.support.collecting import collecting_here, spooled
+from tests.support.corpora import json_suite
+from tests.support.effort import repeated
 
 NDJSON = "application/x-ndjson"
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -29,7 +30,6 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-JSON_SUITE = SHARED_DATA / "corpora" / "JSONTestSuite" / "test_parsing"
 
 
 def deep(depth: int) -> bytes:
@@ -117,7 +117,7 @@ def test_what_is_broken_in_an_array_does_not_cost_its_neighbours(collector, reco
         )
     )
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=repeated(30, 500), deadline=None)
 def test_taking_an_array_apart_by_its_brackets_gives_what_reading_it_gives(values):
     for body in (
         json.dumps(values).encode(),
@@ -177,7 +177,7 @@ FIELDS = ("method", "endpoint", "call_id", "visitor_id", "user_id", "ip", "statu
     ),
     st.booleans(),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=repeated(60, 2000), deadline=None)
 @example([{"ts": "2026-06-02T12:00:00.000000Z", "method": "GET", "endpoint": "/x"}], False)
 @example([{"ts": "2026-06-02T12:00:00.0009999Z", "method": "GET", "endpoint": "/x"}], False)
 @example([{"ts": "2026-06-02T12:00:00.001Z", "method": "GET", "endpoint": "/x"}], False)
@@ -195,7 +195,7 @@ def test_the_verdict_on_any_record_is_that_of_ingest(records, is_complete):
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=repeated(40, 500), deadline=None)
 def test_the_verdict_on_damaged_bytes_is_that_of_ingest(seed):
     chance = random.Random(seed)
     whole = line(user_id="é", response={"items": [1, {"a": "b\\"}]}, call_id=str(uuid.UUID(int=seed)))
@@ -212,14 +212,11 @@ def test_the_verdict_on_damaged_bytes_is_that_of_ingest(seed):
     assert judged(lines) == ingested(lines)
 
 
-def suite_texts() -> list[bytes]:
-    assert JSON_SUITE.is_dir(), f"no {JSON_SUITE} beside the checkout"
-    return [path.read_bytes() for path in sorted(JSON_SUITE.iterdir())]
-
-
 def test_the_verdict_on_every_text_of_the_json_test_suite_is_that_of_ingest():
-    texts = [part.strip() for text in suite_texts() for part in text.split(b"\n") if part.strip()]
-    texts += [line(raw=b'"response": ' + text.replace(b"\n", b" ").strip()) for text in suite_texts() if text.strip()]
+    texts = [part.strip() for text in json_suite().values() for part in text.split(b"\n") if part.strip()]
+    texts += [
+        line(raw=b'"response": ' + text.replace(b"\n", b" ").strip()) for text in json_suite().values() if text.strip()
+    ]
     assert len(texts) > 600
     verdict = judged(texts)
     assert verdict == ingested(texts)
@@ -227,7 +224,7 @@ def test_the_verdict_on_every_text_of_the_json_test_suite_is_that_of_ingest():
 
 
 def test_every_text_of_the_json_test_suite_is_told_apart_from_its_neighbours_over_http(collector):
-    texts = [b" ".join(text.split()) for text in suite_texts() if text.strip() and len(text) < 50_000]
+    texts = [b" ".join(text.split()) for text in json_suite().values() if text.strip() and len(text) < 50_000]
     for first in range(0, len(texts), 200):
         part = texts[first : first + 200]
         body = b"\n".join(row for text in part for row in (GOOD, text))

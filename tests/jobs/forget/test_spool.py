@@ -9,7 +9,7 @@ import pytest
 from app.intake.spool import Received, Refused, Spool, SpoolLimits, mark_delivered, read_segment, sealed_segments
 from app.intake.spool.segments import delivered_segments
 from app.jobs.forget.search import Identifiers
-from app.jobs.forget.spool import redact_spool, traces_in_spool
+from app.jobs.forget.spool import occurrences_in_spool, redact_spool
 from app.settings import Settings
 
 IDS = Identifiers("17", ("c-own-81aaaaaaaa",), ("token-of-17",))
@@ -41,7 +41,7 @@ def write(settings: Settings) -> None:
         spool = Spool(settings.spool, SpoolLimits(min_free_bytes=0))
         await spool.open()
         await spool.append([*THEIRS, *OF_OTHERS, NAMING], received_at_ms=5, refused=[Refused("not JSON", "no", BROKEN)])
-        assert traces_in_spool(settings, IDS)[0].rows == len(THEIRS) + 2  # what is being written is seen, too
+        assert occurrences_in_spool(settings, IDS)[0].rows == len(THEIRS) + 2  # what is being written is seen, too
         await spool.close()
 
     asyncio.run(fill())
@@ -75,6 +75,6 @@ def test_person_is_written_over_in_closed_segments_and_nothing_moves(settings):
         assert new[len(THEIRS) : -2] == OF_OTHERS
         assert json.loads(new[-2])["request"] == {"body": {"user_id": 0, "note": "é"}}
         assert new[-1] == Refused("not JSON", "no", b'{"user_id": "0 ", broken')
-    assert traces_in_spool(settings, IDS) == []
+    assert occurrences_in_spool(settings, IDS) == []
     assert redact_spool(settings, IDS, change=True) == {}
     assert list(settings.spool.rglob("*.forgetting")) == []

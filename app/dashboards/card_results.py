@@ -1,4 +1,4 @@
-"""What cards answer: each card's SQL run under the chosen filters, its result made ready for the page."""
+"""The results of cards: runs each card's SQL with the chosen filters and prepares the result for the page."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -13,10 +13,10 @@ from app.dashboards.model import Dashboard, DashCard, Parameter
 from app.dashboards.sql import render, values_of
 from app.warehouse import Warehouse
 
-Read = Callable[[str], bytes]
-"""Runs a query and answers in ClickHouse's format JSONCompact, in which types, days and odd bytes come out right."""
+RunQuery = Callable[[str], bytes]
+"""Runs a query and returns ClickHouse's JSONCompact, which preserves types, dates and invalid UTF-8."""
 
-_MOST_ROWS = 2_000  # as many as Metabase draws
+_MOST_ROWS = 2_000  # the limit of Metabase
 _LONGEST_TEXT = 300
 _MOST_OPTIONS = 50
 _WRAPPED = re.compile(r"(?:Nullable|LowCardinality)\((.*)\)")
@@ -24,8 +24,8 @@ _NUMBER = re.compile(r"U?Int\d+|B?Float\d+|Decimal\b.*")
 
 
 @dataclass(frozen=True)
-class Days:
-    """The business days that are stored, and those that a card shows where no date is chosen; None without any."""
+class StoredDays:
+    """The stored business days, and the days that cards show when no date is chosen; None if there are none."""
 
     first: date | None
     last: date | None
@@ -33,46 +33,46 @@ class Days:
     recent_last: date | None
 
 
-def reader_of(warehouse: Warehouse) -> Read:
-    """Reads over this connection; for one thread at a time."""
+def query_runner(warehouse: Warehouse) -> RunQuery:
+    """Run queries over this connection, from one thread at a time."""
     return lambda sql: warehouse.raw(sql, fmt="JSONCompact")
 
 
 def card_key(dashcard: DashCard) -> str:
-    """The name of a card's place in the page's data."""
+    """The key of a card in the page's data."""
     return dashcard.entity_id
 
 
-def answer_cards(
-    read: Read, dashboard: Dashboard, dashcards: Iterable[DashCard], chosen: Mapping[str, Any]
+def card_results(
+    run_query: RunQuery, dashboard: Dashboard, dashcards: Iterable[DashCard], chosen: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """The results of these cards by their keys: `columns`, `rows`, `is_cut`, or `error`; one bad card spoils no other.
+    """The results of these cards by key: `columns`, `rows` and `is_cut`, or `error` for a card that fails.
 
-    Raises WarehouseGoneError where nobody answers any more.
+    Raises WarehouseGoneError if the warehouse stops responding.
     """
-    known: dict[str, dict[str, Any]] = {}  # the same question on two tabs is asked once
-    answers = {}
+    cached: dict[str, dict[str, Any]] = {}  # a query that two tabs share runs once
+    results = {}
     for dashcard in dashcards:
         if dashcard.card_id is None:
             continue
         if dashcard.card is None:
-            answers[card_key(dashcard)] = {"error": f"there is no card {dashcard.card_id}"}
+            results[card_key(dashcard)] = {"error": f"there is no card {dashcard.card_id}"}
             continue
         try:
             sql = render(dashcard.card, values_of(dashboard, dashcard, chosen))
-            if sql not in known:
-                known[sql] = result_of(read(sql))
-            answers[card_key(dashcard)] = known[sql]
+            if sql not in cached:
+                cached[sql] = parse_result(run_query(sql))
+            results[card_key(dashcard)] = cached[sql]
         except WarehouseGoneError:
             raise
         except CaratError as error:
-            answers[card_key(dashcard)] = {"error": _told(str(error))}
-    return answers
+            results[card_key(dashcard)] = {"error": _short_error(str(error))}
+    return results
 
 
-def result_of(answer: bytes) -> dict[str, Any]:
+def parse_result(response: bytes) -> dict[str, Any]:
     """A result in JSONCompact as `columns` (name, and number, date, datetime, boolean or text), `rows` and `is_cut`."""
-    content = msgspec.json.decode(answer)
+    content = msgspec.json.decode(response)
     kinds = [_kind(column["type"]) for column in content["meta"]]
     rows = content["data"]
     return {
@@ -82,33 +82,33 @@ def result_of(answer: bytes) -> dict[str, Any]:
     }
 
 
-def stored_days(read: Read) -> Days:
-    """The days of the warehouse's sessions."""
-    answer = result_of(
-        read("SELECT min(day), max(day), minIf(day, is_recent), maxIf(day, is_recent), count() FROM dwh.days")
+def stored_days(run_query: RunQuery) -> StoredDays:
+    """The days for which the warehouse has sessions."""
+    result = parse_result(
+        run_query("SELECT min(day), max(day), minIf(day, is_recent), maxIf(day, is_recent), count() FROM dwh.days")
     )
-    *days, count = answer["rows"][0] if answer["rows"] else [0]
-    return Days(*map(date.fromisoformat, days)) if count else Days(None, None, None, None)
+    *days, count = result["rows"][0] if result["rows"] else [0]
+    return StoredDays(*map(date.fromisoformat, days)) if count else StoredDays(None, None, None, None)
 
 
-def options_of(read: Read, dashboards: Iterable[Dashboard], parameter: Parameter) -> list[str]:
-    """The values that a filter can take: those that its column holds, the most frequent first."""
+def options_of(run_query: RunQuery, dashboards: Iterable[Dashboard], parameter: Parameter) -> list[str]:
+    """The values of a filter: those in its column, most frequent first."""
     column = _column_of(dashboards, parameter)
     if not column:
         return []
     _, database, table, name = column
-    people = "WHERE NOT is_bot" if (database, table) == ("dwh", "sessions") else ""
-    answer = result_of(
-        read(
-            f"SELECT toString(`{name}`) AS value FROM `{database}`.`{table}` {people} "
+    without_bots = "WHERE NOT is_bot" if (database, table) == ("dwh", "sessions") else ""
+    result = parse_result(
+        run_query(
+            f"SELECT toString(`{name}`) AS value FROM `{database}`.`{table}` {without_bots} "
             f"GROUP BY value HAVING value != '' ORDER BY count() DESC, value LIMIT {_MOST_OPTIONS}"
         )
     )
-    return [row[0] for row in answer["rows"]]
+    return [row[0] for row in result["rows"]]
 
 
 def _column_of(dashboards: Iterable[Dashboard], parameter: Parameter) -> tuple[str, ...]:
-    """The column of the first card that this filter is mapped on."""
+    """The column that this filter filters on the first card that has it."""
     for dashboard in dashboards:
         ids = {own.id for own in dashboard.parameters if own.slug == parameter.slug}
         for dashcard in dashboard.dashcards:
@@ -140,8 +140,8 @@ def _value(value: Any, kind: str) -> Any:
     return text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 1]}…"
 
 
-def _told(problem: str) -> str:
-    """An error in words that fit on a card."""
-    if "Unknown table" in problem and "history." in problem:
-        return "the shop's database was never read: run `carat snapshot`, its history begins with that"
+def _short_error(problem: str) -> str:
+    """The error message, shortened to fit on a card."""
+    if "Uncached table" in problem and "history." in problem:
+        return "there is no history of the shop's database yet: run `carat snapshot`"
     return problem if len(problem) <= _LONGEST_TEXT else f"{problem[: _LONGEST_TEXT - 1]}…"

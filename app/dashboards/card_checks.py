@@ -1,4 +1,4 @@
-"""What is wrong with cards that only their answers show: each is run without filters, with each, and with all."""
+"""Checks that need the results of cards: each card is run without filters, with each filter, and with all of them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from itertools import chain
 from typing import Any
 
 from app.core.errors import CaratError, WarehouseGoneError
-from app.dashboards.answers import Read, result_of
+from app.dashboards.card_results import RunQuery, parse_result
 from app.dashboards.findings import Finding
 from app.dashboards.model import Card
 from app.dashboards.sql import render
@@ -21,23 +21,23 @@ _CHARTS = {"line", "bar", "area", "combo", "row", "scatter"}
 
 
 @dataclass(frozen=True)
-class Answer:
-    """Columns by name with their kind (number, date, datetime, boolean or text), and how many rows came."""
+class QueryResult:
+    """A card's result: its columns with their kinds (number, date, datetime, boolean or text), and its rows."""
 
     columns: dict[str, str]
     rows: list[list[Any]]
     is_cut: bool
 
 
-def run_cards(cards: Sequence[Card], warehouse: Warehouse, read: Read) -> list[Finding]:
-    """Everything that running the cards shows."""
+def check_cards(cards: Sequence[Card], warehouse: Warehouse, run_query: RunQuery) -> list[Finding]:
+    """Run the cards and return what is wrong with their results."""
     columns = _columns_of_tables(warehouse)
     values = _values(warehouse)
-    return [finding for card in cards for finding in _run_card(card, read, values, columns)]
+    return [finding for card in cards for finding in _check_card(card, run_query, values, columns)]
 
 
 def _values(warehouse: Warehouse) -> dict[str, Any]:
-    """A value of each filter that the warehouse has: the newest week, the most used device and channel."""
+    """A value that exists in the warehouse for each filter: the newest week, the most used device and channel."""
     newest = warehouse.query("SELECT toString(max(day)) AS last, toString(max(day) - 6) AS first FROM dwh.days").row(0)
     most_used = "SELECT topK(1)({0}) AS most FROM dwh.sessions WHERE NOT is_bot"
     device, channel = (list(warehouse.scalar(most_used.format(name))) for name in ("device_type", "channel"))
@@ -45,7 +45,7 @@ def _values(warehouse: Warehouse) -> dict[str, Any]:
 
 
 def _columns_of_tables(warehouse: Warehouse) -> dict[str, dict[str, str]]:
-    """The columns of every table of ours, with their types, by `database.table`."""
+    """The columns of Carat's tables with their types, by `database.table`."""
     found: dict[str, dict[str, str]] = {}
     columns = warehouse.query(
         "SELECT database || '.' || table, name, type FROM system.columns "
@@ -56,41 +56,45 @@ def _columns_of_tables(warehouse: Warehouse) -> dict[str, dict[str, str]]:
     return found
 
 
-def _run_card(card: Card, read: Read, values: dict[str, Any], tables: dict[str, dict[str, str]]) -> Iterator[Finding]:
+def _check_card(
+    card: Card, run_query: RunQuery, values: dict[str, Any], tables: dict[str, dict[str, str]]
+) -> Iterator[Finding]:
     yield from _filtered_columns(card, tables)
     names = [tag.name for tag in card.tags if tag.name in values]
     together = [{name: values[name] for name in names}] if len(names) > 1 else []
-    first: Answer | None = None
+    first: QueryResult | None = None
     for chosen in ({}, *({name: values[name]} for name in names), *together):
-        told = " and ".join(chosen) or "no filter"
+        filters = " and ".join(chosen) or "no filter"
         try:
-            answer = _answer(read, render(card, chosen))
+            result = _run(run_query, render(card, chosen))
         except WarehouseGoneError:
             raise
         except CaratError as error:
-            yield Finding("runs", card.path, f"with {told}", str(error)[:400])
+            yield Finding("runs", card.path, f"with {filters}", str(error)[:400])
             if first is None:
                 return
             continue
         if first is None:
-            first = answer
-        elif answer.columns != first.columns:
-            problem = f"answers with columns {list(answer.columns)}, else with {list(first.columns)}"
-            yield Finding("runs", card.path, f"with {told}", problem)
+            first = result
+        elif result.columns != first.columns:
+            problem = f"returns the columns {list(result.columns)}, without filters {list(first.columns)}"
+            yield Finding("runs", card.path, f"with {filters}", problem)
     assert first is not None
     if first.is_cut:
-        yield Finding("runs", card.path, "native", f"answers with more than {_ALL_ROWS} rows: add a LIMIT")
-    yield from _named_alike(card, first, tables)
+        yield Finding("runs", card.path, "native", f"returns more than {_ALL_ROWS} rows: add a LIMIT")
+    yield from _hidden_columns(card, first, tables)
     yield from _settings(card, first)
 
 
-def _answer(read: Read, sql: str) -> Answer:
-    result = result_of(read(sql))
-    return Answer({column["name"]: column["type"] for column in result["columns"]}, result["rows"], result["is_cut"])
+def _run(run_query: RunQuery, sql: str) -> QueryResult:
+    result = parse_result(run_query(sql))
+    return QueryResult(
+        {column["name"]: column["type"] for column in result["columns"]}, result["rows"], result["is_cut"]
+    )
 
 
 def _filtered_columns(card: Card, tables: dict[str, dict[str, str]]) -> Iterator[Finding]:
-    """Field filters on columns that there are, of a type that the widget can filter."""
+    """Field filters on columns that do not exist, or whose type the widget cannot filter."""
     for tag in card.tags:
         if not tag.column:
             continue
@@ -102,19 +106,19 @@ def _filtered_columns(card: Card, tables: dict[str, dict[str, str]]) -> Iterator
         elif tag.widget_type.startswith("date/") and kind not in {"Date", "Date32", "Nullable(Date)"}:
             yield Finding("tags", card.path, where, f"filters dates by {column}, a {kind}: use a stored Date")
         elif tag.widget_type.startswith("string/") and "String" not in kind:
-            yield Finding("tags", card.path, where, f"filters texts by {column}, which is {kind}")
+            yield Finding("tags", card.path, where, f"filters text by {column}, a {kind}: use a String column")
 
 
-def _named_alike(card: Card, answer: Answer, tables: dict[str, dict[str, str]]) -> Iterator[Finding]:
-    """Output columns that are called as a column of the filtered tables: an alias hides the column from its filter."""
-    for name in answer.columns:
+def _hidden_columns(card: Card, result: QueryResult, tables: dict[str, dict[str, str]]) -> Iterator[Finding]:
+    """Output columns named like a column of a filtered table: the alias hides the column from its filter."""
+    for name in result.columns:
         for tag in card.tags:
             if tag.column and name in tables.get(".".join(tag.column[1:3]), {}):
                 yield Finding(
                     "columns",
                     card.path,
                     name,
-                    "is called as a column of a filtered table: name it for people",
+                    "has the name of a column of a filtered table: give it a readable name",
                 )
                 break
 
@@ -122,19 +126,21 @@ def _named_alike(card: Card, answer: Answer, tables: dict[str, dict[str, str]]) 
 # ---- settings --------------------------------------------------------------------------------------------------
 
 
-def _settings(card: Card, answer: Answer) -> Iterator[Finding]:
+def _settings(card: Card, result: QueryResult) -> Iterator[Finding]:
     for where, name in _names(card):
-        if name not in answer.columns:
-            yield Finding("columns", card.path, where, f"{name!r} is no column of the answer: {list(answer.columns)}")
-    yield from _kinds(card, answer)
+        if name not in result.columns:
+            yield Finding(
+                "columns", card.path, where, f"{name!r} is not a column of the result: {list(result.columns)}"
+            )
+    yield from _kinds(card, result)
     if card.display == "table" and not card.settings.get("table.pivot"):
         shown = {column.get("name") for column in card.settings.get("table.columns", [])}
-        for name in answer.columns:
+        for name in result.columns:
             if name not in shown:
                 yield Finding("columns", card.path, "table.columns", f"leaves out {name!r}: list it, enabled or not")
-    for name, kind in answer.columns.items():
+    for name, kind in result.columns.items():
         if kind == "number" and name not in card.column_settings and name not in _dimensions(card):
-            yield Finding("columns", card.path, f"column_settings.{name}", "is a number without a format")
+            yield Finding("columns", card.path, f"column_settings.{name}", "has no format: every number needs one")
 
 
 def _dimensions(card: Card) -> list[str]:
@@ -153,13 +159,13 @@ def _names(card: Card) -> Iterator[tuple[str, str]]:
     yield from (
         ("table.column_formatting", name) for name in chain.from_iterable(rule.get("columns", []) for rule in rules)
     )
-    if len(_dimensions(card)) == 1:  # else series are called as the values of the second one
+    if len(_dimensions(card)) == 1:  # otherwise series are named after the values of the second one
         yield from (("series_settings", name) for name in settings.get("series_settings", {}))
 
 
-def _kinds(card: Card, answer: Answer) -> Iterator[Finding]:
-    """Columns whose kind does not suit what they are shown as."""
-    settings, columns = card.settings, answer.columns
+def _kinds(card: Card, result: QueryResult) -> Iterator[Finding]:
+    """Columns whose kind does not fit how they are shown."""
+    settings, columns = card.settings, result.columns
     numbers = {
         *settings.get("graph.metrics", []),
         *(settings[key] for key in ("funnel.metric", "pie.metric", "table.cell_column") if settings.get(key)),
@@ -168,17 +174,17 @@ def _kinds(card: Card, answer: Answer) -> Iterator[Finding]:
     }
     for name in sorted(numbers & columns.keys()):
         if columns[name] != "number":
-            yield Finding("columns", card.path, name, f"is shown as a number, but is {columns[name]}")
+            yield Finding("columns", card.path, name, f"is shown as a number, but its type is {columns[name]}")
     for name, formats in card.column_settings.items():
         if "date_style" in formats and columns.get(name) not in {"date", "datetime", None}:
-            yield Finding("columns", card.path, name, f"is shown as a date, but is {columns[name]}")
+            yield Finding("columns", card.path, name, f"is shown as a date, but its type is {columns[name]}")
     if card.display == "smartscalar" and "date" not in columns.values():
-        yield Finding("columns", card.path, "smartscalar", "needs a column of dates: which value is the one before?")
+        yield Finding("columns", card.path, "smartscalar", "needs a date column to find the previous value")
     if settings.get("graph.x_axis.scale") == "timeseries" and columns.get(_dimensions(card)[0]) not in {
         "date",
         "datetime",
         None,
     }:
-        yield Finding("columns", card.path, _dimensions(card)[0], "is the axis of time, but is no date")
+        yield Finding("columns", card.path, _dimensions(card)[0], "is the time axis, but not a date")
     if card.display in {"funnel", "scalar"} | _CHARTS and len(columns) < (1 if card.display == "scalar" else 2):
-        yield Finding("columns", card.path, "native", f"a {card.display} needs more than {len(columns)} column")
+        yield Finding("columns", card.path, "native", f"a {card.display} needs more columns than {len(columns)}")

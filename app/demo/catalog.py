@@ -1,4 +1,4 @@
-"""The demo shop's catalogue: about two thousand pieces of jewelry and accessories, and the listings of them."""
+"""The demo shop's catalog: about two thousand items of jewelry and accessories, and their listings."""
 
 import math
 from collections import Counter, defaultdict
@@ -17,11 +17,11 @@ from app.demo.chance import Weighted, between, normal, pick, seeded, shuffled
 PER_PAGE = 24
 SORTS = ("popular", "price_asc", "price_desc", "newest")
 
-_LISTINGS_REMEMBERED = 8_192
+_LISTINGS_CACHED = 8_192
 _YEARS_OPEN = 3
 _ITEMS_TO_COME = 60
 
-# One title is misspelt until somebody notices: that of a piece that many see.
+# One title is misspelt until somebody corrects it: that of a popular item.
 RIGHT_WORD, MISSPELT_WORD = "pendant", "pendent"
 _MISSPELT_RANK = 60
 
@@ -30,7 +30,7 @@ Description = tuple[str, str, str | None, str | None]
 
 
 class Section(NamedTuple):
-    """A department of the shop and what is sold there."""
+    """A section of the shop and what is sold there; `pieces` is its number of items."""
 
     slug: str
     code: str
@@ -155,9 +155,9 @@ _PRODUCT_TEXT = (
 
 @dataclass(frozen=True)
 class Item:
-    """One article of the shop: what an edition of the catalogue says of it, and its stock when it was first shown.
+    """An item as one version of the catalog describes it, with its stock when it was first listed.
 
-    What the API says of it is encoded once and kept with it, so that whatever changes it starts afresh.
+    Its API responses are encoded once and cached on it; a changed item is a new object and encodes them again.
     """
 
     id: int
@@ -173,7 +173,7 @@ class Item:
 
     @property
     def description(self) -> Description:
-        """What the shop's search goes by."""
+        """The fields that the shop's search looks at."""
         return self.title, self.section, self.material, self.metal
 
     @property
@@ -183,7 +183,7 @@ class Item:
 
     @cached_property
     def cents(self) -> int:
-        """The price as a whole number, which compares fastest."""
+        """The price in cents: an integer compares fastest."""
         return int(self.price.scaleb(2))
 
     @cached_property
@@ -218,7 +218,7 @@ class Item:
 
 
 class Listing(NamedTuple):
-    """One query, its filters and its sort: what stays the same while a shopper turns pages."""
+    """A query with its filters and sort order: what stays the same from page to page."""
 
     q: str | None = None
     section: tuple[str, ...] = ()
@@ -230,12 +230,12 @@ class Listing(NamedTuple):
 
     @property
     def asks_for_prices(self) -> bool:
-        """Whether other prices could change what is found, or its order."""
+        """Whether a change of prices could change the result or its order."""
         return self.price_min is not None or self.price_max is not None or self.sort in {"price_asc", "price_desc"}
 
 
 class Wording:
-    """What the catalogue says besides prices, and what can be found by it; editions that agree in it share it."""
+    """The catalog's content except prices, with its search index; versions with the same content share it."""
 
     def __init__(self, ranked: Sequence[Item], before: "Wording | None" = None) -> None:
         self.descriptions = {item.id: item.description for item in ranked}
@@ -245,7 +245,7 @@ class Wording:
         for item in ranked:
             self._by_section[item.section].append(item.id)
         self.popular_by_section = {
-            # Zipf-like, flattened at the top so that no single piece carries the shop.
+            # Zipf-like, flattened at the top so that no single item dominates.
             section: Weighted((item_id, 1 / (self._ranks[item_id] + 12) ** 0.95) for item_id in ids)
             for section, ids in self._by_section.items()
         }
@@ -257,7 +257,7 @@ class Wording:
         """The ids of all items that a listing without prices matches, in its order."""
         ids = self._found.get(listing)
         if ids is None:
-            if len(self._found) >= _LISTINGS_REMEMBERED:
+            if len(self._found) >= _LISTINGS_CACHED:
                 self._found.clear()
             ids = self._found[listing] = self._search(listing)
         return ids
@@ -285,7 +285,7 @@ class Wording:
         return having[0].intersection(*having[1:]) if having else None
 
     def _index(self, before: dict[int, Description]) -> None:
-        """Brings word -> ids of the items it finds up to date: the words of the titles, and their translations."""
+        """Update the search index (word -> item ids) with the words of changed titles and their translations."""
         now = self.descriptions
         came: defaultdict[str, set[int]] = defaultdict(set)
         went: defaultdict[str, set[int]] = defaultdict(set)
@@ -298,10 +298,10 @@ class Wording:
             self.words[word] = (self.words.get(word, frozenset()) - went[word]) | came[word]
 
 
-class Catalogue:
-    """The items on show and everything the shop's API says about them: one edition of the catalogue.
+class Catalog:
+    """One version of the catalog: the listed items and the API responses about them.
 
-    Items that are hidden are neither listed nor recommended, but their pages still answer.
+    Hidden items are neither listed nor recommended, but their pages still respond.
     """
 
     def __init__(
@@ -310,7 +310,7 @@ class Catalogue:
         *,
         sold_out: frozenset[int],
         hidden: Iterable[Item] = (),
-        before: "Catalogue | None" = None,
+        before: "Catalog | None" = None,
     ) -> None:
         self.ranked = ranked
         self.items = tuple(sorted(ranked, key=lambda item: item.id))
@@ -331,34 +331,34 @@ class Catalogue:
             return self.wording.found(listing)
         ids = self._found.get(listing)
         if ids is None:
-            if len(self._found) >= _LISTINGS_REMEMBERED:
+            if len(self._found) >= _LISTINGS_CACHED:
                 self._found.clear()
             ids = self._found[listing] = self._search(listing)
         return ids
 
-    def listing_answer(self, listing: Listing, page: int, per_page: int) -> tuple[tuple[int, ...], bytes]:
+    def listing_response(self, listing: Listing, page: int, per_page: int) -> tuple[tuple[int, ...], bytes]:
         """The ids shown on one page (from 1), and the API's response body."""
         ids, by_id = self.found(listing), self.by_id
         shown = ids[(page - 1) * per_page : page * per_page]
         cards = b",".join([by_id[item_id].card for item_id in shown])
         return shown, b'{"total":%d,"page":%d,"per_page":%d,"items":[%b]}' % (len(ids), page, per_page, cards)
 
-    def product_answer(self, item_id: int) -> bytes:
+    def product_response(self, item_id: int) -> bytes:
         """The API's response body for one product's page."""
         page = self.by_id[item_id].page
         return page.replace(b'"in_stock":true', b'"in_stock":false') if item_id in self.sold_out else page
 
     def similar(self, item_id: int) -> tuple[int, ...]:
-        """Ids of pieces the shop recommends beside this one."""
+        """Ids of the items the shop recommends with this one."""
         neighbours = self.found(Listing(section=(self.by_id[item_id].section,)))
         here = neighbours.index(item_id) if item_id in neighbours else 0
         return tuple(other for other in neighbours[max(0, here - 2) : here + 3] if other != item_id)
 
-    def similar_answer(self, item_id: int) -> bytes:
-        """The API's response body for the recommendations beside a product."""
+    def similar_response(self, item_id: int) -> bytes:
+        """The API's response body for a product's recommendations."""
         return b'{"items":[%b]}' % b",".join(self.by_id[other].card for other in self.similar(item_id))
 
-    def _wording_after(self, before: "Catalogue | None") -> Wording:
+    def _wording_after(self, before: "Catalog | None") -> Wording:
         if before is None:
             return Wording(self.ranked)
         differs_in_prices_only = len(self.items) == len(before.items) and all(
@@ -382,7 +382,7 @@ class Catalogue:
 
 
 class ItemMaker:
-    """Thinks up items, each with an id, an article number and a title of its own."""
+    """Generates items, each with a unique id, article number and title."""
 
     def __init__(self, start: date) -> None:
         self._opened = datetime.combine(start, time()) - timedelta(days=_YEARS_OPEN * 365)
@@ -392,7 +392,7 @@ class ItemMaker:
 
     def item(self, rng: Random, section: Section) -> Item:
         """The section's next item."""
-        # Gaps are the articles that were delisted over the years.
+        # The gaps are items that were delisted over the years.
         self._last_id += 1 + (rng.random() < 0.12)
         self._numbers[section.slug] += 1
         material, metal = _choices(section.materials).draw(rng), _choices(section.metals).draw(rng)
@@ -403,7 +403,7 @@ class ItemMaker:
         factor = _METAL_FACTORS.get(metal or "", 1) * _MATERIAL_FACTORS.get(material or "", 1)
         euros = max(4.9, section.median_eur * factor * math.exp(section.spread * 0.75 * normal(rng)))
         alloy = "".join(word[0] for word in (metal or "x").split()).upper()
-        # Squared: a shop adds more pieces every year.
+        # Squared: the shop adds more items every year.
         age = rng.random() ** 2
         return Item(
             id=self._last_id,
@@ -419,16 +419,16 @@ class ItemMaker:
         )
 
 
-class Collection(NamedTuple):
+class Inventory(NamedTuple):
     """The shop on its first day, and the items that it will add later in its first month."""
 
-    catalogue: Catalogue
+    catalog: Catalog
     to_come: tuple[Item, ...]
 
 
 @lru_cache(maxsize=4)
-def build_collection(seed: int, start: date) -> Collection:
-    """The collection of the shop with this seed."""
+def build_inventory(seed: int, start: date) -> Inventory:
+    """The inventory of the shop with this seed."""
     rng, maker = seeded(seed, "catalogue"), ItemMaker(start)
     items = [maker.item(rng, section) for section in SECTIONS for _ in range(section.pieces)]
     ranked = [items[place] for place in shuffled(rng, range(len(items)))]
@@ -440,12 +440,12 @@ def build_collection(seed: int, start: date) -> Collection:
     to_come = tuple(
         replace(maker.item(rng, sections.draw(rng)), stock=between(rng, 6, 40)) for _ in range(_ITEMS_TO_COME)
     )
-    return Collection(Catalogue(ranked, sold_out=sold_out), to_come)
+    return Inventory(Catalog(ranked, sold_out=sold_out), to_come)
 
 
-def build_catalogue(seed: int, start: date) -> Catalogue:
-    """The catalogue of the shop with this seed, as of its first day."""
-    return build_collection(seed, start).catalogue
+def build_catalog(seed: int, start: date) -> Catalog:
+    """The catalog of the shop with this seed, as of its first day."""
+    return build_inventory(seed, start).catalog
 
 
 def _title(rng: Random, section: Section, material: str | None, metal: str | None) -> str:
@@ -456,7 +456,7 @@ def _title(rng: Random, section: Section, material: str | None, metal: str | Non
 
 
 def _shop_price(rng: Random, euros: float) -> Decimal:
-    """The price rounded the way shops do: 24.90, 119.00, 1 250.00, sometimes an odd sum of cents."""
+    """The price rounded as shops do: 24.90, 119.00, 1 250.00, sometimes an odd number of cents."""
     if euros >= 1_000:
         return Decimal(round(euros / 50) * 50).quantize(Decimal("0.01"))
     cents = pick(rng, (0, 0, 50, 90, 90, 95, 99, int(rng.random() * 100)))

@@ -1,4 +1,4 @@
-"""Writes calls down in the call record format, with the dirt that real clients leave in it."""
+"""Writes calls in the call record format, with the inconsistencies of real clients."""
 
 from datetime import date
 from functools import lru_cache
@@ -27,25 +27,25 @@ class Call(NamedTuple):
     line: bytes
 
 
-def error_answer(code: str, message: str) -> bytes:
+def error_response(code: str, message: str) -> bytes:
     """The body of the API's error responses."""
     return _encode({"error": {"code": code, "message": message}})
 
 
 _FAILURES: Weighted[tuple[int, bytes]] = Weighted(
     (
-        ((500, error_answer("internal_error", "Something went wrong on our side.")), 30),
-        ((502, error_answer("bad_gateway", "The upstream service sent no valid answer.")), 14),
-        ((504, error_answer("upstream_timeout", "The upstream service took longer than 10 s.")), 16),
-        ((429, error_answer("too_many_requests", "Slow down, please. Retry after 20 s.")), 16),
-        ((404, error_answer("not_found", "There is nothing at this address.")), 14),
-        ((401, error_answer("token_expired", "The session token has expired.")), 10),
+        ((500, error_response("internal_error", "Something went wrong on our side.")), 30),
+        ((502, error_response("bad_gateway", "The upstream service sent no valid answer.")), 14),
+        ((504, error_response("upstream_timeout", "The upstream service took longer than 10 s.")), 16),
+        ((429, error_response("too_many_requests", "Slow down, please. Retry after 20 s.")), 16),
+        ((404, error_response("not_found", "There is nothing at this address.")), 14),
+        ((401, error_response("token_expired", "The session token has expired.")), 10),
     ),
 )
 
 
-class Diary:
-    """The calls of one client in one visit; its clock moves on with every call and pause."""
+class RequestLog:
+    """The calls of one client in one visit; its clock advances with every call and pause."""
 
     __slots__ = ("calls", "identity", "now_ms", "page_url", "referrer", "rng", "sends_epoch", "sends_nulls", "user_id")
 
@@ -72,18 +72,18 @@ class Diary:
         self,
         method: str,
         endpoint: str,
-        answer: bytes | None,
+        response: bytes | None,
         *,
         query: dict[str, object] | None = None,
         body: dict[str, object] | None = None,
         status: int = 200,
         typical_ms: int = 60,
     ) -> int:
-        """Records one call and returns its status: the shop sometimes fails whatever was asked."""
+        """Record one call and return its status, which is sometimes a random failure."""
         rng = self.rng
         luck = rng.random()
         if luck < _FAILURE_RATE and status < 400:
-            status, answer = _FAILURES.draw(rng)
+            status, response = _FAILURES.draw(rng)
         slowness = rng.random()
         duration_ms = int(typical_ms * (0.5 + slowness + 8 * slowness**12))
         if status == 504:
@@ -100,12 +100,12 @@ class Diary:
             "request": self._request(query, body),
             "status": status if status >= 400 or luck < 1 - _NO_STATUS_RATE else None,
             "duration_ms": duration_ms,
-            "response": None if answer is None else msgspec.Raw(answer),
+            "response": None if response is None else msgspec.Raw(response),
         }
         if not self.sends_nulls:
             record = {field: value for field, value in record.items() if value is not None}
         self.calls.append(Call(self.now_ms, _encode(record)))
-        # The calls of one page go out side by side: the next may carry the very same millisecond.
+        # A page sends its calls in parallel: the next one may have the same millisecond.
         self.now_ms += int(rng.random() * 90)
         return status
 

@@ -11,8 +11,8 @@ import pytest
 from app.demo.assortment import assortment_of
 from app.demo.calls import DemoPlan, day_records, write_month
 from app.demo.database import ShopState, opening_state, write_state
-from app.demo.life import ShopLife, deed_of, written_states
-from app.demo.prices import gold_edition
+from app.demo.prices import gold_version
+from app.demo.shop_timeline import ShopTimeline, effect_of, written_states
 
 from .conftest import Month, moment_ms
 
@@ -31,14 +31,14 @@ class Life(NamedTuple):
     def plan(self) -> DemoPlan:
         return self.month.plan
 
-    def of_edition(self, edition: int) -> ShopState:
-        """A state while the edition was in force."""
-        return self.evenings[edition]
+    def at_version(self, version: int) -> ShopState:
+        """A state while the version was valid."""
+        return self.evenings[version]
 
 
 @pytest.fixture(scope="module")
 def life(month: Month) -> Life:
-    states = list(ShopLife(month.plan, lambda day: (a.line for a in month.days[day])).states((MORNING, EVENING)))
+    states = list(ShopTimeline(month.plan, lambda day: (a.line for a in month.days[day])).states((MORNING, EVENING)))
     return Life(month, [state for _, state in states[::2]], [state for _, state in states[1::2]])
 
 
@@ -55,7 +55,7 @@ def successes(month: Month, method: str, endpoint: str) -> list[dict[str, Any]]:
 
 
 def bought(month: Month) -> list[tuple[int, str | None, dict[int, int]]]:
-    """Each order once: its moment, its user and its pieces."""
+    """Each order once: its moment, its user and its quantities."""
     orders: dict[str, tuple[int, str | None, dict[int, int]]] = {}
     for record in successes(month, "POST", "orders"):
         pieces = {line["product_id"]: line.get("quantity", 1) for line in record["response"]["items"]}
@@ -64,15 +64,15 @@ def bought(month: Month) -> list[tuple[int, str | None, dict[int, int]]]:
     return list(orders.values())
 
 
-def favorite_deeds(month: Month) -> dict[tuple[int, int], list[tuple[int, bool]]]:
+def favorite_effects(month: Month) -> dict[tuple[int, int], list[tuple[int, bool]]]:
     """Per user and product: when it became a favorite and when it stopped being one."""
-    deeds = defaultdict(list)
+    effects = defaultdict(list)
     for record in successes(month, "POST", "favorites") + successes(month, "DELETE", "favorites"):
         if record.get("user_id"):
             is_added = record["method"] == "POST"
             product = record["request"]["body"]["product_id"] if is_added else record["endpoint"].rsplit("/", 1)[1]
-            deeds[int(record["user_id"]), int(product)].append((moment_ms(record), is_added))
-    return {key: sorted(moments) for key, moments in deeds.items()}
+            effects[int(record["user_id"]), int(product)].append((moment_ms(record), is_added))
+    return {key: sorted(moments) for key, moments in effects.items()}
 
 
 def day_of(plan: DemoPlan, at_ms: int) -> int:
@@ -94,7 +94,7 @@ def test_prices_in_the_calls_are_the_databases_prices_at_that_moment(life: Life)
     for record in life.month.records:
         if (record.get("status") or 200) >= 400:
             continue
-        items = life.of_edition(life.plan.edition_at(moment_ms(record))).items
+        items = life.at_version(life.plan.catalog_version_at(moment_ms(record))).items
         response = record.get("response") or {}
         for line in [response, *(response.get("items") or [])]:
             if "price" in line:
@@ -110,7 +110,7 @@ def test_products_in_the_calls_look_as_in_the_database(life: Life) -> None:
     for record in successes(life.month, "GET", "products"):
         response = record.get("response") or {}
         if "in_stock" in response:
-            state = life.of_edition(life.plan.edition_at(moment_ms(record)))
+            state = life.at_version(life.plan.catalog_version_at(moment_ms(record)))
             row = state.items[response["id"]]
             assert (response["title"], response["material"]) == (row.title, row.material)
             assert response["in_stock"] == (state.stock[response["id"]].quantity > 0)
@@ -124,10 +124,10 @@ def test_products_in_the_calls_look_as_in_the_database(life: Life) -> None:
 
 def test_a_favorite_added_in_a_call_is_in_the_state_of_that_evening_however_late_the_call_arrived(life: Life) -> None:
     added = removed = 0
-    for key, deeds in favorite_deeds(life.month).items():
-        for at_ms, _ in deeds:
+    for key, effects in favorite_effects(life.month).items():
+        for at_ms, _ in effects:
             day = day_of(life.plan, at_ms)
-            _, is_added = deeds[bisect(deeds, (life.plan.day_starts_ms(day + 1),)) - 1]
+            _, is_added = effects[bisect(effects, (life.plan.day_starts_ms(day + 1),)) - 1]
             evening = life.evenings[day]
             if key[1] in evening.items:
                 assert (key in evening.favorites) == is_added
@@ -142,18 +142,18 @@ def test_a_call_that_arrives_days_later_and_twice_counts_when_it_happened() -> N
         b'{"ts":%d,"method":"POST","endpoint":"/api/v1/favorites","user_id":"3","request":{"body":{"product_id":"%d"}}}'
     )
     late = line % (SHORT.starts_ms + 7 * 3_600_000, product_id)
-    states = ShopLife(SHORT, lambda day: [late, late] if day == 3 else []).states((7, 8))
+    states = ShopTimeline(SHORT, lambda day: [late, late] if day == 3 else []).states((7, 8))
     assert [(3, product_id) in state.favorites for _, state in states][:3] == [False, True, True]
 
 
 def test_a_favorite_remembers_when_it_was_added_first(life: Life) -> None:
     opening = opening_state(life.plan).favorites
-    for key, deeds in favorite_deeds(life.month).items():
+    for key, effects in favorite_effects(life.month).items():
         row = life.evenings[-1].favorites.get(key)
-        if row is not None and key in opening and all(is_added for _, is_added in deeds):
+        if row is not None and key in opening and all(is_added for _, is_added in effects):
             assert row == opening[key]
         elif row is not None and key not in opening:
-            moments = [at_ms // 1_000 for at_ms, is_added in deeds if is_added]
+            moments = [at_ms // 1_000 for at_ms, is_added in effects if is_added]
             assert row.added_at.replace(tzinfo=UTC).timestamp() in moments
 
 
@@ -168,8 +168,8 @@ def test_what_a_user_puts_into_the_cart_stays_there_until_removed_or_bought(life
             if record.get("user_id"):
                 touched[int(record["user_id"])].append((moment_ms(record), record))
     ordered = {int(user_id) for _, user_id, _ in bought(life.month) if user_id}
-    for user_id, deeds in touched.items():
-        at_ms, last = max(deeds, key=lambda deed: deed[0])
+    for user_id, effects in touched.items():
+        at_ms, last = max(effects, key=lambda effect: effect[0])
         evening = life.evenings[day_of(life.plan, at_ms)]
         if user_id not in ordered and last["method"] != "DELETE":
             for line in last["response"]["items"]:
@@ -219,12 +219,12 @@ def test_some_item_sells_out_and_comes_back_days_later(life: Life) -> None:
     assert len(for_good) >= 3
 
 
-def test_the_catalogue_calls_sold_out_what_the_database_has_not_got(life: Life) -> None:
+def test_the_catalog_marks_as_sold_out_what_the_database_has_none_of(life: Life) -> None:
     assortment = assortment_of(life.plan)
-    for edition, evening in enumerate(life.evenings):
-        listed = {item.id for item in assortment.catalogue(edition).items}
+    for version, evening in enumerate(life.evenings):
+        listed = {item.id for item in assortment.catalog(version).items}
         empty = {product_id for product_id, row in evening.stock.items() if not row.quantity}
-        assert empty & listed == assortment.catalogue(edition).sold_out & listed
+        assert empty & listed == assortment.catalog(version).sold_out & listed
 
 
 # -- items ------------------------------------------------------------------------------------------------------------
@@ -260,7 +260,7 @@ def test_updated_at_moves_with_most_changes_and_is_sometimes_forgotten(life: Lif
 
 def test_each_day_changes_only_a_small_part_of_the_rows(life: Life) -> None:
     campaign = [day for day in range(life.plan.days) if life.plan.is_campaign(day)]
-    loud = {campaign[0], campaign[-1] + 1, gold_edition(life.plan)}
+    loud = {campaign[0], campaign[-1] + 1, gold_version(life.plan)}
     for day, (before, after) in enumerate(pairwise([opening_state(life.plan), *life.evenings])):
         changed = changed_rows(before, after)
         rows = len(before.items)
@@ -276,7 +276,7 @@ def test_each_day_changes_only_a_small_part_of_the_rows(life: Life) -> None:
 def test_the_same_plan_gives_the_same_states_and_bytes_from_files_and_from_memory(tmp_path: Path) -> None:
     write_month(SHORT, tmp_path)
     from_files = list(written_states(SHORT, tmp_path))
-    from_memory = list(ShopLife(SHORT, lambda day: day_records(SHORT, day)).states())
+    from_memory = list(ShopTimeline(SHORT, lambda day: day_records(SHORT, day)).states())
     assert from_files == from_memory
     for number, (_, state) in enumerate((from_files[-1], from_memory[-1])):
         write_state(state, tmp_path / f"{number}.sqlite")
@@ -284,7 +284,7 @@ def test_the_same_plan_gives_the_same_states_and_bytes_from_files_and_from_memor
 
 
 def test_states_come_in_order_and_stay_as_they_were(month: Month) -> None:
-    lines = ShopLife(month.plan, lambda day: (a.line for a in month.days[day]))
+    lines = ShopTimeline(month.plan, lambda day: (a.line for a in month.days[day]))
     hours = [moment for moment, _ in lines.states((24, 6))]
     assert hours == sorted(hours)
     assert hours[:3] == [
@@ -302,13 +302,13 @@ def test_states_come_in_order_and_stay_as_they_were(month: Month) -> None:
 
 
 def test_every_day_of_a_month_is_the_same_whatever_hours_are_asked_for(month: Month, life: Life) -> None:
-    noons_too = ShopLife(month.plan, lambda day: (a.line for a in month.days[day])).states()
+    noons_too = ShopTimeline(month.plan, lambda day: (a.line for a in month.days[day])).states()
     assert [state for moment, state in noons_too if moment.hour == 0] == life.evenings
 
 
 def test_a_single_day_has_states_as_well() -> None:
     plan = DemoPlan(calls=1_000, days=1)
-    states = list(ShopLife(plan, lambda day: day_records(plan, day)).states())
+    states = list(ShopTimeline(plan, lambda day: day_records(plan, day)).states())
     assert [moment.hour for moment, _ in states] == [12, 0]
 
 
@@ -325,5 +325,5 @@ def test_a_single_day_has_states_as_well() -> None:
         b'{"ts":1,"method":"POST","endpoint":"/api/v1/favorites","user_id":"1","status":500,"request":{"body":{"product_id":2}}}',
     ],
 )
-def test_lines_that_are_broken_or_failed_or_only_looked_change_nothing(line: bytes) -> None:
-    assert deed_of(line) is None
+def test_broken_failed_and_read_only_calls_change_nothing(line: bytes) -> None:
+    assert effect_of(line) is None
