@@ -190,27 +190,27 @@ def serve(*, host: Host = "127.0.0.1", port: Port = 8787, page_port: PagePort = 
     from app.core.signals import stopped_by_signal
     from app.core.watchdog import watched
     from app.intake.collector.server import inherited_sockets, listen
-    from app.ops.supervisor import serve as run_parts
+    from app.ops.supervisor import serve as run_children
 
     load_settings()
     sockets = inherited_sockets() or listen(host, port)
     with watched(), stopped_by_signal(grace_s=0) as stopped:  # the child processes have a grace period of their own
-        run_parts(sockets, page_port=page_port, stopped=stopped)
+        run_children(sockets, page_port=page_port, stopped=stopped)
 
 
-@app.command(hidden=True, short_help="The part of serve that owns the warehouse")
-def keep(*, page_port: PagePort = 8322) -> None:
-    """Run the part of `carat serve` that owns the warehouse. `carat serve` starts it.
+@app.command(hidden=True, short_help="The part of serve that holds the warehouse")
+def schedule(*, page_port: PagePort = 8322) -> None:
+    """Run the part of `carat serve` that holds the warehouse. `carat serve` starts it.
 
-    Example: carat keep
+    Example: carat schedule
     """
     from app.core.signals import stopped_by_signal
     from app.core.watchdog import watched
-    from app.dashboards.live import page_of_keeper
-    from app.ops.scheduler import Keeper
+    from app.dashboards.live import scheduler_page
+    from app.ops.scheduler import Scheduler
 
     with watched(), stopped_by_signal() as stopped:
-        Keeper(load_settings(), stopped=stopped, page=page_of_keeper("127.0.0.1", page_port)).run()
+        Scheduler(load_settings(), stopped=stopped, page=scheduler_page("127.0.0.1", page_port)).run()
 
 
 @app.command(short_help="Append changes in the shop DB to history")

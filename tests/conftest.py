@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import structlog
 
+from app.core.call_record import RecordLimits
 from app.jobs import ingest
 from app.settings import Settings
 from app.warehouse import Warehouse, open_warehouse
@@ -62,7 +63,7 @@ def ingest_records(warehouse, tmp_path) -> Callable[..., ingest.LoadResult]:
         path = tmp_path / f"records-{len(list(tmp_path.iterdir()))}.ndjson"
         path.write_bytes(b"\n".join(r if isinstance(r, bytes) else json.dumps(r).encode() for r in records))
         totals = ingest.LoadResult()
-        ingest.ingest_source(warehouse, str(path), now=now, max_record_bytes=max_record_bytes, totals=totals)
+        ingest.ingest_source(warehouse, str(path), now=now, totals=totals, limits=RecordLimits(max_record_bytes))
         return totals
 
     return run

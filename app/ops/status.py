@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import polars as pl
 
 from app.contracts import API_CALLS, dwh_tables
-from app.intake.spool import delivery_lag_s, spool_depth
+from app.intake.spool import delivery_lag_s, spool_backlog
 from app.settings import Settings
 from app.warehouse import Warehouse
 
@@ -26,7 +26,7 @@ def freshness(warehouse: Warehouse) -> pl.DataFrame:
 
 def spool_state(settings: Settings) -> pl.DataFrame:
     """`segments, bytes` that wait for delivery, since when the oldest does, and how long the last one delivered did."""
-    depth = spool_depth(settings.spool)
+    depth = spool_backlog(settings.spool)
     oldest_at = datetime.fromtimestamp(depth.oldest_at_ms / 1000, tz=UTC) if depth.oldest_at_ms else None
     row = {
         "segments": depth.segments,

@@ -321,5 +321,5 @@ def test_what_is_remembered_is_bounded():
         redactor.field("response", {f"{number} {n}": f"harmless {number} {n}" for n in range(1000)})
         redactor.field("response", "x" * 100_000)
     assert len(redactor._harmless) <= 16_384
-    assert len(redactor._judged) <= 4096
+    assert len(redactor._known_names) <= 4096
     assert max(map(len, redactor._harmless)) <= 200

@@ -23,6 +23,7 @@ import pytest
 import zstandard
 
 from app.contracts import DWH_TABLES
+from app.core.call_record import RecordLimits
 from app.core.errors import CaratError, SettingsError
 from app.intake.files import require_readable
 from app.jobs import ingest
@@ -70,7 +71,7 @@ def build(warehouse, open_engine) -> Callable[[], dict[date, int]]:
 def ingest_file(warehouse) -> Callable[..., ingest.LoadResult]:
     def run(path: Path, *, now: datetime = NOW) -> ingest.LoadResult:
         totals = ingest.LoadResult()
-        ingest.ingest_source(warehouse, str(path), now=now, max_record_bytes=MAX_RECORD_BYTES, totals=totals)
+        ingest.ingest_source(warehouse, str(path), now=now, totals=totals, limits=RecordLimits(MAX_RECORD_BYTES))
         return totals
 
     return run
@@ -216,7 +217,7 @@ def test_a_cut_off_compressed_file_stores_what_is_readable_and_the_whole_one_the
     path = tmp_path / f"calls.ndjson.{suffix}"
     cut = data[: len(data) * 2 // 3]
     path.write_bytes(cut)
-    with pytest.raises(CaratError, match=r"damaged or half-written.*run the same command on the whole file") as caught:
+    with pytest.raises(CaratError, match=r"damaged or incomplete.*run the same command on the complete file") as caught:
         ingest_file(path)
     assert str(path) in str(caught.value)
     readable = readable_part(cut, suffix).count(b"\n")
@@ -232,13 +233,13 @@ def test_a_cut_off_compressed_file_ends_the_command_with_exit_1_and_one_line(car
     (tmp_path / "calls.ndjson.gz").write_bytes(data[: len(data) * 2 // 3])
     finished = carat("ingest", "calls.ndjson.gz")
     assert finished.code == 1
-    assert [bool(re.search(r"calls.*is damaged or half-written", told)) for told in error_lines(finished)] == [True]
+    assert [bool(re.search(r"calls.*is damaged or incomplete", told)) for told in error_lines(finished)] == [True]
 
 
 def test_bytes_after_the_end_of_a_gzip_file_lose_no_record_of_it(warehouse, ingest_file, tmp_path):
     path = tmp_path / "calls.ndjson.gz"
     path.write_bytes(gzip.compress(b"\n".join([BEFORE, AFTER, b""])) + b"rubbish")
-    with pytest.raises(CaratError, match="damaged or half-written"):
+    with pytest.raises(CaratError, match="damaged or incomplete"):
         ingest_file(path)
     assert endpoints(warehouse) == ["/after", "/before"]
 
@@ -272,7 +273,7 @@ def test_records_come_from_stdin(warehouse, monkeypatch):
     monkeypatch.setattr(
         sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(b"\n".join([BEFORE, b"no record", AFTER]))))
     )
-    ingest.ingest_source(warehouse, "-", now=NOW, max_record_bytes=MAX_RECORD_BYTES, totals=totals)
+    ingest.ingest_source(warehouse, "-", now=NOW, totals=totals, limits=RecordLimits(MAX_RECORD_BYTES))
     assert (totals.stored, rejects(warehouse)) == (2, [("not JSON", b"no record")])
     assert warehouse.query("SELECT source, position FROM etl.rejects").rows() == [("stdin", 2)]
 
@@ -599,7 +600,7 @@ def damaged_parquet(kind: str, folder: Path) -> bytes:
 def test_a_damaged_parquet_file_stores_what_is_readable_and_is_named(warehouse, ingest_file, tmp_path, kind, stored):
     path = tmp_path / "calls.parquet"
     path.write_bytes(damaged_parquet(kind, tmp_path))
-    with pytest.raises(CaratError, match="is no whole Parquet file") as caught:
+    with pytest.raises(CaratError, match="is not a complete Parquet file") as caught:
         ingest_file(path)
     assert str(path) in str(caught.value)
     assert warehouse.scalar("SELECT count() FROM pd.api_calls") == stored

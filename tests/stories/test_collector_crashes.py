@@ -145,7 +145,7 @@ def ending_at(monkeypatch: pytest.MonkeyPatch, number: int) -> Iterator[None]:
     with monkeypatch.context() as patched:
         for name in ("insert", "command"):
             patched.setattr(Warehouse, name, dying(getattr(Warehouse, name)))
-        patched.setattr(delivery, "mark_delivered", dying(delivery.mark_delivered))
+        patched.setattr(delivery, "acknowledge", dying(delivery.acknowledge))
         yield
 
 
@@ -231,7 +231,7 @@ def test_serve_collects_delivers_and_starts_again_what_was_killed(tmp_path):
     try:
         with Senders(port, threads=2, pause_s=0.02) as senders:
             senders.await_more(2, 60)
-            for victim in (0, 1):  # the collector, then the keeper
+            for victim in (0, 1):  # the collector, then the scheduler
                 killed = children_of(serving.pid)[victim]
                 os.kill(killed, signal.SIGKILL)
                 until = time.monotonic() + 30
@@ -241,7 +241,7 @@ def test_serve_collects_delivers_and_starts_again_what_was_killed(tmp_path):
                 senders.await_more(2, 60)
             until = time.monotonic() + 60
             while not delivered_segments(tmp_path / "spool"):
-                assert time.monotonic() < until, "the keeper delivers nothing"
+                assert time.monotonic() < until, "the scheduler delivers nothing"
                 time.sleep(0.05)
         serving.send_signal(signal.SIGTERM)
         assert serving.wait(60) == 0
@@ -249,7 +249,7 @@ def test_serve_collects_delivers_and_starts_again_what_was_killed(tmp_path):
         serving.kill()
         serving.wait()
     settings = Settings(_env_file=None, warehouse=environment["CARAT_WAREHOUSE"], spool=tmp_path / "spool")
-    load_spool(settings).require_done()  # what the keeper, itself just started, did not get to
+    load_spool(settings).require_done()  # what the scheduler, just restarted, did not get to
     with open_warehouse(settings, purpose="a test") as warehouse:
         assert senders.acknowledged - call_ids(warehouse) == set()
         assert counts(warehouse)[0] == counts(warehouse)[1]

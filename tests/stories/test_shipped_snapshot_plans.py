@@ -316,7 +316,7 @@ def take_twice(system: ShopSystem, server: MariaDB, engine_url: str, folder: Pat
         calls = folder / "calls.ndjson"
         views = [VIEW | {"ts": at(hour).isoformat(), "visitor_id": f"at {hour:02}"} for hour in (8, 10)]
         calls.write_text("\n".join(map(json.dumps, views)))
-        ingest.ingest_source(warehouse, str(calls), now=at(24), max_record_bytes=1024, totals=ingest.LoadResult())
+        ingest.ingest_source(warehouse, str(calls), now=at(24), totals=ingest.LoadResult())
         build_stale(warehouse, settings, span=(None, None), jobs=JOBS)
         tables = load_snapshot_plan(plan)
         return Kept(

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from app.core.call_record import RecordLimits
 from app.jobs import ingest
 from app.jobs.build.backfill import build_stale
 from app.jobs.build.day import JOBS
@@ -57,7 +58,9 @@ class Published:
 
 def publish(warehouse: Warehouse, settings: Settings, calls: Path) -> Published:
     ingested = ingest.LoadResult()
-    ingest.ingest_source(warehouse, str(calls), now=NOW, max_record_bytes=settings.max_record_bytes, totals=ingested)
+    ingest.ingest_source(
+        warehouse, str(calls), now=NOW, totals=ingested, limits=RecordLimits(settings.max_record_bytes)
+    )
     build_stale(warehouse, settings, span=(None, None), jobs=JOBS)
     return Published(
         ingested,

@@ -186,7 +186,7 @@ def ingest_calls(warehouse: Warehouse, path: Path, calls: list[dict]) -> None:
     path.write_text("".join(json.dumps(call) + "\n" for call in calls))
     totals = ingest.LoadResult()
     ingest.ingest_source(
-        warehouse, str(path), now=datetime(2026, 6, 1, tzinfo=UTC), max_record_bytes=10**6, totals=totals
+        warehouse, str(path), now=datetime(2026, 6, 1, tzinfo=UTC), totals=totals
     )  # fmt: skip
     assert totals.stored == len(calls)
 
