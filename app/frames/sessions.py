@@ -20,7 +20,8 @@ def build_sessions(
     """The rows of `dwh.sessions`, with `session_number`, for events in call order that begin on one day.
 
     In: the columns of `dwh.events`, `session_number, session_date, is_counted_order, cart_changes, ip,
-    user_agent, referrer, page_url`. `user_agents`: what each of theirs says (`read_user_agents`). `countries`: `ip, country` of theirs.
+    user_agent, referrer, page_url`. `user_agents`: what each of theirs says (`read_user_agents`). `countries`:
+    `ip, country` of theirs.
     """
     limit = rules.max_calls_per_minute
     behaviour = (
