@@ -16,6 +16,7 @@ from app.rules.expressions import MAX_LENGTH
 
 _KINDS = ("catalog", "product_view", "cart_add", "purchase")
 _OF_PRODUCTS = ("product_view", "favorite_add", "favorite_remove", "cart_add", "cart_remove", "cart_update", "purchase")
+_CHANGES = ("purchase", "cart_add", "cart_update", "cart_remove", "order_cancel", "refund")
 _UNMATCHED_SHOWN = 50
 _WIDTH = 110
 _NUMBERED_SLUG = re.compile(r"\d+-.+")
@@ -67,6 +68,11 @@ def _listed(profile: Profile) -> Iterator[str]:
 
 def _entry(profile: Profile, guess: Guess, products: Products) -> Entry:
     group = profile.group
+    successes: list[Success] = []
+    if guess.event in _CHANGES:
+        successes = success_conditions(profile, guess.event)
+        failed = frozenset(number for one in successes for number in one.failed)
+        profile = Profile.of(group, without=failed) if failed else profile
     path, names = _path_text(profile)
     drafted = guess_fields(guess.event, profile, products, names)
     for one in drafted.fields:  # a placeholder that is the product has the field's name
@@ -76,8 +82,7 @@ def _entry(profile: Profile, guess: Guess, products: Products) -> Entry:
             names = {place: "product_id" if name == match[1] else name for place, name in names.items()}
             drafted = guess_fields(guess.event, profile, products, names)
     entry = Entry(group, profile, guess, path, names, group.operation.condition, [], drafted)
-    if guess.event in {"purchase", "cart_add", "cart_update", "cart_remove", "order_cancel", "refund"}:
-        _add_success(entry, success_conditions(profile, guess.event))
+    _add_success(entry, successes)
     return entry
 
 

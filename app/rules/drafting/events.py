@@ -187,7 +187,7 @@ def _catalog(said: _Said, profile: Profile) -> Guess | None:
         return Guess("catalog", strength, f"{_quoted(found)}, and the answer has a list of objects with ids")
     if listings and listings[0][0] >= _STRONG_LISTING and not profile.group.is_write and not _is_of_other(said):
         return Guess("catalog", MEDIUM, "the answer has a list of objects with ids and prices")
-    if said.last & words.LISTING and found and not profile.group.is_write and _has_total(profile):
+    if said.last & {"list", "listing", "search"} and found and not profile.group.is_write and _has_total(profile):
         return Guess("catalog", LOW, f"{_quoted(found)}, and the answer has a total")
     about = said.last & words.LISTING or said.parent & {"category", "collection"}
     if about and not profile.group.is_write and _is_page(profile):
@@ -224,7 +224,7 @@ def _request_keys(profile: Profile) -> Iterator[str]:
 
 
 def _is_page(profile: Profile) -> bool:
-    return any(isinstance(sample.response, str) and "<" in sample.response for sample in profile.group.samples)
+    return any(isinstance(sample.response, str) and "<" in sample.response for sample in profile.samples)
 
 
 def _checkout(said: _Said, profile: Profile) -> Guess | None:

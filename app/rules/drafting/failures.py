@@ -26,7 +26,7 @@ class Success:
 
 def success_conditions(profile: Profile, event: str) -> list[Success]:
     """Conditions that separate failed answers from successful ones, each for samples that the others leave."""
-    everything = frozenset(range(len(profile.group.samples)))
+    everything = frozenset(range(len(profile.samples)))
     excluded: frozenset[int] = frozenset()
     kept: list[Success] = []
     for one in (*_order_has_id(profile, event), *_no_error(profile), *_is_success(profile), *_states(profile)):
@@ -50,7 +50,7 @@ def _order_has_id(profile: Profile, event: str) -> Iterator[Success]:
         if not found & numbers:
             paths.append(other)
             numbers |= found
-    failed = frozenset(range(len(profile.group.samples))) - numbers
+    failed = frozenset(range(len(profile.samples))) - numbers
     yield Success(" || ".join(expression_of(path) for path in paths), "an order has an id", failed)
 
 

@@ -10,6 +10,7 @@ from app.rules.field_path import ITEMS
 from app.rules.number_text import read_number
 
 MEETS = 0.5
+_OF_CART = 10  # behind every other name
 _CENTS = 100
 _CURRENCY = re.compile(r"[A-Za-z]{3}")
 _CATALOG_KEYS: dict[str, tuple[str, ...]] = {
@@ -119,8 +120,9 @@ class _Drafter:
     # ---- catalog -------------------------------------------------------------------------------------------------
 
     def catalog(self) -> Iterator[FieldGuess]:
+        is_under_section = bool(set(self._words_before_last()) & {"category", "collection", "listing"})
         for name, keys in _CATALOG_KEYS.items():
-            if paths := self._request_paths(keys):
+            if (paths := self._request_paths(keys)) and not (name == "section" and is_under_section):
                 yield FieldGuess(name, _several(paths))
         if not self._request_paths(_CATALOG_KEYS["page"]) and (paths := self._request_paths(_OFFSETS)):
             yield FieldGuess("page", f'{{ path = {_toml(expression_of(paths[0]))}, offset = true }}', "an offset")
@@ -133,8 +135,15 @@ class _Drafter:
         for _, prefix in self.profile.listings()[:1]:
             paths = _ids_of_list(self.profile, prefix)
             best = [path for path in paths if words.plain(path[-1]) == self.products.key] or paths
+            if self.names and is_under_section:
+                yield FieldGuess("section", f'"path.{list(self.names.values())[-1]}"', "what the listing is of")
             if best:
                 yield FieldGuess("shown_products", _toml(expression_of(best[0])), f"a list of {len(self.profile.values(best[0]))} different ids")
+
+    def _words_before_last(self) -> tuple[str, ...]:
+        path = self.profile.group.path
+        places = [place for place, segment in enumerate(path) if segment == "{id}"]
+        return words.words_of(path[places[-1] - 1]) if places and places[-1] else ()
 
     def _request_paths(self, keys: Sequence[str]) -> list[Path]:
         paths = [path for path in self.profile.leaves if path[0] == "request" and path.count(ITEMS) <= 1]
@@ -165,6 +174,8 @@ class _Drafter:
                 fields += self._beside(path, "quantity", _QUANTITIES)
         if event == "product_view":
             fields += self._price()
+        if event in {"product_view", "cart_add"}:
+            fields += self._currency()
         return Drafted(tuple(fields), tuple(remember))
 
     def _meeting(self, share: float) -> str:
@@ -179,6 +190,11 @@ class _Drafter:
             if event != "product_view" and path[0] == "response" and ITEMS in path:
                 continue  # the whole cart, not what was changed
             values = [value for value in self.profile.values(path) if value]
+            is_listed = self.products.share(values) >= MEETS
+            if event != "product_view" and not is_listed and rank > 1:
+                if path[0] == "response":
+                    continue  # the id of the cart or the line
+                rank += _OF_CART * (path[-2:] == ("variables", "id"))  # noqa: PLW2901
             if not values or (path[0] == "path" and not self._is_placeholder_of_product(path)):
                 continue
             share = round(self.products.share(values), 1)
@@ -218,44 +234,55 @@ class _Drafter:
         paths = [path for path in self.profile.leaves if path[0] == "response" and ITEMS not in path]
         is_price = lambda path: _all_numbers(self.profile.flat(path)) and _is_about_price(path)  # noqa: E731
         found = _by_keys(paths, _PRICES, is_fit=is_price)
-        return [self._money("price", found[0])] if found else []
+        return [self._amounts("price", self.profile.covering(found))] if found else []
 
     # ---- orders --------------------------------------------------------------------------------------------------
 
     def purchase(self) -> Iterator[FieldGuess]:
         if ids := self.profile.order_ids():
-            yield FieldGuess("order_id", _several(ids[:1] if _is_whole(self.profile, ids[0]) else ids[:2]))
+            yield FieldGuess("order_id", _several(self.profile.covering(ids)))
         elif self.profile.flat(("response",)):
             yield FieldGuess("order_id", '"response"', "the answer is the id alone")
-        roots = [path for path in self.profile.leaves if ITEMS not in path and path[0] in {"response", "request"}]
-        is_total = lambda path: _all_numbers(self.profile.flat(path)) and not _is_part(path) and _is_total(path)  # noqa: E731
+        roots = [path for path in self.profile.leaves if ITEMS not in path and path[0] in {"response", "request"} and len(path) > 1]
+        is_total = lambda path: any(map(has_value, _amounts(self.profile.flat(path)))) and _all_numbers(self.profile.flat(path)) and not _is_part(path) and _is_total(path)  # noqa: E731
         ranked = sorted((path for path in roots if is_total(path)), key=lambda path: (_total_rank(path), path[0] == "request", len(path), path))
         if ranked:
-            yield self._money("revenue", ranked[0])
-        codes = [path for path in roots if any("currency" in words.plain(key) or words.plain(key) == "isocode" for key in path[-2:])]
-        codes = [path for path in codes if all(_CURRENCY.fullmatch(str(value)) for value in self.profile.flat(path))]
-        if codes:
-            yield FieldGuess("currency", _toml(expression_of(min(codes, key=lambda path: (path[0] == "request", len(path), path)))))
+            yield self._amounts("revenue", self.profile.covering(ranked))
+        yield from self._currency()
         yield from self._lines()
 
+    def _currency(self) -> Iterator[FieldGuess]:
+        codes = [path for path in self.profile.leaves if ITEMS not in path and path[0] in {"response", "request"}]
+        codes = [path for path in codes if any("currency" in words.plain(key) or words.plain(key) == "isocode" for key in path[-2:])]
+        codes = [path for path in codes if all(_CURRENCY.fullmatch(str(value)) for value in self.profile.flat(path))]
+        if codes:
+            ranked = sorted(codes, key=lambda path: (path[0] == "request", len(path), path))
+            yield FieldGuess("currency", _several(self.profile.covering(ranked)))
+
     def _lines(self) -> Iterator[FieldGuess]:
-        best: tuple[float, int, int, int, Path] | None = None
-        for rank, path in self.profile.product_candidates():
-            if path.count(ITEMS) != 1 or path[0] == "path":
-                continue
-            score = (-round(self.products.share(self.profile.values(path)), 1), rank, path[0] == "request", len(path), path)
-            best = score if best is None or score < best else best
-        if best is None:
+        scored = sorted(
+            (-round(self.products.share(self.profile.values(path)), 1), rank, path[0] == "request", len(path), path)
+            for rank, path in self.profile.product_candidates()
+            if path.count(ITEMS) == 1 and path[0] != "path"
+        )
+        if not scored:
             return
-        path = best[4]
-        yield FieldGuess("order_products", _toml(expression_of(path)), self._meeting(-best[0]))
-        prefix = path[: path.index(ITEMS) + 1]
-        inside = [one for one in self.profile.leaves if one[: len(prefix)] == prefix and one.count(ITEMS) == 1]
-        is_number = lambda one: _all_numbers(self.profile.flat(one))  # noqa: E731
-        if quantities := _by_keys(inside, _QUANTITIES[:2], is_fit=is_number):
-            yield FieldGuess("order_quantities", _toml(expression_of(quantities[0])))
-        if prices := _by_keys(inside, _PRICES, is_fit=lambda one: is_number(one) and _is_about_price(one)):
-            yield self._money("order_prices", prices[0])
+        best = scored[0]
+        alike = [path for *score, path in scored if score[0] == best[0] and (-best[0] >= MEETS or path == best[-1])]
+        paths = self.profile.covering(alike)
+        yield FieldGuess("order_products", _several(paths), self._meeting(-best[0]))
+        quantities: list[Path] = []
+        prices: list[Path] = []
+        for path in paths:
+            prefix = path[: path.index(ITEMS) + 1]
+            inside = [one for one in self.profile.leaves if one[: len(prefix)] == prefix and one.count(ITEMS) == 1]
+            numbers = [one for one in inside if _all_numbers(self.profile.flat(one))]
+            quantities += _by_keys(numbers, _QUANTITIES[:2], is_fit=lambda _: True)[:1]
+            prices += _by_keys(numbers, _PRICES, is_fit=_is_about_price)[:1]
+        if quantities:
+            yield FieldGuess("order_quantities", _several(quantities))
+        if prices:
+            yield self._amounts("order_prices", prices)
 
     def undone(self, event: str) -> Iterator[FieldGuess]:
         named = self.profile.order_ids()
@@ -270,6 +297,14 @@ class _Drafter:
             yield self._money("amount", found[0])
 
     # ---- money ---------------------------------------------------------------------------------------------------
+
+    def _amounts(self, name: str, paths: Sequence[Path]) -> FieldGuess:
+        """A field of money that stands in one of several places."""
+        guesses = [self._money(name, path) for path in paths]
+        if len(guesses) == 1:
+            return guesses[0]
+        reasons = dict.fromkeys(one.reason for one in guesses if one.reason)
+        return FieldGuess(name, f"[{', '.join(one.value for one in guesses)}]", "; ".join(reasons))
 
     def _money(self, name: str, path: Path) -> FieldGuess:
         """A field of money; `minor_units` where something says that the amount is in cents."""
@@ -331,16 +366,11 @@ def _is_total(path: Path) -> bool:
 def _total_rank(path: Path) -> int:
     """How well one of the last keys says that an amount is an order's total: 0 the best."""
     keys = [words.plain(key) for key in path[1:]]
-    last = keys[-1]
+    last = keys[-1] if keys else ""
     if last not in (*_REVENUES, *_AMOUNTS) and not last.startswith("total"):
         return len(_REVENUES)
     ranks = [_REVENUES.index(key) for key in keys if key in _REVENUES]
     return min(ranks, default=len(_REVENUES))
-
-
-def _is_whole(profile: Profile, path: Path) -> bool:
-    answered = [sample for sample in profile.group.samples if sample.response is not None]
-    return len(profile.leaves.get(path, {})) >= len(answered)
 
 
 def _by_keys(paths: Sequence[Path], keys: Sequence[str], *, is_fit: Callable[[Path], bool]) -> list[Path]:

@@ -91,7 +91,7 @@ class CallGroups:
         """Add a call; request and response are decoded, or functions that decode them."""
         self.calls += 1
         segments = tuple(segments_of(endpoint))
-        request = _request(request() if callable(request) else request)
+        request = _request(request() if callable(request) else request, endpoint)
         operation = operation_of(request)
         key = (method.upper(), self._fold(segments), operation.condition)
         group = self._groups.get(key)
@@ -184,10 +184,12 @@ def _handles(document: Any, depth: int = 0) -> Iterator[str]:
             yield from _handles(one, depth + 1)
 
 
-def _request(request: Any) -> dict[str, Any]:
+def _request(request: Any, endpoint: str) -> dict[str, Any]:
     """The request with its query and body as objects, where they are text that holds one."""
     if not isinstance(request, dict):
-        return {}
+        request = {}
+    if not request.get("query") and "?" in endpoint:
+        request = request | {"query": endpoint.partition("?")[2].partition("#")[0]}
     return request | {side: _decoded(request[side]) for side in ("query", "body") if side in request}
 
 

@@ -23,7 +23,7 @@ _PRODUCT_KEYS = {
     "referencedid": 2, "variantid": 3, "merchandiseid": 3, "handle": 4, "slug": 4, "urlkey": 4, "key": 5, "lineid": 5,
 }  # fmt: skip
 _ORDER_KEYS = {
-    "orderid": 0, "idorder": 0, "orderno": 1, "ordernumber": 1, "incrementid": 1, "ordernum": 1, "orderref": 1,
+    "orderid": 0, "idorder": 0, "orderno": 2, "ordernumber": 2, "incrementid": 2, "ordernum": 2, "orderref": 2,
 }  # fmt: skip
 _OF_ORDERS = frozenset({
     "ordernumber", "displayid", "paymentstatus", "financialstatus", "fulfillmentstatus", "orderkey", "amounttotal",
@@ -38,11 +38,14 @@ class Profile:
     group: Group
     leaves: dict[Path, dict[int, list[Any]]] = field(default_factory=dict)
 
+    samples: list[Sample] = field(default_factory=list)
+
     @classmethod
-    def of(cls, group: Group) -> "Profile":
-        """The values of the group's samples."""
-        profile = cls(group)
-        for number, sample in enumerate(group.samples):
+    def of(cls, group: Group, *, without: frozenset[int] = frozenset()) -> "Profile":
+        """The values of the group's samples, without those of some numbers."""
+        samples = [sample for number, sample in enumerate(group.samples) if number not in without]
+        profile = cls(group, samples=samples)
+        for number, sample in enumerate(samples):
             for path, value in _leaves_of_sample(sample, group):
                 if path in profile.leaves or len(profile.leaves) < _MAX_LEAVES:
                     profile.leaves.setdefault(path, {}).setdefault(number, []).append(value)
@@ -55,7 +58,7 @@ class Profile:
 
     def share(self, path: Path) -> float:
         """The share of the samples in which the path has a value."""
-        return len(self.leaves.get(path, {})) / max(1, len(self.group.samples))
+        return len(self.leaves.get(path, {})) / max(1, len(self.samples))
 
     def product_candidates(self) -> list[tuple[int, Path]]:
         """Paths that may hold a product's id, with the rank of their names, the best first."""
@@ -72,10 +75,21 @@ class Profile:
         scored = [(score, prefix) for prefix, keys in prefixes.items() if (score := _listing_score(prefix, keys)) > 1]
         return sorted(scored, key=lambda one: (-one[0], len(one[1]), one[1]))
 
+    def covering(self, paths: Sequence[Path], limit: int = 3) -> list[Path]:
+        """The first path, and of the others those that have a value where the ones before have none."""
+        kept: list[Path] = []
+        covered: set[int] = set()
+        for path in paths:
+            numbers = {n for n, values in self.leaves[path].items() if any(has_value(value) for value in values)}
+            if (not kept or numbers - covered) and len(kept) < limit:
+                kept.append(path)
+                covered |= numbers
+        return kept
+
     def lists_several(self) -> bool:
         """Whether an answer lists products, more than one where the request names one."""
         for _, prefix in self.listings():
-            paths = [path for path in self.leaves if path[: len(prefix)] == prefix]
+            paths = [path for path in self.leaves if path[: len(prefix)] == prefix and path.count(ITEMS) == 1]
             if any(len(values) > 1 for path in paths for values in self.leaves[path].values()):
                 return True
         names = {"handle", "slug", "urlkey"}
@@ -100,10 +114,10 @@ class Profile:
             return _ORDER_KEYS[key]
         if key in {"id", "number", "uid"}:
             if parent.endswith("order"):
-                return 0 if key == "id" else 1
+                return 0 if key == "id" else 2
             siblings = {words.plain(other[-1]) for other in self.leaves if other[:-1] == path[:-1]}
             if key == "id" and siblings & _OF_ORDERS:
-                return 2
+                return 1
         return None
 
     def flat(self, path: Path) -> list[Any]:
