@@ -12,8 +12,8 @@ from app.core import console
 from app.core.errors import CaratError, SettingsError
 from app.dashboards.commands import dashboards
 from app.ops import reports
-from app.ops.maps.commands import maps
 from app.ops.arguments import parse_instant, parse_jobs, parse_names, parse_span
+from app.ops.maps.commands import maps
 from app.settings import known_settings, load_settings
 
 # Each verb imports what it needs: engines and frames take a second and hundreds of megabytes, which --help and the

@@ -69,7 +69,12 @@ def _filled(calls: pl.DataFrame, call: MappedCall) -> dict[str, int]:
 def has_value(calls: pl.DataFrame, name: str) -> pl.Expr:
     """Whether a typed call has a value in a field: text that is not empty, a number, a list with elements."""
     if name.startswith("filters."):
-        return pl.col("filters").cast(_FILTER_LIST).list.eval(pl.element().struct.field("key") == name.removeprefix("filters.")).list.any()
+        return (
+            pl.col("filters")
+            .cast(_FILTER_LIST)
+            .list.eval(pl.element().struct.field("key") == name.removeprefix("filters."))
+            .list.any()
+        )
     dtype = calls.schema[name]
     if isinstance(dtype, pl.List):
         # Lines without a price are filled with 0, so a list of zeros says nothing.

@@ -105,7 +105,9 @@ def find_strangers(meetings: Iterable[Meeting]) -> list[Finding]:
     findings = []
     for meeting in meetings:
         if meeting.products >= _ENOUGH_PRODUCTS and meeting.unmet > MOST * meeting.products:
-            known = f"; {meeting.earlier} were {', '.join(meeting.earlier_examples)}" if meeting.earlier_examples else ""
+            known = (
+                f"; {meeting.earlier} were {', '.join(meeting.earlier_examples)}" if meeting.earlier_examples else ""
+            )
             examples = f", e.g. {', '.join(meeting.examples)}" if meeting.examples else ""
             problem = f"never {meeting.earlier}: {meeting.unmet} of {meeting.products} products{examples}{known}"
             fix = "use the same id in every entry, or map variants and lines to products by recall or lookup"
@@ -125,7 +127,9 @@ def _of_map(coverage: Coverage) -> Iterator[Finding]:
     matched = sum(entry.calls for entry in coverage.entries)
     if coverage.unmatched > MOST * (matched + coverage.unmatched):
         problem = f"{coverage.unmatched} of {matched + coverage.unmatched} successful calls fit no entry"
-        yield Finding("the map", "", problem, "add entries for the unmatched endpoints, or choose the map of your platform")
+        yield Finding(
+            "the map", "", problem, "add entries for the unmatched endpoints, or choose the map of your platform"
+        )
     for event, enough in _ENOUGH_FOR_STEP.items():
         calls = sum(entry.calls for entry in coverage.entries if entry.event == event)
         if not calls and coverage.calls >= enough:

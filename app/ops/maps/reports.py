@@ -32,7 +32,9 @@ def print_map(path: Path, endpoint_map: EndpointMap, plan: SnapshotPlan | None, 
     rows = [[*_entry_row(call)] for call in endpoint_map.calls]
     console.say_table(str(path), ["no", "event", "method", "path", "when", "fields"], rows, right=["no"])
     for lookup in endpoint_map.lookups:
-        console.say(f"lookup: {lookup.value} by {lookup.key} of history.{lookup.table}: {_plan_state(lookup, planned, plan)}")
+        console.say(
+            f"lookup: {lookup.value} by {lookup.key} of history.{lookup.table}: {_plan_state(lookup, planned, plan)}"
+        )
     console.say(f"{path} is valid: {len(endpoint_map.calls)} entries, {len(endpoint_map.ignored)} ignored patterns")
 
 
@@ -87,7 +89,9 @@ def print_trial(path: Path, trial: Trial, *, as_json: bool) -> None:
                 for name, count in entry.fields.items()
             ]  # fmt: skip
             title = f"{entry.entry}   {entry.event}: {entry.calls:,} calls"
-            console.say_table(title, ["field", "with a value", "unreadable", "examples"], rows, right=["with a value", "unreadable"])
+            console.say_table(
+                title, ["field", "with a value", "unreadable", "examples"], rows, right=["with a value", "unreadable"]
+            )
     _print_unmatched(trial)
     for line in _summary(trial):
         console.say(line)
@@ -109,10 +113,11 @@ def _print_unmatched(trial: Trial) -> None:
 
 def _summary(trial: Trial) -> list[str]:
     unused = [entry.entry for entry in trial.coverage.entries if not entry.calls]
-    lines = [
-        f"{trial.reading.calls:,} calls: {trial.ignored:,} ignored, {trial.failed:,} failed (status 400 or above), "
+    counts = f"{trial.reading.calls:,} calls: {trial.ignored:,} ignored, {trial.failed:,} failed (status 400 or above)"
+    events = (
         f"{trial.typed - trial.other:,} events, {_share(trial.other, trial.typed)} of the calls that count are `other`"
-    ]
+    )
+    lines = [f"{counts}, {events}"]
     if trial.reading.rejected:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in trial.reading.rejected.most_common())
         lines.append(f"{trial.reading.rejected.total():,} records could not be read ({reasons})")
@@ -135,14 +140,12 @@ def _notes(trial: Trial) -> list[str]:
     tables = sorted({lookup.table for lookup in trial.endpoint_map.lookups})
     if not tables:
         return []
-    return [
-        f"Values that are looked up in history ({', '.join(tables)}) need a warehouse and are empty here; "
-        "`carat etl` fills them"
-    ]
+    needed = f"Values that are looked up in history ({', '.join(tables)}) need a warehouse"
+    return [f"{needed} and are empty here; `carat etl` fills them"]
 
 
 def _share(count: int, total: int) -> str:
-    return f"{100 * count / total:.0f} %" if total else "–"
+    return f"{100 * count / total:.0f} %" if total else "-"
 
 
 def trial_report(path: Path, trial: Trial) -> dict[str, Any]:

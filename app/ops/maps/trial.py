@@ -13,10 +13,13 @@ import pyarrow as pa
 from app.core import console
 from app.frames.coverage import add_coverages, count_coverage, field_names, has_value, is_unmatched
 from app.frames.events import FAILED_STATUS, TypedCalls, type_calls
+from app.frames.json_fields import decode_document
 from app.frames.product_steps import ProductSteps
 from app.frames.routes import fits, normal_path
 from app.intake.files import total_bytes
 from app.ops.maps.reading import Reading, read_calls
+from app.rules.drafting.groups import with_documents
+from app.rules.drafting.operations import operation_of
 from app.rules.drafting.paths import fold_ids
 from app.rules.endpoint_map import EndpointMap
 from app.rules.fit import (
@@ -64,12 +67,25 @@ class Trial:
         self.ignored += calls.height - kept.height
         if kept.is_empty():
             return
-        visitor = pl.coalesce(_unless_blank("visitor_id"), _unless_blank("session_token"), pl.concat_str("ip", "user_agent"))
+        visitor = pl.coalesce(
+            _unless_blank("visitor_id"), _unless_blank("session_token"), pl.concat_str("ip", "user_agent")
+        )
         kept = kept.with_columns(visitor=visitor).sort("visitor", "ts", maintain_order=True).with_row_index("document")
         kept = kept.with_columns(session_number=pl.col("visitor").rle_id())
         sides = {name: kept[name].to_arrow().cast(pa.string()) for name in ("request", "response")}
         frame = kept.select("document", "session_number", "ts", "method", "endpoint", "status")
-        self._count(type_calls(frame, pa.table(sides), endpoint_map=self.endpoint_map))
+        typed = type_calls(frame, pa.table(sides), endpoint_map=self.endpoint_map)
+        self._count(typed)
+        self._count_unmatched(typed.calls.with_columns(request=kept["request"]).filter(is_unmatched()))
+
+    def _count_unmatched(self, calls: pl.DataFrame) -> None:
+        """Count calls that fit no entry by method, path and what the request says it does."""
+        for method, endpoint, request in calls.select("method", "endpoint", "request").iter_rows():
+            operation = operation_of(with_documents(decode_document(request or None), endpoint)).text
+            key = (method.upper(), f"{fold_ids(endpoint)} {operation}".rstrip())
+            if key not in self.unmatched and len(self.unmatched) >= _MAX_ENDPOINTS:
+                key = ("", "…")
+            self.unmatched[key] += 1
 
     def _count(self, typed: TypedCalls) -> None:
         calls = typed.calls
@@ -80,13 +96,6 @@ class Trial:
         self.other += calls.filter(pl.col("event") == "other").height
         coverage = count_coverage(typed, self.endpoint_map)
         self._coverage = coverage if self._coverage is None else add_coverages([self._coverage, coverage])
-        unmatched = calls.filter(is_unmatched()).group_by("method", "endpoint", maintain_order=True).len()
-        for method, endpoint, count in unmatched.iter_rows():
-            key = (method.upper(), fold_ids(endpoint))
-            if key in self.unmatched or len(self.unmatched) < _MAX_ENDPOINTS:
-                self.unmatched[key] += count
-            else:
-                self.unmatched["", "…"] += count
         self.steps.add(calls)
         for order in calls.filter(pl.col("event") == "purchase")["order_id"]:
             if order in self.orders or len(self.orders) < _MAX_ORDER_IDS:
@@ -97,7 +106,9 @@ class Trial:
         parts = calls.partition_by("map_entry", as_dict=True)
         for call in self.endpoint_map.calls:
             own = parts.get((call.label,))
-            for name in field_names(call) if own is not None else ():
+            if own is None:
+                continue
+            for name in field_names(call):
                 kept = self.examples.setdefault((call.label, name), [])
                 if len(kept) < EXAMPLES:
                     found = own.filter(has_value(own, name)).head(200)
@@ -160,7 +171,9 @@ def _part_count(names: list[str]) -> int:
 
 def _by_visitor(batches: Iterator[pl.DataFrame], folder: Path, part_count: int) -> Iterator[pl.DataFrame]:
     """All calls again, in parts that hold all calls of their visitors."""
-    visitor = pl.coalesce(_unless_blank("visitor_id"), _unless_blank("session_token"), pl.concat_str("ip", "user_agent"))
+    visitor = pl.coalesce(
+        _unless_blank("visitor_id"), _unless_blank("session_token"), pl.concat_str("ip", "user_agent")
+    )
     first: pl.DataFrame | None = None
     number = 0
     for number, calls in enumerate(batches):
@@ -177,7 +190,7 @@ def _by_visitor(batches: Iterator[pl.DataFrame], folder: Path, part_count: int) 
     parts = sorted({path.name.partition("-")[0] for path in folder.iterdir()})
     with console.progress("try", len(parts)) as bar:
         for part in parts:
-            yield pl.concat([pl.read_ipc(path, memory_map=False) for path in sorted(folder.glob(f"{part}-*.arrow"))])
+            yield pl.concat([pl.read_ipc(path) for path in sorted(folder.glob(f"{part}-*.arrow"))])
             bar.advance(1)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from app.rules.drafting import words
 from app.rules.drafting.events import OTHER, Guess, guess_event
 from app.rules.drafting.failures import Success, success_conditions
-from app.rules.drafting.fields import Drafted, Products, find_products, guess_fields, toml_text
+from app.rules.drafting.fields import Drafted, FieldGuess, Products, cart_values, find_products, guess_fields, toml_text
 from app.rules.drafting.groups import ID, CallGroups, Group
 from app.rules.drafting.shapes import Profile
 from app.rules.endpoint_map import EVENTS, FIELDS
@@ -17,6 +17,13 @@ from app.rules.expressions import MAX_LENGTH
 _KINDS = ("catalog", "product_view", "cart_add", "purchase")
 _OF_PRODUCTS = ("product_view", "favorite_add", "favorite_remove", "cart_add", "cart_remove", "cart_update", "purchase")
 _CHANGES = ("purchase", "cart_add", "cart_update", "cart_remove", "order_cancel", "refund")
+_OF_CART = {
+    "total": "revenue",
+    "products": "order_products",
+    "quantities": "order_quantities",
+    "prices": "order_prices",
+}
+_CARTS = ("cart_view", "cart_add", "cart_update", "cart_remove", "checkout")
 _UNMATCHED_SHOWN = 50
 _WIDTH = 110
 _NUMBERED_SLUG = re.compile(r"\d+-.+")
@@ -46,13 +53,19 @@ def draft_lines(groups: CallGroups) -> list[str]:
     others = [profile for profile, guess in guesses if guess.event in _OF_PRODUCTS]
     products = find_products(catalogs, others)
     entries = [_entry(profile, guess, products) for profile, guess in guesses if guess.event != OTHER]
+    _recall_from_carts(entries, products)
     rest = [(profile, guess) for profile, guess in guesses if guess.event == OTHER]
     guards = [_entry(profile, guess, products) for profile, guess in rest if _is_taken(profile.group, entries)]
     guarded = {id(entry.profile) for entry in guards}
     lines = list(_head(groups, guesses, products))
+    taken: set[tuple[str, str]] = set()
     for entry in sorted([*entries, *guards], key=_precedence):
-        lines += ["", *_entry_lines(entry)]
-    lines += _unmatched(groups, [(profile, guess) for profile, guess in rest if id(profile) not in guarded])
+        where = (entry.group.method, entry.path)
+        if where not in taken:
+            lines += ["", *_entry_lines(entry)]
+        if not entry.when:  # it takes all calls of its method and path
+            taken.add(where)
+    lines += _unmatched([(profile, guess) for profile, guess in rest if id(profile) not in guarded])
     return lines
 
 
@@ -74,6 +87,7 @@ def _entry(profile: Profile, guess: Guess, products: Products) -> Entry:
         failed = frozenset(number for one in successes for number in one.failed)
         profile = Profile.of(group, without=failed) if failed else profile
     path, names = _path_text(profile)
+    reasons: list[str] = []
     drafted = guess_fields(guess.event, profile, products, names)
     for one in drafted.fields:  # a placeholder that is the product has the field's name
         match = re.fullmatch(r'"path\.(\w+)"', one.value)
@@ -81,18 +95,56 @@ def _entry(profile: Profile, guess: Guess, products: Products) -> Entry:
             path = path.replace(f"{{{match[1]}}}", "{product_id}").replace(f"{{{match[1]}:", "{product_id:")
             names = {place: "product_id" if name == match[1] else name for place, name in names.items()}
             drafted = guess_fields(guess.event, profile, products, names)
-    entry = Entry(group, profile, guess, path, names, group.operation.condition, [], drafted)
+            reasons.append(f"product_id: {one.reason}")
+            kept = tuple(one for one in drafted.fields if one.value != '"path.product_id"')
+            drafted = Drafted(kept, drafted.remember)
+    entry = Entry(group, profile, guess, path, names, group.operation.condition, reasons, drafted)
     _add_success(entry, successes)
     return entry
+
+
+def _recall_from_carts(entries: Sequence[Entry], products: Products) -> None:
+    """Orders whose answers lack a total or lines recall those of the cart."""
+    orders = [entry for entry in entries if entry.guess.event == "purchase"]
+    lacking = {id(entry): _lacking(entry) for entry in orders}
+    wanted = {name for names in lacking.values() for name in names}
+    decimals: dict[str, int] = {}
+    for entry in entries:
+        if entry.guess.event in _CARTS:
+            said = {name: value for name, value in cart_values(entry.profile, products).items() if name in wanted}
+            kept = {name: value for name, value in said.items() if decimals.setdefault(name, value[1]) == value[1]}
+            added = tuple(
+                FieldGuess(f"cart_{name}", f"{{ value = {toml_text(value[0])} }}") for name, value in kept.items()
+            )
+            entry.drafted = Drafted(entry.drafted.fields, (*entry.drafted.remember, *added))
+    for entry in orders:
+        added = tuple(
+            FieldGuess(_OF_CART[name], _recalled(name, decimals[name]), "what the cart said before")
+            for name in lacking[id(entry)]
+            if name in decimals
+        )
+        entry.drafted = Drafted((*entry.drafted.fields, *added), entry.drafted.remember)
+
+
+def _lacking(entry: Entry) -> list[str]:
+    names = {one.name for one in entry.drafted.fields}
+    lines = [] if "order_products" in names else ["products", "quantities", "prices"]
+    return ([] if "revenue" in names else ["total"]) + lines
+
+
+def _recalled(name: str, decimals: int) -> str:
+    units = f", minor_units = {decimals}" if decimals else ""
+    return f'{{ recall = "cart_{name}"{units} }}'
 
 
 def _add_success(entry: Entry, conditions: Sequence[Success]) -> None:
     for one in conditions:
         condition = f"({one.condition})" if " || " in one.condition else one.condition
-        joined = f"{entry.when} && {condition}" if entry.when else one.condition
+        joined = f"{entry.when} && {condition}" if entry.when else condition
         if len(joined) <= MAX_LENGTH:
             entry.when = joined
-            entry.why.append(f"when: {one.reason}; {len(one.failed)} of {len(entry.group.samples)} answers that were looked at fail it")
+            looked_at = len(entry.group.samples)
+            entry.why.append(f"when: {one.reason}; {len(one.failed)} of {looked_at} answers that were read fail it")
 
 
 def _path_text(profile: Profile) -> tuple[str, dict[str, str]]:
@@ -101,7 +153,7 @@ def _path_text(profile: Profile) -> tuple[str, dict[str, str]]:
     names: dict[str, str] = {}
     for place, segment in enumerate(profile.group.path):
         if segment != ID:
-            parts.append(re.sub(r"[{}]", "", segment).replace("?", ""))
+            parts.append("".join(one for one in segment if one.isprintable() and one not in "{}?"))
             continue
         before = [word for one in profile.group.path[:place] if one != ID for word in words.words_of(one)]
         name = _free_name(before[-1] if before and before[-1].isascii() else "id", set(names.values()))
@@ -136,7 +188,7 @@ def _is_taken(group: Group, entries: Sequence[Entry]) -> bool:
 
 
 def _precedence(entry: Entry) -> tuple[object, ...]:
-    """Entries that name more come first: paths without placeholders, then those with a condition, the exact ones first."""
+    """Entries that name more come first: fewer placeholders, then those with a condition, exact ones first."""
     operation = entry.group.operation
     return (
         entry.group.path.count(ID),
@@ -158,7 +210,7 @@ def _head(groups: CallGroups, guesses: Sequence[tuple[Profile, Guess]], products
     counted = Counter[str]()
     for profile, guess in guesses:
         counted[guess.event] += profile.group.calls - profile.group.failed
-    yield f"# Endpoint map drafted from {groups.calls} calls. Every entry is a guess: read its comment, correct it, delete the comment."
+    yield f"# Endpoint map drafted from {groups.calls} calls. Every entry is a guess: read its comment and correct it."
     yield "# Then `carat map check FILE` and `carat map try CALLS --map FILE`. docs/endpoint-map.md explains maps."
     yield "#"
     for event in EVENTS:
@@ -168,7 +220,7 @@ def _head(groups: CallGroups, guesses: Sequence[tuple[Profile, Guess]], products
         if not counted[event]:
             yield f"# {event}: NO CALL WAS RECOGNIZED. Look for it among the calls at the end of this file."
     if products.key:
-        yield f"# Products go by the key {_comment(products.key)} of the lists' objects: {len(products.ids)} ids were seen."
+        yield f"# Products go by the key {_comment(products.key)} of the lists: {len(products.ids)} ids were seen."
     if groups.overflow:
         yield f"# {groups.overflow} calls of further endpoints were left out."
     yield ""
@@ -179,7 +231,7 @@ def _entry_lines(entry: Entry) -> Iterator[str]:
     group, guess = entry.group, entry.guess
     failed = f", {group.failed} failed" if group.failed else ""
     if guess.event == OTHER:
-        yield f"# {group.calls} calls{failed}: {_comment(guess.reason)}. Named here because an entry below would take them."
+        yield f"# {group.calls} calls{failed}: {_comment(guess.reason)}. An entry below would take them."
     else:
         yield f"# {group.calls} calls{failed}. Confidence {guess.confidence}: {_comment(guess.reason)}."
     for why in entry.why:
@@ -190,13 +242,15 @@ def _entry_lines(entry: Entry) -> Iterator[str]:
     yield f"path = {toml_text(entry.path)}"
     if entry.when:
         yield f"when = {toml_text(entry.when)}"
-    for name, one in ((f"fields.{one.name}" if not one.name.startswith("filters.") else one.name, one) for one in entry.drafted.fields):
+    for name, one in (
+        (f"fields.{one.name}" if not one.name.startswith("filters.") else one.name, one) for one in entry.drafted.fields
+    ):
         yield f"{name} = {one.value}" + (f"  # {_comment(one.reason)}" if one.reason else "")
     for one in entry.drafted.remember:
         yield f"remember.{one.name} = {one.value}"
 
 
-def _unmatched(groups: CallGroups, rest: Sequence[tuple[Profile, Guess]]) -> Iterator[str]:
+def _unmatched(rest: Sequence[tuple[Profile, Guess]]) -> Iterator[str]:
     if not rest:
         return
     yield ""
@@ -207,10 +261,8 @@ def _unmatched(groups: CallGroups, rest: Sequence[tuple[Profile, Guess]]) -> Ite
         operation = f" ({group.operation.text})" if group.operation.text else ""
         where = f"{group.method} /{'/'.join(group.path)}{operation}"
         yield f"# {group.calls:>7}  {_comment(f'{where}: {guess.reason}')}"
-    if more := len(rest) - _UNMATCHED_SHOWN:
-        if more > 0:
-            calls = sum(profile.group.calls for profile, _ in rest[_UNMATCHED_SHOWN:])
-            yield f"# {calls:>7}  in {more} more kinds"
+    if more := rest[_UNMATCHED_SHOWN:]:
+        yield f"# {sum(profile.group.calls for profile, _ in more):>7}  in {len(more)} more kinds"
 
 
 def _comment(text: str) -> str:

@@ -1,5 +1,6 @@
 """Which event the calls of a group probably are, by words and by the shape of their documents."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from app.rules.drafting.shapes import Path, Profile
 OTHER = "other"
 HIGH, MEDIUM, LOW = "high", "medium", "low"
 _BARE: Path = ("response",)
+_OWN_LISTING = 4  # scores of lists
 _STRONG_LISTING = 6
 
 
@@ -27,6 +29,8 @@ def guess_event(profile: Profile, shown: frozenset[str] = frozenset()) -> Guess:
     said = _Said.of(profile)
     if profile.group.calls == profile.group.failed:
         return Guess(OTHER, reason="every call failed")
+    if profile.group.method in {"HEAD", "OPTIONS"} or not re.fullmatch(r"[A-Z-]+", profile.group.method):
+        return Guess(OTHER, reason="no shopper's call")
     for rule in (_undone, _neighbour, _favorite, _purchase, _cart, _view, _catalog, _checkout):
         if guess := rule(said, profile):
             return guess
@@ -96,14 +100,16 @@ def _favorite(said: _Said, profile: Profile) -> Guess | None:
     return Guess("favorite_remove" if is_removed else "favorite_add", HIGH, f"{_quoted(found)}, and a change")
 
 
-def _purchase(said: _Said, profile: Profile) -> Guess | None:
+def _purchase(said: _Said, profile: Profile) -> Guess | None:  # noqa: PLR0911  a case each
     placed, order = said.all & words.PLACED, said.all & words.ORDER
     ids = profile.order_ids()
     is_of_shop = bool(order or said.all & (words.CART | words.CHECKOUT))
     if said.last & (words.REMOVE | words.UPDATE) or (said.all & words.CART and said.last & words.ADD):
         return None
     if placed and (is_of_shop or ids) and (said.is_write or ids) and not said.last & {"success"}:
-        return Guess("purchase", HIGH if ids else MEDIUM, _quoted(placed | order) + (", and the id of an order" if ids else ""))
+        return Guess(
+            "purchase", HIGH if ids else MEDIUM, _quoted(placed | order) + (", and the id of an order" if ids else "")
+        )
     if _bare_order(said, profile):
         return Guess("purchase", MEDIUM, "a payment whose answer is an id alone")
     if not said.is_write:
@@ -123,7 +129,7 @@ def _bare_order(said: _Said, profile: Profile) -> bool:
     return is_paid and any(not isinstance(value, bool) for value in profile.flat(_BARE))
 
 
-def _cart(said: _Said, profile: Profile) -> Guess | None:
+def _cart(said: _Said, profile: Profile) -> Guess | None:  # noqa: PLR0911  a case each
     found = said.all & words.CART
     acts = said.last & (words.ADD | words.REMOVE | words.UPDATE)
     if not found or ("checkout" in found and not acts):
@@ -161,7 +167,9 @@ def _view(said: _Said, profile: Profile) -> Guess | None:
     names_one = said.ends_with_id or _asks_for_one(profile)
     is_plural = profile.lists_several() and not said.last & words.DETAIL
     if profile.has_product_object() and (names_one or not is_plural):
-        return Guess("product_view", HIGH, f"{_quoted(about)}, and the answer is one object with an id and a price or name")
+        return Guess(
+            "product_view", HIGH, f"{_quoted(about)}, and the answer is one object with an id and a price or name"
+        )
     if names_one and (not is_plural or said.ends_with_id):
         return Guess("product_view", MEDIUM, f"{_quoted(about)}, and the request names one")
     if said.last & words.DETAIL and profile.listings():
@@ -178,12 +186,11 @@ def _asks_for_one(profile: Profile) -> bool:
 def _catalog(said: _Said, profile: Profile) -> Guess | None:
     listings = profile.listings()
     found = said.all & words.CATALOG
-    if said.last <= {"category", "collection"} and not said.ends_with_id and not _is_page(profile):
-        if not listings or listings[0][0] < len(("id", "name", "price")) + 1:
-            return Guess(OTHER, reason="a list of categories")
+    is_about_categories = said.last <= {"category", "collection"} and not said.ends_with_id and not _is_page(profile)
+    if is_about_categories and (not listings or listings[0][0] < _OWN_LISTING):
+        return Guess(OTHER, reason="a list of categories")
     if listings and found and (not profile.group.is_write or _asks_for_many(said, profile)):
-        score, prefix = listings[0]
-        strength = HIGH if score > len("123") else MEDIUM
+        strength = HIGH if listings[0][0] >= _OWN_LISTING else MEDIUM
         return Guess("catalog", strength, f"{_quoted(found)}, and the answer has a list of objects with ids")
     if listings and listings[0][0] >= _STRONG_LISTING and not profile.group.is_write and not _is_of_other(said):
         return Guess("catalog", MEDIUM, "the answer has a list of objects with ids and prices")
@@ -209,7 +216,9 @@ def _leads_to(profile: Profile, shown: frozenset[str]) -> bool:
 
 
 def _has_total(profile: Profile) -> bool:
-    return any(path[0] == "response" and words.plain(path[-1]) in {"totalcount", "total", "count"} for path in profile.leaves)
+    return any(
+        path[0] == "response" and words.plain(path[-1]) in {"totalcount", "total", "count"} for path in profile.leaves
+    )
 
 
 def _asks_for_many(said: _Said, profile: Profile) -> bool:

@@ -11,7 +11,8 @@ from app.rules.field_path import ITEMS
 _ERRORS = frozenset({"error", "errors", "usererrors", "haserror", "errormessage", "checkouterrors"})
 _STATES = frozenset({"status", "state", "paymentstatus", "result", "outcome", "code"})
 _FAILED = frozenset({
-    "failed", "failure", "declined", "error", "rejected", "denied", "cancelled", "canceled", "expired", "refused", "fail",
+    "failed", "failure", "fail", "declined", "error", "rejected", "denied", "cancelled", "canceled", "expired",
+    "refused",
 })  # fmt: skip
 
 
@@ -30,7 +31,9 @@ def success_conditions(profile: Profile, event: str) -> list[Success]:
     excluded: frozenset[int] = frozenset()
     kept: list[Success] = []
     for one in (*_order_has_id(profile, event), *_no_error(profile), *_is_success(profile), *_states(profile)):
-        if (one.failed - excluded or event == "purchase" and not kept and one.reason.startswith("an order")) and one.failed < everything:
+        if (
+            one.failed - excluded or (event == "purchase" and not kept and one.reason.startswith("an order"))
+        ) and one.failed < everything:
             kept.append(one)
             excluded |= one.failed
     return kept
@@ -69,7 +72,9 @@ def _no_error(profile: Profile) -> Iterator[Success]:
             failed.setdefault(path[: place + 1], set()).update(numbers)
     for path, numbers in sorted(failed.items(), key=lambda one: (len(one[0]), one[0])):
         if numbers:
-            yield Success(f"!{expression_of(path)}", f"{expression_of(path)} is set in {len(numbers)} answers", frozenset(numbers))
+            yield Success(
+                f"!{expression_of(path)}", f"{expression_of(path)} is set in {len(numbers)} answers", frozenset(numbers)
+            )
 
 
 def _is_success(profile: Profile) -> Iterator[Success]:
@@ -77,7 +82,9 @@ def _is_success(profile: Profile) -> Iterator[Success]:
         if path[0] == "response" and ITEMS not in path and words.plain(path[-1]) == "success":
             numbers = {number for number, values in found.items() if not has_value(values[0])}
             if numbers:
-                yield Success(expression_of(path), f"{expression_of(path)} is false in {len(numbers)} answers", frozenset(numbers))
+                yield Success(
+                    expression_of(path), f"{expression_of(path)} is false in {len(numbers)} answers", frozenset(numbers)
+                )
 
 
 def _states(profile: Profile) -> Iterator[Success]:
@@ -91,4 +98,6 @@ def _states(profile: Profile) -> Iterator[Success]:
         if failed:
             condition = " && ".join(f"{expression_of(path)} != {literal(value)}" for value in sorted(failed))
             numbers = frozenset(number for numbers in failed.values() for number in numbers)
-            yield Success(condition, f"{expression_of(path)} is {', '.join(sorted(failed))} in {len(numbers)} answers", numbers)
+            yield Success(
+                condition, f"{expression_of(path)} is {', '.join(sorted(failed))} in {len(numbers)} answers", numbers
+            )

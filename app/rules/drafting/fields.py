@@ -1,5 +1,6 @@
 """Where the fields of an event probably are: by the names of keys and by values that meet those of other calls."""
 
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,11 +11,12 @@ from app.rules.field_path import ITEMS
 from app.rules.number_text import read_number
 
 MEETS = 0.5
+_GRAPHQL = (("body", "query"), ("query", "query"))
 _OF_CART = 10  # behind every other name
 _CENTS = 100
 _CURRENCY = re.compile(r"[A-Za-z]{3}")
 _CATALOG_KEYS: dict[str, tuple[str, ...]] = {
-    "search_query": ("q", "query", "search", "searchquery", "searchterm", "term", "keyword", "keywords", "s", "text", "phrase"),
+    "search_query": ("q", "query", "search", "searchquery", "searchterm", "term", "keyword", "keywords", "s"),
     "page": ("page", "p", "currentpage", "pagenumber", "pageno"),
     "per_page": ("perpage", "limit", "pagesize", "resultsperpage", "first", "size", "n", "hitsperpage"),
     "sort": ("sort", "sortby", "orderby", "order", "sortkey", "sorting"),
@@ -24,13 +26,50 @@ _CATALOG_KEYS: dict[str, tuple[str, ...]] = {
     "material": ("material", "materials"),
     "metal": ("metal", "metals"),
 }  # fmt: skip
-_FILTERS = ("stone", "size", "brand", "color", "colour", "manufacturer", "manufacturers", "properties", "gender", "style")
+_FILTERS = (
+    "stone",
+    "size",
+    "brand",
+    "color",
+    "colour",
+    "manufacturer",
+    "manufacturers",
+    "properties",
+    "gender",
+    "style",
+)
 _OFFSETS = ("offset", "skip", "start")
 _TOTALS = ("totalcount", "total", "totalresults", "totalitems", "producttotal", "count", "estimatedtotalhits", "nbhits")
 _QUANTITIES = ("quantity", "qty", "amount", "count", "cartquantity")
 _PRICES = ("price", "unitprice", "priceamount", "finalprice", "calculatedprice", "amount", "grossprice", "saleprice")
-_REVENUES = ("grandtotal", "amounttotal", "ordertotal", "totalprice", "totalamount", "total", "totalpaid", "value", "revenue")
-_PARTS_OF_TOTAL = frozenset("item shipping tax discount sub subtotal net fee delivery position line coupon refund".split())
+_REVENUES = (
+    "grandtotal",
+    "amounttotal",
+    "ordertotal",
+    "totalprice",
+    "totalamount",
+    "total",
+    "totalpaid",
+    "value",
+    "revenue",
+)
+_PARTS_OF_TOTAL = frozenset(
+    {
+        "item",
+        "shipping",
+        "tax",
+        "discount",
+        "sub",
+        "subtotal",
+        "net",
+        "fee",
+        "delivery",
+        "position",
+        "line",
+        "coupon",
+        "refund",
+    }
+)
 _AMOUNTS = ("amount", "total", "gross", "value", "totalprice", "centamount")
 _MINOR = ("minorunit", "decimals", "fractiondigits", "exponent")
 
@@ -80,7 +119,10 @@ def find_products(catalogs: Sequence[Profile], others: Sequence[Profile]) -> Pro
 
     def meetings(key: str) -> int:
         shown = products.shown[key]
-        return sum(any(values and sum(v in shown for v in values) > MEETS * len(values) for values in paths) for paths in candidates)
+        return sum(
+            any(values and sum(v in shown for v in values) > MEETS * len(values) for values in paths)
+            for paths in candidates
+        )
 
     ranked = sorted(products.shown, key=lambda key: (-meetings(key), product_rank(("response", ITEMS, key)) or 0, key))
     products.key = ranked[0] if ranked else ""
@@ -111,6 +153,11 @@ def guess_fields(event: str, profile: Profile, products: Products, names: dict[s
     return drafter.of_product(event)
 
 
+def cart_values(profile: Profile, products: Products) -> dict[str, tuple[str, int]]:
+    """What answers say of a whole cart: total, products, quantities and prices, as expressions with their decimals."""
+    return _Drafter(profile, products, {}).cart()
+
+
 @dataclass(frozen=True)
 class _Drafter:
     profile: Profile
@@ -125,20 +172,24 @@ class _Drafter:
             if (paths := self._request_paths(keys)) and not (name == "section" and is_under_section):
                 yield FieldGuess(name, _several(paths))
         if not self._request_paths(_CATALOG_KEYS["page"]) and (paths := self._request_paths(_OFFSETS)):
-            yield FieldGuess("page", f'{{ path = {_toml(expression_of(paths[0]))}, offset = true }}', "an offset")
+            yield FieldGuess("page", f"{{ path = {toml_text(expression_of(paths[0]))}, offset = true }}", "an offset")
         for filter_name in _FILTERS:
             if paths := self._request_paths((filter_name,)):
                 yield FieldGuess(f"filters.{filter_name}", _several(paths))
         totals = [path for path in self.profile.leaves if path[0] == "response" and ITEMS not in path]
         if found := _by_keys(totals, _TOTALS, is_fit=lambda path: _all_counts(self.profile.flat(path))):
-            yield FieldGuess("results_total", _toml(expression_of(found[0])))
+            yield FieldGuess("results_total", toml_text(expression_of(found[0])))
         for _, prefix in self.profile.listings()[:1]:
             paths = _ids_of_list(self.profile, prefix)
             best = [path for path in paths if words.plain(path[-1]) == self.products.key] or paths
             if self.names and is_under_section:
                 yield FieldGuess("section", f'"path.{list(self.names.values())[-1]}"', "what the listing is of")
             if best:
-                yield FieldGuess("shown_products", _toml(expression_of(best[0])), f"a list of {len(self.profile.values(best[0]))} different ids")
+                yield FieldGuess(
+                    "shown_products",
+                    toml_text(expression_of(best[0])),
+                    f"a list of {len(self.profile.values(best[0]))} different ids",
+                )
 
     def _words_before_last(self) -> tuple[str, ...]:
         path = self.profile.group.path
@@ -149,7 +200,9 @@ class _Drafter:
         paths = [path for path in self.profile.leaves if path[0] == "request" and path.count(ITEMS) <= 1]
         paths = [path[:-1] if path[-1] == ITEMS else path for path in paths]
         paths = [path for path in dict.fromkeys(paths) if ITEMS not in path]
-        found = _by_keys(paths, keys, is_fit=lambda path: path[1:] != ("body", "query") or not self.profile.group.operation.words)
+        found = _by_keys(
+            paths, keys, is_fit=lambda path: path[1:] not in _GRAPHQL or not self.profile.group.operation.words
+        )
         return found[:2]
 
     # ---- products ------------------------------------------------------------------------------------------------
@@ -159,15 +212,18 @@ class _Drafter:
         fields: list[FieldGuess] = []
         remember: list[FieldGuess] = []
         if path is not None:
-            value = _toml(self._expression(path))
+            value = toml_text(self._expression(path))
             if share < MEETS and event.startswith("cart") and (pair := self._translation(path)):
                 key, product = pair
                 name = f"{words.plain(path[-1])}s" if path[0] != "path" else "lines"
                 value = f'{{ path = {value}, recall = "{name}" }}'
-                remember.append(FieldGuess(name, f"{{ key = {_toml(expression_of(key))}, value = {_toml(expression_of(product))} }}"))
+                remember.append(
+                    FieldGuess(
+                        name,
+                        f"{{ key = {toml_text(expression_of(key))}, value = {toml_text(expression_of(product))} }}",
+                    )
+                )
                 fields.append(FieldGuess("product_id", value, "the answer says which product belongs to it"))
-            elif path[0] == "path":
-                fields.append(FieldGuess("product_id", value, self._meeting(share)))
             else:
                 fields.append(FieldGuess("product_id", value, self._meeting(share)))
             if event != "product_view":
@@ -181,7 +237,9 @@ class _Drafter:
     def _meeting(self, share: float) -> str:
         if not self.products.ids:
             return "no list shows which ids the shop uses"
-        return f"{share:.0%} of the values are ids that lists show" if share else "NONE of the values was shown in a list"
+        return (
+            f"{share:.0%} of the values are ids that lists show" if share else "NONE of the values was shown in a list"
+        )
 
     def _product_path(self, event: str) -> tuple[Path | None, float]:
         """The path that most probably holds the product: its values were shown, then its name."""
@@ -203,7 +261,9 @@ class _Drafter:
         return (None, 0.0) if best is None else (best[4], -best[0])
 
     def _is_placeholder_of_product(self, path: Path) -> bool:
-        return int(path[1]) == max(place for place, segment in enumerate(self.profile.group.path) if segment == "{id}")
+        place, segments = int(path[1]), self.profile.group.path
+        before = set(words.words_of(segments[place - 1])) if place else set()
+        return place == len(segments) - 1 or bool(before & words.PRODUCT)
 
     def _translation(self, path: Path) -> tuple[Path, Path] | None:
         """Two paths of a list in the answer: one holds the request's values, the other products that were shown."""
@@ -216,7 +276,7 @@ class _Drafter:
             keys = [one for one in paths if asked & set(self.profile.values(one)) and not self._is_shown(one)]
             products = [one for one in paths if self._is_shown(one) and product_rank(one) is not None]
             if keys and products:
-                return sorted(keys, key=len)[0], sorted(products, key=lambda one: (product_rank(one) or 0, len(one)))[0]
+                return min(keys, key=len), min(products, key=lambda one: (product_rank(one) or 0, len(one)))
         return None
 
     def _is_shown(self, path: Path) -> bool:
@@ -228,7 +288,7 @@ class _Drafter:
         same = [one for one in self.profile.leaves if one[:-1] == path[:-1] and one[0] == path[0]]
         asked = [one for one in self.profile.leaves if one[0] == "request" and ITEMS not in one]
         found = _by_keys(same, keys, is_fit=is_number) or _by_keys(asked, keys, is_fit=is_number)
-        return [FieldGuess(name, _toml(expression_of(found[0])))] if found else []
+        return [FieldGuess(name, toml_text(expression_of(found[0])))] if found else []
 
     def _price(self) -> list[FieldGuess]:
         paths = [path for path in self.profile.leaves if path[0] == "response" and ITEMS not in path]
@@ -243,17 +303,29 @@ class _Drafter:
             yield FieldGuess("order_id", _several(self.profile.covering(ids)))
         elif self.profile.flat(("response",)):
             yield FieldGuess("order_id", '"response"', "the answer is the id alone")
-        roots = [path for path in self.profile.leaves if ITEMS not in path and path[0] in {"response", "request"} and len(path) > 1]
-        is_total = lambda path: any(map(has_value, _amounts(self.profile.flat(path)))) and _all_numbers(self.profile.flat(path)) and not _is_part(path) and _is_total(path)  # noqa: E731
-        ranked = sorted((path for path in roots if is_total(path)), key=lambda path: (_total_rank(path), path[0] == "request", len(path), path))
-        if ranked:
+        if ranked := self._totals():
             yield self._amounts("revenue", self.profile.covering(ranked))
         yield from self._currency()
         yield from self._lines()
 
+    def _totals(self) -> list[Path]:
+        """Where the total of an order or cart may stand, the best first."""
+        found = []
+        for path in self.profile.leaves:
+            if ITEMS in path or path[0] == "path" or len(path) == 1 or _is_part(path) or not _is_total(path):
+                continue
+            values = self.profile.flat(path)
+            if _all_numbers(values) and any(_amounts(values)):
+                found.append((_total_rank(path), path[0] == "request", len(path), path))
+        return [path for *_, path in sorted(found)]
+
     def _currency(self) -> Iterator[FieldGuess]:
         codes = [path for path in self.profile.leaves if ITEMS not in path and path[0] in {"response", "request"}]
-        codes = [path for path in codes if any("currency" in words.plain(key) or words.plain(key) == "isocode" for key in path[-2:])]
+        codes = [
+            path
+            for path in codes
+            if any("currency" in words.plain(key) or words.plain(key) == "isocode" for key in path[-2:])
+        ]
         codes = [path for path in codes if all(_CURRENCY.fullmatch(str(value)) for value in self.profile.flat(path))]
         if codes:
             ranked = sorted(codes, key=lambda path: (path[0] == "request", len(path), path))
@@ -274,11 +346,9 @@ class _Drafter:
         quantities: list[Path] = []
         prices: list[Path] = []
         for path in paths:
-            prefix = path[: path.index(ITEMS) + 1]
-            inside = [one for one in self.profile.leaves if one[: len(prefix)] == prefix and one.count(ITEMS) == 1]
-            numbers = [one for one in inside if _all_numbers(self.profile.flat(one))]
-            quantities += _by_keys(numbers, _QUANTITIES[:2], is_fit=lambda _: True)[:1]
-            prices += _by_keys(numbers, _PRICES, is_fit=_is_about_price)[:1]
+            quantity, price = self._of_line(path)
+            quantities += [quantity] if quantity else []
+            prices += [price] if price else []
         if quantities:
             yield FieldGuess("order_quantities", _several(quantities))
         if prices:
@@ -288,13 +358,49 @@ class _Drafter:
         named = self.profile.order_ids()
         asked = [path for path in named if path[0] == "request"] or named
         if asked:
-            yield FieldGuess("order_id", _toml(expression_of(asked[0])))
+            yield FieldGuess("order_id", toml_text(expression_of(asked[0])))
         elif self.names:
             yield FieldGuess("order_id", f'"path.{list(self.names.values())[-1]}"', "the id in the path")
         paths = [path for path in self.profile.leaves if path[0] in {"request", "response"} and path.count(ITEMS) <= 1]
         is_money = lambda path: _all_numbers(self.profile.flat(path))  # noqa: E731
         if event == "refund" and (found := _by_keys(paths, _AMOUNTS, is_fit=is_money)):
             yield self._money("amount", found[0])
+
+    # ---- what a cart says and the order needs --------------------------------------------------------------------
+
+    def cart(self) -> dict[str, tuple[str, int]]:
+        """What the answer says of the whole cart: by the name to remember, the expression and its decimals."""
+        found: dict[str, tuple[str, int]] = {}
+        if totals := [path for path in self._totals() if path[0] == "response"]:
+            found["total"] = (expression_of(totals[0]), self._decimals(totals[0]))
+        lines = [
+            path for _, path in self.profile.product_candidates() if path[0] == "response" and path.count(ITEMS) == 1
+        ]
+        lines = [path for path in lines if self.products.share(self.profile.values(path)) >= MEETS]
+        if lines:
+            products, quantities, prices = lines[0], *self._of_line(lines[0])
+            found["products"] = (expression_of(products), 0)
+            if quantities:
+                found["quantities"] = (expression_of(quantities), 0)
+            if prices:
+                found["prices"] = (expression_of(prices), self._decimals(prices))
+        return found
+
+    def _decimals(self, path: Path) -> int:
+        """The decimals of an amount in cents, where its answers agree on them; 0 where it is in main units."""
+        if minor := self._minor(path, in_list=ITEMS in path):
+            said = {text_of(value) for value in self.profile.flat(minor)}
+            return int(said.pop()) if len(said) == 1 and all(one.isdigit() for one in said) else 0
+        return 2 if any("cent" in words.words_of(key) for key in path) else 0
+
+    def _of_line(self, path: Path) -> tuple[Path | None, Path | None]:
+        """Where the quantity and the price of a line stand, next to its product."""
+        prefix = path[: path.index(ITEMS) + 1]
+        inside = [one for one in self.profile.leaves if one[: len(prefix)] == prefix and one.count(ITEMS) == 1]
+        numbers = [one for one in inside if _all_numbers(self.profile.flat(one))]
+        quantities = _by_keys(numbers, _QUANTITIES[:2], is_fit=lambda _: True)
+        prices = _by_keys(numbers, _PRICES, is_fit=_is_about_price)
+        return (quantities[0] if quantities else None), (prices[0] if prices else None)
 
     # ---- money ---------------------------------------------------------------------------------------------------
 
@@ -308,22 +414,39 @@ class _Drafter:
 
     def _money(self, name: str, path: Path) -> FieldGuess:
         """A field of money; `minor_units` where something says that the amount is in cents."""
-        expression = _toml(self._expression(path))
-        beside = [one for one in self.profile.leaves if one[:-1] == path[:-1] or one[:-1] == path[:-2]]
-        for one in beside:
-            if any(words.plain(one[-1]).endswith(minor) for minor in _MINOR) and ITEMS not in one:
-                return FieldGuess(name, f"{{ path = {expression}, minor_units = {_toml(expression_of(one))} }}", "a neighbour says the decimals")
+        expression = toml_text(self._expression(path))
+        if minor := self._minor(path):
+            value = f"{{ path = {expression}, minor_units = {toml_text(expression_of(minor))} }}"
+            return FieldGuess(name, value, "a neighbour says the decimals")
         if any("cent" in words.words_of(key) for key in path):
             return FieldGuess(name, f"{{ path = {expression}, minor_units = 2 }}", "its name says cents")
         if self._is_cents_of_another(path):
-            return FieldGuess(name, f"{{ path = {expression}, minor_units = 2 }}", "100 times another amount of the same calls")
+            return FieldGuess(
+                name, f"{{ path = {expression}, minor_units = 2 }}", "100 times another amount of the same calls"
+            )
         return FieldGuess(name, expression)
+
+    def _minor(self, path: Path, *, in_list: bool = False) -> Path | None:
+        """A neighbour of an amount that says how many decimals it has."""
+        for one in self.profile.leaves:
+            is_near = one[:-1] in {path[:-1], path[:-2]}
+            if (
+                is_near
+                and (in_list or ITEMS not in one)
+                and any(words.plain(one[-1]).endswith(minor) for minor in _MINOR)
+            ):
+                return one
+        return None
 
     def _is_cents_of_another(self, path: Path) -> bool:
         amounts = _amounts(self.profile.flat(path))
         if not amounts or any(amount != int(amount) for amount in amounts):
             return False
-        others = [one for one in self.profile.leaves if one != path and _is_about_price(one) and one.count(ITEMS) == path.count(ITEMS)]
+        others = [
+            one
+            for one in self.profile.leaves
+            if one != path and _is_about_price(one) and one.count(ITEMS) == path.count(ITEMS)
+        ]
         return any(_amounts(self.profile.flat(one)) == [amount / _CENTS for amount in amounts] for one in others)
 
     def _expression(self, path: Path) -> str:
@@ -344,7 +467,9 @@ def _all_numbers(values: Sequence[object]) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) or (isinstance(value, str) and any(c.isdigit() for c in value) and read_number(value, ".") is not None)
+    return isinstance(value, int | float) or (
+        isinstance(value, str) and any(c.isdigit() for c in value) and read_number(value, ".") is not None
+    )
 
 
 def _all_counts(values: Sequence[object]) -> bool:
@@ -381,16 +506,12 @@ def _by_keys(paths: Sequence[Path], keys: Sequence[str], *, is_fit: Callable[[Pa
 
 
 def _several(paths: Sequence[Path]) -> str:
-    written = [_toml(expression_of(path)) for path in paths]
+    written = [toml_text(expression_of(path)) for path in paths]
     return written[0] if len(written) == 1 else f"[{', '.join(written)}]"
 
 
-def _toml(text: str) -> str:
+def toml_text(text: str) -> str:
     """A text in TOML: in single quotes where it holds double ones."""
     if '"' in text and "'" not in text and text.isprintable():
         return f"'{text}'"
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
-
-
-toml_text = _toml
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

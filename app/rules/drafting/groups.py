@@ -91,7 +91,7 @@ class CallGroups:
         """Add a call; request and response are decoded, or functions that decode them."""
         self.calls += 1
         segments = tuple(segments_of(endpoint))
-        request = _request(request() if callable(request) else request, endpoint)
+        request = with_documents(request() if callable(request) else request, endpoint)
         operation = operation_of(request)
         key = (method.upper(), self._fold(segments), operation.condition)
         group = self._groups.get(key)
@@ -113,7 +113,9 @@ class CallGroups:
         """The groups, the largest first, with slugs in paths folded: by their number, or because they were shown."""
         self._fold_slugs()
         self._fold_handles()
-        return sorted(self._groups.values(), key=lambda one: (-one.calls, one.method, one.path, one.operation.condition))
+        return sorted(
+            self._groups.values(), key=lambda one: (-one.calls, one.method, one.path, one.operation.condition)
+        )
 
     def _fold(self, segments: tuple[str, ...]) -> tuple[str, ...]:
         folded: list[str] = []
@@ -136,7 +138,10 @@ class CallGroups:
 
     def _fold_handles(self) -> None:
         handles = {
-            handle for group in self._groups.values() for sample in group.samples for handle in _handles(sample.response)
+            handle
+            for group in self._groups.values()
+            for sample in group.samples
+            for handle in _handles(sample.response)
         }
         known = set(sorted(handles)[:_MAX_HANDLES])
         self._regroup(
@@ -184,13 +189,12 @@ def _handles(document: Any, depth: int = 0) -> Iterator[str]:
             yield from _handles(one, depth + 1)
 
 
-def _request(request: Any, endpoint: str) -> dict[str, Any]:
+def with_documents(request: Any, endpoint: str) -> dict[str, Any]:
     """The request with its query and body as objects, where they are text that holds one."""
-    if not isinstance(request, dict):
-        request = {}
-    if not request.get("query") and "?" in endpoint:
-        request = request | {"query": endpoint.partition("?")[2].partition("#")[0]}
-    return request | {side: _decoded(request[side]) for side in ("query", "body") if side in request}
+    sides: dict[str, Any] = request if isinstance(request, dict) else {}
+    if not sides.get("query") and "?" in endpoint:
+        sides = sides | {"query": endpoint.partition("?")[2].partition("#")[0]}
+    return sides | {side: _decoded(sides[side]) for side in ("query", "body") if side in sides}
 
 
 def _decoded(document: Any) -> Any:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from app.rules.drafting import words
@@ -12,11 +13,14 @@ from app.rules.drafting.paths import is_id
 _ROUTES = ("rest_route", "route", "controller", "wc-ajax", "fc", "module", "action", "task", "topic", "cmd", "do")
 # Keys that may be such a name, or anything else: the value must hold a word of shops.
 _NAMES = ("operationName", "name", "event", "event_name", "eventName", "eventType", "type", "op", "method")
+_MOST_NAMES = 4
 _FLAGS = ("add", "delete", "remove", "update")
 _HANDLES = ("handle", "slug", "url_key", "urlKey")
 _NAME = re.compile(r"/?[A-Za-z][\w./|:-]{0,99}")
 _GRAPHQL = re.compile(r"\s*(?:#[^\n]*\n\s*)*(?P<kind>query|mutation|subscription|fragment|\{)")
-_OPERATION = re.compile(r"\b(?P<kind>query|mutation)\b\s*(?P<name>\w+)?[^{]*\{\s*(?:\w+\s*:\s*)?(?P<field>\w+)(?P<next>\W?)")
+_OPERATION = re.compile(
+    r"\b(?P<kind>query|mutation)\b\s*(?P<name>\w+)?[^{]*\{\s*(?:\w+\s*:\s*)?(?P<field>\w+)(?P<next>\W?)"
+)
 _FIRST_FIELD = re.compile(r"\{\s*(?:\w+\s*:\s*)?(?P<field>\w+)(?P<next>\W?)")
 
 
@@ -41,10 +45,11 @@ def operation_of(request: dict[str, Any]) -> Operation:
 
 
 def _graphql(fields: dict[str, Any], side: str) -> Operation | None:
-    text = fields.get("query")
+    sent = fields.get("query")
+    text = sent if isinstance(sent, str) else ""
     name = fields.get("operationName")
     name = name if isinstance(name, str) and name else ""
-    is_text = isinstance(text, str) and _GRAPHQL.match(text) is not None
+    is_text = _GRAPHQL.match(text) is not None
     if not is_text and not (name and ("extensions" in fields or "variables" in fields)):
         return None
     found = (_OPERATION.search(text) or _FIRST_FIELD.search(text)) if is_text else None
@@ -57,7 +62,9 @@ def _graphql(fields: dict[str, Any], side: str) -> Operation | None:
     else:
         asked_for = f"{groups['kind']} {said}" if said else field + (following if following == "(" else "")
         condition = f"!request.{side}.operationName && contains(request.{side}.query, {literal(asked_for)})"
-    is_write = groups.get("kind") == "mutation" if is_text else bool(set(asked) & (words.ADD | words.REMOVE | words.UPDATE))
+    is_write = (
+        groups.get("kind") == "mutation" if is_text else bool(set(asked) & (words.ADD | words.REMOVE | words.UPDATE))
+    )
     label = f"{'mutation' if is_write else 'query'} {said or field}"
     return Operation(label, condition, asked, is_write, (field,))
 
@@ -66,7 +73,7 @@ def _routed(request: dict[str, Any]) -> Operation:
     conditions: list[str] = []
     labels: list[str] = []
     found: list[str] = []
-    for side, key, value in _named(request):
+    for side, key, value in islice(_named(request), _MOST_NAMES):
         path = f"request.{side}.{quoted(key)}"
         if value is True:
             conditions.append(path)
@@ -86,25 +93,16 @@ def _routed(request: dict[str, Any]) -> Operation:
 
 
 def _named(request: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """The sides, keys and names of what a request asks for; True in the place of a name where the key says it all."""
     for side in ("query", "body"):
         fields = request.get(side)
         if not isinstance(fields, dict):
             continue
-        for key in _ROUTES:
-            value = fields.get(key)
-            if isinstance(value, str) and _NAME.fullmatch(value):
-                yield side, key, value
-        for key in _NAMES:
-            value = fields.get(key)
-            if isinstance(value, str) and _NAME.fullmatch(value) and set(words.words_of(value)) & words.ANY:
-                yield side, key, value
-        for key in _FLAGS:
-            if str(fields.get(key)).lower() in ("1", "true"):
-                yield side, key, True
-        if side == "query":
-            for key in _HANDLES:
-                if fields.get(key):
-                    yield side, key, True
+        names = {key: value for key, value in fields.items() if isinstance(value, str) and _NAME.fullmatch(value)}
+        yield from ((side, key, names[key]) for key in _ROUTES if key in names)
+        yield from ((side, key, names[key]) for key in _NAMES if set(words.words_of(names.get(key, ""))) & words.ANY)
+        yield from ((side, key, True) for key in _FLAGS if str(fields.get(key)).lower() in ("1", "true"))
+        yield from ((side, key, True) for key in _HANDLES if side == "query" and fields.get(key))
 
 
 def fold_route(route: str) -> str:

@@ -12,12 +12,40 @@ from app.rules.field_path import ITEMS
 Path = tuple[str, ...]  # such as ("response", "items", ITEMS, "id")
 
 _MAX_LEAVES = 600
-_PRODUCT_LISTS = frozenset("product item element hit result node edge good article".split())
+_LONGEST_KEY = 80
+_PRODUCT_LISTS = frozenset({"product", "item", "element", "hit", "result", "node", "edge", "good", "article"})
 _CONTAINERS = frozenset({"node", "edge", "element"})
 _OTHER_LISTS = frozenset(
-    "variant option image category collection filter aggregation facet page currency attribute region error media tag menu"
-    " breadcrumb payment shipping review method sorting order coupon discount fee".split()
+    {
+        "variant",
+        "option",
+        "image",
+        "category",
+        "collection",
+        "filter",
+        "aggregation",
+        "facet",
+        "page",
+        "currency",
+        "attribute",
+        "region",
+        "error",
+        "media",
+        "tag",
+        "menu",
+        "breadcrumb",
+        "payment",
+        "shipping",
+        "review",
+        "method",
+        "sorting",
+        "order",
+        "coupon",
+        "discount",
+        "fee",
+    }
 )
+_NEVER_PRODUCTS = frozenset({"payment", "shipping", "address", "coupon", "discount", "tax", "totals"})
 _PRODUCT_KEYS = {
     "productid": 0, "idproduct": 0, "product": 0, "sku": 1, "productsku": 1, "id": 2, "uid": 2, "itemid": 2,
     "referencedid": 2, "variantid": 3, "merchandiseid": 3, "handle": 4, "slug": 4, "urlkey": 4, "key": 5, "lineid": 5,
@@ -127,7 +155,11 @@ class Profile:
     def has_product_object(self) -> bool:
         """Whether answers are about one product: an object with an id and a price or a name, outside of lists."""
         for path in self.leaves:
-            if path[0] == "response" and ITEMS not in path and words.plain(path[-1]) in {"id", "sku", "productid", "uid"}:
+            if (
+                path[0] == "response"
+                and ITEMS not in path
+                and words.plain(path[-1]) in {"id", "sku", "productid", "uid"}
+            ):
                 prefix = path[:-1]
                 below = {words.plain(other[-1]) for other in self.leaves if other[: len(prefix)] == prefix}
                 has_price = any("price" in key for key in below)
@@ -145,7 +177,8 @@ def product_rank(path: Path) -> int | None:
     if rank is None:
         return None
     parents = [words.plain(one) for one in path[1:-1] if one != ITEMS]
-    if set(words.words_of(path[-2])) & _OTHER_LISTS - {"variant"} if len(path) > 1 else False:
+    said = {word for one in path[1:-1] for word in words.words_of(one)}
+    if said & _NEVER_PRODUCTS or (len(path) > 1 and set(words.words_of(path[-2])) & _OTHER_LISTS - {"variant"}):
         return None
     if rank == _PRODUCT_KEYS["id"] and parents and parents[-1] == "product":
         return 0
@@ -204,7 +237,7 @@ def _leaves_of_sample(sample: Sample, group: Group) -> Iterator[tuple[Path, Any]
 def _leaves(value: Any, path: Path) -> Iterator[tuple[Path, Any]]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            if isinstance(key, str) and key:
+            if isinstance(key, str) and 0 < len(key) <= _LONGEST_KEY and key.isprintable():
                 yield from _leaves(inner, (*path, key))
     elif isinstance(value, list):
         for one in value:

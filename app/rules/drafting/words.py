@@ -3,29 +3,47 @@
 import re
 from functools import lru_cache
 
-PRODUCT = frozenset("product item pdp article goods".split())
-CATALOG = PRODUCT | frozenset("catalog search collection category listing suggest browse listing plp shop".split())
-CART = frozenset("cart basket bag trolley minicart quote line".split())
-FAVORITE = frozenset("wishlist favorite favourite wish saved".split())
-CHECKOUT = frozenset("checkout shipping payment delivery billing".split())
-ORDER = frozenset("order purchase".split())
-PLACED = frozenset("complete completed place placed confirm confirmation thank thankyou success".split())
-ADD = frozenset("add create append insert".split())
-REMOVE = frozenset("remove delete removed deleted destroy clear".split())
-UPDATE = frozenset("update change edit modify quantity qty set".split())
-CANCEL = frozenset("cancel cancelled canceled cancellation void".split())
-REFUND = frozenset("refund refunded".split())
-LISTING = frozenset("search listing list catalog suggest collection category".split())
-DETAIL = frozenset("detail pdp".split())
+
+def _set(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+PRODUCT = _set("product item pdp article goods")
+CATALOG = PRODUCT | _set("catalog search collection category listing suggest browse listing plp shop")
+CART = _set("cart basket bag trolley minicart quote line")
+FAVORITE = _set("wishlist favorite favourite wish saved")
+CHECKOUT = _set("checkout shipping payment delivery billing")
+ORDER = _set("order purchase")
+PLACED = _set("complete completed place placed confirm confirmation thank thankyou success")
+ADD = _set("add create append insert")
+REMOVE = _set("remove delete removed deleted destroy clear")
+UPDATE = _set("update change edit modify quantity qty set")
+CANCEL = _set("cancel cancelled canceled cancellation void")
+REFUND = _set("refund refunded")
+LISTING = _set("search listing list catalog suggest collection category")
+DETAIL = _set("detail pdp")
 # Neighbours of products, carts and orders that are neither.
-ELSEWHERE = frozenset(
+ELSEWHERE = _set(
     "review comment menu navigation recommendation recommended related selling upsell similar attribute config context"
     " account login register customer region country newsletter estimate coupon promotion promo rate rating token"
-    " data variant option child children type fragment refresh preview analytics consent tracking health".split()
+    " data variant option child children type fragment refresh preview analytics consent tracking health"
 )
-NEIGHBOURS = frozenset("review comment recommendation recommended related upsell similar".split())
-# Events without which the draft is not of use: the four kinds.
-ANY = PRODUCT | CATALOG | CART | FAVORITE | CHECKOUT | ORDER | PLACED | ADD | REMOVE | UPDATE | CANCEL | REFUND | ELSEWHERE
+NEIGHBOURS = _set("review comment recommendation recommended related upsell similar")
+ANY = (
+    PRODUCT
+    | CATALOG
+    | CART
+    | FAVORITE
+    | CHECKOUT
+    | ORDER
+    | PLACED
+    | ADD
+    | REMOVE
+    | UPDATE
+    | CANCEL
+    | REFUND
+    | ELSEWHERE
+)
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
-import pytest
 
 from app.frames.events import type_calls
 from app.ops.maps.drafting import draft_map
