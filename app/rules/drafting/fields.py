@@ -114,7 +114,9 @@ def find_products(catalogs: Sequence[Profile], others: Sequence[Profile]) -> Pro
     for profile in catalogs:
         for _, prefix in profile.listings()[:1]:
             for path in _ids_of_list(profile, prefix):
-                products.shown.setdefault(words.plain(path[-1]), set()).update(profile.values(path))
+                key = words.plain(path[-1])
+                listed = profile.group.listed.get(key, set())
+                products.shown.setdefault(key, set()).update(profile.values(path), listed)
     candidates = [[profile.values(path) for _, path in profile.product_candidates()] for profile in others]
 
     def meetings(key: str) -> int:
@@ -249,6 +251,8 @@ class _Drafter:
                 continue  # the whole cart, not what was changed
             values = [value for value in self.profile.values(path) if value]
             is_listed = self.products.share(values) >= MEETS
+            if path[0] == "path" and is_listed:
+                rank = 0  # noqa: PLW2901
             if event != "product_view" and not is_listed and rank > 1:
                 if path[0] == "response":
                     continue  # the id of the cart or the line
