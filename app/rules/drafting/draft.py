@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from app.rules.drafting import words
-from app.rules.drafting.events import OTHER, Guess, guess_event
+from app.rules.drafting.events import METHOD, OTHER, Guess, guess_event
 from app.rules.drafting.failures import Success, success_conditions
 from app.rules.drafting.fields import Drafted, FieldGuess, Products, cart_values, find_products, guess_fields, toml_text
 from app.rules.drafting.groups import ID, CallGroups, Group
@@ -245,7 +245,7 @@ def _entry_lines(entry: Entry) -> Iterator[str]:
         yield f"# {_comment(why)}."
     yield "[[call]]"
     yield f'event = "{guess.event}"'
-    yield f'method = "{group.method}"'
+    yield f"method = {toml_text(group.method if METHOD.fullmatch(group.method) else '*')}"
     yield f"path = {toml_text(entry.path)}"
     if entry.when:
         yield f"when = {toml_text(entry.when)}"

@@ -10,6 +10,7 @@ from app.rules.drafting.shapes import Path, Profile
 
 OTHER = "other"
 HIGH, MEDIUM, LOW = "high", "medium", "low"
+METHOD = re.compile(r"[A-Z-]+")
 _BARE: Path = ("response",)
 _OWN_LISTING = 4  # scores of lists
 _STRONG_LISTING = 6
@@ -29,7 +30,7 @@ def guess_event(profile: Profile, shown: frozenset[str] = frozenset()) -> Guess:
     said = _Said.of(profile)
     if profile.group.calls == profile.group.failed:
         return Guess(OTHER, reason="every call failed")
-    if profile.group.method in {"HEAD", "OPTIONS"} or not re.fullmatch(r"[A-Z-]+", profile.group.method):
+    if profile.group.method in {"HEAD", "OPTIONS"} or not METHOD.fullmatch(profile.group.method):
         return Guess(OTHER, reason="no shopper's call")
     for rule in (_undone, _neighbour, _favorite, _purchase, _cart, _view, _catalog, _checkout):
         if guess := rule(said, profile):

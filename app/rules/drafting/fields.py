@@ -239,9 +239,9 @@ class _Drafter:
     def _meeting(self, share: float) -> str:
         if not self.products.ids:
             return "no list shows which ids the shop uses"
-        return (
-            f"{share:.0%} of the values are ids that lists show" if share else "NONE of the values was shown in a list"
-        )
+        if not share:
+            return "NONE of the sampled values was seen in a list"
+        return f"{share:.0%} of the sampled values were seen in lists"
 
     def _product_path(self, event: str) -> tuple[Path | None, float]:
         """The path that most probably holds the product: its values were shown, then its name."""

@@ -153,7 +153,7 @@ def test_a_log_without_any_event_gives_a_valid_map_all_the_same():
 
 
 def test_calls_without_an_entry_are_comments_with_their_counts():
-    text = "\n".join(draft_lines(groups_of(VIEW, {"endpoint": "/flags"}, {"endpoint": "/flags"})))
+    text = "\n".join(draft_lines(groups_of(LISTING, {"endpoint": "/flags"}, {"endpoint": "/flags"})))
     assert "#       2  GET /flags: no word and no shape of an event" in text
 
 
