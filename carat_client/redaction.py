@@ -1,6 +1,6 @@
-"""Takes secrets out of a call before it leaves the shop: by the names of values, and by what they look like.
+"""Removes secrets from a call before it leaves the shop: by the names of values, and by what the values look like.
 
-Runs in the sender's thread on whatever shoppers send, so every expression here takes time in proportion to its text.
+It runs in the sender's thread on whatever shoppers send, so every regular expression matches in linear time.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ CARD: Final = "[card]"
 EMAIL: Final = "[email]"
 TOO_DEEP: Final = "[nested too deeply]"
 
-# Names are compared in lower case, without anything but letters and digits.
+# Names are compared in lower case, with letters and digits only.
 _SECRET_PARTS = (
     "password", "passwd", "passwort", "passphrase", "passcode", "secret", "token", "apikey", "accesskey", "privatekey",
     "authorization", "authentication", "authcode", "authkey", "credential", "cookie", "sessionid", "sessionkey",
@@ -66,8 +66,8 @@ _DIGITS = re.compile(r"\d+")
 
 _AT_DOMAIN = re.compile(r"(?:@|%40)(?:(?:[\w\-]{1,63}\.){1,16}[\w\-]{1,63}|\[[0-9A-Fa-f.:]{3,45}\])")
 _LONGEST_LOCAL_PART = 64
-# What stands before the @, read backwards: what most people write, so that `email=a@b.example` keeps its name; else all
-# that a mail server takes.
+# The part before the @, matched backwards: first the usual characters, so that `email=a@b.example` keeps its name, then
+# everything that a mail server accepts.
 _LOCAL_PARTS = (
     re.compile(r"[\w.+\-]+"),
     re.compile(r"[^\s@<>,;()\[\]\"\\]+"),
@@ -80,7 +80,7 @@ _VALUE = re.compile(
     r"|(?:(?:bearer|basic|digest|token)\s{1,4}+)?[^\s,;&<>]++",
     re.IGNORECASE,
 )
-_LINE = re.compile(r"[^\r\n]+")  # a header's value has separators of its own
+_LINE = re.compile(r"[^\r\n]+")  # a header's value contains the usual separators
 _LOOKS_SECRET = re.compile(
     r"(?<!\w)(?:"
     r"(?i:bearer)\s{1,4}+[\w\-.~+/]{8,}+=*+"
@@ -94,7 +94,7 @@ _LOOKS_SECRET = re.compile(
 )
 _WEB_TOKEN = re.compile(r"(?<![\w\-])[\w\-]{11,}+\.[\w\-]{4,}+(?:\.[\w\-]*+)?")
 _USER_IN_URL = re.compile(r"(?<=://)[^\s/?#@]{1,512}+@")
-_TO_LETTERS = str.maketrans("0123456789", "ghijklmnop")  # a hash that nobody takes for a number
+_TO_LETTERS = str.maketrans("0123456789", "ghijklmnop")  # so that a hash is never mistaken for a card number
 
 
 class Redactor:
@@ -106,21 +106,21 @@ class Redactor:
         hash_key: str = "",
         allow: Iterable[str] = (),
         deny: Iterable[str] = (),
-        breathe: Callable[[], None] = lambda: None,
+        yield_gil: Callable[[], None] = lambda: None,
     ) -> None:
-        self._breathe = breathe
+        self._yield_gil = yield_gil
         self._hash_key = hash_key.encode()
         self._named: dict[str, int] = {}
         self._paths: dict[str, Any] = {}
-        for verdict, rules in ((_ALLOWED, allow), (_DENIED, deny)):  # deny is written last, and so it holds
+        for verdict, rules in ((_ALLOWED, allow), (_DENIED, deny)):  # deny comes last: it takes precedence
             for rule in rules:
                 self._add_rule(rule, verdict)
         self._tops: dict[str, tuple[int, tuple[dict[str, Any], ...]]] = {}
-        self._judged: dict[str, tuple[int, str]] = {}
-        self._harmless: set[str] = set()  # texts with nothing in them: a shop's answers mostly say the same
+        self._known_names: dict[str, tuple[int, str]] = {}
+        self._harmless: set[str] = set()  # texts without secrets: a shop's answers repeat themselves
 
     def field(self, name: str, value: Any) -> Any:
-        """A record's own field, such as `request`, `response` or `endpoint`; None where it is denied."""
+        """Redact a top-level field such as `request`, `response` or `endpoint`; None if it is denied."""
         verdict, paths = self._top(name)
         if verdict == _DENIED:
             return None
@@ -133,21 +133,21 @@ class Redactor:
         return url if verdict == _ALLOWED else self.url(url)
 
     def identity(self, name: str, value: str) -> str | None:
-        """Who someone is: as it is, or, where that is personal, as a hash; without a key for that, nobody."""
+        """An id: unchanged, or hashed if it is personal. None if it is personal and there is no hash key."""
         found = self.field(name, value)
         if found is None or found == value or (found.startswith("email:") and " " not in found):
             return found if isinstance(found, str) else None
         return f"id:{self._hash(value)}" if self._hash_key else None
 
     def token(self, name: str, value: str) -> str | None:
-        """A credential of the shop: its hash, by which its calls still belong together."""
+        """Hash a credential of the shop, so that its calls can still be grouped."""
         verdict, _ = self._top(name)
         if verdict == _DENIED:
             return None
         return value if verdict == _ALLOWED else f"token:{self._hash(value)}"
 
     def text(self, text: str) -> str:
-        """Free text without e-mail addresses, card numbers and secrets."""
+        """Remove e-mail addresses, card numbers and secrets from free text."""
         if len(text) < _SHORTEST_EMAIL:
             return text
         if text[0] in '{["' or text[:1].isspace():
@@ -163,7 +163,7 @@ class Redactor:
         return plain
 
     def url(self, url: str) -> str:
-        """A URL without secrets in its query, path and fragment; what has none stays as it is, to the letter."""
+        """Remove secrets from a URL's query, path and fragment. A URL without secrets stays unchanged."""
         if not url:
             return url
         rest, hash_mark, fragment = url.partition("#")
@@ -189,7 +189,7 @@ class Redactor:
         return f"{self._quoted(name, is_form=True)}{mark}{value}"
 
     def _quoted(self, text: str, *, safe: str = "", is_form: bool = False) -> str:
-        """Quoted text, redacted and quoted again where anything was in it."""
+        """Redact percent-encoded text; it is encoded again only if it contained a secret."""
         unquoted = _unquoted(text.replace("+", " ") if is_form else text)
         redacted = self._safe(unquoted)
         return text if redacted == unquoted else quote(redacted, safe=safe)
@@ -209,10 +209,10 @@ class Redactor:
         return self._object(value, paths, depth + 1)
 
     def _safe(self, text: str) -> str:
-        """What `text` makes of it, remembered where that is nothing."""
+        """Redact text, remembering which texts contain no secrets."""
         if text in self._harmless:
             return text
-        self._breathe()
+        self._yield_gil()
         redacted = self.text(text)
         if redacted == text and len(text) <= _LONGEST_REMEMBERED:
             if len(self._harmless) >= _MOST_REMEMBERED:
@@ -221,11 +221,11 @@ class Redactor:
         return redacted
 
     def _object(self, content: dict[str, Any], paths: tuple[dict[str, Any], ...], depth: int) -> dict[str, Any]:
-        self._breathe()
+        self._yield_gil()
         found: dict[str, Any] = {}
         for name, value in content.items():
             below: tuple[dict[str, Any], ...] = ()
-            verdict, shown = self._judged.get(name) or self._judge(name)
+            verdict, shown = self._known_names.get(name) or self._classify(name)
             if paths:
                 below = _below(name, paths)
                 verdict = _stronger(verdict, below)
@@ -235,9 +235,9 @@ class Redactor:
                 found[name] = value
             elif verdict == _EMAIL:
                 found[shown] = self._under_email(value, below, depth)
-            else:  # true, false and null under a secret's name tell nothing
-                is_telling = verdict == _DENIED or not (value is None or isinstance(value, bool))
-                found[shown] = REDACTED if is_telling else value
+            else:  # true, false and null reveal nothing
+                is_revealing = verdict == _DENIED or not (value is None or isinstance(value, bool))
+                found[shown] = REDACTED if is_revealing else value
         return found
 
     def _under_email(self, value: Any, paths: tuple[dict[str, Any], ...], depth: int) -> Any:
@@ -271,7 +271,7 @@ class Redactor:
         return "".join([*kept, text[done:]]) if kept else text
 
     def _without_named(self, text: str) -> str:
-        """Text without the values that stand behind a secret's name: `password: x`, `"token":"x"`, `api_key=x`."""
+        """Remove values that follow a secret's name: `password: x`, `"token":"x"`, `api_key=x`."""
         kept = []
         done = at = 0
         while match := _NAME.search(text, at):
@@ -286,7 +286,7 @@ class Redactor:
         return "".join([*kept, text[done:]]) if kept else text
 
     def _nested_json(self, text: str) -> str | None:
-        """Text that is JSON itself, redacted as such; None where it is not, or holds nothing to redact."""
+        """Redact text that is JSON; None if it is not JSON or contains nothing to redact."""
         try:
             content = json.loads(text)
         except (ValueError, RecursionError):
@@ -322,7 +322,7 @@ class Redactor:
         node.setdefault(last, {})[""] = verdict
 
     def _top(self, name: str) -> tuple[int, tuple[dict[str, Any], ...]]:
-        """What was decided on a record's own field, and the paths below it."""
+        """The verdict on a top-level field, and the paths below it."""
         found = self._tops.get(name)
         if found is None:
             below = _below(name, (self._paths,))
@@ -330,12 +330,12 @@ class Redactor:
         return found
 
     def _verdict(self, name: str) -> int:
-        return (self._judged.get(name) or self._judge(name))[0]
+        return (self._known_names.get(name) or self._classify(name))[0]
 
-    def _judge(self, name: str) -> tuple[int, str]:
-        """What a name says on its value, and the name as it may be shown; remembered."""
-        if len(self._judged) >= _KNOWN_NAMES:  # names may be made up by whoever sends them
-            self._judged.clear()
+    def _classify(self, name: str) -> tuple[int, str]:
+        """The verdict on values of this name, and the redacted name. Remembered."""
+        if len(self._known_names) >= _KNOWN_NAMES:  # senders can invent names
+            self._known_names.clear()
         normal = _normal(name)
         if normal in self._named:
             verdict = self._named[normal]
@@ -345,8 +345,8 @@ class Redactor:
             verdict = _EMAIL
         else:
             verdict = _PLAIN
-        self._judged[name] = judged = verdict, self.text(name)
-        return judged
+        self._known_names[name] = result = verdict, self.text(name)
+        return result
 
 
 def _below(name: str, paths: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
@@ -355,7 +355,7 @@ def _below(name: str, paths: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any]
 
 
 def _stronger(by_name: int, below: tuple[dict[str, Any], ...]) -> int:
-    """What holds where a name and paths say something: a denial, else what the paths say, else what the name says."""
+    """The effective verdict: a denial by name, else the verdict of the paths, else that of the name."""
     by_path = max((node[""] for node in below if "" in node), default=_PLAIN)
     return _DENIED if by_name == _DENIED else by_path or by_name
 
@@ -365,7 +365,7 @@ def _normal(name: str) -> str:
 
 
 def _unquoted(text: str) -> str:
-    """Text without percent signs, also where it was quoted more than once."""
+    """Decode percent-encoding, also if it was applied several times."""
     for _ in range(_UNQUOTINGS):
         if "%" not in text or (plain := unquote(text)) == text:
             break
@@ -387,7 +387,7 @@ def _without_web_token(match: re.Match[str]) -> str:
 
 
 def _without_cards(match: re.Match[str]) -> str:
-    """A run of digits without the card numbers in it, which begin and end where its groups do."""
+    """Remove card numbers from a run of digits. A card number begins and ends at a group of digits."""
     if match[1] is None:  # a UUID
         return match[0]
     run = match[1]
@@ -396,7 +396,7 @@ def _without_cards(match: re.Match[str]) -> str:
     ends = [0]
     for begin, end in groups:
         ends.append(ends[-1] + end - begin)
-    if len(digits) > _LONGEST_RUN:  # a table of numbers; to look into it would take long
+    if len(digits) > _LONGEST_RUN:  # a table of numbers, too slow to search
         return CARD
     is_card = _card_finder(digits)
     covered: list[tuple[int, int]] = []
@@ -411,10 +411,10 @@ def _without_cards(match: re.Match[str]) -> str:
 
 
 def _cut(run: str, covered: list[tuple[int, int]]) -> str:
-    """The run with each stretch that is covered replaced."""
+    """Replace the covered ranges."""
     kept = []
     done = 0
-    for begin, end in covered:  # in the order of their beginnings
+    for begin, end in covered:  # sorted by start
         if begin >= done:
             kept += [run[done:begin], CARD]
         done = max(done, end)
@@ -422,8 +422,8 @@ def _cut(run: str, covered: list[tuple[int, int]]) -> str:
 
 
 def _card_finder(digits: list[int]) -> Callable[[int, int], bool]:
-    """Tells in no time whether the digits of a stretch pass Luhn's test: from sums that were made once."""
-    sums = ([0], [0])  # of the digits before each place, those at even or at odd places doubled
+    """A function that checks a range of digits with Luhn's test in constant time, from prefix sums."""
+    sums = ([0], [0])  # prefix sums with the digits at even, or at odd, places doubled
     for place, digit in enumerate(digits):
         doubled = digit * 2 - 9 * (digit > 4)  # noqa: PLR2004
         sums[0].append(sums[0][-1] + (digit if place % 2 else doubled))
@@ -437,7 +437,7 @@ def _card_finder(digits: list[int]) -> Callable[[int, int], bool]:
 
 
 def _long_number(value: float) -> Any:
-    """A number of 13 digits or more; what JSON has no numbers for is null."""
+    """Redact a number of 13 digits or more; infinities and NaN become null."""
     if not math.isfinite(value):
         return None
     if abs(value) >= 10**_MOST_DIGITS or value != int(value):

@@ -11,7 +11,6 @@ from app.rules.session_rules import SessionRules
 
 # What the tables of a session's pages and products repeat of it.
 REPEATED = ("is_bot", "device_type", "channel")
-STEPS = ("visit", "catalog", "product", "cart", "checkout", "purchase")
 _MINUTE_MS = 60_000
 
 
@@ -64,6 +63,7 @@ def build_sessions(
             is_bounce=pl.col("named_events") <= 1,
         )
         .pipe(with_landing_page)
+        .pipe(with_persons_call, events, user_agents)
         .join(user_agents, on="user_agent", how="left", maintain_order="left")
         .join(countries, on="ip", how="left", maintain_order="left")
         .with_columns(pl.col("country").fill_null(""))
@@ -92,6 +92,34 @@ def with_pace(events: pl.DataFrame, limit: int) -> pl.DataFrame:
 def with_landing_page(sessions: pl.DataFrame) -> pl.DataFrame:
     """The sessions with `landing_page`, the page of their first call that says one."""
     return sessions.with_columns(landing_page=page_of("first_page"))
+
+
+def with_persons_call(sessions: pl.DataFrame, events: pl.DataFrame, user_agents: pl.DataFrame) -> pl.DataFrame:
+    """The sessions with `user_agent` and `ip` of their first call by a person, where user agents differ.
+
+    A storefront's own server may call before the shopper's browser does. The `ip` is the first that a person's calls
+    say; a session without a person's call stays as it is.
+    """
+    differs = (pl.col("user_agent") != pl.col("user_agent").shift(1)) & (
+        pl.col("session_number") == pl.col("session_number").shift(1)
+    )
+    mixed = events.filter(differs).select(pl.col("session_number").unique())
+    people = user_agents.filter(pl.col("bot_reason") == "", pl.col("user_agent") != "").select("user_agent")
+    by_person = (
+        events.select("session_number", "user_agent", "ip")
+        .join(mixed, on="session_number", how="semi", maintain_order="left")
+        .join(people, on="user_agent", how="semi", maintain_order="left")
+        .group_by("session_number", maintain_order=True)
+        .agg(persons_agent=pl.col("user_agent").first(), persons_ip=first_text("ip"))
+    )
+    return (
+        sessions.join(by_person, on="session_number", how="left", maintain_order="left")
+        .with_columns(
+            user_agent=pl.coalesce("persons_agent", "user_agent"),
+            ip=pl.when(pl.col("persons_ip") != "").then("persons_ip").otherwise("ip"),
+        )
+        .drop("persons_agent", "persons_ip")
+    )
 
 
 def is_crowded(limit: int) -> pl.Expr:

@@ -1,14 +1,14 @@
 """Checks an installation: what each check found and how to fix it."""
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from app.core.disk import existing_parent, free_bytes
 from app.core.errors import CaratError
-from app.intake.spool import spool_depth
+from app.intake.spool import spool_backlog
 from app.rules.countries import load_countries
 from app.rules.endpoint_map import load_endpoint_map
 from app.rules.session_rules import load_session_rules
@@ -127,10 +127,8 @@ def _countries(settings: Settings) -> Finding:
 
 
 def _disk(settings: Settings) -> Finding:
-    folder = Path.cwd() if settings.has_server else settings.warehouse.local_path
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    folder = existing_parent(Path.cwd() if settings.has_server else settings.warehouse.local_path)
+    free = free_bytes(folder)
     is_ok = free >= _NEEDED_FREE_BYTES
     fix = (
         "" if is_ok else "; a build writes the new day before it drops the old one: free some, or move CARAT_WAREHOUSE"
@@ -141,13 +139,11 @@ def _disk(settings: Settings) -> Finding:
 def _spool(settings: Settings) -> Finding:
     """Whether a collector could write to the spool and has space; creates nothing."""
     try:
-        depth = spool_depth(settings.spool)
+        depth = spool_backlog(settings.spool)
     except CaratError as error:
         return Finding("spool", is_ok=False, detail=str(error))
-    folder = settings.spool.resolve()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    folder = existing_parent(settings.spool.resolve())
+    free = free_bytes(folder)
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         problem = f"this user may not write to {folder}: run as the collector's user, or fix CARAT_SPOOL"
     elif free < settings.spool_min_free_bytes:

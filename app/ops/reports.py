@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from app.jobs.forget.erase import Erasure
     from app.jobs.hourly import Hour
     from app.jobs.load.delivery import Delivery
-    from app.jobs.raw_calls import Ingested
-    from app.jobs.verify_days import Verification
+    from app.jobs.raw_calls import LoadResult
+    from app.jobs.verify import Verification
     from app.ops.doctor import Finding
 
 _SNAPSHOT_COUNTS = ("rows", "inserts", "updates", "deletes")
@@ -30,7 +30,7 @@ def print_changes(changes: Sequence[str], *, as_json: bool) -> None:
         console.say("\n".join(changes) or "nothing to do: every table is up to date")
 
 
-def print_ingested(totals: "Ingested", *, as_json: bool) -> None:
+def print_ingested(totals: "LoadResult", *, as_json: bool) -> None:
     """How many records were stored, were there already, or were rejected."""
     from app.jobs.raw_calls import ingest_summary  # noqa: PLC0415  takes Polars, which other reports do without
 
@@ -194,7 +194,7 @@ def require_erased(erasure: "Erasure") -> None:
     """Raise AuditError where something still names the person."""
     if erasure.is_dry or erasure.is_proven:
         return
-    left = ", ".join(f"{trace.table}.{trace.column} ({trace.rows:,} rows)" for trace in erasure.traces)
+    left = ", ".join(f"{found.table}.{found.column} ({found.rows:,} rows)" for found in erasure.occurrences)
     raise AuditError(
         f"the person is still named in {left or 'old parts'}. An open segment of the spool is closed within seconds; "
         "a column of history must be listed as `person` in the snapshot plan. Then run the same command again"
@@ -225,9 +225,9 @@ def _say_built(backfill: "Backfill") -> None:
     if not backfill.stale:
         print_stale([], as_json=False)
         return
-    from app.contracts import DWH_TABLES  # noqa: PLC0415  takes Polars, which other reports do without
+    from app.contracts import dwh_tables  # noqa: PLC0415  takes Polars, which other reports do without
 
-    names = [table.name for table in DWH_TABLES]
+    names = [table.name for table in dwh_tables()]
     rows = [(b.day, b.calls, *(b.rows.get(name) for name in names), b.unreadable, b.seconds) for b in backfill.built]
     columns = ("day", "calls read", *names, "unreadable", "seconds")
     console.say_table(f"built {len(backfill.built)} of {len(backfill.stale)} day(s)", columns, rows, right=columns[1:])

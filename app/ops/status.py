@@ -4,31 +4,29 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from app.contracts import API_CALLS, DWH_TABLES
-from app.intake.spool import delivery_lag_s, spool_depth
+from app.contracts import API_CALLS, dwh_tables
+from app.intake.spool import delivery_lag_s, spool_backlog
 from app.settings import Settings
 from app.warehouse import Warehouse
-
-_NEWEST = {"api_calls": "max(toDate(ts))"}
 
 
 def freshness(warehouse: Warehouse) -> pl.DataFrame:
     """`table, rows, newest_day, built_at` of the raw calls and of each table of dwh."""
-    parts = []
-    for table in (API_CALLS, *DWH_TABLES):
-        newest = _NEWEST.get(table.name, f"max({table.partition_by})")
-        built = f"(SELECT max(built_at) FROM etl.ledger WHERE job = '{table.name}')"
-        built = "max(received_at)" if table is API_CALLS else built
-        parts.append(
-            f"SELECT '{table.full_name}' AS table, count() AS rows, if(rows = 0, NULL, {newest}) AS newest_day, "
-            f"if(rows = 0, NULL, {built}) AS built_at FROM {table.full_name}"
-        )
+    newest = {API_CALLS.full_name: ("max(toDate(ts))", "max(received_at)")} | {
+        table.full_name: (f"max({table.day})", f"(SELECT max(built_at) FROM etl.ledger WHERE job = '{table.name}')")
+        for table in dwh_tables()
+    }
+    parts = [
+        f"SELECT '{name}' AS table, count() AS rows, if(rows = 0, NULL, {day}) AS newest_day, "
+        f"if(rows = 0, NULL, {built_at}) AS built_at FROM {name}"
+        for name, (day, built_at) in newest.items()
+    ]
     return warehouse.query(" UNION ALL ".join(f"SELECT * FROM ({part})" for part in parts)).sort("table")
 
 
 def spool_state(settings: Settings) -> pl.DataFrame:
     """`segments, bytes` that wait for delivery, since when the oldest does, and how long the last one delivered did."""
-    depth = spool_depth(settings.spool)
+    depth = spool_backlog(settings.spool)
     oldest_at = datetime.fromtimestamp(depth.oldest_at_ms / 1000, tz=UTC) if depth.oldest_at_ms else None
     row = {
         "segments": depth.segments,

@@ -1,9 +1,7 @@
 """No card number, e-mail address or secret leaves the shop, wherever in a call it stands; all else does."""
 
 import json
-import os
 import re
-import time
 from urllib.parse import quote, unquote
 
 import pytest
@@ -14,8 +12,10 @@ from carat_client import ClientSettings
 from carat_client.captured import Body, Captured
 from carat_client.records import RecordMaker
 from carat_client.redaction import CARD, EMAIL, REDACTED, Redactor
+from tests.support.deadline import deadline
+from tests.support.effort import repeated
 
-EXAMPLES = int(os.environ.get("CARAT_REDACTION_EXAMPLES", "40"))
+EXAMPLES = repeated(40, 2000)
 SECRET_NAMES = [
     "password", "Password", "user_password", "newPassword", "API-Key", "apiKey", "api_key", "access_token", "X-Auth-Token",
     "refreshToken", "client_secret", "Authorization", "cookie", "Set-Cookie", "cvv", "CVC", "pin", "otp", "cardNumber",
@@ -293,9 +293,8 @@ def test_the_session_token_leaves_as_a_hash_and_a_personal_id_only_under_a_key()
     ids=lambda text: text[:12],
 )  # fmt: skip
 def test_time_grows_with_the_length_of_a_text_whatever_it_holds(text):
-    began = time.process_time()
-    Redactor().text(text)
-    assert time.process_time() - began < 0.5
+    with deadline(30):  # a tenth of a second, or many minutes where it grows with the square of the length
+        Redactor().text(text)
 
 
 def test_numbers_that_json_does_not_have_and_half_characters_are_sent_as_what_it_has():
@@ -322,5 +321,5 @@ def test_what_is_remembered_is_bounded():
         redactor.field("response", {f"{number} {n}": f"harmless {number} {n}" for n in range(1000)})
         redactor.field("response", "x" * 100_000)
     assert len(redactor._harmless) <= 16_384
-    assert len(redactor._judged) <= 4096
+    assert len(redactor._known_names) <= 4096
     assert max(map(len, redactor._harmless)) <= 200

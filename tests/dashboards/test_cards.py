@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from app.contracts import sql_text
+from app.core.sql import quote
 from app.dashboards import Library, load_library
 from app.dashboards.sql import render, values_of
-from app.jobs.runs import prepare, take_snapshot
+from app.jobs.snapshot import take_snapshot
 from app.settings import Settings
 from app.warehouse import Warehouse, open_warehouse
 from tests.conftest import utc
@@ -91,7 +91,6 @@ def shop(tmp_path_factory) -> Iterator[Warehouse]:
         scratch=folder / "scratch",
     )
     with open_warehouse(settings, purpose="a test") as warehouse:
-        prepare(warehouse, settings)
         for session in _SESSIONS:
             _insert(warehouse, "dwh.sessions", _session(**session))
         _products(warehouse)
@@ -124,7 +123,7 @@ def _insert(warehouse: Warehouse, table: str, row: dict[str, Any]) -> None:
 def _literal(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_literal, value))}]"
-    return sql_text(str(value)) if isinstance(value, str | date) else ("NULL" if value is None else str(value))
+    return quote(str(value)) if isinstance(value, str | date) else ("NULL" if value is None else str(value))
 
 
 def _session(

@@ -1,0 +1,124 @@
+"""How each table of `dwh` is built from one shard: `BUILDERS` maps a table's name to the function that makes its rows.
+
+To add a table: declare it in `app.contracts.dwh`, write its transformation in `app.frames`, and register it here.
+"""
+
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import polars as pl
+
+from app.contracts import CATALOG_SESSIONS, EVENTS, PRODUCT_SESSIONS, SESSIONS
+from app.frames.browsing import Browsing, browse
+from app.frames.catalog_sessions import build_catalog_sessions
+from app.frames.events import TypedCalls, type_calls
+from app.frames.product_sessions import build_product_sessions
+from app.frames.sessionize import assign_sessions, first_of_each_call
+from app.frames.sessions import build_sessions, counts_as_order
+from app.jobs.build.shards import BuildScope, Shard, read_documents
+from app.rules.session_rules import SessionRules
+from app.warehouse import Warehouse
+
+
+@dataclass(frozen=True)
+class DayContext:
+    """What all shards of a day share.
+
+    `user_agents` is empty where no table depends on the session rules, `product_versions` where none depends on the
+    products' history.
+    """
+
+    scope: BuildScope
+    session_rules: SessionRules
+    user_agents: pl.DataFrame
+    product_versions: Sequence[pl.DataFrame]
+
+
+@dataclass
+class ShardContent:
+    """What a shard's calls say; what several tables need is computed once, when the first of them asks for it.
+
+    `events`: the typed calls of sessions that begin on the day, in call order, with `session_number` and
+    `is_counted_order`. `unreadable`: JSON values that could not be read.
+    """
+
+    day: DayContext
+    events: pl.DataFrame
+    unreadable: int
+    _events_of_day: pl.DataFrame | None
+
+    @classmethod
+    def of(cls, shard: Shard, day: DayContext, *, through: Warehouse) -> "ShardContent":
+        """Type the shard's calls and split them into sessions."""
+        scope = day.scope
+        bounds = scope.bounds
+        calls = assign_sessions(
+            first_of_each_call(shard.calls), shard.earlier, bounds=bounds, timeout_ms=scope.timeout_ms
+        )
+        if scope.session_ids is not None:
+            calls = calls.filter(pl.col("session_id").is_in(scope.session_ids.implode()))
+        typed = _type(calls, shard, scope, through)
+        events = typed.calls.with_columns(is_counted_order=counts_as_order(), session_date=pl.lit(bounds.day))
+        of_day = events.filter(pl.col("ts").dt.epoch("ms") < bounds.end).with_columns(event_date=pl.lit(bounds.day))
+        return cls(day, events.filter("starts_today"), typed.unreadable, of_day)
+
+    def take_events_of_day(self) -> pl.DataFrame:
+        """The events of the calls of the day, whenever their sessions began; once, so that their memory is freed."""
+        assert self._events_of_day is not None
+        events, self._events_of_day = self._events_of_day, None
+        return events
+
+    @cached_property
+    def sessions(self) -> pl.DataFrame:
+        """The rows of `dwh.sessions`, with `session_number`."""
+        rules = self.day.session_rules
+        countries = rules.countries.of(self.events["ip"].unique())
+        return build_sessions(self.events, self.day.user_agents, rules, countries)
+
+    @cached_property
+    def browsing(self) -> Browsing:
+        return browse(self.events)
+
+
+def _type(calls: pl.DataFrame, shard: Shard, scope: BuildScope, through: Warehouse) -> TypedCalls:
+    """The calls with their event and its fields, parsed from their JSON or taken over from an earlier build."""
+    if not scope.reusable_days:
+        return type_calls(calls, shard.documents, endpoint_map=scope.endpoint_map)
+    calls = calls.with_row_index("order")
+    known = calls.join(shard.typed, on=["call_id", "content_hash"])
+    new = calls.join(shard.typed, on=["call_id", "content_hash"], how="anti")
+    if new.is_empty():
+        return TypedCalls(known.sort("order").drop("order"), 0)
+    new, documents = read_documents(through, new, scope.endpoint_map, ids_table=f"etl.unread_{uuid.uuid4().hex}")
+    parsed = type_calls(new, documents, endpoint_map=scope.endpoint_map)
+    both = pl.concat([parsed.calls, known.select(parsed.calls.columns)]).sort("order").drop("order")
+    return TypedCalls(both, parsed.unreadable)
+
+
+def _events(shard: ShardContent) -> Iterable[pl.DataFrame]:
+    yield shard.take_events_of_day().select(EVENTS.schema.names())
+
+
+def _sessions(shard: ShardContent) -> Iterable[pl.DataFrame]:
+    yield shard.sessions.select(SESSIONS.schema.names())
+
+
+def _catalog_sessions(shard: ShardContent) -> Iterable[pl.DataFrame]:
+    yield build_catalog_sessions(shard.browsing, shard.sessions)
+
+
+def _product_sessions(shard: ShardContent) -> Iterable[pl.DataFrame]:
+    yield from build_product_sessions(shard.browsing, shard.sessions, shard.day.product_versions)
+
+
+# Returns the rows of a shard in one or more frames, each with the columns of the table and a unique key.
+Builder = Callable[[ShardContent], Iterable[pl.DataFrame]]
+
+BUILDERS: dict[str, Builder] = {
+    EVENTS.name: _events,
+    SESSIONS.name: _sessions,
+    CATALOG_SESSIONS.name: _catalog_sessions,
+    PRODUCT_SESSIONS.name: _product_sessions,
+}
