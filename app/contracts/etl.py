@@ -67,6 +67,8 @@ LEDGER = Table(
         Column("earlier_fingerprint", "UInt64", "calls of the day before by visitors who went on into this day"),
         Column("later_fingerprint", "UInt64", "calls of the day after that sessions of this day reach into"),
         Column("endpoint_map", "String", "digest of the endpoint map"),
+        Column("currency", LABEL, "currency of the amounts in dwh"),
+        Column("rates", "String", "digest of the day's exchange rates; empty if nothing was converted"),
         Column("transform_version", "UInt32", "version of the rules by which calls become rows"),
         Column("timezone", LABEL, "business time zone"),
         Column("session_timeout_ms", "UInt64", "pause after which a session ends"),

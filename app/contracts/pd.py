@@ -26,7 +26,7 @@ API_CALLS = Table(
         Column("session_token", "String", "the shop API's own session token; empty if none"),
         Column("user_id", "String", "the signed-in user; empty if none"),
         Column("method", LABEL, "HTTP method"),
-        Column("endpoint", LABEL, "path of the call, without the query string"),
+        Column("endpoint", LABEL, "path of the call as sent, with the query string if there was one"),
         Column("status", "UInt16", "HTTP status; 0 if the record had none"),
         Column("duration_ms", "UInt32", "how long the call took, in milliseconds"),
         Column("ip", "String", "the shopper's address"),

@@ -24,7 +24,11 @@ CONTENT_FIELDS = (
 )  # fmt: skip
 CONTENT_SEPARATOR = "\x1f"
 EARLIEST_MS = 2 * 86_400_000  # so that no business day, nor the day before it, lies before 1970 in any time zone
+# In seconds the year 5138, in milliseconds 1973; the next unit begins a thousand times later.
+MILLISECONDS_FROM = 10**11
+_MICROSECONDS_FROM = 1000 * MILLISECONDS_FROM
 
+_FRACTIONAL_SECONDS = re.compile(r"\d{1,10}\.\d{1,9}")
 _AHEAD = timedelta(days=1)
 _KEPT = kept()
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -153,7 +157,6 @@ def row_of(record: Record, latest_ms: int, addresses: Addresses) -> tuple[Any, .
     ts_ms = _ts_ms(record.ts, latest_ms)
     texts = [_text(getattr(record, name), name) for name in _TEXTS]
     visitor_id, session_token, user_id, method, endpoint, ip, user_agent, referrer, page_url = texts
-    endpoint = endpoint.partition("?")[0]
     for name, value in zip(_REQUIRED, (method, endpoint), strict=True):
         if not value:
             raise RejectedRecordError(f"no {name}", f"{name} is missing or empty")
@@ -172,11 +175,11 @@ def _ts_ms(value: Any, latest_ms: int) -> int:
         moment = value if value.tzinfo else value.replace(tzinfo=UTC)
         ts_ms: int | None = epoch_ms(moment)
     else:
-        ts_ms = _whole(value)
+        ts_ms = _from_number(value)
         if ts_ms is None and isinstance(value, str):
             ts_ms = _parse_time(value)
     if ts_ms is None:
-        raise RejectedRecordError("no time", f"ts {_shown(value)} is neither an RFC 3339 time nor epoch milliseconds")
+        raise RejectedRecordError("no time", f"ts {_shown(value)} is neither an RFC 3339 time nor a Unix time")
     if ts_ms > latest_ms:
         raise RejectedRecordError(
             "in the future", f"ts {_shown(value)} is more than a day ahead of this machine's clock"
@@ -184,6 +187,18 @@ def _ts_ms(value: Any, latest_ms: int) -> int:
     if ts_ms < EARLIEST_MS:
         raise RejectedRecordError("no time", f"ts {_shown(value)} is before 1970-01-03: the clock was never set")
     return ts_ms
+
+
+def _from_number(value: Any) -> int | None:
+    """A Unix time in seconds, milliseconds or microseconds, told by its magnitude, as milliseconds."""
+    if isinstance(value, str) and _FRACTIONAL_SECONDS.fullmatch(value):
+        value = float(value)
+    if isinstance(value, float) and abs(value) < MILLISECONDS_FROM:
+        return round(value * 1000)
+    number = _whole(value)
+    if number is None or MILLISECONDS_FROM <= abs(number) < _MICROSECONDS_FROM:
+        return number
+    return number * 1000 if abs(number) < MILLISECONDS_FROM else number // 1000
 
 
 def _whole(value: Any) -> int | None:

@@ -487,6 +487,8 @@ def _wrap_scalars(frame: pl.DataFrame, types: dict[str, Any]) -> pl.DataFrame:
     """The frame with scalars as lists of an empty place and the value, which tells them from lists of one value."""
     scalars = [name for name, dtype in types.items() if isinstance(dtype, pl.List) and frame[name].dtype != pl.List]
     return frame.with_columns(
-        pl.when(pl.col(name).is_not_null()).then(pl.concat_list(pl.lit(None, pl.String), pl.col(name).cast(pl.String)))
+        pl.when(pl.col(name).is_not_null())
+        .then(pl.concat_list(pl.lit(None, pl.String), pl.col(name).cast(pl.String)))
+        .alias(name)
         for name in scalars
     )

@@ -3,8 +3,8 @@
 import polars as pl
 
 from app.contracts import SESSIONS
+from app.frames.carts import adds_to_cart, removes_from_cart
 from app.frames.channels import arrivals
-from app.frames.events import FAILED_STATUS
 from app.frames.pages import page_of
 from app.rules.endpoint_map import OTHER
 from app.rules.session_rules import SessionRules
@@ -19,8 +19,9 @@ def build_sessions(
 ) -> pl.DataFrame:
     """The rows of `dwh.sessions`, with `session_number`, for events in call order that begin on one day.
 
-    In: the columns of `dwh.events`, `session_number, session_date, is_counted_order, ip, user_agent, referrer,
-    page_url`. `user_agents`: what each of theirs says (`read_user_agents`). `countries`: `ip, country` of theirs.
+    In: the columns of `dwh.events`, `session_number, session_date, is_counted_order, cart_changes, ip,
+    user_agent, referrer, page_url`. `user_agents`: what each of theirs says (`read_user_agents`). `countries`:
+    `ip, country` of theirs.
     """
     limit = rules.max_calls_per_minute
     behaviour = (
@@ -32,7 +33,7 @@ def build_sessions(
             started_at=pl.col("ts").first(),
             ended_at=pl.col("ts").last(),
             calls=pl.len(),
-            errors=(pl.col("status") >= FAILED_STATUS).sum(),
+            errors=pl.col("is_error").sum(),
             catalog_views=is_event("catalog").sum(),
             searches=(is_event("catalog") & (pl.col("search_query") != "")).sum(),
             product_views=is_event("product_view").sum(),
@@ -41,8 +42,8 @@ def build_sessions(
             .n_unique(),
             favorites_added=is_event("favorite_add").sum(),
             favorites_removed=is_event("favorite_remove").sum(),
-            cart_adds=is_event("cart_add").sum(),
-            cart_removes=is_event("cart_remove").sum(),
+            cart_adds=adds_to_cart().sum(),
+            cart_removes=removes_from_cart().sum(),
             checkouts=is_event("checkout").sum(),
             orders=pl.col("is_counted_order").sum(),
             units=pl.col("quantity").filter("is_counted_order").sum(),

@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 
 from app.core.call_record import (
-    EARLIEST_MS,
+    MILLISECONDS_FROM,
     Line,
     RecordLimits,
     RejectedRecordError,
@@ -113,7 +113,7 @@ def _unusual(records: Sequence[bytes], *, now: datetime, limits: RecordLimits) -
             unusual.append(index)
             continue
         ts = call.ts
-        is_in_time = EARLIEST_MS <= ts <= latest_number if isinstance(ts, int) else _EARLIEST <= ts <= latest
+        is_in_time = MILLISECONDS_FROM <= ts <= latest_number if isinstance(ts, int) else _EARLIEST <= ts <= latest
         if (
             not is_in_time
             or len(data) > max_bytes

@@ -46,7 +46,8 @@ class ReusePlan:
 class DayBuilt:
     """A day that was built: calls read, rows per table, JSON values that could not be read, seconds.
 
-    `until` is the time of its sessions' last call.
+    `until` is the time of its sessions' last call. `has_foreign_amounts`: whether a call that was read names another
+    currency than the warehouse's. `is_patch`: whether only some of the day's sessions were read.
     """
 
     day: date
@@ -55,6 +56,8 @@ class DayBuilt:
     unreadable: int
     seconds: float
     until: datetime
+    has_foreign_amounts: bool = False
+    is_patch: bool = False
 
 
 def build_day(
@@ -97,14 +100,15 @@ def _build_upon(
 ) -> DayBuilt:
     started = time.perf_counter()
     bounds = day_bounds(day, rules.zone)
-    day_calls = count_calls(warehouse, bounds)
+    day_calls = count_calls(warehouse, bounds, rules.endpoint_map)
     _require_raw(warehouse, day, day_calls)
 
     scope = BuildScope(bounds, rules.endpoint_map, rules.timeout_ms, reusable_days=reuse_plan.reusable_days)
     with _changed_sessions(warehouse, scope, reuse_plan, tables=tables, day_calls=day_calls) as changed:
         if changed and changed.session_ids.is_empty():
             seconds = time.perf_counter() - started
-            return DayBuilt(day, 0, dict(reuse_plan.rows), 0, seconds, reuse_plan.until or _start(bounds))
+            until = reuse_plan.until or _start(bounds)
+            return DayBuilt(day, 0, dict(reuse_plan.rows), 0, seconds, until, is_patch=True)
         if changed:
             scope = replace(
                 scope,
@@ -122,7 +126,9 @@ def _build_upon(
                 built.controls,
                 built.carried_over,
                 day_calls=day_calls,
-                count_different_calls=partial(count_calls, warehouse, bounds, what="uniqExact(call_id)"),
+                count_different_calls=partial(
+                    count_calls, warehouse, bounds, rules.endpoint_map, what="uniqExact(call_id)"
+                ),
                 has_ended=_has_ended(warehouse, bounds),
             )
             max_row_factor = rules.settings.max_row_factor
@@ -130,7 +136,16 @@ def _build_upon(
             built.staging.publish(now=datetime.now(tz=UTC))
     until = max(built.until, reuse_plan.until or built.until) if changed else built.until
     seconds = time.perf_counter() - started
-    return DayBuilt(day, built.calls, dict(built.staging.rows), built.unreadable, seconds, until)
+    return DayBuilt(
+        day,
+        built.calls,
+        dict(built.staging.rows),
+        built.unreadable,
+        seconds,
+        until,
+        built.has_foreign_amounts,
+        bool(changed),
+    )
 
 
 @dataclass(frozen=True)
@@ -146,6 +161,7 @@ class StagedDay:
     calls: int
     unreadable: int
     until: datetime
+    has_foreign_amounts: bool
 
 
 def stage_day(
@@ -179,6 +195,7 @@ def stage_day(
         sum(shard.calls for shard in shards),
         sum(shard.unreadable for shard in shards),
         max((shard.until for shard in shards if shard.until), default=_start(scope.bounds)),
+        any(shard.has_foreign_amounts for shard in shards),
     )
 
 
@@ -189,6 +206,7 @@ def _day_context(warehouse: Warehouse, scope: BuildScope, rules: BuildRules, tab
         rules.session_rules,
         rules.user_agents.of_scope(warehouse, scope) if Input.SESSION_RULES in needed else pl.DataFrame(),
         read_product_versions(warehouse, rules.plan, scope.bounds) if Input.PRODUCT_HISTORY in needed else [],
+        rules.currencies,
     )
 
 
@@ -197,6 +215,7 @@ class _ShardBuilt:
     calls: int = 0
     unreadable: int = 0
     until: datetime | None = None
+    has_foreign_amounts: bool = False
 
 
 def _each_through_a_connection(
@@ -242,7 +261,7 @@ def _build_shard(
             staging.append(table, rows, through=warehouse)
     until = content.events["ts"].max()
     assert until is None or isinstance(until, datetime)
-    return _ShardBuilt(shard.calls.height, content.unreadable, until)
+    return _ShardBuilt(shard.calls.height, sum(content.unreadable.values()), until, content.has_foreign_amounts)
 
 
 @contextmanager
