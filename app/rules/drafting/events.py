@@ -149,7 +149,7 @@ def _cart(said: _Said, profile: Profile) -> Guess | None:  # noqa: PLR0911  a ca
     if adds and (has_product or said.last & words.CART or not said.last & words.CHECKOUT):
         return Guess("cart_add", HIGH if has_product else MEDIUM, f"{_quoted(found)}, and {_quoted(frozenset(adds))}")
     is_of_line = said.ends_with_id and bool(said.parent & (words.PRODUCT | {"line"}))
-    if said.last & words.CHECKOUT:
+    if said.last & words.CHECKOUT and "line" not in said.last:
         return None
     if said.last & words.UPDATE or method in {"PATCH", "PUT"} or is_of_line:
         return Guess("cart_update", MEDIUM, f"{_quoted(found)}, and a change of what is in it")

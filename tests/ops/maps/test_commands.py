@@ -228,9 +228,9 @@ def test_a_file_without_calls_is_refused_with_the_reason(verb, tmp_path):
     (tmp_path / "empty.ndjson").touch()
     assert error(verb, "empty.ndjson").startswith("empty.ndjson: no calls. A call is one JSON object a line")
     (tmp_path / "binary").write_bytes(b"\x00\x01\xfe\xff\n" * 3)
-    assert "no calls: 3 records were rejected (not UTF-8: 3)" in error(verb, "binary")
+    assert "no calls: 3 rejected records (not UTF-8: 3)" in error(verb, "binary")
     ndjson(tmp_path / "other.ndjson", {"a": 1})
-    assert "no calls: 1 records were rejected (no time: 1)" in error(verb, "other.ndjson")
+    assert "no calls: 1 rejected records (no time: 1)" in error(verb, "other.ndjson")
 
 
 @pytest.mark.parametrize("verb", ["try", "draft"])
@@ -242,7 +242,7 @@ def test_records_that_cannot_be_read_are_counted_and_the_others_tried(tmp_path):
     (tmp_path / "calls.ndjson").write_bytes(b"nonsense\n" + json.dumps(call("/api/v1/cart")).encode())
     report = tried("calls.ndjson")
     assert (report["calls"], report["rejected"]) == (1, {"not JSON": 1})
-    assert "1 records could not be read (not JSON: 1)" in run("try", "calls.ndjson")
+    assert "1 record could not be read (not JSON: 1)" in run("try", "calls.ndjson")
 
 
 def test_try_with_a_wrong_map_names_the_mistake_before_it_reads_calls(tmp_path):
