@@ -130,10 +130,9 @@ def _print_unmatched(trial: Trial) -> None:
 
 def _summary(trial: Trial) -> list[str]:
     unused = [entry.entry for entry in trial.coverage.entries if not entry.calls]
-    counts = f"{_counted(trial.reading.calls, 'call')}: {trial.ignored:,} ignored, {trial.failed:,} failed (status 400 or above)"
-    events = (
-        f"{trial.typed - trial.other:,} events, {_share(trial.other, trial.typed)} of the calls that count are `other`"
-    )
+    calls, share = _counted(trial.reading.calls, "call"), _share(trial.other, trial.typed)
+    counts = f"{calls}: {trial.ignored:,} ignored, {trial.failed:,} failed (status 400 or above)"
+    events = f"{trial.typed - trial.other:,} events, {share} of the calls that count are `other`"
     lines = [f"{counts}, {events}"]
     if trial.reading.rejected:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in trial.reading.rejected.most_common())

@@ -184,7 +184,7 @@ def _free_name(word: str, taken: set[str]) -> str:
 
 
 def _is_taken(group: Group, entries: Sequence[Entry]) -> bool:
-    """Whether an entry would take the calls of a group that is no event."""
+    """Whether an entry would take the calls of a group that is not an event."""
     return any(
         entry.group.method == group.method
         and len(entry.group.path) == len(group.path)

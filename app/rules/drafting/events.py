@@ -31,7 +31,7 @@ def guess_event(profile: Profile, shown: frozenset[str] = frozenset()) -> Guess:
     if profile.group.calls == profile.group.failed:
         return Guess(OTHER, reason="every call failed")
     if profile.group.method in {"HEAD", "OPTIONS"} or not METHOD.fullmatch(profile.group.method):
-        return Guess(OTHER, reason="no shopper's call")
+        return Guess(OTHER, reason="not a call of a shopper")
     for rule in (_undone, _neighbour, _favorite, _purchase, _cart, _view, _catalog, _checkout):
         if guess := rule(said, profile):
             return guess

@@ -229,7 +229,7 @@ class _Drafter:
             else:
                 fields.append(FieldGuess("product_id", value, self._meeting(share)))
             if event != "product_view":
-                fields += self._beside(path, "quantity", _QUANTITIES)
+                fields += self._next_to(path, "quantity", _QUANTITIES)
         if event == "product_view":
             fields += self._price()
         if event in {"product_view", "cart_add"}:
@@ -286,7 +286,7 @@ class _Drafter:
     def _is_shown(self, path: Path) -> bool:
         return self.products.share(self.profile.values(path)) >= MEETS
 
-    def _beside(self, path: Path, name: str, keys: Sequence[str]) -> list[FieldGuess]:
+    def _next_to(self, path: Path, name: str, keys: Sequence[str]) -> list[FieldGuess]:
         """A field next to another one: in the same object, or elsewhere in the request."""
         is_number = lambda one: _all_numbers(self.profile.flat(one))  # noqa: E731
         same = [one for one in self.profile.leaves if one[:-1] == path[:-1] and one[0] == path[0]]

@@ -247,7 +247,7 @@ def _first(items: Iterable[Any], count: int) -> Iterator[Any]:
 
 
 def _shape_of(document: Any) -> str:
-    """What tells answers apart: which keys have a value, and what short words say of the state."""
+    """The shape of an answer: which keys have a value, and what short words say of the state."""
     if not isinstance(document, dict):
         return type(document).__name__
     parts = []

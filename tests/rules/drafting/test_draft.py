@@ -65,7 +65,7 @@ def test_a_neighbour_that_an_entry_would_take_is_named_as_other():
     assert events.index("other") < events.index("product_view")
 
 
-def test_slugs_are_told_from_words_by_their_number():
+def test_segments_with_many_values_are_slugs():
     views = [
         {"endpoint": f"/shop/product/{name}", "response": {"id": n, "price": 1}}
         for n, name in enumerate(["aba", "bebe", "cici", "dodo", "fufu", "gaga", "hehe", "jiji", "koko"])
@@ -105,7 +105,7 @@ def test_a_success_that_is_false_sets_the_condition():
     assert found == 'when = "response.order_id && response.success"'
 
 
-def test_an_answer_without_an_order_is_no_order():
+def test_an_answer_without_an_order_does_not_count():
     assert when(order(order={"id": 1, "total": 5}), order(cart={"total": 5})) == 'when = "response.order.id"'
 
 
