@@ -23,13 +23,6 @@ LEAVES = (
 GOOD = '{"query":{"q":"ring","section":["a","b"],"page":2},"total":3,"items":[{"id":1,"price":1.5},{"id":2,"price":2}]}'
 
 
-def extract_tolerant(documents: pa.ChunkedArray, paths: tuple[FieldPath, ...]) -> Extraction:
-    """The same as `extract`, one document at a time."""
-    every = pl.int_range(len(documents), dtype=pl.UInt64, eager=True).to_arrow()
-    values, unreadable = json_fields._read_tolerant(documents, every, paths)
-    return Extraction(json_fields._in_order([(every, values)], paths), unreadable)
-
-
 def documents(*texts: str | None) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array(texts, pa.string())])
 
