@@ -13,6 +13,7 @@ from app.core.errors import CaratError, SettingsError
 from app.dashboards.commands import dashboards
 from app.ops import reports
 from app.ops.arguments import parse_instant, parse_jobs, parse_names, parse_span
+from app.ops.maps.commands import maps
 from app.settings import known_settings, load_settings
 
 # Each verb imports what it needs: engines and frames take a second and hundreds of megabytes, which --help and the
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 
 app.add_typer(dashboards, short_help="Check, preview or push the dashboards")
+app.add_typer(maps, short_help="Check, try or draft an endpoint map")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Address the collector listens on.")]
