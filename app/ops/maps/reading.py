@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from app.core import console
+from app.core.call_record import RecordLimits
 from app.core.errors import SettingsError
 from app.intake.files import STDIN, read_batches, require_readable, total_bytes
 from app.settings import SHIPPED_ENDPOINT_MAPS, Settings, load_settings
@@ -40,15 +41,14 @@ def read_calls(names: list[str], settings: Settings, reading: Reading, *, label:
     """Frames of calls in the shape of `pd.api_calls`, with a progress bar; `reading` counts them."""
     require_readable(names)
     now = datetime.now(tz=UTC)
+    limits = RecordLimits(settings.max_record_bytes, settings.max_nesting, settings.addresses)
     done_bytes = 0
     with console.progress(label, total_bytes(names)) as bar:
         for name in names:
             for batch in read_batches(
                 name,
                 now=now,
-                max_record_bytes=settings.max_record_bytes,
-                max_nesting=settings.max_nesting,
-                ips=settings.addresses,
+                limits=limits,
                 on_bytes=lambda at, before=done_bytes: bar.reach(before + at),  # type: ignore[misc]
             ):
                 reading.calls += batch.calls.height
