@@ -391,11 +391,11 @@ def query(
 
 @app.command(short_help="Show runs, freshness, rows and rejects")
 def status(*, as_json: AsJson = False) -> None:
-    """Show how fresh each table is and how many rows it has, the spool, the last runs, and recent rejects.
+    """Show how fresh each table is, the spool, the last runs, recent rejects, and where the endpoint map does not fit.
 
     Example: carat status
     """
-    from app.ops.status import freshness, last_runs, last_snapshots, recent_rejects, spool_state
+    from app.ops.status import freshness, last_runs, last_snapshots, map_misfits, recent_rejects, spool_state
     from app.warehouse import open_warehouse
 
     settings = load_settings()
@@ -406,6 +406,7 @@ def status(*, as_json: AsJson = False) -> None:
             "snapshots": last_snapshots(warehouse),
             "runs": last_runs(warehouse),
             "rejects": recent_rejects(warehouse),
+            "endpoint map": map_misfits(warehouse),
         }
     reports.print_status(found, as_json=as_json)
 
@@ -418,7 +419,7 @@ def doctor(
 ) -> None:
     """Check settings, connections, versions, privileges, clock and disk, and say how to fix what is wrong.
 
-    Exits 1 if anything is wrong.
+    Exits 1 if anything is wrong; a warning, such as an endpoint map that does not fit the calls, is not.
 
     Example: carat doctor --settings
     """

@@ -82,6 +82,27 @@ LEDGER = Table(
     order_by="(day, job, built_at)",
 )  # fmt: skip
 
+COVERAGE = Table(
+    "etl", "coverage",
+    "What the endpoint map made of each day's calls, per entry and field; of a day the rows built last count.",
+    (
+        Column("day", "Date", "business day"),
+        Column("built_at", TIME, "when it was counted: right after the day was published"),
+        Column("map_entry", LABEL, "entry of the endpoint map; empty for successful calls that fit none"),
+        Column("event", LABEL, "event of the entry; other where there is none"),
+        Column("field", LABEL, "field of the entry, a filter as filters.NAME; empty for the entry itself"),
+        Column("calls", "UInt64", "calls of the day that fit the entry; failed calls fit none and are not counted"),
+        Column("filled", "UInt64", "calls of these with a value in the field"),
+        Column("unreadable", "UInt64", "values that could not be read when calls were typed; of an entry, documents"),
+        Column("problem", "String", "why the map seems not to fit here; empty if it does"),
+        Column("fix", "String", "how to fix that"),
+        Column("endpoints", "Array(String)", "where no entry fits: the paths with most calls, ids as {id}"),
+        Column("endpoint_calls", "Array(UInt64)", "calls of each of these"),
+    ),
+    order_by="(day, map_entry, event, field)",
+    engine="ReplacingMergeTree(built_at)",
+)  # fmt: skip
+
 FINGERPRINTS = Table(
     "etl", "fingerprints",
     "What the parts of raw calls and of history hold, hashed once a part: how stale days are found without reading.",
