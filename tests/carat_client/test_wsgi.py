@@ -161,7 +161,8 @@ def collector():
 
 @pytest.fixture
 def sender(collector):
-    sender = CallSender(ClientSettings(url=collector.url, write_key=KEY, flush_interval_s=0.01))
+    settings = ClientSettings(url=collector.url, write_key=KEY, flush_interval_s=0.01, machine_endpoints=())
+    sender = CallSender(settings)
     yield sender
     sender.close(1)
 
