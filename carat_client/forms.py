@@ -72,7 +72,7 @@ def _multipart_fields(content: bytes, content_type: str) -> list[tuple[str, str]
     boundary = header.get_boundary()
     if not boundary:
         raise ValueError("the form has no boundary")
-    _, *parts = (b"\r\n" + content).split(b"\r\n--" + boundary.encode("latin-1"), _MOST_FIELDS + 2)
+    _, *parts = (b"\r\n" + content).split(b"\r\n--" + boundary.encode("latin-1"), _MOST_FIELDS + 1)
     if not parts or not parts[-1].startswith(b"--"):
         raise ValueError("the form has too many fields or is not complete")
     fields = []

@@ -177,7 +177,7 @@ class Redactor:
 
     def _address(self, address: str) -> str:
         """Redact a URL's path. A secret within one segment leaves the others as they were sent."""
-        safe = ":,;@!$'()*"
+        safe = ":,;=@!$'()*"
         redacted = self._quoted(address, safe=f"/{safe}")
         if redacted == address:
             return address
