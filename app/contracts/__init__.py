@@ -15,7 +15,7 @@ from app.contracts.dwh import (
     dwh_tables,
 )
 from app.contracts.etl import FINGERPRINTS, FORGOTTEN, LEDGER, PUBLICATIONS, REJECTS, RUNS, SNAPSHOTS, USER_AGENTS
-from app.contracts.pd import API_CALLS
+from app.contracts.pd import API_CALLS, raw_calls
 from app.contracts.table import Control, DwhTable, Input, PersonKey, Table, Total
 from app.contracts.types import LABEL, MONEY, NULLABLE_LABEL, PRECISE_TIME, TIME, Column, dtype_of
 
@@ -23,7 +23,7 @@ __all__ = [
     "API_CALLS", "CATALOG_SESSIONS", "DATABASES", "DWH_TABLES", "EVENTS", "FINGERPRINTS", "FORGOTTEN", "LABEL",
     "LEDGER", "MONEY", "NULLABLE_LABEL", "PRECISE_TIME", "PRODUCT_SESSIONS", "PUBLICATIONS", "REJECTS", "RUNS",
     "SESSIONS", "SNAPSHOTS", "TIME", "USER_AGENTS", "VISITOR_OF_SESSION", "Column", "Control", "DwhTable", "Input",
-    "PersonKey", "Table", "Total", "all_tables", "dtype_of", "dwh_tables",
+    "PersonKey", "Table", "Total", "all_tables", "dtype_of", "dwh_tables", "raw_calls",
 ]  # fmt: skip
 
 DATABASES = {
