@@ -25,7 +25,7 @@ from app.contracts.etl import (
     SNAPSHOTS,
     USER_AGENTS,
 )
-from app.contracts.pd import API_CALLS
+from app.contracts.pd import API_CALLS, raw_calls
 from app.contracts.table import Control, DwhTable, Input, PersonKey, Table, Total
 from app.contracts.types import LABEL, MONEY, NULLABLE_LABEL, PRECISE_TIME, TIME, Column, dtype_of
 
@@ -33,7 +33,7 @@ __all__ = [
     "API_CALLS", "CATALOG_SESSIONS", "COVERAGE", "DATABASES", "DWH_TABLES", "EVENTS", "FINGERPRINTS", "FORGOTTEN",
     "LABEL", "LEDGER", "MONEY", "NULLABLE_LABEL", "PRECISE_TIME", "PRODUCT_SESSIONS", "PUBLICATIONS", "REJECTS", "RUNS",
     "SESSIONS", "SNAPSHOTS", "TIME", "USER_AGENTS", "VISITOR_OF_SESSION", "Column", "Control", "DwhTable", "Input",
-    "PersonKey", "Table", "Total", "all_tables", "dtype_of", "dwh_tables",
+    "PersonKey", "Table", "Total", "all_tables", "dtype_of", "dwh_tables", "raw_calls",
 ]  # fmt: skip
 
 DATABASES = {

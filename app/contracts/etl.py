@@ -72,6 +72,7 @@ LEDGER = Table(
         Column("transform_version", "UInt32", "version of the rules by which calls become rows"),
         Column("timezone", LABEL, "business time zone"),
         Column("session_timeout_ms", "UInt64", "pause after which a session ends"),
+        Column("no_ids", "String", "the ids that count as none"),
         Column("product_plan", "String", "digest of what the snapshot plan says of products; of product_sessions only"),
         Column("session_rules", "String", "digest of the rules for devices, bots, channels, countries; not of events"),
         Column("history_until", TIME, "last call of the day's sessions: later versions of products cannot matter"),

@@ -31,6 +31,7 @@ _RULES: dict[str, tuple[Input | None, str]] = {
     "transform_version": (None, "version of Carat changed"),
     "timezone": (None, "time zone changed"),
     "session_timeout_ms": (Input.SESSIONS, "session timeout changed"),
+    "no_ids": (None, "ids that count as none changed"),
     "product_plan": (Input.PRODUCT_HISTORY, "snapshot plan of products changed"),
     "session_rules": (Input.SESSION_RULES, "rules for devices, bots, channels or countries changed"),
 }

@@ -54,6 +54,7 @@ class BuildRules:
             "transform_version": TRANSFORM_VERSION,
             "timezone": self.settings.timezone,
             "session_timeout_ms": self.timeout_ms,
+            "no_ids": ",".join(self.settings.no_id_values),
             "product_plan": self.plan.products_digest,
             "session_rules": self.session_rules.digest,
         }

@@ -28,8 +28,8 @@ _RECORD = ["call_id", "content_hash"]
 _IN_SHARD = "visitor_hash BETWEEN {first_hash:UInt64} AND {last_hash:UInt64}"
 _IN_BLOCKS = "toUnixTimestamp(toStartOfInterval(ts, INTERVAL 4 HOUR)) * 1000 IN {blocks:Array(Int64)}"
 _OF_SHARD = "session_id >= {first_session:String} AND session_id <= {last_session:String}"
-_COLUMNS = """call_id, ts, visitor_key AS visitor_id, visitor_hash, content_hash, user_id, method, endpoint, status,
-    duration_ms, ip, user_agent, referrer, page_url"""
+_COLUMNS = """call_id, ts, visitor_key AS visitor_id, visitor_hash, content_hash, valid_user_id AS user_id,
+    method, endpoint, status, duration_ms, ip, user_agent, referrer, page_url"""
 # Only a session that crosses a midnight needs calls from beyond it.
 _CALLS_WHERE = f"""{_IN_SHARD} AND (ts >= {instant("start")} AND ts < {instant("end")}
     OR ts >= {instant("end")} AND ts < {instant("next_end")}
