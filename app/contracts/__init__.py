@@ -9,6 +9,7 @@ from app.contracts.dwh import (
     CATALOG_SESSIONS,
     DWH_TABLES,
     EVENTS,
+    ORDER_CALLS,
     PRODUCT_SESSIONS,
     SESSIONS,
     VISITOR_OF_SESSION,
@@ -21,9 +22,9 @@ from app.contracts.types import LABEL, MONEY, NULLABLE_LABEL, PRECISE_TIME, TIME
 
 __all__ = [
     "API_CALLS", "CATALOG_SESSIONS", "DATABASES", "DWH_TABLES", "EVENTS", "FINGERPRINTS", "FORGOTTEN", "LABEL",
-    "LEDGER", "MONEY", "NULLABLE_LABEL", "PRECISE_TIME", "PRODUCT_SESSIONS", "PUBLICATIONS", "REJECTS", "RUNS",
-    "SESSIONS", "SNAPSHOTS", "TIME", "USER_AGENTS", "VISITOR_OF_SESSION", "Column", "Control", "DwhTable", "Input",
-    "PersonKey", "Table", "Total", "all_tables", "dtype_of", "dwh_tables",
+    "LEDGER", "MONEY", "NULLABLE_LABEL", "ORDER_CALLS", "PRECISE_TIME", "PRODUCT_SESSIONS", "PUBLICATIONS", "REJECTS",
+    "RUNS", "SESSIONS", "SNAPSHOTS", "TIME", "USER_AGENTS", "VISITOR_OF_SESSION", "Column", "Control", "DwhTable",
+    "Input", "PersonKey", "Table", "Total", "all_tables", "dtype_of", "dwh_tables",
 ]  # fmt: skip
 
 DATABASES = {

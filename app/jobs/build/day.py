@@ -11,18 +11,20 @@ from queue import SimpleQueue
 
 import polars as pl
 
-from app.contracts import DWH_TABLES, DwhTable, Input, dwh_tables
+from app.contracts import DWH_TABLES, ORDER_CALLS, DwhTable, Input, dwh_tables
 from app.core.errors import AuditError, ContractError
 from app.frames.days import DayBounds, day_bounds
 from app.jobs.build.audit import CarriedOver, ControlTotals, DayToAudit, audit, carried_over
 from app.jobs.build.builders import BUILDERS, DayContext, ShardContent
 from app.jobs.build.incremental import ChangedSessions, find_changed_sessions
+from app.jobs.build.orders import NO_CALLS, OrderCheck, check_order_calls
 from app.jobs.build.product_history import read_product_versions
 from app.jobs.build.rules import BuildRules
 from app.jobs.build.shards import BuildScope, ShardKey, count_calls, read_shard, shard_count
 from app.warehouse import Staging, Warehouse
 
 JOBS = tuple(table.name for table in DWH_TABLES)
+_ORDER_PASSES = 4  # the second is needed where two shards hold calls of one order, others where other days change
 _WHOLE_SHARE = 0.7  # where more of a day's calls are to be rebuilt, copying the rest is not worth it
 
 
@@ -33,6 +35,7 @@ class ReusePlan:
     `reusable_days` are days whose `dwh.events` were typed by today's endpoint map and code. `rows` are the rows of the
     tables as published, where all may be kept except those of visitors whose calls changed: `quarter_hours` are the
     raw calls by quarter of an hour, `around` says whether calls of the day before and of the day after changed.
+    `orders_elsewhere` is a hash of its orders that were placed on another day.
     """
 
     reusable_days: tuple[date, ...] = ()
@@ -40,13 +43,18 @@ class ReusePlan:
     quarter_hours: pl.DataFrame | None = None
     around: tuple[bool, bool] = (False, False)
     until: datetime | None = None
+    orders_elsewhere: int = 0
+
+
+class KeptOrdersError(ContractError):
+    """Orders of sessions that a patch keeps count otherwise, so that the whole day is to be built."""
 
 
 @dataclass(frozen=True)
 class DayBuilt:
     """A day that was built: calls read, rows per table, JSON values that could not be read, seconds.
 
-    `until` is the time of its sessions' last call.
+    `until` is the time of its sessions' last call, `orders_elsewhere` a hash of its orders placed on another day.
     """
 
     day: date
@@ -55,6 +63,7 @@ class DayBuilt:
     unreadable: int
     seconds: float
     until: datetime
+    orders_elsewhere: int = 0
 
 
 def build_day(
@@ -81,6 +90,8 @@ def build_day(
         return build(ReusePlan())
     try:
         return build(reuse_plan)
+    except KeptOrdersError:
+        return build(ReusePlan(reuse_plan.reusable_days))
     except AuditError:  # what was taken over may be at fault: a build from the raw calls alone decides
         return build(ReusePlan())
 
@@ -104,7 +115,8 @@ def _build_upon(
     with _changed_sessions(warehouse, scope, reuse_plan, tables=tables, day_calls=day_calls) as changed:
         if changed and changed.session_ids.is_empty():
             seconds = time.perf_counter() - started
-            return DayBuilt(day, 0, dict(reuse_plan.rows), 0, seconds, reuse_plan.until or _start(bounds))
+            until = reuse_plan.until or _start(bounds)
+            return DayBuilt(day, 0, dict(reuse_plan.rows), 0, seconds, until, reuse_plan.orders_elsewhere)
         if changed:
             scope = replace(
                 scope,
@@ -116,7 +128,6 @@ def _build_upon(
         calls = changed.calls if changed else day_calls
         built = stage_day(warehouse, scope, rules, calls=calls, tables=tables, on_calls=on_calls)
         with built.staging.dropped_on_failure():
-            built.staging.require_complete()
             to_audit = DayToAudit(
                 built.staging,
                 built.controls,
@@ -132,14 +143,16 @@ def _build_upon(
             built.staging.publish(now=datetime.now(tz=UTC))
     until = max(built.until, reuse_plan.until or built.until) if changed else built.until
     seconds = time.perf_counter() - started
-    return DayBuilt(day, built.calls, dict(built.staging.rows), built.unreadable, seconds, until)
+    rows = dict(built.staging.rows)
+    return DayBuilt(day, built.calls, rows, built.unreadable, seconds, until, built.orders_elsewhere)
 
 
 @dataclass(frozen=True)
 class StagedDay:
     """A day's tables, built and not yet published, with what the audit compares them with.
 
-    `calls` is the number of calls read, `unreadable` of JSON values that could not be read, `until` the last call.
+    `calls` is the number of calls read, `unreadable` of JSON values that could not be read, `until` the last call,
+    `orders_elsewhere` a hash of the orders that were placed on another day.
     """
 
     staging: Staging
@@ -148,6 +161,7 @@ class StagedDay:
     calls: int
     unreadable: int
     until: datetime
+    orders_elsewhere: int
 
 
 def stage_day(
@@ -159,9 +173,43 @@ def stage_day(
     tables: Sequence[DwhTable] | None = None,
     on_calls: Callable[[int], None] = lambda _: None,
 ) -> StagedDay:
-    """Build a day's tables in staging, some shards at a time. `calls`: about how many the scope holds."""
+    """Build a day's tables in staging, some shards at a time. `calls`: about how many the scope holds.
+
+    Shards count orders independently of each other. Where two hold calls of one order, the day is staged once more,
+    with the calls that are not the order's first.
+    """
     tables = dwh_tables() if tables is None else tables
     context = _day_context(warehouse, scope, rules, tables)
+    for _ in range(_ORDER_PASSES):
+        staged = _stage(warehouse, context, rules, calls=calls, tables=tables, on_calls=on_calls)
+        with staged.staging.dropped_on_failure():
+            staged.staging.require_complete()
+            orders = _checked_orders(warehouse, staged.staging)
+            if orders.wrong_calls.is_empty():
+                return replace(staged, orders_elsewhere=orders.elsewhere)
+            if scope.session_ids is not None and not orders.wrong_sessions.is_in(scope.session_ids.implode()).all():
+                raise KeptOrdersError(f"{scope.bounds.day}: orders of sessions that were kept count otherwise now")
+        staged.staging.drop()
+        context = replace(context, repeats=pl.concat([context.repeats, orders.wrong_calls]))
+    raise ContractError(f"{scope.bounds.day}: other days' orders kept changing while it was built; build it again")
+
+
+def _checked_orders(warehouse: Warehouse, staging: Staging) -> OrderCheck:
+    if ORDER_CALLS not in staging.tables:
+        return OrderCheck(0, NO_CALLS, pl.Series(dtype=pl.String))
+    return check_order_calls(warehouse, staging.name(ORDER_CALLS.name), staging.day)
+
+
+def _stage(
+    warehouse: Warehouse,
+    context: DayContext,
+    rules: BuildRules,
+    *,
+    calls: int,
+    tables: Sequence[DwhTable],
+    on_calls: Callable[[int], None],
+) -> StagedDay:
+    scope = context.scope
     staging = Staging(warehouse, scope.bounds.day, tables, replaced=scope.sessions)
     kept = carried_over(warehouse, staging) if scope.sessions else {}
     controls = ControlTotals()
@@ -181,6 +229,7 @@ def stage_day(
         sum(shard.calls for shard in shards),
         sum(shard.unreadable for shard in shards),
         max((shard.until for shard in shards if shard.until), default=_start(scope.bounds)),
+        orders_elsewhere=0,
     )
 
 
@@ -191,6 +240,7 @@ def _day_context(warehouse: Warehouse, scope: BuildScope, rules: BuildRules, tab
         rules.session_rules,
         rules.user_agents.of_scope(warehouse, scope) if Input.SESSION_RULES in needed else pl.DataFrame(),
         read_product_versions(warehouse, rules.plan, scope.bounds) if Input.PRODUCT_HISTORY in needed else [],
+        repeats=NO_CALLS,
     )
 
 
