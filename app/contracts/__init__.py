@@ -9,6 +9,7 @@ from app.contracts.dwh import (
     CATALOG_SESSIONS,
     DWH_TABLES,
     EVENTS,
+    ORDER_CALLS,
     PRODUCT_SESSIONS,
     SESSIONS,
     VISITOR_OF_SESSION,
@@ -31,9 +32,9 @@ from app.contracts.types import LABEL, MONEY, NULLABLE_LABEL, PRECISE_TIME, TIME
 
 __all__ = [
     "API_CALLS", "CATALOG_SESSIONS", "COVERAGE", "DATABASES", "DWH_TABLES", "EVENTS", "FINGERPRINTS", "FORGOTTEN",
-    "LABEL", "LEDGER", "MONEY", "NULLABLE_LABEL", "PRECISE_TIME", "PRODUCT_SESSIONS", "PUBLICATIONS", "REJECTS", "RUNS",
-    "SESSIONS", "SNAPSHOTS", "TIME", "USER_AGENTS", "VISITOR_OF_SESSION", "Column", "Control", "DwhTable", "Input",
-    "PersonKey", "Table", "Total", "all_tables", "dtype_of", "dwh_tables", "raw_calls",
+    "LABEL", "LEDGER", "MONEY", "NULLABLE_LABEL", "ORDER_CALLS", "PRECISE_TIME", "PRODUCT_SESSIONS", "PUBLICATIONS",
+    "REJECTS", "RUNS", "SESSIONS", "SNAPSHOTS", "TIME", "USER_AGENTS", "VISITOR_OF_SESSION", "Column", "Control",
+    "DwhTable", "Input", "PersonKey", "Table", "Total", "all_tables", "dtype_of", "dwh_tables", "raw_calls",
 ]  # fmt: skip
 
 DATABASES = {

@@ -67,6 +67,32 @@ EVENTS = DwhTable(
     settings=_CHEAP_TO_PATCH,
 )  # fmt: skip
 
+ORDER_CALLS = DwhTable(
+    database="dwh", name="order_calls",
+    comment="One row per purchase call that names an order; of an order's calls only the first counts, whichever "
+    "session or day the others are in.",
+    columns=(
+        Column("session_date", "Date", "business day on which the session began"),
+        Column("ts", TIME, "when the call happened"),
+        Column("call_id", "UUID", "the purchase call"),
+        Column("session_id", "String", "the session"),
+        Column("visitor_id", "String", "visitor key"),
+        Column("order_id", "String", "the order"),
+        Column("revenue", f"Nullable({MONEY})", "total of the order, as this call says it"),
+        Column("currency", LABEL, "currency that the call names, else the endpoint map's; upper case"),
+        Column("is_counted", "Bool", "whether it is the order's first call in the shop, the one that counts"),
+    ),
+    order_by="(order_id, ts, call_id)",
+    day="session_date",
+    unique_key=("call_id",),
+    depends_on=_TYPED_CALLS | {Input.ORDERS},
+    session_column="session_id",
+    never_empty=("session_id", "visitor_id", "order_id"),
+    totals=(Total(Control.ORDER_CALLS),),
+    person_keys=(("session_id", PersonKey.SESSION),),
+    settings=_CHEAP_TO_PATCH,
+)  # fmt: skip
+
 SESSIONS = DwhTable(
     database="dwh", name="sessions",
     comment="One row per session: a visitor's calls without a pause longer than the session timeout "
@@ -93,7 +119,7 @@ SESSIONS = DwhTable(
         Column("cart_adds", "UInt32", "calls that put something in the cart, larger quantities included"),
         Column("cart_removes", "UInt32", "calls that took something from the cart, smaller quantities included"),
         Column("checkouts", "UInt32", "checkout calls"),
-        Column("orders", "UInt32", "orders, each order_id once a session"),
+        Column("orders", "UInt32", "orders; an order_id counts once in the shop, at its first call"),
         Column("units", "UInt32", "units of the counted orders"),
         Column("revenue", MONEY, "total of the counted orders"),
         Column("device_type", LABEL, "desktop, mobile, tablet, tv, bot or other"),
@@ -129,7 +155,7 @@ SESSIONS = DwhTable(
     order_by="session_id",
     day="session_date",
     unique_key=("session_id",),
-    depends_on=_TYPED_CALLS | {Input.SESSION_RULES},
+    depends_on=_TYPED_CALLS | {Input.SESSION_RULES, Input.ORDERS},
     session_column="session_id",
     never_empty=("session_id", "visitor_id"),
     totals=(
@@ -181,7 +207,7 @@ CATALOG_SESSIONS = DwhTable(
     order_by="(session_id, seq)",
     day="session_date",
     unique_key=("call_id",),
-    depends_on=_TYPED_CALLS | {Input.SESSION_RULES},
+    depends_on=_TYPED_CALLS | {Input.SESSION_RULES, Input.ORDERS},
     session_column="session_id",
     never_empty=("session_id", "visitor_id"),
     totals=(),
@@ -222,7 +248,7 @@ PRODUCT_SESSIONS = DwhTable(
     day="session_date",
     unique_key=("session_id", "product_id"),
     counts_keys=False,  # by far the most rows, and each frame that is written is sorted by the key
-    depends_on=_TYPED_CALLS | {Input.SESSION_RULES, Input.PRODUCT_HISTORY},
+    depends_on=_TYPED_CALLS | {Input.SESSION_RULES, Input.PRODUCT_HISTORY, Input.ORDERS},
     session_column="session_id",
     never_empty=("session_id", "visitor_id"),
     totals=(Total(Control.PRODUCT_REVENUE, "revenue"),),
@@ -231,9 +257,16 @@ PRODUCT_SESSIONS = DwhTable(
 )  # fmt: skip
 
 # In the order in which they are built and listed.
-DWH_TABLES: tuple[DwhTable, ...] = (EVENTS, SESSIONS, CATALOG_SESSIONS, PRODUCT_SESSIONS)
+DWH_TABLES: tuple[DwhTable, ...] = (EVENTS, ORDER_CALLS, SESSIONS, CATALOG_SESSIONS, PRODUCT_SESSIONS)
 
 
 def dwh_tables(names: Collection[str] | None = None) -> list[DwhTable]:
-    """The tables of `dwh` in the order in which they are built; with `names` only these."""
-    return [table for table in DWH_TABLES if names is None or table.name in names]
+    """The tables of `dwh` in the order in which they are built; with `names` only these.
+
+    Tables that count orders are never built without `order_calls`, by which other days know what they counted.
+    """
+    if names is None:
+        return list(DWH_TABLES)
+    chosen = [table for table in DWH_TABLES if table.name in names]
+    counts_orders = any(Input.ORDERS in table.depends_on for table in chosen)
+    return [table for table in DWH_TABLES if table in chosen or (counts_orders and table is ORDER_CALLS)]

@@ -142,12 +142,6 @@ def is_event(name: str) -> pl.Expr:
     return pl.col("event") == name
 
 
-def counts_as_order() -> pl.Expr:
-    """A purchase counts unless its order was already seen in the session: shops repeat an order's call."""
-    is_repeated = (pl.col("order_id") != "") & ~pl.struct("session_number", "order_id", "event").is_first_distinct()
-    return is_event("purchase") & ~is_repeated
-
-
 def furthest_step() -> pl.Expr:
     """The last step of the journey that the session reached, whatever it skipped on the way."""
     reached = {

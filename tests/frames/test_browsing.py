@@ -11,8 +11,9 @@ from app.frames.browsing import browse
 from app.frames.carts import with_cart_changes
 from app.frames.catalog_sessions import build_catalog_sessions
 from app.frames.devices import read_user_agents
+from app.frames.orders import counts_as_order, first_order_calls
 from app.frames.product_sessions import build_product_sessions
-from app.frames.sessions import build_sessions, counts_as_order
+from app.frames.sessions import build_sessions
 from app.rules.session_rules import load_session_rules
 from app.settings import Settings
 
@@ -40,10 +41,10 @@ def events(*rows: dict) -> pl.DataFrame:
         "referrer": pl.String,
         "page_url": pl.String,
     }
-    return (
-        pl.DataFrame(filled, schema=schema)
-        .with_columns(session_date=pl.lit(date(2026, 3, 1)), is_counted_order=counts_as_order())
-        .pipe(with_cart_changes)
+    events = pl.DataFrame(filled, schema=schema)
+    is_counted = counts_as_order(first_order_calls(events)["call_id"])
+    return events.with_columns(session_date=pl.lit(date(2026, 3, 1)), is_counted_order=is_counted).pipe(
+        with_cart_changes
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import stamina
 
@@ -19,6 +19,8 @@ from app.jobs.build.rules import BuildRules
 from app.jobs.runs import recorded
 from app.settings import Settings
 from app.warehouse import Warehouse
+
+_ROUNDS = 4  # of days that are stale because others were built; two suffice unless calls arrive meanwhile
 
 
 @dataclass
@@ -80,15 +82,36 @@ def build_stale(
     if dry_run:
         return backfill
     record_untouched(warehouse, inputs, untouched=untouched, now=datetime.now(tz=UTC))
-    with console.progress("etl", sum(inputs.of_day(day.day)["calls"] for day in backfill.stale)) as bar:
-        work = Work(inputs, backfill.stale, rules, skip_row_count_check, bar)
-        for outcome in (runner or _build_here)(warehouse, work):
-            if isinstance(outcome, DayBuilt):
-                backfill.built.append(outcome)
-            else:
-                backfill.failures.append(outcome)
+    failed: set[date] = set()
+    days = list(backfill.stale)
+    for _ in range(_ROUNDS):
+        if not days:
+            break
+        with console.progress("etl", sum(inputs.of_day(day.day)["calls"] for day in days)) as bar:
+            work = Work(inputs, days, rules, skip_row_count_check, bar)
+            built = _build_round(warehouse, work, backfill, runner or _build_here)
+        failed |= {day.day for day in days} - built
+        # A day's orders decide whether those of other days count, so days that were up to date can be stale now.
+        inputs = inputs.after_builds(warehouse)
+        stale, _ = compare(warehouse, inputs, jobs=jobs)
+        days = [day for day in stale if is_within(day.day, span) and day.day not in failed]
     backfill.built.sort(key=lambda built: built.day)
     return backfill
+
+
+def _build_round(warehouse: Warehouse, work: Work, backfill: Backfill, runner: DayRunner) -> set[date]:
+    """Build these days and add what became of them; returns the days that were built."""
+    known = {day.day for day in backfill.stale}
+    backfill.stale += [day for day in work.days if day.day not in known]
+    backfill.stale.sort(key=lambda stale: stale.day)
+    built: dict[date, DayBuilt] = {}
+    for outcome in runner(warehouse, work):
+        if isinstance(outcome, DayBuilt):
+            built[outcome.day] = outcome
+        else:
+            backfill.failures.append(outcome)
+    backfill.built[:] = [day for day in backfill.built if day.day not in built] + list(built.values())
+    return {*built}
 
 
 def _build_here(warehouse: Warehouse, work: Work) -> Iterator[DayBuilt | CaratError]:

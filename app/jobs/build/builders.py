@@ -13,16 +13,18 @@ from functools import cached_property
 import polars as pl
 import pyarrow as pa
 
-from app.contracts import CATALOG_SESSIONS, EVENTS, PRODUCT_SESSIONS, SESSIONS
+from app.contracts import CATALOG_SESSIONS, EVENTS, ORDER_CALLS, PRODUCT_SESSIONS, SESSIONS
 from app.frames.browsing import Browsing, browse
 from app.frames.carts import with_cart_changes
 from app.frames.catalog_sessions import build_catalog_sessions
 from app.frames.events import TypedCalls, type_calls
 from app.frames.money import currency_codes, with_amounts
+from app.frames.orders import counted_order_calls, counts_as_order, first_order_calls
 from app.frames.product_sessions import build_product_sessions
 from app.frames.routes import normal_paths
 from app.frames.sessionize import assign_sessions, first_of_each_call
-from app.frames.sessions import build_sessions, counts_as_order
+from app.frames.sessions import build_sessions
+from app.jobs.build.orders import read_elsewhere
 from app.jobs.build.shards import BuildScope, Shard, read_documents
 from app.rules.currencies import Currencies
 from app.rules.endpoint_map import MONEY_FIELDS
@@ -35,7 +37,7 @@ class DayContext:
     """What all shards of a day share.
 
     `user_agents` is empty where no table depends on the session rules, `product_versions` where none depends on the
-    products' history.
+    products' history. `repeats` are ids of order calls that do not count, as another shard holds an earlier one.
     """
 
     scope: BuildScope
@@ -43,6 +45,7 @@ class DayContext:
     user_agents: pl.DataFrame
     product_versions: Sequence[pl.DataFrame]
     currencies: Currencies
+    repeats: pl.Series
 
 
 @dataclass
@@ -71,7 +74,10 @@ class ShardContent:
         if scope.session_ids is not None:
             calls = calls.filter(pl.col("session_id").is_in(scope.session_ids.implode()))
         typed, has_foreign_amounts = _type(calls, shard, day, through)
-        events = typed.calls.with_columns(is_counted_order=counts_as_order(), session_date=pl.lit(bounds.day))
+        first = first_order_calls(typed.calls.filter("starts_today"))
+        elsewhere = read_elsewhere(through, first["order_id"], bounds.day, replaced=scope.sessions)
+        counted = counted_order_calls(first, elsewhere, day.repeats)
+        events = typed.calls.with_columns(is_counted_order=counts_as_order(counted), session_date=pl.lit(bounds.day))
         events = events.with_columns(normal_paths(events["endpoint"])).pipe(with_cart_changes)
         of_day = events.filter(pl.col("ts").dt.epoch("ms") < bounds.end).with_columns(event_date=pl.lit(bounds.day))
         return cls(day, events.filter("starts_today"), typed.unreadable, has_foreign_amounts, of_day)
@@ -137,6 +143,11 @@ def _events(shard: ShardContent) -> Iterable[pl.DataFrame]:
     yield shard.take_events_of_day().select(EVENTS.schema.names())
 
 
+def _order_calls(shard: ShardContent) -> Iterable[pl.DataFrame]:
+    calls = shard.events.filter(pl.col("event") == "purchase", pl.col("order_id") != "")
+    yield calls.with_columns(is_counted="is_counted_order").select(ORDER_CALLS.schema.names())
+
+
 def _sessions(shard: ShardContent) -> Iterable[pl.DataFrame]:
     yield shard.sessions.select(SESSIONS.schema.names())
 
@@ -154,6 +165,7 @@ Builder = Callable[[ShardContent], Iterable[pl.DataFrame]]
 
 BUILDERS: dict[str, Builder] = {
     EVENTS.name: _events,
+    ORDER_CALLS.name: _order_calls,
     SESSIONS.name: _sessions,
     CATALOG_SESSIONS.name: _catalog_sessions,
     PRODUCT_SESSIONS.name: _product_sessions,

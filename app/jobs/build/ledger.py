@@ -4,18 +4,19 @@ What a table depends on is declared in its contract (`DwhTable.depends_on`).
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import polars as pl
 
-from app.contracts import EVENTS, LEDGER, DwhTable, Input, dwh_tables
+from app.contracts import EVENTS, LEDGER, ORDER_CALLS, DwhTable, Input, dwh_tables
 from app.frames.days import day_bounds
 from app.jobs.build.boundaries import BoundaryFingerprints, read_boundary_fingerprints
 from app.jobs.build.call_sql import CALL_HASH, QUARTER_HOUR
 from app.jobs.build.day import DayBuilt, ReusePlan
+from app.jobs.build.orders import read_orders_elsewhere
 from app.jobs.build.product_history import history_sums
 from app.jobs.build.rules import BuildRules
 from app.rules.currencies import Currencies
@@ -63,13 +64,15 @@ class Inputs:
 
     `days`: `day, calls, raw_fingerprint` and the fingerprints of the days around it. `quarter_hours`: `at, rows,
     fingerprint` of the raw calls. `versions`: `at, fingerprint` of products' versions, cumulative. `built`: the
-    ledger's last row per day and table. `rules`: the rules of today as columns of the ledger.
+    ledger's last row per day and table. `orders_elsewhere`: per day a hash of its orders that were placed on another
+    day. `rules`: the rules of today as columns of the ledger.
     """
 
     days: pl.DataFrame
     quarter_hours: pl.DataFrame
     versions: pl.DataFrame
     built: dict[tuple[date, str], dict[str, Any]]
+    orders_elsewhere: dict[date, int]
     rules: dict[str, Any]
     zone: ZoneInfo
     timeout_ms: int
@@ -94,6 +97,10 @@ class Inputs:
         before = self.versions.filter(pl.col("at") <= until)
         return int(before["fingerprint"][-1]) if before.height else 0
 
+    def after_builds(self, warehouse: Warehouse) -> "Inputs":
+        """The same inputs, with what was built since and the orders that it placed."""
+        return replace(self, built=_last_built(warehouse), orders_elsewhere=read_orders_elsewhere(warehouse))
+
     def reuse_plan(self, stale: StaleDay, boundaries: BoundaryFingerprints) -> ReusePlan:
         """What the build of a stale day may take over from the published day."""
         if not stale.can_reuse_events:
@@ -113,6 +120,7 @@ class Inputs:
                 events["later_fingerprint"] != boundaries.later_fingerprint,
             ),
             until=max(row["history_until"] for row in last.values()),
+            orders_elsewhere=last[ORDER_CALLS.name]["orders_elsewhere"],
         )
 
     def rules_of(self, table: DwhTable) -> dict[str, Any]:
@@ -141,6 +149,7 @@ def read_inputs(warehouse: Warehouse, rules: BuildRules, *, keep: bool) -> Input
         quarter_hours,
         history_sums(warehouse, rules.plan, keep=keep).with_columns(pl.col("fingerprint").cum_sum()),
         built,
+        read_orders_elsewhere(warehouse),
         rules.digests,
         rules.zone,
         rules.timeout_ms,
@@ -179,7 +188,7 @@ def compare(
             stale.append(
                 StaleDay(
                     day,
-                    tuple(table.name for table in chosen),
+                    tuple(table.name for table in dwh_tables([table.name for table in chosen])),
                     tuple(texts) or ("forced",),
                     can_reuse_events=not force and _can_reuse_events(inputs, day),
                     can_patch=not force and _can_patch(inputs, day, chosen, reasons),
@@ -204,6 +213,7 @@ def record_built(
             "history_until": built.until,
             "history_fingerprint": history if Input.PRODUCT_HISTORY in table.depends_on else 0,
             "rates": _rates(inputs, built, table),
+            "orders_elsewhere": built.orders_elsewhere if Input.ORDERS in table.depends_on else 0,
             "rows": built.rows[table.name],
             "unreadable": built.unreadable,
         }
@@ -280,6 +290,9 @@ def _reasons(
         history = inputs.history_fingerprint(last["history_until"])
         if last["history_fingerprint"] != history:
             found.append(("history of its products changed", Input.PRODUCT_HISTORY))
+    elsewhere = inputs.orders_elsewhere.get(now["day"], 0)
+    if Input.ORDERS in table.depends_on and last["orders_elsewhere"] != elsewhere:
+        found.append(("which of its orders were placed on another day changed", Input.ORDERS))
     return found
 
 
@@ -315,7 +328,7 @@ def _can_patch(
     tables: Sequence[DwhTable],
     reasons: dict[DwhTable, list[tuple[str, Input | None]]],
 ) -> bool:
-    if EVENTS not in tables or not all(table.session_column for table in tables):
+    if not {EVENTS, ORDER_CALLS} <= {*tables} or not all(table.session_column for table in tables):
         return False
     built = [inputs.built.get((day, table.name)) for table in tables]
     same_calls = {
