@@ -5,8 +5,8 @@ To add a table: declare it in `app.contracts.dwh`, write its transformation in `
 
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import polars as pl
@@ -23,6 +23,7 @@ from app.frames.sessionize import assign_sessions, first_of_each_call
 from app.frames.sessions import build_sessions
 from app.jobs.build.orders import read_elsewhere
 from app.jobs.build.shards import BuildScope, Shard, read_documents
+from app.rules.endpoint_map import Lookup
 from app.rules.session_rules import SessionRules
 from app.warehouse import Warehouse
 
@@ -33,6 +34,7 @@ class DayContext:
 
     `user_agents` is empty where no table depends on the session rules, `product_versions` where none depends on the
     products' history. `repeats` are ids of order calls that do not count, as another shard holds an earlier one.
+    `lookups` are what the endpoint map looks up.
     """
 
     scope: BuildScope
@@ -40,6 +42,7 @@ class DayContext:
     user_agents: pl.DataFrame
     product_versions: Sequence[pl.DataFrame]
     repeats: pl.Series
+    lookups: Mapping[Lookup, pl.DataFrame]
 
 
 @dataclass
@@ -65,7 +68,9 @@ class ShardContent:
         )
         if scope.session_ids is not None:
             calls = calls.filter(pl.col("session_id").is_in(scope.session_ids.implode()))
-        typed = _type(calls, shard, scope, through)
+        typed = _type(calls, shard, day, through)
+        is_after_midnight = pl.col("ts").dt.epoch("ms") >= bounds.start  # what is before was typed for its memories
+        typed = replace(typed, calls=typed.calls.filter(is_after_midnight))
         first = first_order_calls(typed.calls.filter("starts_today"))
         elsewhere = read_elsewhere(through, first["order_id"], bounds.day, replaced=scope.sessions)
         counted = counted_order_calls(first, elsewhere, day.repeats)
@@ -92,10 +97,11 @@ class ShardContent:
         return browse(self.events)
 
 
-def _type(calls: pl.DataFrame, shard: Shard, scope: BuildScope, through: Warehouse) -> TypedCalls:
+def _type(calls: pl.DataFrame, shard: Shard, day: DayContext, through: Warehouse) -> TypedCalls:
     """The calls with their event and its fields, parsed from their JSON or taken over from an earlier build."""
+    scope = day.scope
     if not scope.reusable_days:
-        return type_calls(calls, shard.documents, endpoint_map=scope.endpoint_map)
+        return type_calls(calls, shard.documents, endpoint_map=scope.endpoint_map, lookups=day.lookups)
     calls = calls.with_row_index("order")
     known = calls.join(shard.typed, on=["call_id", "content_hash"])
     new = calls.join(shard.typed, on=["call_id", "content_hash"], how="anti")
