@@ -77,6 +77,7 @@ LEDGER = Table(
         Column("session_rules", "String", "digest of the rules for devices, bots, channels, countries; not of events"),
         Column("history_until", TIME, "last call of the day's sessions: later versions of products cannot matter"),
         Column("history_fingerprint", "UInt64", "versions of the products' rows up to then; of product_sessions only"),
+        Column("lookup_fingerprint", "UInt64", "versions, up to then, of the rows that the endpoint map looks up"),
         Column("orders_elsewhere", "UInt64", "hash of the day's orders that were placed on another day; not of events"),
         Column("rows", "UInt64", "rows of the table for the day"),
         Column("unreadable", "UInt64", "JSON values the endpoint map names that could not be read when it was parsed"),

@@ -32,7 +32,7 @@ def read_boundary_fingerprints(warehouse: Warehouse, bounds: DayBounds, *, timeo
         "timeout_ms": timeout_ms,
     }
     earlier = warehouse.scalar(
-        "SELECT sum(cityHash64(visitor_hash, ts, call_id)) FROM pd.api_calls "
+        "SELECT sum(cityHash64(visitor_hash, ts, call_id, content_hash)) FROM pd.api_calls "
         f"WHERE ts >= {instant('previous_start')} AND ts < {instant('start')} "
         f"AND visitor_hash IN ({crossing_visitors('start')})",
         parameters,

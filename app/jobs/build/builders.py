@@ -5,8 +5,8 @@ To add a table: declare it in `app.contracts.dwh`, write its transformation in `
 
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
 
@@ -27,7 +27,7 @@ from app.frames.sessions import build_sessions
 from app.jobs.build.orders import read_elsewhere
 from app.jobs.build.shards import BuildScope, Shard, read_documents
 from app.rules.currencies import Currencies
-from app.rules.endpoint_map import MONEY_FIELDS
+from app.rules.endpoint_map import MONEY_FIELDS, Lookup
 from app.rules.session_rules import SessionRules
 from app.warehouse import Warehouse
 
@@ -38,6 +38,7 @@ class DayContext:
 
     `user_agents` is empty where no table depends on the session rules, `product_versions` where none depends on the
     products' history. `repeats` are ids of order calls that do not count, as another shard holds an earlier one.
+    `lookups` are what the endpoint map looks up.
     """
 
     scope: BuildScope
@@ -46,6 +47,7 @@ class DayContext:
     product_versions: Sequence[pl.DataFrame]
     currencies: Currencies
     repeats: pl.Series
+    lookups: Mapping[Lookup, pl.DataFrame]
 
 
 @dataclass
@@ -74,6 +76,8 @@ class ShardContent:
         if scope.session_ids is not None:
             calls = calls.filter(pl.col("session_id").is_in(scope.session_ids.implode()))
         typed, has_foreign_amounts = _type(calls, shard, day, through)
+        is_after_midnight = pl.col("ts").dt.epoch("ms") >= bounds.start  # what is before was typed for its memories
+        typed = replace(typed, calls=typed.calls.filter(is_after_midnight))
         first = first_order_calls(typed.calls.filter("starts_today"))
         elsewhere = read_elsewhere(through, first["order_id"], bounds.day, replaced=scope.sessions)
         counted = counted_order_calls(first, elsewhere, day.repeats)
@@ -123,7 +127,7 @@ def _type(calls: pl.DataFrame, shard: Shard, day: DayContext, through: Warehouse
 def _parse(calls: pl.DataFrame, documents: pa.Table, day: DayContext) -> TypedCalls:
     """The calls typed from their JSON, with amounts in the warehouse's currency by the rates of their day."""
     endpoint_map, bounds = day.scope.endpoint_map, day.scope.bounds
-    typed = type_calls(calls, documents, endpoint_map=endpoint_map)
+    typed = type_calls(calls, documents, endpoint_map=endpoint_map, lookups=day.lookups)
     target = day.currencies.target
     default = endpoint_map.currency.upper() or target
     days = (bounds.day, bounds.day + timedelta(days=1))

@@ -19,6 +19,7 @@ from app.frames.days import DayBounds, day_bounds
 from app.jobs.build.audit import CarriedOver, ControlTotals, DayToAudit, audit, carried_over
 from app.jobs.build.builders import BUILDERS, DayContext, ShardContent
 from app.jobs.build.incremental import ChangedSessions, find_changed_sessions
+from app.jobs.build.lookups import read_lookups
 from app.jobs.build.orders import NO_CALLS, OrderCheck, check_order_calls
 from app.jobs.build.product_history import read_product_versions
 from app.jobs.build.rules import BuildRules
@@ -284,6 +285,7 @@ def _day_context(warehouse: Warehouse, scope: BuildScope, rules: BuildRules, tab
         read_product_versions(warehouse, rules.plan, scope.bounds) if Input.PRODUCT_HISTORY in needed else [],
         rules.currencies,
         repeats=NO_CALLS,
+        lookups=read_lookups(warehouse, scope.endpoint_map, scope.bounds),
     )
 
 

@@ -22,7 +22,7 @@ import polars as pl
 from app.core import console
 from app.core.errors import CaratError, ClusterError, LockedError, SettingsError
 from app.core.service_url import ServiceUrl
-from app.frames.days import day_bounds
+from app.frames.days import DayBounds, day_bounds
 from app.jobs.build.backfill import DayRunner, Work, build_and_record
 from app.jobs.build.day import DayBuilt
 from app.jobs.build.days import DAY_ERRORS
@@ -238,18 +238,22 @@ def _inputs_of(inputs: Inputs, stale: StaleDay) -> Inputs:
     """The part of the inputs that the build of one day uses."""
     bounds = day_bounds(stale.day, inputs.zone)
     around = (stale.day, stale.day + timedelta(days=1))
-    # Up to the next day, into which sessions may reach; one row before, as the sums are cumulative.
-    at = pl.col("at").dt.epoch("ms")
-    before = inputs.versions.filter(at < bounds.start).tail(1)
-    within = inputs.versions.filter(at.is_between(bounds.start, bounds.next_end))
     return replace(
         inputs,
         days=inputs.days.filter(pl.col("day") == stale.day),
         quarter_hours=inputs.quarter_hours.clear(),
-        versions=pl.concat([before, within]),
+        versions=_versions_of(inputs.versions, bounds),
+        lookup_versions=_versions_of(inputs.lookup_versions, bounds),
         orders_elsewhere={},
         built={key: row for key, row in inputs.built.items() if key[0] in around},
     )
+
+
+def _versions_of(versions: pl.DataFrame, bounds: DayBounds) -> pl.DataFrame:
+    """Those up to the next day, into which sessions may reach; one row before, as the sums are cumulative."""
+    at = pl.col("at").dt.epoch("ms")
+    before = versions.filter(at < bounds.start).tail(1)
+    return pl.concat([before, versions.filter(at.is_between(bounds.start, bounds.next_end))])
 
 
 def _require_same_rules(theirs: dict[str, Any], own: dict[str, Any]) -> None:

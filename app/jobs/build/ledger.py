@@ -16,6 +16,7 @@ from app.frames.days import day_bounds
 from app.jobs.build.boundaries import BoundaryFingerprints, read_boundary_fingerprints
 from app.jobs.build.call_sql import CALL_HASH, QUARTER_HOUR
 from app.jobs.build.day import DayBuilt, ReusePlan
+from app.jobs.build.lookups import lookup_sums
 from app.jobs.build.orders import read_orders_elsewhere
 from app.jobs.build.product_history import history_sums
 from app.jobs.build.rules import BuildRules
@@ -63,20 +64,24 @@ class Inputs:
     """What the days would be built from now, and what they were built from.
 
     `days`: `day, calls, raw_fingerprint` and the fingerprints of the days around it. `quarter_hours`: `at, rows,
-    fingerprint` of the raw calls. `versions`: `at, fingerprint` of products' versions, cumulative. `built`: the
+    fingerprint` of the raw calls. `versions`: `at, fingerprint` of products' versions, cumulative;
+    `lookup_versions` the same of the rows that the endpoint map looks up. `built`: the
     ledger's last row per day and table. `orders_elsewhere`: per day a hash of its orders that were placed on another
     day. `rules`: the rules of today as columns of the ledger.
+    `reads_calls_alone`: whether the endpoint map makes every event of its call and nothing else.
     """
 
     days: pl.DataFrame
     quarter_hours: pl.DataFrame
     versions: pl.DataFrame
+    lookup_versions: pl.DataFrame
     built: dict[tuple[date, str], dict[str, Any]]
     orders_elsewhere: dict[date, int]
     rules: dict[str, Any]
     zone: ZoneInfo
     timeout_ms: int
     currencies: Currencies
+    reads_calls_alone: bool
 
     def of_day(self, day: date) -> dict[str, Any]:
         return self.days.row(by_predicate=pl.col("day") == day, named=True)
@@ -94,8 +99,11 @@ class Inputs:
 
     def history_fingerprint(self, until: datetime) -> int:
         """The fingerprint of the versions of products that are valid from this instant or earlier."""
-        before = self.versions.filter(pl.col("at") <= until)
-        return int(before["fingerprint"][-1]) if before.height else 0
+        return _fingerprint_at(self.versions, until)
+
+    def lookup_fingerprint(self, until: datetime) -> int:
+        """The same of the rows that the endpoint map looks up."""
+        return _fingerprint_at(self.lookup_versions, until)
 
     def after_builds(self, warehouse: Warehouse) -> "Inputs":
         """The same inputs, with what was built since and the orders that it placed."""
@@ -106,11 +114,15 @@ class Inputs:
         if not stale.can_reuse_events:
             return ReusePlan()
         following = stale.day + timedelta(days=1)
-        reusable = (stale.day, following) if _can_reuse_events(self, following) else (stale.day,)
+        reusable: tuple[date, ...] = (stale.day, following) if _can_reuse_events(self, following) else (stale.day,)
+        if not self.reads_calls_alone:  # an event depends on more than its call
+            reusable = ()
         if not stale.can_patch:
             return ReusePlan(reusable)
         last = {job: self.built[stale.day, job] for job in stale.jobs}
         events = last[EVENTS.name]
+        if not self.reads_calls_alone and events["earlier_fingerprint"] != boundaries.earlier_fingerprint:
+            return ReusePlan()  # sessions with the same calls may recall something else
         return ReusePlan(
             reusable,
             rows={job: row["rows"] for job, row in last.items()},
@@ -148,12 +160,14 @@ def read_inputs(warehouse: Warehouse, rules: BuildRules, *, keep: bool) -> Input
         days.with_columns(pl.exclude("day").fill_null(0)).sort("day"),
         quarter_hours,
         history_sums(warehouse, rules.plan, keep=keep).with_columns(pl.col("fingerprint").cum_sum()),
+        lookup_sums(warehouse, rules.endpoint_map, keep=keep).with_columns(pl.col("fingerprint").cum_sum()),
         built,
         read_orders_elsewhere(warehouse),
         rules.digests,
         rules.zone,
         rules.timeout_ms,
         rules.currencies,
+        rules.endpoint_map.reads_calls_alone,
     )
 
 
@@ -202,7 +216,7 @@ def record_built(
 ) -> None:
     """Write down what a day's tables were built from."""
     of_day = inputs.of_day(built.day)
-    history = inputs.history_fingerprint(built.until)
+    history, looked_up = inputs.history_fingerprint(built.until), inputs.lookup_fingerprint(built.until)
     entries = [
         of_day
         | inputs.rules_of(table)
@@ -213,6 +227,7 @@ def record_built(
             "history_until": built.until,
             "history_fingerprint": history if Input.PRODUCT_HISTORY in table.depends_on else 0,
             "rates": _rates(inputs, built, table),
+            "lookup_fingerprint": looked_up if Input.ENDPOINT_MAP in table.depends_on else 0,
             "orders_elsewhere": built.orders_elsewhere if Input.ORDERS in table.depends_on else 0,
             "rows": built.rows[table.name],
             "unreadable": built.unreadable,
@@ -290,10 +305,19 @@ def _reasons(
         history = inputs.history_fingerprint(last["history_until"])
         if last["history_fingerprint"] != history:
             found.append(("history of its products changed", Input.PRODUCT_HISTORY))
+    if Input.ENDPOINT_MAP in table.depends_on:
+        looked_up = inputs.lookup_fingerprint(last["history_until"])
+        if last["lookup_fingerprint"] != looked_up:
+            found.append(("a table that the endpoint map looks up changed", Input.ENDPOINT_MAP))
     elsewhere = inputs.orders_elsewhere.get(now["day"], 0)
     if Input.ORDERS in table.depends_on and last["orders_elsewhere"] != elsewhere:
         found.append(("which of its orders were placed on another day changed", Input.ORDERS))
     return found
+
+
+def _fingerprint_at(versions: pl.DataFrame, until: datetime) -> int:
+    before = versions.filter(pl.col("at") <= until)
+    return int(before["fingerprint"][-1]) if before.height else 0
 
 
 def _calls_changed(difference: int) -> str:

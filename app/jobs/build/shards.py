@@ -34,10 +34,9 @@ _COLUMNS = """call_id, ts, visitor_key AS visitor_id, visitor_hash, content_hash
 _CALLS_WHERE = f"""{_IN_SHARD} AND (ts >= {instant("start")} AND ts < {instant("end")}
     OR ts >= {instant("end")} AND ts < {instant("next_end")}
         AND visitor_hash IN ({crossing_visitors("end", among=_IN_SHARD)}))"""
-_EARLIER_SQL = f"""
-SELECT visitor_hash, ts, call_id FROM pd.api_calls
-WHERE {_IN_SHARD} AND ts >= {instant("previous_start")} AND ts < {instant("start")}
+_BEFORE_MIDNIGHT = f"""{_IN_SHARD} AND ts >= {instant("previous_start")} AND ts < {instant("start")}
     AND visitor_hash IN ({crossing_visitors("start", among=_IN_SHARD)})"""
+_EARLIER_SQL = f"SELECT visitor_hash, ts, call_id FROM pd.api_calls WHERE {_BEFORE_MIDNIGHT}"
 _CALLED = MOMENT_SCHEMA | {"content_hash": pl.UInt64()}
 _PUBLISHED = {name: EVENTS.schema[name] for name in ("session_id", "ts", "call_id", "content_hash")}
 _TYPED = {name: EVENTS.schema[name] for name in ("call_id", "content_hash", *TYPED_SCHEMA, *ORIGINALS.values())}
@@ -100,6 +99,9 @@ class ShardKey:
 class Shard:
     """The calls of some of a day's visitors: those of the day, and those that their sessions reach on the next day.
 
+    Where the endpoint map recalls, calls before the day's first midnight by visitors who cross it are among them, for
+    what they remember.
+
     `documents` are the calls' `request` and `response`, kept in Arrow; a call's `document` is its row there. Where
     events are reused, `typed` holds `call_id, content_hash, event` and the fields of the typed calls, and `documents`
     is empty. `earlier` says when these visitors called on the day before, as far as their sessions may begin there.
@@ -126,7 +128,10 @@ def shard_count(day_calls: int, *, shard_calls: int) -> int:
 def read_shard(warehouse: Warehouse, key: ShardKey) -> Shard | None:
     """The shard, or None if it holds no call."""
     scope, parameters = key.scope, key.parameters
-    where = _CALLS_WHERE + scope.selected + (f" AND {_IN_BLOCKS}" if scope.sessions else "")
+    where = f"({_CALLS_WHERE}{f' AND {_IN_BLOCKS}' if scope.sessions else ''})"
+    if scope.endpoint_map.has_recall:
+        where = f"({where} OR {_BEFORE_MIDNIGHT})"
+    where += scope.selected
     if scope.reusable_days:
         calls = _read_frame(warehouse, f"SELECT {_COLUMNS} FROM pd.api_calls WHERE {where}", parameters, schema={})
         typed = _read_typed(warehouse, scope, parameters)
@@ -137,7 +142,7 @@ def read_shard(warehouse: Warehouse, key: ShardKey) -> Shard | None:
         typed = pl.DataFrame(schema=_TYPED)
     if calls.is_empty():
         return None
-    earlier = _read_earlier(warehouse, key)
+    earlier = pl.DataFrame(schema=MOMENT_SCHEMA) if scope.endpoint_map.has_recall else _read_earlier(warehouse, key)
     if scope.sessions:  # of calls in other sessions only the moment matters
         others = f"SELECT {', '.join(MOMENT_SCHEMA)} FROM pd.api_calls WHERE {_CALLS_WHERE}{scope.selected}"
         elsewhere = _read_frame(warehouse, f"{others} AND NOT {_IN_BLOCKS}", parameters, schema=MOMENT_SCHEMA)
