@@ -51,7 +51,9 @@ class DayBuilt:
 
     `until` is the time of its sessions' last call. `unreadable_values` counts by entry of the map and field the JSON
     values that could not be read in the calls that were typed: all of them, or with `took_events_over` those that were
-    not typed before. `misfits` say where the endpoint map does not fit the day's calls.
+    not typed before. `misfits` say where the endpoint map does not fit the day's calls. `has_foreign_amounts`: whether
+    a call that was read names another currency than the warehouse's. `is_patch`: whether only some of the day's
+    sessions were read.
     """
 
     day: date
@@ -61,6 +63,8 @@ class DayBuilt:
     until: datetime
     unreadable_values: Counter[tuple[str, str]] = field(default_factory=Counter)
     took_events_over: bool = False
+    has_foreign_amounts: bool = False
+    is_patch: bool = False
     misfits: tuple[Finding, ...] = ()
 
     @property
@@ -120,7 +124,7 @@ def _build_upon(
         if changed and changed.session_ids.is_empty():
             seconds = time.perf_counter() - started
             until = reuse_plan.until or _start(bounds)
-            return DayBuilt(day, 0, dict(reuse_plan.rows), seconds, until, took_events_over=True)
+            return DayBuilt(day, 0, dict(reuse_plan.rows), seconds, until, took_events_over=True, is_patch=True)
         if changed:
             scope = replace(
                 scope,
@@ -156,6 +160,8 @@ def _build_upon(
         until,
         built.unreadable_values,
         took_events_over=bool(scope.reusable_days),
+        has_foreign_amounts=built.has_foreign_amounts,
+        is_patch=bool(changed),
     )
 
 
@@ -173,6 +179,7 @@ class StagedDay:
     calls: int
     unreadable_values: Counter[tuple[str, str]]
     until: datetime
+    has_foreign_amounts: bool
 
 
 def stage_day(
@@ -206,6 +213,7 @@ def stage_day(
         sum(shard.calls for shard in shards),
         sum((shard.unreadable_values for shard in shards), Counter()),
         max((shard.until for shard in shards if shard.until), default=_start(scope.bounds)),
+        any(shard.has_foreign_amounts for shard in shards),
     )
 
 
@@ -216,6 +224,7 @@ def _day_context(warehouse: Warehouse, scope: BuildScope, rules: BuildRules, tab
         rules.session_rules,
         rules.user_agents.of_scope(warehouse, scope) if Input.SESSION_RULES in needed else pl.DataFrame(),
         read_product_versions(warehouse, rules.plan, scope.bounds) if Input.PRODUCT_HISTORY in needed else [],
+        rules.currencies,
     )
 
 
@@ -224,6 +233,7 @@ class _ShardBuilt:
     calls: int = 0
     unreadable_values: Counter[tuple[str, str]] = field(default_factory=Counter)
     until: datetime | None = None
+    has_foreign_amounts: bool = False
 
 
 def _each_through_a_connection(
@@ -269,7 +279,7 @@ def _build_shard(
             staging.append(table, rows, through=warehouse)
     until = content.events["ts"].max()
     assert until is None or isinstance(until, datetime)
-    return _ShardBuilt(shard.calls.height, content.unreadable, until)
+    return _ShardBuilt(shard.calls.height, content.unreadable, until, content.has_foreign_amounts)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from app.contracts import API_CALLS, EVENTS, VISITOR_OF_SESSION, Table
 from app.core.errors import ContractError
 from app.frames.days import DayBounds
 from app.frames.events import FAILED_STATUS, TYPED_SCHEMA
+from app.frames.money import ORIGINALS
 from app.jobs.build.call_sql import MOMENT_SCHEMA, crossing_visitors, fits, instant, is_counted
 from app.rules.endpoint_map import EndpointMap
 from app.warehouse import Warehouse
@@ -39,7 +40,7 @@ WHERE {_IN_SHARD} AND ts >= {instant("previous_start")} AND ts < {instant("start
     AND visitor_hash IN ({crossing_visitors("start", among=_IN_SHARD)})"""
 _CALLED = MOMENT_SCHEMA | {"content_hash": pl.UInt64()}
 _PUBLISHED = {name: EVENTS.schema[name] for name in ("session_id", "ts", "call_id", "content_hash")}
-_TYPED = {name: EVENTS.schema[name] for name in ("call_id", "content_hash", *TYPED_SCHEMA)}
+_TYPED = {name: EVENTS.schema[name] for name in ("call_id", "content_hash", *TYPED_SCHEMA, *ORIGINALS.values())}
 
 
 @dataclass(frozen=True)

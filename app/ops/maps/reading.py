@@ -25,9 +25,7 @@ class Reading:
     def require_calls(self, names: Sequence[str]) -> None:
         """Raise SettingsError if the files hold no call."""
         if not self.calls:
-            why = (
-                f": {self.rejected.total()} records were rejected ({_written(self.rejected)})" if self.rejected else ""
-            )
+            why = f": {self.rejected.total()} rejected records ({_written(self.rejected)})" if self.rejected else ""
             raise SettingsError(
                 f"{', '.join(names)}: no calls{why}. A call is one JSON object a line with ts, method and endpoint"
             )

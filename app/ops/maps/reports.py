@@ -7,6 +7,7 @@ from typing import Any
 from app.core import console
 from app.ops.maps.trial import Trial
 from app.rules.endpoint_map import EndpointMap, MappedCall, Reading
+from app.rules.fit import EntryCount
 from app.rules.snapshot_plan import SnapshotPlan
 
 _UNMATCHED_SHOWN = 20
@@ -83,15 +84,7 @@ def print_trial(path: Path, trial: Trial, *, as_json: bool) -> None:
         return
     for entry in trial.coverage.entries:
         if entry.calls:
-            rows = [
-                [name or "(document)", _share(count.filled, entry.calls), count.unreadable or None,
-                 ", ".join(map(str, trial.examples.get((entry.entry, name), ())))]
-                for name, count in entry.fields.items()
-            ]  # fmt: skip
-            title = f"{entry.entry}   {entry.event}: {entry.calls:,} calls"
-            console.say_table(
-                title, ["field", "with a value", "unreadable", "examples"], rows, right=["with a value", "unreadable"]
-            )
+            _print_entry(trial, entry)
     _print_unmatched(trial)
     for line in _summary(trial):
         console.say(line)
@@ -99,6 +92,30 @@ def print_trial(path: Path, trial: Trial, *, as_json: bool) -> None:
         console.say(f"Looks wrong: {finding}")
     if not trial.findings:
         console.say("Nothing looks wrong.")
+
+
+def _print_entry(trial: Trial, entry: EntryCount) -> None:
+    title = f"{entry.entry}   {entry.event}: {_counted(entry.calls, 'call')}"
+    if not entry.fields:
+        console.say(f"{title}, no fields")
+        return
+    rows = [
+        [
+            name or "(document)",
+            _share(count.filled, entry.calls),
+            count.unreadable or None,
+            ", ".join(trial.examples.get((entry.entry, name), ())),
+        ]
+        for name, count in entry.fields.items()
+    ]
+    console.say(title)
+    console.say_table(
+        "", ["field", "with a value", "unreadable", "examples"], rows, right=["with a value", "unreadable"]
+    )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _print_unmatched(trial: Trial) -> None:
@@ -113,16 +130,15 @@ def _print_unmatched(trial: Trial) -> None:
 
 def _summary(trial: Trial) -> list[str]:
     unused = [entry.entry for entry in trial.coverage.entries if not entry.calls]
-    counts = f"{trial.reading.calls:,} calls: {trial.ignored:,} ignored, {trial.failed:,} failed (status 400 or above)"
-    events = (
-        f"{trial.typed - trial.other:,} events, {_share(trial.other, trial.typed)} of the calls that count are `other`"
-    )
+    calls, share = _counted(trial.reading.calls, "call"), _share(trial.other, trial.typed)
+    counts = f"{calls}: {trial.ignored:,} ignored, {trial.failed:,} failed (status 400 or above)"
+    events = f"{trial.typed - trial.other:,} events, {share} of the calls that count are `other`"
     lines = [f"{counts}, {events}"]
     if trial.reading.rejected:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in trial.reading.rejected.most_common())
-        lines.append(f"{trial.reading.rejected.total():,} records could not be read ({reasons})")
+        lines.append(f"{_counted(trial.reading.rejected.total(), 'record')} could not be read ({reasons})")
     if trial.failed_orders:
-        lines.append(f"{trial.failed_orders:,} orders failed by what `when` says of the answer")
+        lines.append(f"{_counted(trial.failed_orders, 'order')} failed by what `when` says of the answer")
     lines += [
         f"{meeting.step}, never {meeting.earlier}: {meeting.unmet} of {meeting.products} products"
         + (f", e.g. {', '.join(meeting.examples)}" if meeting.examples else "")
@@ -130,9 +146,9 @@ def _summary(trial: Trial) -> list[str]:
     ]
     if repeated := trial.repeated_orders:
         shown = ", ".join(f"{order} ({count} calls)" for order, count in list(repeated.items())[:_REPEATED_SHOWN])
-        lines.append(f"{len(repeated)} order ids are in several calls; each counts once: {shown}")
+        lines.append(f"Order ids in several calls, each of which counts once: {len(repeated)}, e.g. {shown}")
     if unused:
-        lines.append(f"{len(unused)} entries fit no call: {'; '.join(unused)}")
+        lines.append(f"Entries that fit no call: {len(unused)}: {'; '.join(unused)}")
     return lines + _notes(trial)
 
 

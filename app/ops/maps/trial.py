@@ -4,6 +4,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ class Trial:
     unmatched: Counter[tuple[str, str]] = field(default_factory=Counter)
     steps: ProductSteps = field(default_factory=ProductSteps)
     orders: Counter[str] = field(default_factory=Counter)
-    examples: dict[tuple[str, str], list[Any]] = field(default_factory=dict)
+    examples: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     _coverage: pl.DataFrame | None = None
 
     def add(self, calls: pl.DataFrame) -> None:
@@ -210,9 +211,12 @@ def _values(calls: pl.DataFrame, name: str) -> list[Any]:
     return calls[name].to_list()
 
 
-def _shown(value: Any) -> Any:
+def _shown(value: Any) -> str:
     if isinstance(value, list):
         more = "…" if len(value) > _EXAMPLE_ELEMENTS else ""
-        return f"[{', '.join(str(one) for one in value[:_EXAMPLE_ELEMENTS])}{more and ', ' + more}]"
+        return f"[{', '.join(_shown(one) for one in value[:_EXAMPLE_ELEMENTS])}{more and ', ' + more}]"
+    if isinstance(value, Decimal):  # exact amounts have more decimals than a person wants to see
+        exact = value.normalize()
+        return f"{exact:.2f}" if exact == round(exact, 2) else f"{exact:f}"
     text = str(value)
     return text if len(text) <= _EXAMPLE_LENGTH else text[: _EXAMPLE_LENGTH - 1] + "…"

@@ -3,10 +3,10 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from app.rules.drafting import words
-from app.rules.drafting.events import OTHER, Guess, guess_event
+from app.rules.drafting.events import METHOD, OTHER, Guess, guess_event
 from app.rules.drafting.failures import Success, success_conditions
 from app.rules.drafting.fields import Drafted, FieldGuess, Products, cart_values, find_products, guess_fields, toml_text
 from app.rules.drafting.groups import ID, CallGroups, Group
@@ -24,6 +24,7 @@ _OF_CART = {
     "prices": "order_prices",
 }
 _CARTS = ("cart_view", "cart_add", "cart_update", "cart_remove", "checkout")
+_NOTHING = "no call looks like an event; this entry stands for the first one that you write"
 _UNMATCHED_SHOWN = 50
 _WIDTH = 110
 _NUMBERED_SLUG = re.compile(r"\d+-.+")
@@ -54,8 +55,14 @@ def draft_lines(groups: CallGroups) -> list[str]:
     products = find_products(catalogs, others)
     entries = [_entry(profile, guess, products) for profile, guess in guesses if guess.event != OTHER]
     _recall_from_carts(entries, products)
+    if guesses and not entries:
+        entries = [_entry(profile, replace(guess, reason=_NOTHING), products) for profile, guess in guesses[:1]]
     rest = [(profile, guess) for profile, guess in guesses if guess.event == OTHER]
-    guards = [_entry(profile, guess, products) for profile, guess in rest if _is_taken(profile.group, entries)]
+    guards = [
+        _entry(profile, replace(guess, reason=f"{guess.reason}; an entry below would take them"), products)
+        for profile, guess in rest
+        if _is_taken(profile.group, entries)
+    ]
     guarded = {id(entry.profile) for entry in guards}
     lines = list(_head(groups, guesses, products))
     taken: set[tuple[str, str]] = set()
@@ -177,7 +184,7 @@ def _free_name(word: str, taken: set[str]) -> str:
 
 
 def _is_taken(group: Group, entries: Sequence[Entry]) -> bool:
-    """Whether an entry would take the calls of a group that is no event."""
+    """Whether an entry would take the calls of a group that is not an event."""
     return any(
         entry.group.method == group.method
         and len(entry.group.path) == len(group.path)
@@ -231,14 +238,14 @@ def _entry_lines(entry: Entry) -> Iterator[str]:
     group, guess = entry.group, entry.guess
     failed = f", {group.failed} failed" if group.failed else ""
     if guess.event == OTHER:
-        yield f"# {group.calls} calls{failed}: {_comment(guess.reason)}. An entry below would take them."
+        yield f"# {group.calls} calls{failed}: {_comment(guess.reason)}."
     else:
         yield f"# {group.calls} calls{failed}. Confidence {guess.confidence}: {_comment(guess.reason)}."
     for why in entry.why:
         yield f"# {_comment(why)}."
     yield "[[call]]"
     yield f'event = "{guess.event}"'
-    yield f'method = "{group.method}"'
+    yield f"method = {toml_text(group.method if METHOD.fullmatch(group.method) else '*')}"
     yield f"path = {toml_text(entry.path)}"
     if entry.when:
         yield f"when = {toml_text(entry.when)}"

@@ -10,6 +10,7 @@ from app.rules.drafting.shapes import Path, Profile
 
 OTHER = "other"
 HIGH, MEDIUM, LOW = "high", "medium", "low"
+METHOD = re.compile(r"[A-Z-]+")
 _BARE: Path = ("response",)
 _OWN_LISTING = 4  # scores of lists
 _STRONG_LISTING = 6
@@ -29,8 +30,8 @@ def guess_event(profile: Profile, shown: frozenset[str] = frozenset()) -> Guess:
     said = _Said.of(profile)
     if profile.group.calls == profile.group.failed:
         return Guess(OTHER, reason="every call failed")
-    if profile.group.method in {"HEAD", "OPTIONS"} or not re.fullmatch(r"[A-Z-]+", profile.group.method):
-        return Guess(OTHER, reason="no shopper's call")
+    if profile.group.method in {"HEAD", "OPTIONS"} or not METHOD.fullmatch(profile.group.method):
+        return Guess(OTHER, reason="not a call of a shopper")
     for rule in (_undone, _neighbour, _favorite, _purchase, _cart, _view, _catalog, _checkout):
         if guess := rule(said, profile):
             return guess
@@ -148,7 +149,7 @@ def _cart(said: _Said, profile: Profile) -> Guess | None:  # noqa: PLR0911  a ca
     if adds and (has_product or said.last & words.CART or not said.last & words.CHECKOUT):
         return Guess("cart_add", HIGH if has_product else MEDIUM, f"{_quoted(found)}, and {_quoted(frozenset(adds))}")
     is_of_line = said.ends_with_id and bool(said.parent & (words.PRODUCT | {"line"}))
-    if said.last & words.CHECKOUT:
+    if said.last & words.CHECKOUT and "line" not in said.last:
         return None
     if said.last & words.UPDATE or method in {"PATCH", "PUT"} or is_of_line:
         return Guess("cart_update", MEDIUM, f"{_quoted(found)}, and a change of what is in it")

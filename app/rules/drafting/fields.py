@@ -114,7 +114,9 @@ def find_products(catalogs: Sequence[Profile], others: Sequence[Profile]) -> Pro
     for profile in catalogs:
         for _, prefix in profile.listings()[:1]:
             for path in _ids_of_list(profile, prefix):
-                products.shown.setdefault(words.plain(path[-1]), set()).update(profile.values(path))
+                key = words.plain(path[-1])
+                listed = profile.group.listed.get(key, set())
+                products.shown.setdefault(key, set()).update(profile.values(path), listed)
     candidates = [[profile.values(path) for _, path in profile.product_candidates()] for profile in others]
 
     def meetings(key: str) -> int:
@@ -227,7 +229,7 @@ class _Drafter:
             else:
                 fields.append(FieldGuess("product_id", value, self._meeting(share)))
             if event != "product_view":
-                fields += self._beside(path, "quantity", _QUANTITIES)
+                fields += self._next_to(path, "quantity", _QUANTITIES)
         if event == "product_view":
             fields += self._price()
         if event in {"product_view", "cart_add"}:
@@ -237,9 +239,9 @@ class _Drafter:
     def _meeting(self, share: float) -> str:
         if not self.products.ids:
             return "no list shows which ids the shop uses"
-        return (
-            f"{share:.0%} of the values are ids that lists show" if share else "NONE of the values was shown in a list"
-        )
+        if not share:
+            return "NONE of the sampled values was seen in a list"
+        return f"{share:.0%} of the sampled values were seen in lists"
 
     def _product_path(self, event: str) -> tuple[Path | None, float]:
         """The path that most probably holds the product: its values were shown, then its name."""
@@ -249,6 +251,8 @@ class _Drafter:
                 continue  # the whole cart, not what was changed
             values = [value for value in self.profile.values(path) if value]
             is_listed = self.products.share(values) >= MEETS
+            if path[0] == "path" and is_listed:
+                rank = 0  # noqa: PLW2901
             if event != "product_view" and not is_listed and rank > 1:
                 if path[0] == "response":
                     continue  # the id of the cart or the line
@@ -282,7 +286,7 @@ class _Drafter:
     def _is_shown(self, path: Path) -> bool:
         return self.products.share(self.profile.values(path)) >= MEETS
 
-    def _beside(self, path: Path, name: str, keys: Sequence[str]) -> list[FieldGuess]:
+    def _next_to(self, path: Path, name: str, keys: Sequence[str]) -> list[FieldGuess]:
         """A field next to another one: in the same object, or elsewhere in the request."""
         is_number = lambda one: _all_numbers(self.profile.flat(one))  # noqa: E731
         same = [one for one in self.profile.leaves if one[:-1] == path[:-1] and one[0] == path[0]]

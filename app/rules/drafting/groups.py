@@ -12,6 +12,7 @@ from app.rules.embedded_text import document_in
 
 FAILED_STATUS = 400
 ID = "{id}"
+ID_KEYS = frozenset({"id", "uid", "sku", "productid", "idproduct"})
 HANDLE_KEYS = frozenset({"handle", "slug", "urlkey", "sku", "id", "uid"})
 
 _SAMPLES = 60  # of a group; of each shape of answer no more than half
@@ -21,6 +22,7 @@ _MANY_SLUGS = 8  # of products, orders and the like; anywhere else it takes more
 _VERY_MANY_SLUGS = 40
 _WORDS_OF_SLUG = 3
 _STATES = frozenset({"status", "state", "type", "result", "paymentstatus", "success"})
+_MAX_LISTED = 20_000
 _MAX_HANDLES = 50_000
 _MAX_ELEMENTS = 20
 _MAX_KEYS = 80
@@ -52,6 +54,7 @@ class Group:
     failed: int = 0
     samples: list[Sample] = field(default_factory=list)
     shapes: Counter[str] = field(default_factory=Counter)
+    listed: dict[str, set[str]] = field(default_factory=dict)  # ids in lists of answers, also of those not kept
 
     @property
     def is_write(self) -> bool:
@@ -64,6 +67,10 @@ class Group:
 
     def add_sample(self, sample: Sample) -> None:
         """Keep the call, unless calls with such an answer are known well enough."""
+        for key, value in _listed_ids(sample.response):
+            ids = self.listed.setdefault(key, set())
+            if len(ids) < _MAX_LISTED:
+                ids.add(value)
         shape = _shape_of(sample.response)
         limit = _SAMPLES // 2 if len(self.samples) < _SAMPLES else _SAMPLES // 20
         if self.shapes[shape] < limit and len(self.samples) < 2 * _SAMPLES:
@@ -76,6 +83,8 @@ class Group:
         self.failed += other.failed
         for sample in other.samples:
             self.add_sample(sample)
+        for key, ids in other.listed.items():
+            self.listed.setdefault(key, set()).update(ids)
 
 
 class CallGroups:
@@ -174,6 +183,19 @@ def without_extension(segment: str) -> str:
     return next((segment.removesuffix(one) for one in _EXTENSIONS if segment.endswith(one)), segment)
 
 
+def _listed_ids(document: Any, depth: int = 0, *, is_listed: bool = False) -> Iterator[tuple[str, str]]:
+    """The ids of the objects in the outermost lists of a document, by the plain form of their keys."""
+    if isinstance(document, Mapping) and depth <= _MAX_DEPTH:
+        for key, value in document.items():
+            if is_listed and isinstance(value, str | int) and words.plain(key) in ID_KEYS:
+                yield words.plain(key), str(value)
+            elif isinstance(value, Mapping) or not is_listed:
+                yield from _listed_ids(value, depth + 1, is_listed=is_listed)
+    elif isinstance(document, list) and not is_listed:
+        for one in document:
+            yield from _listed_ids(one, depth + 1, is_listed=True)
+
+
 def _handles(document: Any, depth: int = 0) -> Iterator[str]:
     """The texts by which a list's objects may be addressed."""
     if depth > _MAX_DEPTH:
@@ -225,7 +247,7 @@ def _first(items: Iterable[Any], count: int) -> Iterator[Any]:
 
 
 def _shape_of(document: Any) -> str:
-    """What tells answers apart: which keys have a value, and what short words say of the state."""
+    """The shape of an answer: which keys have a value, and what short words say of the state."""
     if not isinstance(document, dict):
         return type(document).__name__
     parts = []

@@ -1,4 +1,4 @@
-"""Paths without what varies from call to call: which segments are ids, told by their form."""
+"""Paths without what varies from call to call: a segment is an id by its form."""
 
 import re
 from functools import lru_cache
