@@ -93,7 +93,7 @@ def with_amounts(
 ) -> pl.DataFrame:
     """The typed calls with these amounts in the target currency, and what the calls said next to them (`ORIGINALS`).
 
-    In: as `in_currency`, with exact amounts. `currency` stays empty in calls without an amount. Prices of an order's
+    In: as `in_currency`, with exact amounts. `currency` stays empty in calls that name neither. Prices of an order's
     lines that have no rate are 0, as unknown ones are.
     """
     has_amount = pl.any_horizontal(
@@ -104,6 +104,6 @@ def with_amounts(
     converted = in_currency(calls.with_columns(originals), fields, rates, target=target, default=default)
     lists = [name for name in fields if isinstance(calls.schema[name], pl.List)]
     return converted.with_columns(
-        pl.when(has_amount).then("currency").otherwise(pl.lit("")),
+        pl.when(has_amount | (calls["currency"] != "")).then("currency").otherwise(pl.lit("")),
         *(pl.col(name).list.eval(pl.element().fill_null(0)).cast(pl.List(MONEY)) for name in lists),
     )

@@ -51,9 +51,9 @@ class DayBuilt:
 
     `until` is the time of its sessions' last call. `unreadable_values` counts by entry of the map and field the JSON
     values that could not be read in the calls that were typed: all of them, or with `took_events_over` those that were
-    not typed before. `misfits` say where the endpoint map does not fit the day's calls. `has_foreign_amounts`: whether
-    a call that was read names another currency than the warehouse's. `is_patch`: whether only some of the day's
-    sessions were read.
+    not typed before. `misfits` say where the endpoint map does not fit the day's calls.
+    `has_foreign_amounts`: whether a call that was read names another currency than the warehouse's. `is_patch`: whether
+    only some of the day's sessions were read.
     """
 
     day: date
@@ -63,9 +63,9 @@ class DayBuilt:
     until: datetime
     unreadable_values: Counter[tuple[str, str]] = field(default_factory=Counter)
     took_events_over: bool = False
+    misfits: tuple[Finding, ...] = ()
     has_foreign_amounts: bool = False
     is_patch: bool = False
-    misfits: tuple[Finding, ...] = ()
 
     @property
     def unreadable(self) -> int:
