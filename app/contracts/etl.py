@@ -97,6 +97,7 @@ COVERAGE = Table(
         Column("calls", "UInt64", "calls of the day that fit the entry; failed calls fit none and are not counted"),
         Column("filled", "UInt64", "calls of these with a value in the field"),
         Column("unreadable", "UInt64", "values that could not be read when calls were typed; of an entry, documents"),
+        Column("without_rate", "UInt64", "amounts in a currency that has no rate, so that they count nowhere"),
         Column("problem", "String", "why the map seems not to fit here; empty if it does"),
         Column("fix", "String", "how to fix that"),
         Column("endpoints", "Array(String)", "where no entry fits: the paths with most calls, ids as {id}"),

@@ -39,10 +39,11 @@ _ENOUGH_PRODUCTS = 3
 
 @dataclass(frozen=True)
 class FieldCount:
-    """In how many calls of an entry a field has a value, and how many of its values could not be read."""
+    """In how many calls of an entry a field has a value, how many values could not be read, how many lack a rate."""
 
     filled: int
     unreadable: int = 0
+    without_rate: int = 0  # amounts in a currency that could not be converted
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,10 @@ def _of_entry(entry: EntryCount, *, has_currency: bool) -> Iterator[Finding]:
             fix = 'point it at the currency\'s code, or set `currency = "EUR"` at the top of the map'
             yield Finding(entry.entry, "currency", f"empty in {missing} of {entry.calls} calls ({entry.event})", fix)
     for name, count in entry.fields.items():
+        if count.without_rate:
+            problem = f"{count.without_rate} of {count.filled} amounts have no rate of exchange"
+            fix = "look at `currency` in dwh.events: correct its expression, or give newer rates (CARAT_RATES)"
+            yield Finding(entry.entry, name, problem, fix)
         yield from _of_field(entry, name, count, is_essential=name in essential)
 
 

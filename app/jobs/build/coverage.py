@@ -17,6 +17,7 @@ from app.contracts import COVERAGE, EVENTS
 from app.core.sql import quote
 from app.frames.coverage import field_names
 from app.frames.events import FAILED_STATUS
+from app.frames.money import ORIGINALS
 from app.jobs.build.day import DayBuilt
 from app.rules.endpoint_map import OTHER, PARALLEL_FIELDS, EndpointMap
 from app.rules.fit import Coverage, EntryCount, FieldCount, Finding, find_misfits
@@ -35,10 +36,10 @@ _ENDPOINT = (
 
 @dataclass(frozen=True)
 class _Counted:
-    """A day's calls: per entry its calls and per field those with a value; and the endpoints that no entry fits."""
+    """A day's calls: per entry its calls, per field those with a value; and the endpoints that no entry fits."""
 
     calls: Mapping[str, int]
-    filled: Mapping[tuple[str, str], int]
+    fields: Mapping[tuple[str, str], tuple[int, int]]  # calls with a value, and amounts without a rate
     unmatched: int
     endpoints: Mapping[str, int]
 
@@ -70,11 +71,16 @@ def record_coverage(
 
 def _count(warehouse: Warehouse, day: date, endpoint_map: EndpointMap) -> _Counted:
     names = sorted({name for call in endpoint_map.calls for name in field_names(call)})
-    sums = "".join(f", countIf({_has_value(name)}) AS `filled {number}`" for number, name in enumerate(names))
+    sums = [f"countIf({_has_value(name)}) AS `{name} filled`" for name in names]
+    sums += [
+        f"countIf({name} IS NULL AND {original} IS NOT NULL) AS `{name} without rate`"
+        for name, original in ORIGINALS.items()
+    ]
     found = warehouse.query(
-        f"SELECT map_entry, count() AS calls, countIf({_UNMATCHED}) AS unmatched{sums} {_OF_DAY} GROUP BY map_entry",
+        f"SELECT map_entry, count() AS calls, countIf({_UNMATCHED}) AS unmatched, {', '.join(sums)} {_OF_DAY} "
+        "GROUP BY map_entry",
         {"day": day},
-    ).rows()
+    ).rows(named=True)
     endpoints = warehouse.query(
         f"SELECT {_ENDPOINT} AS path, count() AS calls {_OF_DAY} AND {_UNMATCHED} "
         f"GROUP BY path ORDER BY calls DESC, path LIMIT {_MOST_ENDPOINTS}",
@@ -82,13 +88,13 @@ def _count(warehouse: Warehouse, day: date, endpoint_map: EndpointMap) -> _Count
         schema={"path": pl.String(), "calls": pl.UInt64()},
     )
     return _Counted(
-        {entry: calls for entry, calls, *_ in found},
+        {row["map_entry"]: row["calls"] for row in found},
         {
-            (entry, name): filled
-            for entry, _, _, *of_fields in found
-            for name, filled in zip(names, of_fields, strict=True)
+            (row["map_entry"], name): (row[f"{name} filled"], row.get(f"{name} without rate", 0))
+            for row in found
+            for name in names
         },
-        sum(unmatched for _, _, unmatched, *_ in found),
+        sum(row["unmatched"] for row in found),
         dict(endpoints.iter_rows()),
     )
 
@@ -102,7 +108,8 @@ def _has_value(name: str) -> str:
         # Lines without a price are filled with 0, so a list of zeros says nothing.
         nothing = "''" if column.type == "Array(String)" else "0"
         return f"arrayExists(value -> value != {nothing}, {name})"
-    has_value = f"{name} IS NOT NULL" if column.is_nullable else f"{name} != ''"
+    said = ORIGINALS.get(name, name)  # an amount without a rate has a value all the same
+    has_value = f"{said} IS NOT NULL" if column.is_nullable else f"{said} != ''"
     return f"({has_value} OR notEmpty({_LIST_OF[name]}))" if name in _LIST_OF else has_value
 
 
@@ -110,10 +117,10 @@ def _coverage(counted: _Counted, unreadable: Counter[tuple[str, str]], endpoint_
     entries = []
     for call in endpoint_map.calls:
         calls = counted.calls.get(call.label, 0)
-        fields = {
-            name: FieldCount(counted.filled.get((call.label, name), 0), unreadable[call.label, name])
-            for name in field_names(call)
-        }
+        fields = {}
+        for name in field_names(call):
+            filled, without_rate = counted.fields.get((call.label, name), (0, 0))
+            fields[name] = FieldCount(filled, unreadable[call.label, name], without_rate)
         if lost := unreadable[call.label, ""]:
             fields[""] = FieldCount(calls, lost)
         entries.append(EntryCount(call.label, call.event, calls, fields))
@@ -136,6 +143,7 @@ def _rows(
             "calls": calls,
             "filled": count.filled,
             "unreadable": count.unreadable,
+            "without_rate": count.without_rate,
             "problem": problem,
             "fix": fix,
             "endpoints": [] if entry else list(endpoints),

@@ -158,6 +158,12 @@ def test_values_that_cannot_be_read_count_under_their_field(build, warehouse):
     assert found["product_view", ""][2] + found["product_view", "price"][2] == 1
 
 
+def test_amounts_without_a_rate_are_named(build):
+    order = ORDER | {"response": ORDER["response"] | {"currency": "XAU"}}
+    (misfit,) = [m for built in build(CATALOG, VIEW, ADD, order).built for m in built.misfits]
+    assert (misfit.field, misfit.problem) == ("revenue", "1 of 1 amounts have no rate of exchange")
+
+
 def test_a_patch_of_some_sessions_counts_the_whole_day(build, warehouse):
     """Of a day that is built again in part, unreadable values add up, and values are those of all of its calls."""
     others = [VIEW | {"visitor_id": f"visitor {number}"} for number in range(20)]
