@@ -6,8 +6,8 @@ from app.core.sql import quote
 from app.settings import Settings
 from app.warehouse.client import Warehouse
 from app.warehouse.dwh_views import dwh_views
-from app.warehouse.history import existing_history, history_names, refresh_history_views
-from app.warehouse.views import replace_view
+from app.warehouse.history import existing_histories, refresh_history_views
+from app.warehouse.views import replace_views
 
 _FIXED_SETTINGS = ("index_granularity",)  # as the table was created
 
@@ -41,13 +41,8 @@ def migrate(warehouse: Warehouse, settings: Settings) -> list[str]:
             found = existing.get((table.database, table.name, column.name))
             changes += _upgrade_column(warehouse, table, column, found)
     changes += _upgrade_settings(warehouse)
-    for view in dwh_views(settings):
-        changes += replace_view(warehouse, view)
-    for name in history_names(warehouse):
-        history = existing_history(warehouse, name)
-        assert history is not None
-        changes += refresh_history_views(warehouse, history)
-    return changes
+    changes += replace_views(warehouse, dwh_views(settings))
+    return changes + refresh_history_views(warehouse, existing_histories(warehouse).values())
 
 
 def _upgrade_column(warehouse: Warehouse, table: Table, column: Column, found: dict[str, str] | None) -> list[str]:
