@@ -9,7 +9,6 @@ import stamina
 from app.core import console
 from app.core.errors import CaratError, WarehouseGoneError, require_none
 from app.frames.days import day_bounds
-from app.jobs.build.boundaries import read_boundary_fingerprints
 from app.jobs.build.day import DayBuilt, build_day
 from app.jobs.build.days import ALL_DAYS, DAY_ERRORS, Span, is_within, run_parallel
 from app.jobs.build.ledger import Inputs, StaleDay, compare, read_inputs, record_built, record_untouched
@@ -119,8 +118,7 @@ def build_and_record(
         ):
             with attempt:
                 # Read before the build reads anything: calls that arrive meanwhile are found by the next comparison.
-                bounds = day_bounds(day.day, rules.zone)
-                boundaries = read_boundary_fingerprints(warehouse, bounds, timeout_ms=rules.timeout_ms)
+                boundaries = inputs.read_boundaries(warehouse, day_bounds(day.day, rules.zone))
                 built = build_day(
                     warehouse,
                     day.day,

@@ -114,7 +114,9 @@ def _build_upon(
                 blocks=changed.blocks,
             )
         calls = changed.calls if changed else day_calls
-        built = stage_day(warehouse, scope, rules, calls=calls, tables=tables, on_calls=on_calls)
+        built = stage_day(
+            warehouse, scope, rules, calls=calls, tables=tables, published=reuse_plan.rows, on_calls=on_calls
+        )
         with built.staging.dropped_on_failure():
             built.staging.require_complete()
             to_audit = DayToAudit(
@@ -155,12 +157,16 @@ def stage_day(
     *,
     calls: int,
     tables: Sequence[DwhTable] | None = None,
+    published: Mapping[str, int] | None = None,
     on_calls: Callable[[int], None] = lambda _: None,
 ) -> StagedDay:
-    """Build a day's tables in staging, some shards at a time. `calls`: about how many the scope holds."""
+    """Build a day's tables in staging, some shards at a time.
+
+    `calls`: about how many the scope holds; `published`: the rows of each table as published, for a scope of sessions.
+    """
     tables = dwh_tables() if tables is None else tables
     context = _day_context(warehouse, scope, rules, tables)
-    staging = Staging(warehouse, scope.bounds.day, tables, replaced=scope.sessions)
+    staging = Staging(warehouse, scope.bounds.day, tables, replaced=scope.sessions, published=published)
     kept = carried_over(warehouse, staging) if scope.sessions else {}
     controls = ControlTotals()
     count = shard_count(calls, shard_calls=rules.settings.shard_calls)

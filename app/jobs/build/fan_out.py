@@ -238,14 +238,14 @@ def _inputs_of(inputs: Inputs, stale: StaleDay) -> Inputs:
     """The part of the inputs that the build of one day uses."""
     bounds = day_bounds(stale.day, inputs.zone)
     around = (stale.day, stale.day + timedelta(days=1))
-    # Up to the next day, into which sessions may reach; one row before, as the sums are cumulative.
     at = pl.col("at").dt.epoch("ms")
+    # Up to the next day, into which sessions may reach; one row before, as the sums are cumulative.
     before = inputs.versions.filter(at < bounds.start).tail(1)
     within = inputs.versions.filter(at.is_between(bounds.start, bounds.next_end))
     return replace(
         inputs,
         days=inputs.days.filter(pl.col("day") == stale.day),
-        quarter_hours=inputs.quarter_hours.clear(),
+        quarter_hours=inputs.quarter_hours.filter(at.is_between(bounds.previous_start, bounds.next_end)),
         versions=pl.concat([before, within]),
         built={key: row for key, row in inputs.built.items() if key[0] in around},
     )

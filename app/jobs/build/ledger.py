@@ -3,16 +3,18 @@
 What a table depends on is declared in its contract (`DwhTable.depends_on`).
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from functools import cached_property
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import polars as pl
 
 from app.contracts import EVENTS, LEDGER, DwhTable, Input, dwh_tables
-from app.frames.days import day_bounds
+from app.frames.days import DayBounds, day_bounds
 from app.jobs.build.boundaries import BoundaryFingerprints, read_boundary_fingerprints
 from app.jobs.build.call_sql import CALL_HASH, QUARTER_HOUR
 from app.jobs.build.day import DayBuilt, ReusePlan
@@ -87,8 +89,18 @@ class Inputs:
 
     def history_fingerprint(self, until: datetime) -> int:
         """The fingerprint of the versions of products that are valid from this instant or earlier."""
-        before = self.versions.filter(pl.col("at") <= until)
-        return int(before["fingerprint"][-1]) if before.height else 0
+        before = bisect_right(self._version_times, until)
+        return int(self.versions["fingerprint"][before - 1]) if before else 0
+
+    @cached_property
+    def _version_times(self) -> list[datetime]:
+        return self.versions["at"].to_list()
+
+    def read_boundaries(self, warehouse: Warehouse, bounds: DayBounds) -> BoundaryFingerprints:
+        """The fingerprints of calls of the neighbouring days that can change a day's sessions."""
+        return read_boundary_fingerprints(
+            warehouse, bounds, quarter_hours=self.quarter_hours, timeout_ms=self.timeout_ms
+        )
 
     def reuse_plan(self, stale: StaleDay, boundaries: BoundaryFingerprints) -> ReusePlan:
         """What the build of a stale day may take over from the published day."""
@@ -164,7 +176,7 @@ def compare(
         around = [t for t, row in last.items() if row and not reasons[t] and _differs_around(now, t, row)]
         if around:
             bounds = day_bounds(day, inputs.zone)
-            boundaries = read_boundary_fingerprints(warehouse, bounds, timeout_ms=inputs.timeout_ms)
+            boundaries = inputs.read_boundaries(warehouse, bounds)
             for table in around:
                 reasons[table] = _reasons_around(boundaries, last[table] or {})
             untouched += [(day, table.name) for table in around if not reasons[table]]
