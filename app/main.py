@@ -13,6 +13,7 @@ from app.core.errors import CaratError, SettingsError
 from app.dashboards.commands import dashboards
 from app.ops import reports
 from app.ops.arguments import parse_instant, parse_jobs, parse_names, parse_span
+from app.ops.maps.commands import maps
 from app.settings import known_settings, load_settings
 
 # Each verb imports what it needs: engines and frames take a second and hundreds of megabytes, which --help and the
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 
 app.add_typer(dashboards, short_help="Check, preview or push the dashboards")
+app.add_typer(maps, short_help="Check, try or draft an endpoint map")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Address the collector listens on.")]
@@ -190,27 +192,27 @@ def serve(*, host: Host = "127.0.0.1", port: Port = 8787, page_port: PagePort = 
     from app.core.signals import stopped_by_signal
     from app.core.watchdog import watched
     from app.intake.collector.server import inherited_sockets, listen
-    from app.ops.supervisor import serve as run_parts
+    from app.ops.supervisor import serve as run_children
 
     load_settings()
     sockets = inherited_sockets() or listen(host, port)
     with watched(), stopped_by_signal(grace_s=0) as stopped:  # the child processes have a grace period of their own
-        run_parts(sockets, page_port=page_port, stopped=stopped)
+        run_children(sockets, page_port=page_port, stopped=stopped)
 
 
-@app.command(hidden=True, short_help="The part of serve that owns the warehouse")
-def keep(*, page_port: PagePort = 8322) -> None:
-    """Run the part of `carat serve` that owns the warehouse. `carat serve` starts it.
+@app.command(hidden=True, short_help="The part of serve that holds the warehouse")
+def schedule(*, page_port: PagePort = 8322) -> None:
+    """Run the part of `carat serve` that holds the warehouse. `carat serve` starts it.
 
-    Example: carat keep
+    Example: carat schedule
     """
     from app.core.signals import stopped_by_signal
     from app.core.watchdog import watched
-    from app.dashboards.live import page_of_keeper
-    from app.ops.scheduler import Keeper
+    from app.dashboards.live import scheduler_page
+    from app.ops.scheduler import Scheduler
 
     with watched(), stopped_by_signal() as stopped:
-        Keeper(load_settings(), stopped=stopped, page=page_of_keeper("127.0.0.1", page_port)).run()
+        Scheduler(load_settings(), stopped=stopped, page=scheduler_page("127.0.0.1", page_port)).run()
 
 
 @app.command(short_help="Append changes in the shop DB to history")
@@ -389,11 +391,11 @@ def query(
 
 @app.command(short_help="Show runs, freshness, rows and rejects")
 def status(*, as_json: AsJson = False) -> None:
-    """Show how fresh each table is and how many rows it has, the spool, the last runs, and recent rejects.
+    """Show how fresh each table is, the spool, the last runs, recent rejects, and where the endpoint map does not fit.
 
     Example: carat status
     """
-    from app.ops.status import freshness, last_runs, last_snapshots, recent_rejects, spool_state
+    from app.ops.status import freshness, last_runs, last_snapshots, map_misfits, recent_rejects, spool_state
     from app.warehouse import open_warehouse
 
     settings = load_settings()
@@ -404,6 +406,7 @@ def status(*, as_json: AsJson = False) -> None:
             "snapshots": last_snapshots(warehouse),
             "runs": last_runs(warehouse),
             "rejects": recent_rejects(warehouse),
+            "endpoint map": map_misfits(warehouse),
         }
     reports.print_status(found, as_json=as_json)
 
@@ -416,7 +419,7 @@ def doctor(
 ) -> None:
     """Check settings, connections, versions, privileges, clock and disk, and say how to fix what is wrong.
 
-    Exits 1 if anything is wrong.
+    Exits 1 if anything is wrong; a warning, such as an endpoint map that does not fit the calls, is not.
 
     Example: carat doctor --settings
     """

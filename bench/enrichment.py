@@ -1,6 +1,6 @@
 """What telling devices, bots and channels costs of a day's build, and how right it is on corpora that others maintain.
 
-python -m bench.enrichment [--calls 1000000] [--agents 5000] [--corpora ../shared/data/corpora]
+python -m bench.enrichment [--calls 1000000] [--agents 5000]
 
 The day is built twice by one worker, so that the seconds of a step are its own: first with user agents that were never
 seen, then with all of them remembered. Beside it what the contenders for reading user agents take, as far as they are
@@ -42,7 +42,7 @@ console = Console()
 
 def main() -> int:
     options = _options()
-    agents = _user_agents(options.corpora, options.agents)
+    agents = _user_agents(options.agents)
     day = Dataset.under(options.folder / f"enrichment-{len(agents)}", options.calls)
     if not day.is_built:
         with console.status(f"making a day of {options.calls:,} calls by {len(agents):,} user agents"):
@@ -54,7 +54,7 @@ def main() -> int:
         runs = {name: _measured(warehouse, settings) for name in ("first run", "remembered")}
         distinct = warehouse.scalar("SELECT uniqExact(user_agent) FROM pd.api_calls")
     console.print(_table(runs, calls=options.calls, agents=distinct))
-    _print_accuracy(options.corpora, rules)
+    _print_accuracy(rules)
     for name, run in runs.items():
         verdict = "within" if run.share < _TARGET else "[red]beyond[/red]"
         console.print(f"{name}: {run.share:.1%} of the build's CPU time, {verdict} the {_TARGET:.0%} that is aimed at")
@@ -66,21 +66,17 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--calls", type=int, default=1_000_000, help="calls of the day")
     parser.add_argument("--agents", type=int, default=5_000, help="distinct user agents among them")
     parser.add_argument("--folder", type=Path, default=Path("var/bench"), help="where the generated day is kept")
-    parser.add_argument(
-        "--corpora", type=Path, default=Path("../shared/data/corpora"), help="uap-core and crawler-user-agents"
-    )
     return parser.parse_args()
 
 
-def _user_agents(corpora: Path, number: int) -> list[str]:
-    """So many distinct user agents: of browsers, devices and crawlers as others collected them, where they are there.
+def _user_agents(number: int) -> list[str]:
+    """That many distinct user agents: of the demo shop, and of browsers, devices and crawlers as others collected them.
 
-    Else those of the demo shop, each in as many versions as it takes.
+    If these are too few, each of them in as many versions as it takes.
     """
     agents = [agent for agent, *_ in (*demo_agents.PHONE_BROWSERS, *demo_agents.DESKTOPS, *demo_agents.TABLETS)]
-    if (corpora / "uap-core").exists():
-        cases = [case["user_agent_string"] for name in ("ua", "device") for case in uap_cases(corpora, name)]
-        agents += [*cases[::3], *crawlers(corpora)[::10], *cases]
+    cases = [*uap_cases("browsers")["user_agent"], *uap_cases("devices")["user_agent"]]
+    agents += [*cases[::3], *crawlers()[::10], *cases]
     distinct = list(dict.fromkeys(agents))
     versions = (f"{agent} Build/{version}" for version in count() for agent in distinct)
     return [*distinct, *islice(versions, max(0, number - len(distinct)))][:number]
@@ -165,14 +161,11 @@ def _seconds(taken: tuple[float, float]) -> str:
 # ---- how right it is -----------------------------------------------------------------------------------------------
 
 
-def _print_accuracy(corpora: Path, rules: SessionRules) -> None:
-    if not (corpora / "uap-core").exists():
-        console.print(f"no corpora in {corpora}: accuracy is not measured")
-        return
-    devices = read_devices(corpora, rules.devices)
+def _print_accuracy(rules: SessionRules) -> None:
+    devices = read_devices(rules.devices)
     console.print(f"device class right: {devices}; of uap-core's devices those whose maker and model tell the class")
-    console.print(f"crawlers found: {read_crawlers(corpora, rules.devices)}; of crawler-user-agents")
-    browsers = read_browsers(corpora, rules.devices)
+    console.print(f"crawlers found: {read_crawlers(rules.devices)}; of crawler-user-agents")
+    browsers = read_browsers(rules.devices)
     console.print(f"browsers called bots: {1 - browsers.share:.2%} of {browsers.cases:,}; of uap-core's browsers")
 
 

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.contracts import API_CALLS
+from app.core.call_record import RecordLimits
 from app.jobs.build.backfill import build_stale, plan_days
 from app.jobs.build.day import JOBS
 from app.jobs.hourly import run_hour
@@ -108,7 +109,7 @@ def _bench_hours(options: argparse.Namespace, folder: Path, settings: Settings) 
 
 def _hour(warehouse: Warehouse, settings: Settings, path: Path) -> Hour:
     started = time.perf_counter()
-    ingest(warehouse, str(path), now=_NOW, max_record_bytes=settings.max_record_bytes, totals=LoadResult())
+    ingest(warehouse, str(path), now=_NOW, totals=LoadResult(), limits=RecordLimits(settings.max_record_bytes))
     ingested = time.perf_counter()
     _await_merges(warehouse)
     before, cpu = time.perf_counter(), time.process_time()

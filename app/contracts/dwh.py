@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from app.contracts.table import Control, DwhTable, Input, PersonKey, Total
-from app.contracts.types import LABEL, MONEY, NULLABLE_LABEL, TIME, Column
+from app.contracts.types import FILTERS, LABEL, MONEY, NULLABLE_LABEL, ORIGINAL_MONEY, TIME, Column
 
 # The visitor_hash of pd.api_calls, which a session_id begins with.
 VISITOR_OF_SESSION = "reinterpretAsUInt64(reverse(unhex(substring(session_id, 1, 16))))"
@@ -24,26 +24,33 @@ EVENTS = DwhTable(
         Column("visitor_id", "String", "visitor key: visitor_id, else session_token, else a hash of ip and user agent"),
         Column("user_id", "String", "the signed-in user; empty if none"),
         Column("event", LABEL, "what the call was, by the endpoint map; failed and unmapped calls are other"),
-        Column("product_id", "String", "the product of a view, favorite or cart call; empty if none"),
+        Column("map_entry", LABEL, "the entry of the endpoint map that the call fits: number, method and path"),
+        Column("is_error", "Bool", "whether the call failed: by its status, or an order by what its answer says"),
+        Column("product_id", "String", "the product of a view, favorite or cart call (the first of several)"),
         Column("quantity", "Nullable(UInt32)", "units put in or taken from the cart; of a purchase, units bought"),
-        Column("price", f"Nullable({MONEY})", "price of the product at the call, where the call says it"),
+        Column("price", f"Nullable({MONEY})", "price of the product at the call, in the warehouse's currency"),
         Column("order_id", "String", "the order of a purchase; empty if none"),
-        Column("revenue", f"Nullable({MONEY})", "total of the order; an order sent again repeats it here"),
-        Column("currency", LABEL, "currency of the order, as the shop writes it"),
+        Column("revenue", f"Nullable({MONEY})", "total of the order, in the warehouse's currency; null without a rate"),
+        Column("amount", f"Nullable({MONEY})", "what a refund gives back"),
+        Column("currency", LABEL, "currency of the amounts called original: the call's, else the endpoint map's"),
+        Column("price_original", f"Nullable({ORIGINAL_MONEY})", "price as the call says it, in its currency"),
+        Column("revenue_original", f"Nullable({ORIGINAL_MONEY})", "total of the order as the call says it"),
+        Column("amount_original", f"Nullable({ORIGINAL_MONEY})", "what a refund gives back as the call says it"),
         Column("search_query", "String", "what was searched for, trimmed; empty if not a search"),
         Column("section", "Array(String)", "sections filtered by"),
         Column("material", "Array(String)", "materials filtered by"),
         Column("metal", "Array(String)", "metals filtered by"),
         Column("price_min", f"Nullable({MONEY})", "lower price filtered by"),
         Column("price_max", f"Nullable({MONEY})", "upper price filtered by"),
+        Column("filters", FILTERS, "the shop's own filters, by name"),
         Column("page", "Nullable(UInt32)", "page of the listing, 1 is the first"),
         Column("per_page", "Nullable(UInt32)", "products a page"),
         Column("sort", LABEL, "sort order asked for"),
         Column("results_total", "Nullable(UInt32)", "products that matched"),
         Column("shown_products", "Array(String)", "products shown on the page, in their order"),
-        Column("order_products", "Array(String)", "products of the order"),
-        Column("order_quantities", "Array(UInt32)", "units of each product of the order; 1 where the call says none"),
-        Column("order_prices", f"Array({MONEY})", "price of one unit of each product of the order; 0 where unknown"),
+        Column("order_products", "Array(String)", "products of the order, or of a cart call about several"),
+        Column("order_quantities", "Array(UInt32)", "units of each of these products; 1 where the call says none"),
+        Column("order_prices", f"Array({MONEY})", "price of one unit of each of these products; 0 where unknown"),
         Column("status", "UInt16", "HTTP status; 0 if the record had none"),
         Column("duration_ms", "UInt32", "how long the call took, in milliseconds"),
         Column("endpoint", LABEL, "path of the call"),
@@ -57,6 +64,32 @@ EVENTS = DwhTable(
     never_empty=("session_id", "visitor_id"),
     totals=(Total(Control.DAY_CALLS),),
     person_keys=(("call_id", PersonKey.CALL),),  # a session may hold calls of somebody else
+    settings=_CHEAP_TO_PATCH,
+)  # fmt: skip
+
+ORDER_CALLS = DwhTable(
+    database="dwh", name="order_calls",
+    comment="One row per purchase call that names an order; of an order's calls only the first counts, whichever "
+    "session or day the others are in.",
+    columns=(
+        Column("session_date", "Date", "business day on which the session began"),
+        Column("ts", TIME, "when the call happened"),
+        Column("call_id", "UUID", "the purchase call"),
+        Column("session_id", "String", "the session"),
+        Column("visitor_id", "String", "visitor key"),
+        Column("order_id", "String", "the order"),
+        Column("revenue", f"Nullable({MONEY})", "total of the order, as this call says it"),
+        Column("currency", LABEL, "currency that the call names, else the endpoint map's; upper case"),
+        Column("is_counted", "Bool", "whether it is the order's first call in the shop, the one that counts"),
+    ),
+    order_by="(order_id, ts, call_id)",
+    day="session_date",
+    unique_key=("call_id",),
+    depends_on=_TYPED_CALLS | {Input.ORDERS},
+    session_column="session_id",
+    never_empty=("session_id", "visitor_id", "order_id"),
+    totals=(Total(Control.ORDER_CALLS),),
+    person_keys=(("session_id", PersonKey.SESSION),),
     settings=_CHEAP_TO_PATCH,
 )  # fmt: skip
 
@@ -76,17 +109,17 @@ SESSIONS = DwhTable(
         Column("ended_at", TIME, "time of the last call"),
         Column("duration_s", "Float64", "seconds from the first call to the last"),
         Column("calls", "UInt32", "calls, errors included"),
-        Column("errors", "UInt32", "calls that failed (status 400 or above)"),
+        Column("errors", "UInt32", "calls that failed, by their status or by what the map says of an order's answer"),
         Column("catalog_views", "UInt32", "catalog calls"),
         Column("searches", "UInt32", "catalog calls with a search query"),
         Column("product_views", "UInt32", "product calls"),
         Column("products_viewed", "UInt32", "different products viewed"),
         Column("favorites_added", "UInt32", "calls that added a favorite"),
         Column("favorites_removed", "UInt32", "calls that removed a favorite"),
-        Column("cart_adds", "UInt32", "calls that put something in the cart"),
-        Column("cart_removes", "UInt32", "calls that took something from the cart"),
+        Column("cart_adds", "UInt32", "calls that put something in the cart, larger quantities included"),
+        Column("cart_removes", "UInt32", "calls that took something from the cart, smaller quantities included"),
         Column("checkouts", "UInt32", "checkout calls"),
-        Column("orders", "UInt32", "orders, each order_id once a session"),
+        Column("orders", "UInt32", "orders; an order_id counts once in the shop, at its first call"),
         Column("units", "UInt32", "units of the counted orders"),
         Column("revenue", MONEY, "total of the counted orders"),
         Column("device_type", LABEL, "desktop, mobile, tablet, tv, bot or other"),
@@ -122,7 +155,7 @@ SESSIONS = DwhTable(
     order_by="session_id",
     day="session_date",
     unique_key=("session_id",),
-    depends_on=_TYPED_CALLS | {Input.SESSION_RULES},
+    depends_on=_TYPED_CALLS | {Input.SESSION_RULES, Input.ORDERS},
     session_column="session_id",
     never_empty=("session_id", "visitor_id"),
     totals=(
@@ -156,7 +189,8 @@ CATALOG_SESSIONS = DwhTable(
         Column("metal", "Array(String)", "metals filtered by"),
         Column("price_min", f"Nullable({MONEY})", "lower price filtered by"),
         Column("price_max", f"Nullable({MONEY})", "upper price filtered by"),
-        Column("filters_used", "UInt8", "how many of section, material, metal and price were filtered by"),
+        Column("filters", FILTERS, "the shop's own filters, by name"),
+        Column("filters_used", "UInt8", "how many filters were used: section, material, metal, price, the shop's own"),
         Column("page", "UInt32", "page of the listing; 1 where the call says none"),
         Column("per_page", "Nullable(UInt32)", "products a page, where the call says it"),
         Column("sort", LABEL, "sort order asked for; empty is the shop's own"),
@@ -173,7 +207,7 @@ CATALOG_SESSIONS = DwhTable(
     order_by="(session_id, seq)",
     day="session_date",
     unique_key=("call_id",),
-    depends_on=_TYPED_CALLS | {Input.SESSION_RULES},
+    depends_on=_TYPED_CALLS | {Input.SESSION_RULES, Input.ORDERS},
     session_column="session_id",
     never_empty=("session_id", "visitor_id"),
     totals=(),
@@ -214,7 +248,7 @@ PRODUCT_SESSIONS = DwhTable(
     day="session_date",
     unique_key=("session_id", "product_id"),
     counts_keys=False,  # by far the most rows, and each frame that is written is sorted by the key
-    depends_on=_TYPED_CALLS | {Input.SESSION_RULES, Input.PRODUCT_HISTORY},
+    depends_on=_TYPED_CALLS | {Input.SESSION_RULES, Input.PRODUCT_HISTORY, Input.ORDERS},
     session_column="session_id",
     never_empty=("session_id", "visitor_id"),
     totals=(Total(Control.PRODUCT_REVENUE, "revenue"),),
@@ -223,9 +257,16 @@ PRODUCT_SESSIONS = DwhTable(
 )  # fmt: skip
 
 # In the order in which they are built and listed.
-DWH_TABLES: tuple[DwhTable, ...] = (EVENTS, SESSIONS, CATALOG_SESSIONS, PRODUCT_SESSIONS)
+DWH_TABLES: tuple[DwhTable, ...] = (EVENTS, ORDER_CALLS, SESSIONS, CATALOG_SESSIONS, PRODUCT_SESSIONS)
 
 
 def dwh_tables(names: Collection[str] | None = None) -> list[DwhTable]:
-    """The tables of `dwh` in the order in which they are built; with `names` only these."""
-    return [table for table in DWH_TABLES if names is None or table.name in names]
+    """The tables of `dwh` in the order in which they are built; with `names` only these.
+
+    Tables that count orders are never built without `order_calls`, by which other days know what they counted.
+    """
+    if names is None:
+        return list(DWH_TABLES)
+    chosen = [table for table in DWH_TABLES if table.name in names]
+    counts_orders = any(Input.ORDERS in table.depends_on for table in chosen)
+    return [table for table in DWH_TABLES if table in chosen or (counts_orders and table is ORDER_CALLS)]

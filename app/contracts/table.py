@@ -106,7 +106,7 @@ def _nulls_within(lists: pl.Series) -> int:
 class Input(Enum):
     """What a table's rows are built from; a day is stale when one of its table's inputs has changed.
 
-    Every table also depends on the code (`TRANSFORM_VERSION`) and on the business time zone.
+    Every table also depends on the code (`TRANSFORM_VERSION`), the business time zone and the ids that count as none.
     """
 
     CALLS = "the raw calls of the day"
@@ -114,6 +114,7 @@ class Input(Enum):
     ENDPOINT_MAP = "the endpoint map"
     SESSION_RULES = "the rules for devices, bots, channels and countries"
     PRODUCT_HISTORY = "the products' history, and what the snapshot plan says of products"
+    ORDERS = "which of the day's orders were placed on another day, where they count"
 
 
 class Control(Enum):
@@ -122,6 +123,7 @@ class Control(Enum):
     DAY_CALLS = "raw calls of the day"
     CALLS = "calls of the sessions that begin on the day"
     ORDERS = "counted orders of these sessions"
+    ORDER_CALLS = "purchase calls of these sessions that name an order"
     REVENUE = "revenue of these orders"
     PRODUCT_REVENUE = "revenue of those orders that name a product"
 

@@ -9,8 +9,10 @@ from polars.datatypes import DataType
 from app.core.sql import quote
 
 MONEY = "Decimal(18, 2)"
+ORIGINAL_MONEY = "Decimal(18, 4)"
 TIME = "DateTime64(3, 'UTC')"
 PRECISE_TIME = "DateTime64(6, 'UTC')"
+FILTERS = "Map(String, Array(String))"
 LABEL = "LowCardinality(String)"
 NULLABLE_LABEL = "LowCardinality(Nullable(String))"
 
@@ -34,6 +36,7 @@ _DTYPES: dict[str, DataType] = {
     PRECISE_TIME: pl.Datetime("us", "UTC"),
 }
 _WRAPPED = re.compile(r"(Nullable|Array|LowCardinality)\((.*)\)")
+_MAP = re.compile(r"Map\((\w+), (.*)\)")
 _DECIMAL = re.compile(r"Decimal\((\d+), (\d+)\)")
 
 
@@ -42,6 +45,8 @@ def dtype_of(clickhouse_type: str) -> DataType:
     if match := _WRAPPED.fullmatch(clickhouse_type):
         inner = dtype_of(match[2])
         return pl.List(inner) if match[1] == "Array" else inner
+    if match := _MAP.fullmatch(clickhouse_type):
+        return pl.Map(dtype_of(match[1]), dtype_of(match[2]))
     if match := _DECIMAL.fullmatch(clickhouse_type):
         return pl.Decimal(int(match[1]), int(match[2]))
     return _DTYPES[clickhouse_type]
@@ -60,7 +65,7 @@ class Column:
 
     @property
     def is_nullable(self) -> bool:
-        return "Nullable(" in self.type and not self.type.startswith("Array(")
+        return "Nullable(" in self.type and not self.type.startswith(("Array(", "Map("))
 
     @property
     def dtype(self) -> DataType:

@@ -3,7 +3,6 @@
 It is a development tool under the AGPL: npm installs it into the user's cache, and Carat contains no part of it.
 """
 
-import fcntl
 import os
 import re
 import shutil
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from app.core.errors import DashboardError
+from app.core.file_lock import locked
 from app.dashboards.findings import Finding
 
 PACKAGE = "@metabase/representations@1.2.0"
@@ -31,8 +31,7 @@ def validator() -> Path | None:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "carat" / "metabase"
     program = home / "node_modules" / ".bin" / "representations"
     home.mkdir(parents=True, exist_ok=True)
-    with (home / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(home / "lock"):
         done = home / "installed"
         if program.exists() and done.exists() and done.read_text() == PACKAGE:
             return program

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.core import console
+from app.core.backoff import Backoff
 from app.core.errors import CaratError, DashboardError, MetabaseError, SettingsError
 from app.dashboards.differences import Difference, differences
 from app.dashboards.metabase_api import Metabase, RejectedError, with_note
@@ -316,7 +317,7 @@ class _Push:
         assert database is not None
         needed = needed_columns(self._library.cards)
         deadline = time.monotonic() + self._wait_s
-        has_asked, pause_s = False, _FIRST_PAUSE_S
+        has_asked, backoff = False, Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         while missing := needed - self._ids.fields.keys():
             self._ids.fields = read_fields(self._metabase, database)
             if not (missing := needed - self._ids.fields.keys()):
@@ -327,13 +328,13 @@ class _Push:
             ):
                 self._metabase.post(f"/api/database/{database}/sync_schema")
                 has_asked = True
+            pause_s = backoff.next_s()
             if time.monotonic() + pause_s > deadline:
                 raise MetabaseError(
                     f"Metabase has not found {_listed(missing)} in {self._connection.name} within {self._wait_s:g} s. "
                     "Run `carat migrate` if the warehouse lacks it, else give Metabase more time with --wait"
                 )
             time.sleep(pause_s)
-            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
     def _put_card(self, change: Change) -> None:
         card = self._cards[change.key]

@@ -4,16 +4,15 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from app.core import addresses, console
-from app.core.addresses import Addresses
-from app.core.call_record import MAX_NESTING
+from app.core import console
+from app.core.call_record import RecordLimits
 from app.intake.files import STDIN, read_batches, total_bytes
 from app.jobs.raw_calls import LoadResult, store
 from app.jobs.runs import recorded
 from app.settings import Settings
 from app.warehouse import Warehouse
 
-_KEPT = addresses.kept()
+_DEFAULT_LIMITS = RecordLimits()
 
 
 def ingest_paths(
@@ -29,10 +28,8 @@ def ingest_paths(
                     warehouse,
                     path,
                     now=now or datetime.now(tz=UTC),
-                    max_record_bytes=settings.max_record_bytes,
-                    max_nesting=settings.max_nesting,
                     totals=totals,
-                    ips=settings.addresses,
+                    limits=RecordLimits(settings.max_record_bytes, settings.max_nesting, settings.addresses),
                     on_bytes=lambda at, before=done_bytes: bar.reach(before + at),  # type: ignore[misc]
                 )
                 done_bytes += 0 if path == STDIN else Path(path).stat().st_size
@@ -46,14 +43,10 @@ def ingest_source(
     name: str,
     *,
     now: datetime,
-    max_record_bytes: int,
-    max_nesting: int = MAX_NESTING,
     totals: LoadResult,
-    ips: Addresses = _KEPT,
+    limits: RecordLimits = _DEFAULT_LIMITS,
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Ingest one source and add the result to `totals`; CaratError if it is damaged, after its valid part."""
-    for batch in read_batches(
-        name, now=now, max_record_bytes=max_record_bytes, max_nesting=max_nesting, ips=ips, on_bytes=on_bytes
-    ):
+    for batch in read_batches(name, now=now, limits=limits, on_bytes=on_bytes):
         totals.add(store(warehouse, batch, source=name, now=now))

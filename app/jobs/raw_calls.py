@@ -12,7 +12,7 @@ import polars as pl
 from app.contracts import API_CALLS, REJECTS
 from app.core.call_record import Line, RejectedRecordError
 from app.core.sql import quote
-from app.intake.call_frames import Batch, content_hashes, reject, reject_frame
+from app.intake.call_frames import Batch, content_hashes, reject_frame, reject_row
 from app.jobs.forget.suppression import Forgotten, read_forgotten, suppressed_reject, without_forgotten
 from app.warehouse import Warehouse
 
@@ -178,7 +178,7 @@ def _conflict_rejects(calls: pl.DataFrame, *, source: str, now: datetime) -> pl.
     )
     for call in readable.iter_rows(named=True):
         data = msgspec.json.encode(call)
-        rows.append(reject(Line(0, data, len(data)), error, source=source, now=now))
+        rows.append(reject_row(Line(0, data, len(data)), error, source=source, now=now))
     return reject_frame(rows)
 
 

@@ -87,7 +87,9 @@ def _verify_day(
 ) -> list[TableVerified]:
     bounds = day_bounds(day, rules.zone)
     scope = BuildScope(bounds, rules.endpoint_map, rules.timeout_ms)
-    staging = stage_day(warehouse, scope, rules, calls=count_calls(warehouse, bounds), on_calls=on_calls).staging
+    staging = stage_day(
+        warehouse, scope, rules, calls=count_calls(warehouse, bounds, rules.endpoint_map), on_calls=on_calls
+    ).staging
     try:
         return [_compare_with_published(warehouse, staging, table) for table in staging.tables]
     finally:

@@ -15,7 +15,7 @@ from app.warehouse.lease import hold_lease
 from app.warehouse.lock import hold_embedded
 from app.warehouse.migration import migrate
 from app.warehouse.publication import recover
-from app.warehouse.query_socket import connect_beside, is_answered
+from app.warehouse.query_socket import accepts_queries, connect_via_holder
 
 LOADER = "carat load"
 _LOADER_WAIT_S = 60
@@ -72,10 +72,10 @@ def _embedded(path: Path, *, purpose: str, writes: bool) -> Iterator[Callable[[]
         try:
             stack.enter_context(_after_the_loader(lambda: hold_embedded(path, purpose=purpose), purpose))
         except LockedError as error:
-            if writes or not is_answered(path):
+            if writes or not accepts_queries(path):
                 raise
             held = error
-        yield (lambda: connect_beside(path, held)) if held else (lambda: connect_embedded(path))
+        yield (lambda: connect_via_holder(path, held)) if held else (lambda: connect_embedded(path))
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from app.contracts import API_CALLS
 from app.core.call_record import Line
 from app.core.errors import SpoolError, WarehouseGoneError
 from app.intake.call_frames import read_lines
-from app.intake.spool import Refused, Spool, SpoolLimits, sealed_segments
+from app.intake.spool import RejectedRecord, Spool, SpoolLimits, sealed_segments
 from app.intake.spool.segments import delivered_segments, segments
 from app.jobs.hourly import run_hour
 from app.jobs.load import delivery
@@ -46,7 +46,7 @@ def call(number: int = 0, **fields: Any) -> dict[str, Any]:
     } | fields  # fmt: skip
 
 
-def collect(folder: Path, *batches: list[dict | bytes], received_at: datetime = T0, refused=(), **limits: Any) -> None:
+def collect(folder: Path, *batches: list[dict | bytes], received_at: datetime = T0, rejected=(), **limits: Any) -> None:
     """Spools batches of records, sealed at the end."""
 
     async def run() -> None:
@@ -54,7 +54,7 @@ def collect(folder: Path, *batches: list[dict | bytes], received_at: datetime = 
         await spool.open()
         for batch in batches:
             data = [record if isinstance(record, bytes) else json.dumps(record).encode() for record in batch]
-            await spool.append(data, received_at_ms=int(received_at.timestamp() * 1000), refused=refused)
+            await spool.append(data, received_at_ms=int(received_at.timestamp() * 1000), rejected=rejected)
         await spool.close()
 
     asyncio.run(run())
@@ -126,7 +126,7 @@ def test_bad_records_and_refused_ones_are_rejects_with_their_place(warehouse, sp
     collect(
         spooling.spool,
         [call(1), b"{bad", call(2, ts=None), b"\xff\n\x00"],
-        refused=[Refused("too large", "9 MB", b"x")],
+        rejected=[RejectedRecord("too large", "9 MB", b"x")],
     )
     done = deliver_spool(warehouse, spooling).require_done()
     (segment,) = delivered_segments(spooling.spool)
@@ -250,7 +250,7 @@ class _GoneError(Exception):
 
 def test_inserts_with_one_token_are_one_and_those_without_are_never_taken_for_one(warehouse):
     batch = read_lines(
-        [Line(1, json.dumps(call(1)).encode(), 1)], source="x", now=T0, max_record_bytes=10_000
+        [Line(1, json.dumps(call(1)).encode(), 1)], source="x", now=T0
     ).calls  # fmt: skip
     for _ in range(3):
         warehouse.insert(API_CALLS, batch, token="collector:x/0/2026-03-02")

@@ -19,6 +19,7 @@ import app.shop.sqlite
 from app.core.errors import ShopError
 from app.shop import SQLiteShop
 from tests.shop.taking import Taken, reading, table, take
+from tests.support.deadline import deadline
 
 Run = Callable[..., None]
 
@@ -261,15 +262,13 @@ def test_a_file_that_is_written_to_although_nobody_had_it_open_is_read_again(run
     assert column(taken(), "id") == [1, 2]
 
 
-def test_a_file_that_stays_locked_is_named_in_time(run, path, taken, monkeypatch):
+def test_a_file_that_stays_locked_is_named(run, path, taken, monkeypatch):
     monkeypatch.setattr(app.shop.sqlite, "_WAIT_FOR_WRITERS_S", 0.5)
     run("CREATE TABLE items (id INTEGER PRIMARY KEY)", "INSERT INTO items VALUES (1)")
     with closing(sqlite3.connect(path, isolation_level=None)) as writer:
         writer.execute("BEGIN EXCLUSIVE")
-        began = time.monotonic()
-        with pytest.raises(ShopError, match="database is locked"):
+        with deadline(), pytest.raises(ShopError, match="database is locked"):
             taken()
-        assert time.monotonic() - began < 2
         writer.execute("ROLLBACK")
         with closing(SQLiteShop(path)) as shop:
             columns = shop.describe(table("items"))
@@ -335,10 +334,8 @@ def test_a_table_that_takes_too_long_ends_at_the_limit(run, path, tmp_path):
     run("CREATE TABLE items (id INTEGER PRIMARY KEY)", "INSERT INTO items VALUES (1)")
     endless = "(WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n) = 0"
     with closing(SQLiteShop(path)) as shop:
-        began = time.monotonic()
-        with pytest.raises(ShopError, match=r"not read within 1 s \(CARAT_SNAPSHOT_TIMEOUT_S\)"):
+        with deadline(), pytest.raises(ShopError, match=r"not read within 1 s \(CARAT_SNAPSHOT_TIMEOUT_S\)"):
             take(shop, tmp_path / "read", table("items", where=endless), limit_s=1)
-        assert time.monotonic() - began < 2
         assert take(shop, tmp_path / "again", table("items")).frames["items"].height == 1
 
 

@@ -1,7 +1,7 @@
 """Kill -9 at any moment of an ingest, an etl or an hourly run: the next run brings every table to the same rows.
 
-The same sequence of commands is run undisturbed once, and then with kills at random moments. `CARAT_TEST_KILLS` says how
-many there are, `CARAT_TEST_SEED` when; `pytest -s` shows what they hit.
+The same sequence of commands is run undisturbed once, and then with kills at random moments. `CARAT_TEST_SEED`
+says when, `pytest -s` shows what they hit, `make test-long` kills ten times as often.
 """
 
 import json
@@ -30,11 +30,12 @@ from app.jobs.build.backfill import build_stale
 from app.jobs.build.day import JOBS
 from app.warehouse import Warehouse
 from app.warehouse.client import connect_server
+from tests.support.effort import repeated
 from tests.support.killing import COMMAND_LIMIT_S, Finished, Server, Worker, serving
 
 pytestmark = pytest.mark.slow
 
-KILLS = int(os.environ.get("CARAT_TEST_KILLS", "10"))  # a fifth of them on a server
+KILLS = repeated(10, 100)  # a fifth of them on a server
 SEED = int(os.environ.get("CARAT_TEST_SEED", random.randrange(10**6)))
 SERVED_KILLS = KILLS // 5
 EMBEDDED_KILLS = KILLS - SERVED_KILLS

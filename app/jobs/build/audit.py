@@ -32,10 +32,12 @@ class ControlTotals:
     def add(self, events: pl.DataFrame) -> None:
         """Count a shard's events of these sessions; in: `dwh.events` with `is_counted_order`."""
         orders = events.filter("is_counted_order")
+        order_calls = events.filter(pl.col("event") == "purchase", pl.col("order_id") != "")
         names_product = pl.col("order_products").list.eval(pl.element() != "").list.any().fill_null(value=False)
         found = {
             Control.CALLS: events.height,
             Control.ORDERS: orders.height,
+            Control.ORDER_CALLS: order_calls.height,
             Control.REVENUE: _revenue(orders),
             Control.PRODUCT_REVENUE: _revenue(orders.filter(names_product)),
         }

@@ -1,14 +1,16 @@
 """Builds stale days: which ones, in what order, how many at once, and what happens to those that fail."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
 
 import stamina
 
+from app.contracts import EVENTS
 from app.core import console
 from app.core.errors import CaratError, WarehouseGoneError, require_none
 from app.frames.days import day_bounds
+from app.jobs.build.coverage import record_coverage
 from app.jobs.build.day import DayBuilt, build_day
 from app.jobs.build.days import ALL_DAYS, DAY_ERRORS, Span, is_within, run_parallel
 from app.jobs.build.ledger import Inputs, StaleDay, compare, read_inputs, record_built, record_untouched
@@ -16,6 +18,8 @@ from app.jobs.build.rules import BuildRules
 from app.jobs.runs import recorded
 from app.settings import Settings
 from app.warehouse import Warehouse
+
+_ROUNDS = 4  # of days that are stale because others were built; two suffice unless calls arrive meanwhile
 
 
 @dataclass
@@ -77,15 +81,36 @@ def build_stale(
     if dry_run:
         return backfill
     record_untouched(warehouse, inputs, untouched=untouched, now=datetime.now(tz=UTC))
-    with console.progress("etl", sum(inputs.of_day(day.day)["calls"] for day in backfill.stale)) as bar:
-        work = Work(inputs, backfill.stale, rules, skip_row_count_check, bar)
-        for outcome in (runner or _build_here)(warehouse, work):
-            if isinstance(outcome, DayBuilt):
-                backfill.built.append(outcome)
-            else:
-                backfill.failures.append(outcome)
+    failed: set[date] = set()
+    days = list(backfill.stale)
+    for _ in range(_ROUNDS):
+        if not days:
+            break
+        with console.progress("etl", sum(inputs.of_day(day.day)["calls"] for day in days)) as bar:
+            work = Work(inputs, days, rules, skip_row_count_check, bar)
+            built = _build_round(warehouse, work, backfill, runner or _build_here)
+        failed |= {day.day for day in days} - built
+        # A day's orders decide whether those of other days count, so days that were up to date can be stale now.
+        inputs = inputs.after_builds(warehouse)
+        stale, _ = compare(warehouse, inputs, jobs=jobs)
+        days = [day for day in stale if is_within(day.day, span) and day.day not in failed]
     backfill.built.sort(key=lambda built: built.day)
     return backfill
+
+
+def _build_round(warehouse: Warehouse, work: Work, backfill: Backfill, runner: DayRunner) -> set[date]:
+    """Build these days and add what became of them; returns the days that were built."""
+    known = {day.day for day in backfill.stale}
+    backfill.stale += [day for day in work.days if day.day not in known]
+    backfill.stale.sort(key=lambda stale: stale.day)
+    built: dict[date, DayBuilt] = {}
+    for outcome in runner(warehouse, work):
+        if isinstance(outcome, DayBuilt):
+            built[outcome.day] = outcome
+        else:
+            backfill.failures.append(outcome)
+    backfill.built[:] = [day for day in backfill.built if day.day not in built] + list(built.values())
+    return {*built}
 
 
 def _build_here(warehouse: Warehouse, work: Work) -> Iterator[DayBuilt | CaratError]:
@@ -111,7 +136,10 @@ def build_and_record(
     skip_row_count_check: bool = False,
     on_calls: Callable[[int], None] = lambda _: None,
 ) -> DayBuilt:
-    """Build a stale day, write it into the ledger and the log of runs; retried while the warehouse is unreachable."""
+    """Build a stale day, count what the endpoint map made of it, write it into the ledger and the log of runs.
+
+    Retried while the warehouse is unreachable.
+    """
     with recorded(warehouse, "etl", day=day.day) as run:
         for attempt in stamina.retry_context(
             on=WarehouseGoneError, attempts=None, timeout=rules.settings.patience_s, wait_initial=0.5, wait_max=20
@@ -129,6 +157,9 @@ def build_and_record(
                     on_calls=on_calls,
                 )
                 warehouse.require_lease()  # a writer that lost the lease must not say what the day was built from
-                record_built(warehouse, inputs, built, boundaries, now=datetime.now(tz=UTC))
+                now = datetime.now(tz=UTC)
+                if EVENTS.name in built.rows:
+                    built = replace(built, misfits=record_coverage(warehouse, built, rules.endpoint_map, now=now))
+                record_built(warehouse, inputs, built, boundaries, now=now)
         run.count(rows_in=built.calls, rows_out=sum(built.rows.values()), rejected=built.unreadable)
     return built

@@ -3,6 +3,9 @@
 import polars as pl
 
 from app.contracts import API_CALLS
+from app.core.sql import quote
+from app.frames.routes import normal_path_sql
+from app.rules.endpoint_map import CallPattern, EndpointMap
 
 # A quarter of an hour lies within one business day in every time zone.
 QUARTER_HOUR = "toDateTime64(toStartOfInterval(ts, INTERVAL 15 MINUTE, 'UTC'), 3, 'UTC')"
@@ -28,3 +31,17 @@ def crossing_visitors(midnight: str, *, among: str = "1") -> str:
         f"SELECT visitor_hash FROM pd.api_calls WHERE {among} AND {before} "
         f"AND visitor_hash IN (SELECT visitor_hash FROM pd.api_calls WHERE {among} AND {after})"
     )
+
+
+def fits(pattern: CallPattern) -> str:
+    """The SQL condition of calls whose method and path are those of a pattern."""
+    methods = ", ".join(map(quote, pattern.methods))
+    is_path = "" if pattern.path_pattern == "^" else f"match({normal_path_sql()}, {quote(pattern.path_pattern)})"
+    parts = [f"upper(method) IN ({methods})" if methods else "", is_path]
+    return " AND ".join(filter(None, parts)) or "1"
+
+
+def is_counted(endpoint_map: EndpointMap) -> str:
+    """The SQL condition of calls that are not ignored."""
+    ignored = " OR ".join(f"({fits(pattern)})" for pattern in endpoint_map.ignored)
+    return f"NOT ({ignored})" if ignored else "1"

@@ -1,6 +1,7 @@
 """Builds one business day: its shards into staging, then audited and published as a whole."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -8,21 +9,25 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from functools import partial
 from queue import SimpleQueue
+from typing import Any
 
 import polars as pl
 
-from app.contracts import DWH_TABLES, DwhTable, Input, dwh_tables
+from app.contracts import DWH_TABLES, ORDER_CALLS, DwhTable, Input, dwh_tables
 from app.core.errors import AuditError, ContractError
 from app.frames.days import DayBounds, day_bounds
 from app.jobs.build.audit import CarriedOver, ControlTotals, DayToAudit, audit, carried_over
 from app.jobs.build.builders import BUILDERS, DayContext, ShardContent
 from app.jobs.build.incremental import ChangedSessions, find_changed_sessions
+from app.jobs.build.orders import NO_CALLS, OrderCheck, check_order_calls
 from app.jobs.build.product_history import read_product_versions
 from app.jobs.build.rules import BuildRules
 from app.jobs.build.shards import BuildScope, ShardKey, count_calls, read_shard, shard_count
+from app.rules.fit import Finding
 from app.warehouse import Staging, Warehouse
 
 JOBS = tuple(table.name for table in DWH_TABLES)
+_ORDER_PASSES = 4  # the second is needed where two shards hold calls of one order, others where other days change
 _WHOLE_SHARE = 0.7  # where more of a day's calls are to be rebuilt, copying the rest is not worth it
 
 
@@ -33,6 +38,7 @@ class ReusePlan:
     `reusable_days` are days whose `dwh.events` were typed by today's endpoint map and code. `rows` are the rows of the
     tables as published, where all may be kept except those of visitors whose calls changed: `quarter_hours` are the
     raw calls by quarter of an hour, `around` says whether calls of the day before and of the day after changed.
+    `orders_elsewhere` is a hash of its orders that were placed on another day.
     """
 
     reusable_days: tuple[date, ...] = ()
@@ -40,21 +46,44 @@ class ReusePlan:
     quarter_hours: pl.DataFrame | None = None
     around: tuple[bool, bool] = (False, False)
     until: datetime | None = None
+    orders_elsewhere: int = 0
+
+
+class KeptOrdersError(ContractError):
+    """Orders of sessions that a patch keeps count otherwise, so that the whole day is to be built."""
 
 
 @dataclass(frozen=True)
 class DayBuilt:
-    """A day that was built: calls read, rows per table, JSON values that could not be read, seconds.
+    """A day that was built: calls read, rows per table, seconds.
 
-    `until` is the time of its sessions' last call.
+    `until` is the time of its sessions' last call. `unreadable_values` counts by entry of the map and field the JSON
+    values that could not be read in the calls that were typed: all of them, or with `took_events_over` those that were
+    not typed before. `misfits` say where the endpoint map does not fit the day's calls.
+    `has_foreign_amounts`: whether a call that was read names another currency than the warehouse's. `is_patch`: whether
+    only some of the day's sessions were read.
+    `orders_elsewhere` is a hash of its orders placed on another day.
     """
 
     day: date
     calls: int
     rows: dict[str, int]
-    unreadable: int
     seconds: float
     until: datetime
+    unreadable_values: Counter[tuple[str, str]] = field(default_factory=Counter)
+    took_events_over: bool = False
+    misfits: tuple[Finding, ...] = ()
+    has_foreign_amounts: bool = False
+    is_patch: bool = False
+    orders_elsewhere: int = 0
+
+    @property
+    def unreadable(self) -> int:
+        return self.unreadable_values.total()
+
+    @property
+    def report(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("day", "calls", "rows", "unreadable", "seconds", "until")}
 
 
 def build_day(
@@ -81,6 +110,8 @@ def build_day(
         return build(ReusePlan())
     try:
         return build(reuse_plan)
+    except KeptOrdersError:
+        return build(ReusePlan(reuse_plan.reusable_days))
     except AuditError:  # what was taken over may be at fault: a build from the raw calls alone decides
         return build(ReusePlan())
 
@@ -97,14 +128,24 @@ def _build_upon(
 ) -> DayBuilt:
     started = time.perf_counter()
     bounds = day_bounds(day, rules.zone)
-    day_calls = count_calls(warehouse, bounds)
+    day_calls = count_calls(warehouse, bounds, rules.endpoint_map)
     _require_raw(warehouse, day, day_calls)
 
     scope = BuildScope(bounds, rules.endpoint_map, rules.timeout_ms, reusable_days=reuse_plan.reusable_days)
     with _changed_sessions(warehouse, scope, reuse_plan, tables=tables, day_calls=day_calls) as changed:
         if changed and changed.session_ids.is_empty():
             seconds = time.perf_counter() - started
-            return DayBuilt(day, 0, dict(reuse_plan.rows), 0, seconds, reuse_plan.until or _start(bounds))
+            until = reuse_plan.until or _start(bounds)
+            return DayBuilt(
+                day,
+                0,
+                dict(reuse_plan.rows),
+                seconds,
+                until,
+                took_events_over=True,
+                is_patch=True,
+                orders_elsewhere=reuse_plan.orders_elsewhere,
+            )
         if changed:
             scope = replace(
                 scope,
@@ -118,13 +159,14 @@ def _build_upon(
             warehouse, scope, rules, calls=calls, tables=tables, published=reuse_plan.rows, on_calls=on_calls
         )
         with built.staging.dropped_on_failure():
-            built.staging.require_complete()
             to_audit = DayToAudit(
                 built.staging,
                 built.controls,
                 built.carried_over,
                 day_calls=day_calls,
-                count_different_calls=partial(count_calls, warehouse, bounds, what="uniqExact(call_id)"),
+                count_different_calls=partial(
+                    count_calls, warehouse, bounds, rules.endpoint_map, what="uniqExact(call_id)"
+                ),
                 has_ended=_has_ended(warehouse, bounds),
             )
             max_row_factor = rules.settings.max_row_factor
@@ -132,22 +174,37 @@ def _build_upon(
             built.staging.publish(now=datetime.now(tz=UTC))
     until = max(built.until, reuse_plan.until or built.until) if changed else built.until
     seconds = time.perf_counter() - started
-    return DayBuilt(day, built.calls, dict(built.staging.rows), built.unreadable, seconds, until)
+    return DayBuilt(
+        day,
+        built.calls,
+        dict(built.staging.rows),
+        seconds,
+        until,
+        built.unreadable_values,
+        took_events_over=bool(scope.reusable_days),
+        has_foreign_amounts=built.has_foreign_amounts,
+        is_patch=bool(changed),
+        orders_elsewhere=built.orders_elsewhere,
+    )
 
 
 @dataclass(frozen=True)
 class StagedDay:
     """A day's tables, built and not yet published, with what the audit compares them with.
 
-    `calls` is the number of calls read, `unreadable` of JSON values that could not be read, `until` the last call.
+    `calls` is the number of calls read, `until` the time of the last one; `unreadable_values` counts JSON values that
+    could not be read, by entry of the map and field. `orders_elsewhere` is a hash of the orders that were placed on
+    another day.
     """
 
     staging: Staging
     carried_over: CarriedOver
     controls: ControlTotals
     calls: int
-    unreadable: int
+    unreadable_values: Counter[tuple[str, str]]
     until: datetime
+    has_foreign_amounts: bool
+    orders_elsewhere: int
 
 
 def stage_day(
@@ -163,9 +220,43 @@ def stage_day(
     """Build a day's tables in staging, some shards at a time.
 
     `calls`: about how many the scope holds; `published`: the rows of each table as published, for a scope of sessions.
+
+    Shards count orders independently of each other. Where two hold calls of one order, the day is staged once more,
+    with the calls that are not the order's first.
     """
     tables = dwh_tables() if tables is None else tables
     context = _day_context(warehouse, scope, rules, tables)
+    for _ in range(_ORDER_PASSES):
+        staged = _stage(warehouse, context, rules, calls=calls, tables=tables, published=published, on_calls=on_calls)
+        with staged.staging.dropped_on_failure():
+            staged.staging.require_complete()
+            orders = _checked_orders(warehouse, staged.staging)
+            if orders.wrong_calls.is_empty():
+                return replace(staged, orders_elsewhere=orders.elsewhere)
+            if scope.session_ids is not None and not orders.wrong_sessions.is_in(scope.session_ids.implode()).all():
+                raise KeptOrdersError(f"{scope.bounds.day}: orders of sessions that were kept count otherwise now")
+        staged.staging.drop()
+        context = replace(context, repeats=pl.concat([context.repeats, orders.wrong_calls]))
+    raise ContractError(f"{scope.bounds.day}: other days' orders kept changing while it was built; build it again")
+
+
+def _checked_orders(warehouse: Warehouse, staging: Staging) -> OrderCheck:
+    if ORDER_CALLS not in staging.tables:
+        return OrderCheck(0, NO_CALLS, pl.Series(dtype=pl.String))
+    return check_order_calls(warehouse, staging.name(ORDER_CALLS.name), staging.day)
+
+
+def _stage(
+    warehouse: Warehouse,
+    context: DayContext,
+    rules: BuildRules,
+    *,
+    calls: int,
+    tables: Sequence[DwhTable],
+    published: Mapping[str, int] | None,
+    on_calls: Callable[[int], None],
+) -> StagedDay:
+    scope = context.scope
     staging = Staging(warehouse, scope.bounds.day, tables, replaced=scope.sessions, published=published)
     kept = carried_over(warehouse, staging) if scope.sessions else {}
     controls = ControlTotals()
@@ -183,8 +274,10 @@ def stage_day(
         kept,
         controls,
         sum(shard.calls for shard in shards),
-        sum(shard.unreadable for shard in shards),
+        sum((shard.unreadable_values for shard in shards), Counter()),
         max((shard.until for shard in shards if shard.until), default=_start(scope.bounds)),
+        any(shard.has_foreign_amounts for shard in shards),
+        orders_elsewhere=0,
     )
 
 
@@ -195,14 +288,17 @@ def _day_context(warehouse: Warehouse, scope: BuildScope, rules: BuildRules, tab
         rules.session_rules,
         rules.user_agents.of_scope(warehouse, scope) if Input.SESSION_RULES in needed else pl.DataFrame(),
         read_product_versions(warehouse, rules.plan, scope.bounds) if Input.PRODUCT_HISTORY in needed else [],
+        rules.currencies,
+        repeats=NO_CALLS,
     )
 
 
 @dataclass(frozen=True)
 class _ShardBuilt:
     calls: int = 0
-    unreadable: int = 0
+    unreadable_values: Counter[tuple[str, str]] = field(default_factory=Counter)
     until: datetime | None = None
+    has_foreign_amounts: bool = False
 
 
 def _each_through_a_connection(
@@ -248,7 +344,7 @@ def _build_shard(
             staging.append(table, rows, through=warehouse)
     until = content.events["ts"].max()
     assert until is None or isinstance(until, datetime)
-    return _ShardBuilt(shard.calls.height, content.unreadable, until)
+    return _ShardBuilt(shard.calls.height, content.unreadable, until, content.has_foreign_amounts)
 
 
 @contextmanager

@@ -247,6 +247,7 @@ def _inputs_of(inputs: Inputs, stale: StaleDay) -> Inputs:
         days=inputs.days.filter(pl.col("day") == stale.day),
         quarter_hours=inputs.quarter_hours.filter(at.is_between(bounds.previous_start, bounds.next_end)),
         versions=pl.concat([before, within]),
+        orders_elsewhere={},
         built={key: row for key, row in inputs.built.items() if key[0] in around},
     )
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 import polars as pl
 
 from app.contracts import API_CALLS, VISITOR_OF_SESSION
-from app.frames.days import DayBounds
 from app.frames.sessionize import assign_sessions, changed_sessions
-from app.jobs.build.call_sql import CALL_HASH, QUARTER_HOUR, instant
+from app.jobs.build.call_sql import CALL_HASH, QUARTER_HOUR, fits, instant, is_counted
 from app.jobs.build.shards import BuildScope, ShardKey, blocks_of, read_moments, read_published, shard_count
 from app.warehouse import FingerprintSource, Warehouse
 
@@ -84,9 +83,9 @@ def _find_visitors(
         "start": bounds.start,
         "end": bounds.end,
         "timeout_ms": scope.timeout_ms,
-        "quarter_hours": _differing(warehouse, bounds, quarter_hours),
+        "quarter_hours": _differing(warehouse, scope, quarter_hours),
     }
-    raw = f"FROM pd.api_calls WHERE {_IN_DAY} AND {_IN_QUARTER_HOURS}"
+    raw = f"FROM pd.api_calls WHERE {_IN_DAY} AND {_IN_QUARTER_HOURS} AND {is_counted(scope.endpoint_map)}"
     typed = f"FROM dwh.events WHERE event_date = {{day:Date}} AND {_IN_QUARTER_HOURS}"
     sources = [
         f"SELECT visitor_hash {raw} AND {_CALL} NOT IN (SELECT {_CALL} {typed})",
@@ -125,13 +124,23 @@ def _changed_in_shard(warehouse: Warehouse, key: ShardKey, *, reaches_on: bool) 
     return pl.concat(of_both).filter(pl.col("session_id").is_in(ids.implode()))
 
 
-def _differing(warehouse: Warehouse, bounds: DayBounds, quarter_hours: pl.DataFrame) -> list[int]:
-    """The quarter hours, as epoch ms, in which raw calls and `dwh.events` differ."""
+def _differing(warehouse: Warehouse, scope: BuildScope, quarter_hours: pl.DataFrame) -> list[int]:
+    """The quarter hours, as epoch ms, in which the raw calls that count and `dwh.events` differ."""
+    bounds = scope.bounds
     of_day = quarter_hours.filter(pl.col("at").dt.epoch("ms").is_between(bounds.start, bounds.end, closed="left"))
-    typed = warehouse.query(
-        f"SELECT {_EVENTS.sums} FROM {_EVENTS.full_name} WHERE event_date = {{day:Date}} GROUP BY at",
-        {"day": bounds.day},
-        schema=of_day.schema,
+    ignored = " OR ".join(f"({fits(pattern)})" for pattern in scope.endpoint_map.ignored) or "0"
+    parts = (
+        f"{_EVENTS.sums} FROM {_EVENTS.full_name} WHERE event_date = {{day:Date}}",
+        f"{_EVENTS.sums} FROM pd.api_calls WHERE {_IN_DAY} AND ({ignored})",
     )
-    differing = pl.concat([of_day, typed]).unique(keep="none")
+    known = [
+        warehouse.query(
+            f"SELECT {part} GROUP BY at",
+            {"day": bounds.day, "start": bounds.start, "end": bounds.end},
+            schema=of_day.schema,
+        )
+        for part in parts
+    ]
+    sums = pl.concat(known).group_by("at").agg(pl.col("rows", "fingerprint").sum()).select(of_day.columns)
+    differing = pl.concat([of_day, sums.cast(of_day.schema)]).unique(keep="none")
     return differing["at"].dt.epoch("ms").unique().to_list()

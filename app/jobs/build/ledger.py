@@ -5,7 +5,7 @@ What a table depends on is declared in its contract (`DwhTable.depends_on`).
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -13,13 +13,15 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 
-from app.contracts import EVENTS, LEDGER, DwhTable, Input, dwh_tables
+from app.contracts import EVENTS, LEDGER, ORDER_CALLS, DwhTable, Input, dwh_tables
 from app.frames.days import DayBounds, day_bounds
 from app.jobs.build.boundaries import BoundaryFingerprints, read_boundary_fingerprints
 from app.jobs.build.call_sql import CALL_HASH, QUARTER_HOUR
 from app.jobs.build.day import DayBuilt, ReusePlan
+from app.jobs.build.orders import read_orders_elsewhere
 from app.jobs.build.product_history import history_sums
 from app.jobs.build.rules import BuildRules
+from app.rules.currencies import Currencies
 from app.warehouse import FingerprintSource, Warehouse, fingerprints
 
 RAW_CALLS = FingerprintSource("pd.api_calls", at=QUARTER_HOUR, content=CALL_HASH)
@@ -28,9 +30,11 @@ _AROUND = {"previous_days_fingerprint": (-1, -2), "next_day_fingerprint": (1,)}
 # Per rule, a column of the ledger: the input that it belongs to (None: every table depends on it), and the reason.
 _RULES: dict[str, tuple[Input | None, str]] = {
     "endpoint_map": (Input.ENDPOINT_MAP, "endpoint map changed"),
+    "currency": (Input.ENDPOINT_MAP, "currency changed"),
     "transform_version": (None, "version of Carat changed"),
     "timezone": (None, "time zone changed"),
     "session_timeout_ms": (Input.SESSIONS, "session timeout changed"),
+    "no_ids": (None, "ids that count as none changed"),
     "product_plan": (Input.PRODUCT_HISTORY, "snapshot plan of products changed"),
     "session_rules": (Input.SESSION_RULES, "rules for devices, bots, channels or countries changed"),
 }
@@ -62,16 +66,19 @@ class Inputs:
 
     `days`: `day, calls, raw_fingerprint` and the fingerprints of the days around it. `quarter_hours`: `at, rows,
     fingerprint` of the raw calls. `versions`: `at, fingerprint` of products' versions, cumulative. `built`: the
-    ledger's last row per day and table. `rules`: the rules of today as columns of the ledger.
+    ledger's last row per day and table. `orders_elsewhere`: per day a hash of its orders that were placed on another
+    day. `rules`: the rules of today as columns of the ledger.
     """
 
     days: pl.DataFrame
     quarter_hours: pl.DataFrame
     versions: pl.DataFrame
     built: dict[tuple[date, str], dict[str, Any]]
+    orders_elsewhere: dict[date, int]
     rules: dict[str, Any]
     zone: ZoneInfo
     timeout_ms: int
+    currencies: Currencies
 
     def of_day(self, day: date) -> dict[str, Any]:
         return self.days.row(by_predicate=pl.col("day") == day, named=True)
@@ -102,6 +109,10 @@ class Inputs:
             warehouse, bounds, quarter_hours=self.quarter_hours, timeout_ms=self.timeout_ms
         )
 
+    def after_builds(self, warehouse: Warehouse) -> "Inputs":
+        """The same inputs, with what was built since and the orders that it placed."""
+        return replace(self, built=_last_built(warehouse), orders_elsewhere=read_orders_elsewhere(warehouse))
+
     def reuse_plan(self, stale: StaleDay, boundaries: BoundaryFingerprints) -> ReusePlan:
         """What the build of a stale day may take over from the published day."""
         if not stale.can_reuse_events:
@@ -121,6 +132,7 @@ class Inputs:
                 events["later_fingerprint"] != boundaries.later_fingerprint,
             ),
             until=max(row["history_until"] for row in last.values()),
+            orders_elsewhere=last[ORDER_CALLS.name]["orders_elsewhere"],
         )
 
     def rules_of(self, table: DwhTable) -> dict[str, Any]:
@@ -149,9 +161,11 @@ def read_inputs(warehouse: Warehouse, rules: BuildRules, *, keep: bool) -> Input
         quarter_hours,
         history_sums(warehouse, rules.plan, keep=keep).with_columns(pl.col("fingerprint").cum_sum()),
         built,
+        read_orders_elsewhere(warehouse),
         rules.digests,
         rules.zone,
         rules.timeout_ms,
+        rules.currencies,
     )
 
 
@@ -186,7 +200,7 @@ def compare(
             stale.append(
                 StaleDay(
                     day,
-                    tuple(table.name for table in chosen),
+                    tuple(table.name for table in dwh_tables([table.name for table in chosen])),
                     tuple(texts) or ("forced",),
                     can_reuse_events=not force and _can_reuse_events(inputs, day),
                     can_patch=not force and _can_patch(inputs, day, chosen, reasons),
@@ -210,12 +224,21 @@ def record_built(
             "built_at": _after_the_last(inputs, built.day, table.name, now),
             "history_until": built.until,
             "history_fingerprint": history if Input.PRODUCT_HISTORY in table.depends_on else 0,
+            "rates": _rates(inputs, built, table),
+            "orders_elsewhere": built.orders_elsewhere if Input.ORDERS in table.depends_on else 0,
             "rows": built.rows[table.name],
             "unreadable": built.unreadable,
         }
         for table in dwh_tables(built.rows)
     ]
     warehouse.insert(LEDGER, pl.DataFrame(entries, schema=LEDGER.schema))
+
+
+def _rates(inputs: Inputs, built: DayBuilt, table: DwhTable) -> str:
+    """The digest of the day's rates where an amount was converted; a patched day keeps what its other sessions need."""
+    last = inputs.built.get((built.day, table.name))
+    is_needed = built.has_foreign_amounts or (built.is_patch and last is not None and last["rates"] != "")
+    return inputs.currencies.rates_digest(built.day) if is_needed else ""
 
 
 def record_untouched(
@@ -273,10 +296,15 @@ def _reasons(
         found.append((_calls_changed(now["calls"] - last["calls"]), Input.CALLS))
     today = inputs.rules_of(table)
     found += [(why, input_) for name, (input_, why) in _RULES.items() if last[name] != today[name]]
+    if last["rates"] and last["rates"] != inputs.currencies.rates_digest(last["day"]):
+        found.append(("rates of exchange changed", Input.ENDPOINT_MAP))
     if Input.PRODUCT_HISTORY in table.depends_on:
         history = inputs.history_fingerprint(last["history_until"])
         if last["history_fingerprint"] != history:
             found.append(("history of its products changed", Input.PRODUCT_HISTORY))
+    elsewhere = inputs.orders_elsewhere.get(now["day"], 0)
+    if Input.ORDERS in table.depends_on and last["orders_elsewhere"] != elsewhere:
+        found.append(("which of its orders were placed on another day changed", Input.ORDERS))
     return found
 
 
@@ -301,7 +329,9 @@ def _reasons_around(boundaries: BoundaryFingerprints, last: dict[str, Any]) -> l
 def _can_reuse_events(inputs: Inputs, day: date) -> bool:
     """Whether `dwh.events` holds its calls as today's endpoint map and code type them."""
     last = inputs.built.get((day, EVENTS.name))
-    return last is not None and all(last[name] == inputs.rules[name] for name in ("endpoint_map", "transform_version"))
+    if last is None or (last["rates"] and last["rates"] != inputs.currencies.rates_digest(day)):
+        return False
+    return all(last[name] == inputs.rules[name] for name in ("endpoint_map", "currency", "transform_version"))
 
 
 def _can_patch(
@@ -310,7 +340,7 @@ def _can_patch(
     tables: Sequence[DwhTable],
     reasons: dict[DwhTable, list[tuple[str, Input | None]]],
 ) -> bool:
-    if EVENTS not in tables or not all(table.session_column for table in tables):
+    if not {EVENTS, ORDER_CALLS} <= {*tables} or not all(table.session_column for table in tables):
         return False
     built = [inputs.built.get((day, table.name)) for table in tables]
     same_calls = {

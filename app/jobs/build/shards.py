@@ -13,11 +13,11 @@ from polars.datatypes import DataType
 
 from app.contracts import API_CALLS, EVENTS, VISITOR_OF_SESSION, Table
 from app.core.errors import ContractError
-from app.core.sql import quote
 from app.frames.days import DayBounds
-from app.frames.events import FAILED_STATUS
-from app.jobs.build.call_sql import MOMENT_SCHEMA, crossing_visitors, instant
-from app.rules.endpoint_map import FIELDS, EndpointMap, MappedCall
+from app.frames.events import FAILED_STATUS, TYPED_SCHEMA
+from app.frames.money import ORIGINALS
+from app.jobs.build.call_sql import MOMENT_SCHEMA, crossing_visitors, fits, instant, is_counted
+from app.rules.endpoint_map import EndpointMap
 from app.warehouse import Warehouse
 
 _HASHES = 2**64
@@ -28,8 +28,8 @@ _RECORD = ["call_id", "content_hash"]
 _IN_SHARD = "visitor_hash BETWEEN {first_hash:UInt64} AND {last_hash:UInt64}"
 _IN_BLOCKS = "toUnixTimestamp(toStartOfInterval(ts, INTERVAL 4 HOUR)) * 1000 IN {blocks:Array(Int64)}"
 _OF_SHARD = "session_id >= {first_session:String} AND session_id <= {last_session:String}"
-_COLUMNS = """call_id, ts, visitor_key AS visitor_id, visitor_hash, content_hash, user_id, method, endpoint, status,
-    duration_ms, ip, user_agent, referrer, page_url"""
+_COLUMNS = """call_id, ts, visitor_key AS visitor_id, visitor_hash, content_hash, valid_user_id AS user_id,
+    method, endpoint, status, duration_ms, ip, user_agent, referrer, page_url"""
 # Only a session that crosses a midnight needs calls from beyond it.
 _CALLS_WHERE = f"""{_IN_SHARD} AND (ts >= {instant("start")} AND ts < {instant("end")}
     OR ts >= {instant("end")} AND ts < {instant("next_end")}
@@ -40,7 +40,7 @@ WHERE {_IN_SHARD} AND ts >= {instant("previous_start")} AND ts < {instant("start
     AND visitor_hash IN ({crossing_visitors("start", among=_IN_SHARD)})"""
 _CALLED = MOMENT_SCHEMA | {"content_hash": pl.UInt64()}
 _PUBLISHED = {name: EVENTS.schema[name] for name in ("session_id", "ts", "call_id", "content_hash")}
-_TYPED = {name: EVENTS.schema[name] for name in ("call_id", "content_hash", "event", *FIELDS)}
+_TYPED = {name: EVENTS.schema[name] for name in ("call_id", "content_hash", *TYPED_SCHEMA, *ORIGINALS.values())}
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,10 @@ class BuildScope:
     reusable_days: tuple[date, ...] = ()
 
     @property
-    def of_visitors(self) -> str:
-        """The SQL condition, to be appended, of calls by the selected visitors."""
-        return f" AND visitor_hash IN ({self.visitors})" if self.visitors else ""
+    def selected(self) -> str:
+        """The SQL condition, to be appended, of calls that count, by the selected visitors."""
+        of_visitors = f" AND visitor_hash IN ({self.visitors})" if self.visitors else ""
+        return f" AND {is_counted(self.endpoint_map)}{of_visitors}"
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,10 @@ class Shard:
     earlier: pl.DataFrame
 
 
-def count_calls(warehouse: Warehouse, bounds: DayBounds, *, what: str = "count()") -> int:
-    """The number of calls of the day itself; `what` is the SQL by which they are counted."""
-    sql = f"SELECT {what} FROM pd.api_calls WHERE ts >= {instant('start')} AND ts < {instant('end')}"
+def count_calls(warehouse: Warehouse, bounds: DayBounds, endpoint_map: EndpointMap, *, what: str = "count()") -> int:
+    """The number of calls of the day itself that are not ignored; `what` is the SQL by which they are counted."""
+    of_day = f"ts >= {instant('start')} AND ts < {instant('end')} AND {is_counted(endpoint_map)}"
+    sql = f"SELECT {what} FROM pd.api_calls WHERE {of_day}"
     return int(warehouse.scalar(sql, {"start": bounds.start, "end": bounds.end}))
 
 
@@ -124,7 +126,7 @@ def shard_count(day_calls: int, *, shard_calls: int) -> int:
 def read_shard(warehouse: Warehouse, key: ShardKey) -> Shard | None:
     """The shard, or None if it holds no call."""
     scope, parameters = key.scope, key.parameters
-    where = _CALLS_WHERE + scope.of_visitors + (f" AND {_IN_BLOCKS}" if scope.sessions else "")
+    where = _CALLS_WHERE + scope.selected + (f" AND {_IN_BLOCKS}" if scope.sessions else "")
     if scope.reusable_days:
         calls = _read_frame(warehouse, f"SELECT {_COLUMNS} FROM pd.api_calls WHERE {where}", parameters, schema={})
         typed = _read_typed(warehouse, scope, parameters)
@@ -137,7 +139,7 @@ def read_shard(warehouse: Warehouse, key: ShardKey) -> Shard | None:
         return None
     earlier = _read_earlier(warehouse, key)
     if scope.sessions:  # of calls in other sessions only the moment matters
-        others = f"SELECT {', '.join(MOMENT_SCHEMA)} FROM pd.api_calls WHERE {_CALLS_WHERE}{scope.of_visitors}"
+        others = f"SELECT {', '.join(MOMENT_SCHEMA)} FROM pd.api_calls WHERE {_CALLS_WHERE}{scope.selected}"
         elsewhere = _read_frame(warehouse, f"{others} AND NOT {_IN_BLOCKS}", parameters, schema=MOMENT_SCHEMA)
         earlier = pl.concat([earlier, elsewhere])
     if not scope.reusable_days:
@@ -147,7 +149,7 @@ def read_shard(warehouse: Warehouse, key: ShardKey) -> Shard | None:
 
 def read_moments(warehouse: Warehouse, key: ShardKey) -> tuple[pl.DataFrame, pl.DataFrame]:
     """`visitor_hash, ts, call_id, content_hash` of a shard's calls, and `earlier` as `Shard` has it."""
-    sql = f"SELECT {', '.join(_CALLED)} FROM pd.api_calls WHERE {_CALLS_WHERE}{key.scope.of_visitors}"
+    sql = f"SELECT {', '.join(_CALLED)} FROM pd.api_calls WHERE {_CALLS_WHERE}{key.scope.selected}"
     return _read_frame(warehouse, sql, key.parameters, schema=_CALLED), _read_earlier(warehouse, key)
 
 
@@ -162,7 +164,7 @@ def read_published(warehouse: Warehouse, key: ShardKey) -> pl.DataFrame:
 
 
 def _read_earlier(warehouse: Warehouse, key: ShardKey) -> pl.DataFrame:
-    return _read_frame(warehouse, f"{_EARLIER_SQL}{key.scope.of_visitors}", key.parameters, schema=MOMENT_SCHEMA)
+    return _read_frame(warehouse, f"{_EARLIER_SQL}{key.scope.selected}", key.parameters, schema=MOMENT_SCHEMA)
 
 
 def _read_typed(warehouse: Warehouse, scope: BuildScope, parameters: dict[str, object]) -> pl.DataFrame:
@@ -203,15 +205,16 @@ def blocks_of(moments: pl.Series) -> list[int]:
 
 
 def _documents(endpoint_map: EndpointMap) -> str:
-    """JSON is read only where the endpoint map takes a field from it; which event a call is, the frames decide."""
-    needs_request = _is_any([call for call in endpoint_map.calls if call.request])
-    needs_response = _is_any([call for call in endpoint_map.calls if call.response])
-    return f"if({needs_request}, request, '') AS request, if({needs_response}, response, '') AS response"
+    """JSON is read only where the endpoint map takes a value from it; which event a call is, the frames decide."""
+    columns = [
+        f"if(status < {FAILED_STATUS} AND ({_is_any(endpoint_map, name)}), {name}, '') AS {name}" for name in _DOCUMENTS
+    ]
+    return ", ".join(columns)
 
 
-def _is_any(calls: list[MappedCall]) -> str:
-    matches = [f"upper(method) = {quote(c.method)} AND match(endpoint, {quote(c.path_pattern)})" for c in calls]
-    return f"status < {FAILED_STATUS} AND ({' OR '.join(matches) or '0'})"
+def _is_any(endpoint_map: EndpointMap, document: str) -> str:
+    calls = [call for call in endpoint_map.calls if document in call.roots]
+    return " OR ".join(dict.fromkeys(fits(call.pattern) for call in calls)) or "0"
 
 
 def _read(warehouse: Warehouse, sql: str, parameters: dict[str, object]) -> pa.Table:

@@ -50,7 +50,7 @@ class UserAgents:
 
 
 def _distinct_user_agents(scope: BuildScope) -> str:
-    within = f"ts >= {instant('start')} AND ts < {instant('end')}{scope.of_visitors}"
+    within = f"ts >= {instant('start')} AND ts < {instant('end')}{scope.selected}"
     return f"SELECT DISTINCT user_agent FROM pd.api_calls WHERE {within}"
 
 

@@ -12,8 +12,8 @@ import msgspec
 
 from app.core.call_record import Record
 from app.core.errors import SpoolError
-from app.intake.spool import Damage, Received, Refused, read_segment
-from app.intake.spool.format import frame_of_records, frame_of_refused
+from app.intake.spool import Corruption, Received, RejectedRecord, read_segment
+from app.intake.spool.format import records_entry, rejected_entry
 from app.intake.spool.segments import OPEN, Segment, delivered_segments, sealed_segments, segments, sync_folder
 from app.jobs.forget.search import Identifiers, Occurrence, redacted
 from app.settings import Settings
@@ -51,10 +51,10 @@ def occurrences_in_spool(settings: Settings, ids: Identifiers) -> list[Occurrenc
     return occurrences
 
 
-def _pairs(segment: Segment, ids: Identifiers) -> Iterator[tuple[bytes | Refused, bytes | Refused]]:
+def _pairs(segment: Segment, ids: Identifiers) -> Iterator[tuple[bytes | RejectedRecord, bytes | RejectedRecord]]:
     """Each record and each damaged stretch, before and after redaction."""
     for frame in read_segment(segment.path):
-        if isinstance(frame, Damage):
+        if isinstance(frame, Corruption):
             yield frame.data, _without_ids(frame.data, ids)
         else:
             yield from ((record, _without_person(record, ids)) for record in frame.records)
@@ -66,7 +66,7 @@ def _write_over(segment: Segment, ids: Identifiers) -> None:
     with temporary.open("wb") as file:
         temporary.chmod(before.st_mode & 0o777)
         for frame in read_segment(segment.path):
-            if isinstance(frame, Damage):
+            if isinstance(frame, Corruption):
                 if len(frame.data) < frame.size:
                     raise SpoolError(f"{segment.path} is damaged over {frame.size} bytes: it must be repaired by hand")
                 file.write(_without_ids(frame.data, ids))
@@ -81,17 +81,17 @@ def _write_over(segment: Segment, ids: Identifiers) -> None:
 
 def _frame_bytes(frame: Received, ids: Identifiers) -> bytes:
     clean = [_without_person(record, ids) for record in frame.records]
-    refused = [record for record in clean if isinstance(record, Refused)]
+    refused = [record for record in clean if isinstance(record, RejectedRecord)]
     if refused:
-        written = frame_of_refused(refused, frame.received_at_ms)
+        written = rejected_entry(refused, frame.received_at_ms)
     else:
-        written = frame_of_records([r for r in clean if isinstance(r, bytes)], frame.received_at_ms)
+        written = records_entry([r for r in clean if isinstance(r, bytes)], frame.received_at_ms)
     return written.head + written.checksum + written.payload
 
 
-def _without_person(record: bytes | Refused, ids: Identifiers) -> bytes | Refused:
-    if isinstance(record, Refused):
-        return Refused(record.reason, redacted(record.detail, ids), _filled_or_clean(record.data, ids))
+def _without_person(record: bytes | RejectedRecord, ids: Identifiers) -> bytes | RejectedRecord:
+    if isinstance(record, RejectedRecord):
+        return RejectedRecord(record.reason, redacted(record.detail, ids), _filled_or_clean(record.data, ids))
     return _filled_or_clean(record, ids)
 
 

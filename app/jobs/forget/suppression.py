@@ -15,7 +15,7 @@ import polars as pl
 
 from app.contracts import FORGOTTEN
 from app.core.call_record import Line, RejectedRecordError
-from app.intake.call_frames import reject, reject_frame
+from app.intake.call_frames import reject_frame, reject_row
 from app.warehouse import Warehouse
 
 # CALL is for guests' calls on a shared device: no other id says whose they were.
@@ -106,4 +106,4 @@ def suppressed_reject(count: int, *, source: str, now: datetime) -> pl.DataFrame
     """One reject that stands for this number of records of forgotten people, with nothing of their content."""
     detail = f"{count:,} record(s) of people who were forgotten (carat forget): none of their content is stored"
     error = RejectedRecordError(_REASON, detail)
-    return reject_frame([reject(Line(0, b"", 0), error, source=source, now=now)] if count else [])
+    return reject_frame([reject_row(Line(0, b"", 0), error, source=source, now=now)] if count else [])

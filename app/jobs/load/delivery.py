@@ -14,9 +14,10 @@ import polars as pl
 import stamina
 
 from app.core import console
+from app.core.call_record import RecordLimits
 from app.core.errors import CaratError, ContractError, SpoolError, WarehouseError, WarehouseGoneError
-from app.intake.spool import Segment, mark_delivered, remove_old_deliveries, seal_what_was_left, sealed_segments
-from app.jobs.load.segments import CHUNK_BYTES, CHUNK_RECORDS, Chunk, RecordLimits, read_chunks
+from app.intake.spool import Segment, acknowledge, remove_old_deliveries, seal_leftovers, sealed_segments
+from app.jobs.load.segments import CHUNK_BYTES, CHUNK_RECORDS, Chunk, read_chunks
 from app.jobs.raw_calls import LoadResult, ingest_summary, known_calls, store
 from app.jobs.runs import recorded
 from app.settings import Settings
@@ -67,7 +68,7 @@ def load_spool(
 
     `is_prepared`: this process has prepared the warehouse before.
     """
-    seal_what_was_left(settings.spool)
+    seal_leftovers(settings.spool)
     if not sealed_segments(settings.spool):
         return Delivery()
     until = time.monotonic() + longest_s if longest_s else float("inf")
@@ -95,7 +96,7 @@ def deliver_spool(
     """
     delivery = Delivery()
     try:
-        seal_what_was_left(settings.spool)
+        seal_leftovers(settings.spool)
         remove_old_deliveries(settings.spool, keep_s=settings.spool_keep_hours * 3600)
         if not sealed_segments(settings.spool):
             return delivery
@@ -132,9 +133,9 @@ def _deliver_sealed(
             waiting,
             now=datetime.now(tz=UTC),
             limits=RecordLimits(
-                max_bytes=max(settings.collect_max_record_bytes, settings.max_record_bytes),
-                max_nesting=settings.max_nesting,
-                ips=settings.addresses,
+                max(settings.collect_max_record_bytes, settings.max_record_bytes),
+                settings.max_nesting,
+                settings.addresses,
             ),
             totals=delivery.totals,
             on_delivered=note,
@@ -164,7 +165,7 @@ def deliver_segments(
         for chunk in chunks:
             totals.add(store(warehouse, chunk.batch, source=chunk.source, now=now, token=chunk.token, known=known))
             if chunk.is_last:
-                mark_delivered(chunk.segment)
+                acknowledge(chunk.segment)
                 on_delivered(chunk.segment)
         if is_stopped():
             break

@@ -77,6 +77,10 @@ def call(at: str, visitor: str = "v", *, user: str = "", endpoint: str = "/api/v
     return {"ts": f"2026-03-{at}:00Z", "method": "GET", "endpoint": endpoint, "visitor_id": visitor, "user_id": user, "status": 200}  # fmt: skip
 
 
+def order(at: str) -> dict:
+    return call(at, "buyer", endpoint="/api/v1/orders") | {"method": "POST", "response": {"order_id": 7, "total": 9}}
+
+
 def toys(warehouse) -> list[tuple]:
     return warehouse.query("SELECT toy_day, shopper, kind, calls FROM dwh.toys ORDER BY ALL").rows()
 
@@ -176,6 +180,11 @@ def test_a_table_is_stale_by_what_it_declares_and_by_nothing_else(
     assert stale(snapshots=other_plan) == both(Input.PRODUCT_HISTORY)
     take_snapshot(warehouse, settings, at=datetime(2026, 2, 1, tzinfo=UTC))
     assert stale() == both(Input.PRODUCT_HISTORY)
+    build_stale(warehouse, settings).require_done()
+    ingest_records(order("01T12:00"), order("02T12:30"))
+    build_stale(warehouse, settings, span=(SECOND, SECOND)).require_done()
+    build_stale(warehouse, settings, span=(FIRST, FIRST)).require_done()
+    assert stale() == {SECOND: {Input.ORDERS}}, "its order was placed on the first day"
     build_stale(warehouse, settings).require_done()
     ingest_records(call("02T00:10", "crossing"))
     assert stale() == {FIRST: {Input.SESSIONS}, SECOND: {Input.CALLS}}, "the first day's session reaches the new call"

@@ -25,6 +25,7 @@ from app.jobs.forget.search import Identifiers, find_occurrences, is_distinctive
 from app.jobs.snapshot import take_snapshot
 from app.jobs.verify import verify_days
 from app.settings import Settings
+from tests.support.effort import repeated
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 OWN, SHARED, OTHERS = "c-own-81aaaaaaaa", "c-shared-77bbbbbb", "c-others-17"
@@ -238,7 +239,7 @@ def expected(calls: list[tuple[int, str, str]]) -> set[int]:
     return found
 
 
-@hypothesis_settings(max_examples=100, deadline=None)
+@hypothesis_settings(max_examples=repeated(60, 2000), deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, 300), st.sampled_from(["a", "b"]), st.sampled_from(["", "", "17", "18"])),

@@ -1,10 +1,10 @@
-"""Why a request as a whole is refused: its status, and a reason that tells the sender what to do."""
+"""The error that answers a request with a status other than 200."""
 
 from http import HTTPStatus
 
 
-class RefusedRequestError(Exception):
-    """Nothing of the request was taken. With `retry_after_s`, the same request may be taken later."""
+class HTTPError(Exception):
+    """The request is answered with this status and nothing of it is stored. `retry_after_s`: it may succeed later."""
 
     def __init__(
         self,
