@@ -108,9 +108,9 @@ def known_calls(warehouse: Warehouse, call_ids: pl.Series) -> pl.DataFrame:
     """`call_id, ts, content_hash` of the stored calls that have one of these ids."""
     if call_ids.is_empty():
         return _NOTHING_KNOWN
-    warehouse.create_temp_table(_INCOMING, call_ids)
     columns = ", ".join(_IDENTITY)
-    known = warehouse.query(f"SELECT {columns} FROM pd.api_calls WHERE call_id IN (SELECT id FROM {_INCOMING})")
+    with warehouse.held_ids(call_ids, table=_INCOMING) as ids:
+        known = warehouse.query(f"SELECT {columns} FROM pd.api_calls WHERE call_id IN ({ids})")
     return known if not known.is_empty() else _NOTHING_KNOWN
 
 

@@ -7,7 +7,7 @@ TOML file like the shipped app/rules/devices.toml. docs/devices.md says why we c
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, Self, get_args
@@ -47,7 +47,7 @@ class DeviceRules:
     browsers: tuple[tuple[str, str], ...]
     brands: tuple[tuple[str, str], ...]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         releases = [f"{name} {version(name)}" for name in _MAINTAINED]
         return digest_of((self, releases))

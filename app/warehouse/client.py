@@ -5,7 +5,7 @@
 
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, cast
@@ -24,6 +24,7 @@ from app.core.service_url import ServiceUrl
 from app.core.sql import quote
 
 QUERY_TIMEOUT_S = 3600  # the longest that a statement may take
+_WRITTEN_IDS = 2000
 _NEEDED_FREE_BYTES = 64 * 1024**2
 # Set once per connection: a per-query setting costs the embedded engine a SET and a reset.
 _CONNECTION_SETTINGS: dict[str, Any] = {
@@ -33,6 +34,12 @@ _CONNECTION_SETTINGS: dict[str, Any] = {
     "session_timezone": "UTC",
     "max_query_size": 16 * 1024 * 1024,
     "mutations_sync": 1,
+}
+# A server keeps what it compiles for all clients. A single run seldom repeats an expression often enough to pay for it.
+_EMBEDDED_SETTINGS: dict[str, Any] = {
+    "compile_expressions": 0,
+    "compile_aggregate_expressions": 0,
+    "compile_sort_description": 0,
 }
 # Tables travel with their buffers compressed: product_sessions shrinks more than tenfold.
 _IPC_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
@@ -184,6 +191,30 @@ class Warehouse:
             self._insert_arrow(name, pa.table({column: arrow.cast(pa.binary(16)) if kind == "UUID" else arrow}))
 
     @contextmanager
+    def held_ids(self, ids: pl.Series, *, table: str) -> Iterator[str]:
+        """A query of these UUIDs, of 16 bytes each: written out if they are few, else of a temporary table."""
+        if len(ids) <= _WRITTEN_IDS:
+            text = ",".join(ids.bin.encode("hex"))  # one literal: the engine analyzes each
+            yield f"SELECT toUUID(arrayJoin(splitByChar(',', '{text}')))"
+            return
+        self.create_temp_table(table, ids)
+        try:
+            yield f"SELECT id FROM {table}"
+        finally:
+            self.drop_tables([table])
+
+    def drop_tables(self, names: Sequence[str]) -> None:
+        """Drop those of the tables that exist."""
+        self.command(f"DROP TABLE IF EXISTS {', '.join(names)} SYNC")
+
+    def one_rows(self, queries: Sequence[str]) -> list[tuple[Any, ...]]:
+        """The rows of queries that each return one row, all in one statement."""
+        if not queries:
+            return []
+        named = ", ".join(f"(SELECT tuple(*) FROM ({sql})) AS row{number}" for number, sql in enumerate(queries))
+        return [tuple(row.values()) for row in self.query(f"SELECT {named}").row(0)]
+
+    @contextmanager
     def _readable_errors(self) -> Iterator[None]:
         try:
             yield
@@ -210,7 +241,7 @@ def connect_embedded(path: Path) -> Warehouse:
 
     def connect() -> Client:
         client = create_client(dsn=url)
-        for name, value in _CONNECTION_SETTINGS.items():
+        for name, value in (_CONNECTION_SETTINGS | _EMBEDDED_SETTINGS).items():
             client.set_client_setting(name, value)
         return client
 

@@ -50,7 +50,11 @@ def fingerprints(warehouse: Warehouse, table: FingerprintSource, *, keep: bool) 
         known = _known(warehouse, table)
         unknown = parts.join(known, on="part", how="anti")
         computed = _computed(warehouse, table, unknown)
-        if unknown.is_empty() or unknown.join(_active_parts(warehouse, table), on="name", how="anti").is_empty():
+        without_rows = unknown.join(computed.filter(pl.col("rows") > 0), on="part", how="anti")
+        if (
+            without_rows.is_empty()
+            or without_rows.join(_active_parts(warehouse, table), on="name", how="anti").is_empty()
+        ):
             break  # else a part was merged before it could be read
     else:
         return warehouse.query(f"SELECT {table.sums} FROM {table.full_name} GROUP BY at", schema=_SUMS).sort("at")

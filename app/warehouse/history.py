@@ -7,7 +7,8 @@ is recorded as done.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +20,7 @@ from app.contracts import LABEL, SNAPSHOTS, TIME, Column, Table
 from app.core.errors import ContractError, WarehouseError
 from app.core.sql import quote
 from app.warehouse.client import Warehouse
-from app.warehouse.views import View, replace_view
+from app.warehouse.views import View, differing_views
 
 _STAGED = "etl.staged_history_{}".format
 _FILLS = "etl.staged_fills_{}".format
@@ -67,47 +68,38 @@ def columns_of_shop(table: Table) -> dict[str, Column]:
     return {column.name: column for column in table.columns if column.name not in _VERSION_NAMES}
 
 
-def existing_history(warehouse: Warehouse, name: str) -> Table | None:
-    """The contract of a history table as it is in the warehouse; None if the table does not exist."""
-    columns = _columns(warehouse, name)
-    if not columns:
-        return None
-    sorted_by = warehouse.scalar(
-        "SELECT sorting_key FROM system.tables WHERE database = 'history' AND name = {name:String}", {"name": name}
+def existing_histories(warehouse: Warehouse) -> dict[str, Table]:
+    """The contracts of the history tables as they are in the warehouse, by name."""
+    found = warehouse.query(
+        "SELECT t.name AS table, t.sorting_key, c.name, c.type, c.comment FROM system.tables AS t "
+        "INNER JOIN system.columns AS c ON c.database = t.database AND c.table = t.name "
+        "WHERE t.database = 'history' AND c.database = 'history' AND t.engine LIKE '%MergeTree' "
+        "ORDER BY table, c.position"
     )
-    key = [quoted or bare for quoted, bare in _SORTED_BY.findall(sorted_by)]
+    columns, sorted_by = defaultdict[str, list[Column]](list), dict[str, str]()
+    for table, sorting_key, *column in found.iter_rows():
+        sorted_by[table] = sorting_key
+        columns[table].append(Column(*column))
+    return {name: _history_of(name, columns[name], sorting_key) for name, sorting_key in sorted_by.items()}
+
+
+def _history_of(name: str, columns: Sequence[Column], sorting_key: str) -> Table:
+    key = [quoted or bare for quoted, bare in _SORTED_BY.findall(sorting_key)]
     return history_table(name, [column for column in columns if column.name not in _VERSION_NAMES], key[:-1])
 
 
-def history_names(warehouse: Warehouse) -> list[str]:
-    """The names of the history tables in the warehouse."""
-    found = warehouse.query("SELECT name FROM system.tables WHERE database = 'history' AND engine LIKE '%MergeTree'")
-    return sorted(found["name"]) if found.height else []
-
-
-def _columns(warehouse: Warehouse, name: str) -> list[Column]:
-    found = warehouse.query(
-        "SELECT name, type, comment FROM system.columns "
-        "WHERE database = 'history' AND table = {name:String} ORDER BY position",
-        {"name": name},
-    )
-    return [Column(*row) for row in found.iter_rows()]
-
-
-def write_versions(warehouse: Warehouse, table: Table, columns: Sequence[str], path: Path) -> None:
+def write_versions(
+    warehouse: Warehouse, table: Table, columns: Sequence[str], path: Path, *, live_rows: int | None
+) -> None:
     """Write versions, including the latest of each key, to an Arrow file in the order of key and version.
 
     Filtering for the latest costs the engine as much as writing twice the rows, so it is done only above that.
+    `live_rows` is the number of rows that the last snapshot found, if known.
     """
     selected = ", ".join(f"`{name}`" for name in columns)
-    rows = warehouse.query(
-        "SELECT rows FROM etl.snapshots WHERE table = {table:String} AND state = 'done' "
-        "ORDER BY recorded_at DESC LIMIT 1",
-        {"table": table.name},
-    )
     key = ", ".join(f"`{name}`" for name in key_of(table))
     order_by = f"{key}, version"
-    if rows.height and _count(warehouse, table.full_name) > _MANY_VERSIONS * rows.item():
+    if live_rows is not None and _count(warehouse, table.full_name) > _MANY_VERSIONS * live_rows:
         order_by = f"{key}, version DESC LIMIT 1 BY {key}"
     warehouse.write_arrow_file(f"SELECT {selected} FROM {table.full_name} ORDER BY {order_by}", path)
 
@@ -117,10 +109,11 @@ def write_versions(warehouse: Warehouse, table: Table, columns: Sequence[str], p
 
 @dataclass(frozen=True)
 class LastSnapshot:
-    """When a table was last snapshotted, and the columns that the shop's table had."""
+    """When a table was last snapshotted, and the columns and rows that the shop's table had; no rows if unknown."""
 
     at: datetime
     columns: tuple[str, ...]
+    rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -131,15 +124,22 @@ class Absence:
     since: datetime
 
 
-def last_snapshot(warehouse: Warehouse, table: Table) -> LastSnapshot | None:
-    """The last completed snapshot of a history table; None if there is none and no version either.
+def last_snapshots(warehouse: Warehouse, tables: Collection[Table]) -> dict[str, LastSnapshot]:
+    """The last completed snapshots of history tables, by name; without tables that have neither one nor a version.
 
     Versions that the journal does not know still say when the last snapshot was at the earliest.
     """
-    for taken in _taken(warehouse, table.name, "LIMIT 1"):
-        return taken
-    latest = warehouse.query(f"SELECT max(valid_from) AS at FROM {table.full_name} HAVING count() > 0")
-    return LastSnapshot(latest.item(), tuple(columns_of_shop(table))) if latest.height else None
+    done = warehouse.query(
+        "SELECT table, at, columns, rows FROM etl.snapshots WHERE state = 'done' AND (table, recorded_at) IN "
+        "(SELECT table, max(recorded_at) FROM etl.snapshots WHERE state = 'done' GROUP BY table)"
+    )
+    found = {table: LastSnapshot(at, _names(columns), rows) for table, at, columns, rows in done.iter_rows()}
+    for table in tables:
+        if table.name not in found:
+            latest = warehouse.query(f"SELECT max(valid_from) AS at FROM {table.full_name} HAVING count() > 0")
+            if latest.height:
+                found[table.name] = LastSnapshot(latest.item(), tuple(columns_of_shop(table)))
+    return {table.name: found[table.name] for table in tables if table.name in found}
 
 
 def absences(warehouse: Warehouse, table: str, columns: Sequence[str]) -> dict[str, Absence]:
@@ -161,18 +161,23 @@ def absences(warehouse: Warehouse, table: str, columns: Sequence[str]) -> dict[s
     return found
 
 
-def _taken(warehouse: Warehouse, table: str, limit: str = "") -> Iterator[LastSnapshot]:
+def _taken(warehouse: Warehouse, table: str) -> Iterator[LastSnapshot]:
     """A table's completed snapshots, newest first, back to where its history began."""
     done = warehouse.query(
         "SELECT at, columns, mode FROM etl.snapshots WHERE table = {table:String} AND state = 'done' "
-        f"ORDER BY recorded_at DESC {limit}",
+        "ORDER BY recorded_at DESC",
         {"table": table},
     )
     for at, columns, mode in done.iter_rows():
-        names = (_NAME_AND_TYPE.fullmatch(column) for column in columns)
-        yield LastSnapshot(at, tuple(match[1] for match in names if match))
+        yield LastSnapshot(at, _names(columns))
         if mode == "rebuild":
             return
+
+
+def _names(columns: Sequence[str]) -> tuple[str, ...]:
+    """The names of columns that are recorded as name and type."""
+    matches = (_NAME_AND_TYPE.fullmatch(column) for column in columns)
+    return tuple(match[1] for match in matches if match)
 
 
 # ---- writing -----------------------------------------------------------------------------------------------------
@@ -244,7 +249,7 @@ class StagedVersions:
         self.discard()
         has_new_words = mode == "append" and old is not None and self._renew_comments(old)
         if mode != "append" or snapshot["dropped"] or has_new_words:
-            refresh_history_views(self._warehouse, self._table)
+            refresh_history_views(self._warehouse, [self._table])
 
     def discard(self) -> None:
         """Drop what is staged, unless it is announced: then the next start finishes it."""
@@ -351,9 +356,7 @@ def recover_snapshots(warehouse: Warehouse) -> list[str]:
             continue
         _record(warehouse, snapshot, state="done")
         finished.append(snapshot["table"])
-        table = existing_history(warehouse, snapshot["table"])
-        assert table is not None
-        refresh_history_views(warehouse, table)
+        refresh_history_views(warehouse, [existing_histories(warehouse)[snapshot["table"]]])
     return finished
 
 
@@ -419,36 +422,55 @@ def _uuids(warehouse: Warehouse, *full_names: str) -> dict[str, str]:
 # ---- views -------------------------------------------------------------------------------------------------------
 
 
-def refresh_history_views(warehouse: Warehouse, table: Table) -> list[str]:
-    """Create the views of a history table, or replace those that differ; returns a line for each change."""
-    last = last_snapshot(warehouse, table)
-    gone = [name for name in columns_of_shop(table) if last is not None and name not in last.columns]
-    missing = {name: absence.since for name, absence in absences(warehouse, table.name, gone).items()}
+def refresh_history_views(warehouse: Warehouse, tables: Collection[Table]) -> list[str]:
+    """Create the views of history tables, or replace those that differ; returns a line for each change."""
+    if not tables:
+        return []
+    last = last_snapshots(warehouse, tables)
+    declared = dict[str, list[Column]]()
+    views = list[View]()
+    for table in tables:
+        seen = last.get(table.name)
+        gone = [name for name in columns_of_shop(table) if seen is not None and name not in seen.columns]
+        missing = {name: absence.since for name, absence in absences(warehouse, table.name, gone).items()}
+        for view, columns in history_views(table, missing):
+            views.append(view)
+            declared[view.full_name] = columns
+    differing = {view.full_name: exists for view, exists in differing_views(warehouse, views)}
+    stored = _view_columns(warehouse)
     lines = []
-    for view, columns in history_views(table, missing):
-        if not columns:
-            lines += replace_view(warehouse, view)
+    for view in views:
+        columns = declared[view.full_name]
         # A view keeps the columns and types it was created with, even if its table changes.
-        elif not _selects(warehouse, view) or _columns(warehouse, view.full_name.partition(".")[2]) != columns:
-            declared = ",\n  ".join(column.ddl for column in columns)
-            warehouse.require_free_space()
-            warehouse.command(
-                f"CREATE OR REPLACE VIEW {view.full_name}\n(\n  {declared}\n)\nAS {view.select}\n"
-                f"COMMENT {quote(view.comment)}"
-            )
-            lines.append(f"made view {view.full_name}")
+        if view.full_name in differing or (columns and stored.get(view.full_name) != columns):
+            _make_view(warehouse, view, columns)
+            lines.append(f"{'replaced' if differing.get(view.full_name, True) else 'created'} view {view.full_name}")
     return lines
 
 
-def _selects(warehouse: Warehouse, view: View) -> bool:
-    """Whether the view exists with this query."""
-    return bool(
-        warehouse.scalar(
-            "SELECT formatQuerySingleLine({select:String}) IN "
-            "(SELECT as_select FROM system.tables WHERE database = 'history' AND name = {name:String})",
-            {"select": view.select, "name": view.full_name.partition(".")[2]},
+def _make_view(warehouse: Warehouse, view: View, columns: Sequence[Column]) -> None:
+    warehouse.require_free_space()
+    if columns:
+        declared = ",\n  ".join(column.ddl for column in columns)
+        warehouse.command(
+            f"CREATE OR REPLACE VIEW {view.full_name}\n(\n  {declared}\n)\nAS {view.select}\n"
+            f"COMMENT {quote(view.comment)}"
         )
+    else:
+        warehouse.command(view.create_statement)
+
+
+def _view_columns(warehouse: Warehouse) -> dict[str, list[Column]]:
+    """The columns of the views of `history`, by the views' full names."""
+    found = warehouse.query(
+        "SELECT 'history.' || table AS view, name, type, comment FROM system.columns WHERE database = 'history' "
+        "AND table IN (SELECT name FROM system.tables WHERE database = 'history' AND engine = 'View') "
+        "ORDER BY view, position"
     )
+    columns = defaultdict[str, list[Column]](list)
+    for view, *column in found.iter_rows():
+        columns[view].append(Column(*column))
+    return columns
 
 
 def history_views(table: Table, missing: Mapping[str, datetime]) -> list[tuple[View, list[Column]]]:

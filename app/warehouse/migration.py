@@ -7,8 +7,8 @@ from app.settings import Settings
 from app.warehouse.call_ids import existing_columns, upgrade_call_ids
 from app.warehouse.client import Warehouse
 from app.warehouse.dwh_views import dwh_views
-from app.warehouse.history import existing_history, history_names, refresh_history_views
-from app.warehouse.views import replace_view
+from app.warehouse.history import existing_histories, refresh_history_views
+from app.warehouse.views import replace_views
 
 _FIXED_SETTINGS = ("index_granularity",)  # as the table was created
 
@@ -37,13 +37,8 @@ def migrate(warehouse: Warehouse, settings: Settings) -> list[str]:
             changes += _upgrade_column(warehouse, table, column, found)
     changes += upgrade_call_ids(warehouse, calls, existing)
     changes += _upgrade_settings(warehouse)
-    for view in dwh_views(settings):
-        changes += replace_view(warehouse, view)
-    for name in history_names(warehouse):
-        history = existing_history(warehouse, name)
-        assert history is not None
-        changes += refresh_history_views(warehouse, history)
-    return changes
+    changes += replace_views(warehouse, dwh_views(settings))
+    return changes + refresh_history_views(warehouse, existing_histories(warehouse).values())
 
 
 def _upgrade_column(warehouse: Warehouse, table: Table, column: Column, found: dict[str, str] | None) -> list[str]:

@@ -31,10 +31,19 @@ class Staging:
     """The staging tables of one business day.
 
     `rows` is the number of rows in each. With `replaced`, a query of session ids, they start as published, without the
-    rows of these sessions; `kept` is the number of rows they start with.
+    rows of these sessions; `published` is the number of rows of each table as published, `kept` of those they start
+    with.
     """
 
-    def __init__(self, warehouse: Warehouse, day: date, tables: Sequence[DwhTable], *, replaced: str = "") -> None:
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        day: date,
+        tables: Sequence[DwhTable],
+        *,
+        replaced: str = "",
+        published: Mapping[str, int] | None = None,
+    ) -> None:
         warehouse.require_free_space()
         self._warehouse = warehouse
         self._counting = Lock()
@@ -45,8 +54,8 @@ class Staging:
         self.rows = dict.fromkeys((table.name for table in tables), 0)
         for table in tables:
             warehouse.command(table.create_statement(name=self.name(table.name), settings=_UNMERGED))
-            if replaced:
-                self.rows[table.name] = self._begin_as_published(table)
+        if replaced:
+            self._begin_as_published(published or {})
         self.kept: Mapping[str, int] = dict(self.rows)
 
     def name(self, table: str) -> str:
@@ -90,16 +99,23 @@ class Staging:
         """Drop the staging tables."""
         _drop_staged(self._warehouse, self.day, list(self.rows), self.build_id)
 
-    def _begin_as_published(self, table: DwhTable) -> int:
-        """Share the published parts and start to mask the replaced sessions' rows; returns the number of other rows.
+    def _begin_as_published(self, published: Mapping[str, int]) -> None:
+        """Share the published parts and start to mask the replaced sessions' rows.
 
         Masking runs in the background, on the parts that exist now, so rows can be added meanwhile.
         """
-        staged, replaced = self.name(table.name), f"{table.session_column} IN ({self.replaced})"
-        self._warehouse.command(f"ALTER TABLE {staged} ATTACH {_partition(self.day)} FROM {table.full_name}")
-        rows = self._warehouse.counts({"all": (staged, "1"), "replaced": (staged, replaced)})  # the latter by its index
-        self._warehouse.command(f"DELETE FROM {staged} WHERE {replaced} SETTINGS lightweight_deletes_sync = 0")
-        return rows["all"] - rows["replaced"]
+        staged = {table.name: self.name(table.name) for table in self.tables}
+        replaced = {table.name: f"{table.session_column} IN ({self.replaced})" for table in self.tables}
+        for table in self.tables:
+            attach = f"ATTACH {_partition(self.day)} FROM {table.full_name}"
+            self._warehouse.command(f"ALTER TABLE {staged[table.name]} {attach}")
+        found = self._warehouse.counts({name: (staged[name], replaced[name]) for name in staged})  # by the index
+        for name, rows in found.items():
+            self.rows[name] = published[name] - rows
+            if rows:
+                self._warehouse.command(
+                    f"DELETE FROM {staged[name]} WHERE {replaced[name]} SETTINGS lightweight_deletes_sync = 0"
+                )
 
     def _await_masking(self) -> None:
         names = [self.name(table).partition(".")[2] for table in self.rows]
@@ -163,8 +179,8 @@ def recover(warehouse: Warehouse) -> list[date]:
     leftover = warehouse.query(
         "SELECT name FROM system.tables WHERE database = 'etl' AND match(name, '^(staged|changed|unread)_')"
     )
-    for name in leftover.iter_rows():
-        warehouse.command(f"DROP TABLE IF EXISTS etl.{name[0]} SYNC")
+    if leftover.height:
+        warehouse.drop_tables([f"etl.{name}" for name in leftover["name"]])
     return days
 
 
@@ -186,8 +202,7 @@ def _replace_partitions(warehouse: Warehouse, day: date, tables: Sequence[str], 
 
 
 def _drop_staged(warehouse: Warehouse, day: date, tables: Sequence[str], build_id: str) -> None:
-    for table in tables:
-        warehouse.command(f"DROP TABLE IF EXISTS {_staged(table, day, build_id)} SYNC")
+    warehouse.drop_tables([_staged(table, day, build_id) for table in tables])
 
 
 def _staged(table: str, day: date, build_id: str) -> str:

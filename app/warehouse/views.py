@@ -1,5 +1,6 @@
 """Views: created, and replaced where their meaning changed."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from app.core.sql import quote
@@ -20,19 +21,32 @@ class View:
         return f"CREATE OR REPLACE VIEW {self.full_name} AS\n{self.select}\nCOMMENT {quote(self.comment)}"
 
 
-def replace_view(warehouse: Warehouse, view: View) -> list[str]:
-    """Create the view, or replace it where its query differs; returns a line for each change."""
-    database, _, name = view.full_name.partition(".")
-    wanted = warehouse.scalar("SELECT formatQuerySingleLine({select:String})", {"select": view.select})
+def replace_views(warehouse: Warehouse, views: Sequence[View]) -> list[str]:
+    """Create the views that do not exist, replace those whose query differs; returns a line for each change."""
+    return [_replace(warehouse, view, exists=exists) for view, exists in differing_views(warehouse, views)]
+
+
+def differing_views(warehouse: Warehouse, views: Sequence[View]) -> Iterator[tuple[View, bool]]:
+    """The views that do not exist or have another query, and whether each exists."""
+    if not views:
+        return
+    wanted = warehouse.query(
+        "SELECT arrayMap(sql -> formatQuerySingleLine(sql), {selects:Array(String)}) AS selects",
+        {"selects": [view.select for view in views]},
+    ).item()
     found = warehouse.query(
-        "SELECT as_select FROM system.tables WHERE database = {database:String} AND name = {name:String}",
-        {"database": database, "name": name},
+        "SELECT database || '.' || name AS full_name, as_select FROM system.tables WHERE engine = 'View'"
     )
-    if not found.is_empty() and found.item() == wanted:
-        return []
+    stored = dict(found.iter_rows())
+    for view, select in zip(views, wanted, strict=True):
+        if stored.get(view.full_name) != select:
+            yield view, view.full_name in stored
+
+
+def _replace(warehouse: Warehouse, view: View, *, exists: bool) -> str:
     warehouse.require_free_space()
     warehouse.command(view.create_statement)
     if view.columns:  # in one statement, since each analyses the whole view
         comments = (f"COMMENT COLUMN IF EXISTS `{name}` {quote(text)}" for name, text in view.columns.items())
         warehouse.command(f"ALTER TABLE {view.full_name} {', '.join(comments)}")
-    return [f"{'created' if found.is_empty() else 'replaced'} view {view.full_name}"]
+    return f"{'replaced' if exists else 'created'} view {view.full_name}"

@@ -136,7 +136,6 @@ class Shop:
 
 @pytest.fixture
 def shop(warehouse, settings, tmp_path, monkeypatch) -> Shop:
-    monkeypatch.setattr(app.shop.sqlite, "ReaderProcess", InProcessReader)
     path = tmp_path / "shop.sqlite"
     of_shop = Settings(
         _env_file=None, shop_db=f"sqlite://{path}", snapshots=tmp_path / "plan.toml", scratch=tmp_path / "scratch"

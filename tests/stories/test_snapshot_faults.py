@@ -24,7 +24,6 @@ from app.jobs.snapshot import take_snapshot
 from app.settings import Settings
 from app.warehouse import Warehouse, recover, recover_snapshots
 from app.warehouse.opening import prepare_warehouse
-from tests.shop.taking import InProcessReader
 from tests.stories.test_faults import GATED, Shop, kill_all
 from tests.support.effort import repeated
 
@@ -117,7 +116,6 @@ class Tried:
 
 @pytest.fixture
 def tried(warehouse, tmp_path, monkeypatch) -> Tried:
-    monkeypatch.setattr(app.shop.sqlite, "ReaderProcess", InProcessReader)
     monkeypatch.setattr(app.frames.snapshots, "_PIECE_ROWS", 16)
     monkeypatch.setattr(app.warehouse.history, "_INSERTED_ROWS", 24)  # several parts
     path = tmp_path / "shop.sqlite"

@@ -84,10 +84,10 @@ def audit(warehouse: Warehouse, day: DayToAudit, *, max_row_factor: float, skip_
 
 def _total_findings(warehouse: Warehouse, day: DayToAudit) -> list[str]:
     staging, findings = day.staging, []
+    sums = _sums(warehouse, {table: (staging.name(table.name), "1") for table in staging.tables})
     for table in staging.tables:
-        sums = _sums(warehouse, table, staging.name(table.name), "1")
         for total in table.totals:
-            found = sums[total] if total.column else staging.rows[table.name]
+            found = sums[table.name, total] if total.column else staging.rows[table.name]
             if total.control is Control.DAY_CALLS:
                 expected = day.day_calls
                 if found != expected:  # the same call may be stored twice where others than Carat insert
@@ -103,22 +103,25 @@ def _total_findings(warehouse: Warehouse, day: DayToAudit) -> list[str]:
 
 def carried_over(warehouse: Warehouse, staging: Staging) -> CarriedOver:
     """The sums of the published day without the sessions that are replaced."""
-    sums: dict[tuple[str, Total], Any] = {}
-    for table in staging.tables:
-        is_day = table.is_day(staging.day)
-        replaced_here = f"{is_day} AND {table.session_column} IN ({staging.replaced})"  # found by the index
-        replaced = _sums(warehouse, table, table.full_name, replaced_here)
-        published = _sums(warehouse, table, table.full_name, is_day)
-        sums |= {(table.name, total): value - replaced[total] for total, value in published.items()}
-    return sums
+    published = {table: (table.full_name, table.is_day(staging.day)) for table in staging.tables}
+    replaced = {
+        table: (source, f"{is_day} AND {table.session_column} IN ({staging.replaced})")  # found by the index
+        for table, (source, is_day) in published.items()
+    }
+    gone = _sums(warehouse, replaced)
+    return {key: value - gone[key] for key, value in _sums(warehouse, published).items()}
 
 
-def _sums(warehouse: Warehouse, table: DwhTable, source: str, where: str) -> dict[Total, Any]:
-    totals = [total for total in table.totals if total.column]
-    if not totals:
-        return {}
-    sums = ", ".join(f"{table.sum_sql(total)} AS total{number}" for number, total in enumerate(totals))
-    return dict(zip(totals, warehouse.query(f"SELECT {sums} FROM {source} WHERE {where}").row(0), strict=True))
+def _sums(warehouse: Warehouse, sources: Mapping[DwhTable, tuple[str, str]]) -> dict[tuple[str, Total], Any]:
+    """The totals of columns, by table, among the rows of a source that meet a condition."""
+    totals = {table: [total for total in table.totals if total.column] for table in sources}
+    queries = {
+        table: f"SELECT {', '.join(map(table.sum_sql, totals[table]))} FROM {source} WHERE {where}"
+        for table, (source, where) in sources.items()
+        if totals[table]
+    }
+    rows = zip(queries, warehouse.one_rows(list(queries.values())), strict=True)
+    return {(table.name, total): value for table, row in rows for total, value in zip(totals[table], row, strict=True)}
 
 
 def _key_findings(warehouse: Warehouse, staging: Staging) -> list[str]:

@@ -10,7 +10,6 @@ from app.contracts import EVENTS
 from app.core import console
 from app.core.errors import CaratError, WarehouseGoneError, require_none
 from app.frames.days import day_bounds
-from app.jobs.build.boundaries import read_boundary_fingerprints
 from app.jobs.build.coverage import record_coverage
 from app.jobs.build.day import DayBuilt, build_day
 from app.jobs.build.days import ALL_DAYS, DAY_ERRORS, Span, is_within, run_parallel
@@ -147,8 +146,7 @@ def build_and_record(
         ):
             with attempt:
                 # Read before the build reads anything: calls that arrive meanwhile are found by the next comparison.
-                bounds = day_bounds(day.day, rules.zone)
-                boundaries = read_boundary_fingerprints(warehouse, bounds, timeout_ms=rules.timeout_ms)
+                boundaries = inputs.read_boundaries(warehouse, day_bounds(day.day, rules.zone))
                 built = build_day(
                     warehouse,
                     day.day,

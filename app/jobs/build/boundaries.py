@@ -9,6 +9,8 @@ from app.frames.sessionize import reached_calls
 from app.jobs.build.call_sql import CALL_HASH, MOMENT_SCHEMA, crossing_visitors, instant
 from app.warehouse import Warehouse
 
+_QUARTER_HOUR_MS = 15 * 60 * 1000
+
 
 @dataclass(frozen=True)
 class BoundaryFingerprints:
@@ -22,8 +24,10 @@ class BoundaryFingerprints:
     later_fingerprint: int
 
 
-def read_boundary_fingerprints(warehouse: Warehouse, bounds: DayBounds, *, timeout_ms: int) -> BoundaryFingerprints:
-    """The fingerprints as the raw calls are now."""
+def read_boundary_fingerprints(
+    warehouse: Warehouse, bounds: DayBounds, *, quarter_hours: pl.DataFrame, timeout_ms: int
+) -> BoundaryFingerprints:
+    """The fingerprints of the raw calls; `quarter_hours` says, in `at`, in which quarters of an hour there are any."""
     parameters = {
         "previous_start": bounds.previous_start - timeout_ms,
         "start": bounds.start,
@@ -31,18 +35,29 @@ def read_boundary_fingerprints(warehouse: Warehouse, bounds: DayBounds, *, timeo
         "next_end": bounds.next_end,
         "timeout_ms": timeout_ms,
     }
-    earlier = warehouse.scalar(
-        "SELECT sum(cityHash64(visitor_hash, ts, call_id, content_hash)) FROM pd.api_calls "
-        f"WHERE ts >= {instant('previous_start')} AND ts < {instant('start')} "
-        f"AND visitor_hash IN ({crossing_visitors('start')})",
-        parameters,
-    )
-    around = warehouse.query(
-        f"SELECT visitor_hash, ts, call_id, {CALL_HASH} AS hash FROM pd.api_calls "
-        "WHERE ts >= fromUnixTimestamp64Milli({end:Int64} - {timeout_ms:Int64}, 'UTC') "
-        f"AND ts < {instant('next_end')} AND visitor_hash IN ({crossing_visitors('end')})",
-        parameters,
-        schema=MOMENT_SCHEMA | {"hash": pl.UInt64()},
-    )
-    later = reached_calls(around, midnight=bounds.end, timeout_ms=timeout_ms)["hash"].sum()
-    return BoundaryFingerprints(int(earlier), int(later))
+    called = quarter_hours["at"].dt.epoch("ms")
+    earlier = later = 0
+    if _may_be_crossed(called, bounds.start, timeout_ms):
+        earlier = warehouse.scalar(
+            "SELECT sum(cityHash64(visitor_hash, ts, call_id, content_hash)) FROM pd.api_calls "
+            f"WHERE ts >= {instant('previous_start')} AND ts < {instant('start')} "
+            f"AND visitor_hash IN ({crossing_visitors('start')})",
+            parameters,
+        )
+    if _may_be_crossed(called, bounds.end, timeout_ms):
+        around = warehouse.query(
+            f"SELECT visitor_hash, ts, call_id, {CALL_HASH} AS hash FROM pd.api_calls "
+            "WHERE ts >= fromUnixTimestamp64Milli({end:Int64} - {timeout_ms:Int64}, 'UTC') "
+            f"AND ts < {instant('next_end')} AND visitor_hash IN ({crossing_visitors('end')})",
+            parameters,
+            schema=MOMENT_SCHEMA | {"hash": pl.UInt64()},
+        )
+        later = int(reached_calls(around, midnight=bounds.end, timeout_ms=timeout_ms)["hash"].sum())
+    return BoundaryFingerprints(int(earlier), later)
+
+
+def _may_be_crossed(called: pl.Series, midnight: int, timeout_ms: int) -> bool:
+    """Whether any of these quarters of an hour, in epoch ms, are within the timeout before and after a midnight."""
+    before = called.is_between(midnight - timeout_ms - _QUARTER_HOUR_MS, midnight, closed="left")
+    after = called.is_between(midnight, midnight + timeout_ms)
+    return bool(before.any() and after.any())

@@ -156,7 +156,9 @@ def _build_upon(
                 blocks=changed.blocks,
             )
         calls = changed.calls if changed else day_calls
-        built = stage_day(warehouse, scope, rules, calls=calls, tables=tables, on_calls=on_calls)
+        built = stage_day(
+            warehouse, scope, rules, calls=calls, tables=tables, published=reuse_plan.rows, on_calls=on_calls
+        )
         with built.staging.dropped_on_failure():
             to_audit = DayToAudit(
                 built.staging,
@@ -213,9 +215,12 @@ def stage_day(
     *,
     calls: int,
     tables: Sequence[DwhTable] | None = None,
+    published: Mapping[str, int] | None = None,
     on_calls: Callable[[int], None] = lambda _: None,
 ) -> StagedDay:
-    """Build a day's tables in staging, some shards at a time. `calls`: about how many the scope holds.
+    """Build a day's tables in staging, some shards at a time.
+
+    `calls`: about how many the scope holds; `published`: the rows of each table as published, for a scope of sessions.
 
     Shards count orders independently of each other. Where two hold calls of one order, the day is staged once more,
     with the calls that are not the order's first.
@@ -223,7 +228,7 @@ def stage_day(
     tables = dwh_tables() if tables is None else tables
     context = _day_context(warehouse, scope, rules, tables)
     for _ in range(_ORDER_PASSES):
-        staged = _stage(warehouse, context, rules, calls=calls, tables=tables, on_calls=on_calls)
+        staged = _stage(warehouse, context, rules, calls=calls, tables=tables, published=published, on_calls=on_calls)
         with staged.staging.dropped_on_failure():
             staged.staging.require_complete()
             orders = _checked_orders(warehouse, staged.staging)
@@ -249,10 +254,11 @@ def _stage(
     *,
     calls: int,
     tables: Sequence[DwhTable],
+    published: Mapping[str, int] | None,
     on_calls: Callable[[int], None],
 ) -> StagedDay:
     scope = context.scope
-    staging = Staging(warehouse, scope.bounds.day, tables, replaced=scope.sessions)
+    staging = Staging(warehouse, scope.bounds.day, tables, replaced=scope.sessions, published=published)
     kept = carried_over(warehouse, staging) if scope.sessions else {}
     controls = ControlTotals()
     count = shard_count(calls, shard_calls=rules.settings.shard_calls)

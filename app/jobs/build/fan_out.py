@@ -238,10 +238,11 @@ def _inputs_of(inputs: Inputs, stale: StaleDay) -> Inputs:
     """The part of the inputs that the build of one day uses."""
     bounds = day_bounds(stale.day, inputs.zone)
     around = (stale.day, stale.day + timedelta(days=1))
+    at = pl.col("at").dt.epoch("ms")
     return replace(
         inputs,
         days=inputs.days.filter(pl.col("day") == stale.day),
-        quarter_hours=inputs.quarter_hours.clear(),
+        quarter_hours=inputs.quarter_hours.filter(at.is_between(bounds.previous_start, bounds.next_end)),
         versions=_versions_of(inputs.versions, bounds),
         lookup_versions=_versions_of(inputs.lookup_versions, bounds),
         orders_elsewhere={},

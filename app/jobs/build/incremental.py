@@ -49,7 +49,6 @@ def find_changed_sessions(
     """
     suffix = f"{scope.bounds.day:%Y%m%d}_{uuid.uuid4().hex[:12]}"  # so that attempts at the same day share nothing
     visitors, sessions = f"etl.changed_visitors_{suffix}", f"etl.changed_sessions_{suffix}"
-    warehouse.command(f"CREATE TABLE {visitors} (visitor_hash UInt64) ENGINE = Memory")
     try:
         visitor_calls = _find_visitors(warehouse, scope, quarter_hours, around, into=visitors)
         some = replace(scope, visitors=f"SELECT visitor_hash FROM {visitors}", reusable_days=())
@@ -71,14 +70,13 @@ def find_changed_sessions(
             some.visitors,
         )
     finally:
-        for table in (visitors, sessions):
-            warehouse.command(f"DROP TABLE IF EXISTS {table} SYNC")
+        warehouse.drop_tables([visitors, sessions])
 
 
 def _find_visitors(
     warehouse: Warehouse, scope: BuildScope, quarter_hours: pl.DataFrame, around: tuple[bool, bool], *, into: str
 ) -> int:
-    """Write to `into` the visitors with a call that came or went; the number of calls they have on the day."""
+    """Create `into`, the visitors with a call that came or went; returns the number of calls they have on the day."""
     bounds = scope.bounds
     parameters = {
         "day": bounds.day,
@@ -98,7 +96,8 @@ def _find_visitors(
     for is_changed, near_midnight in zip(around, (after_start, before_end), strict=True):
         if is_changed:
             sources.append(f"SELECT visitor_hash FROM pd.api_calls WHERE {_IN_DAY} AND {near_midnight}")
-    warehouse.command(f"INSERT INTO {into} {' UNION DISTINCT '.join(sources)}", parameters)
+    create = f"CREATE TABLE {into} (visitor_hash UInt64) ENGINE = Memory AS"
+    warehouse.command(f"{create} {' UNION DISTINCT '.join(sources)}", parameters)
     calls = warehouse.scalar(
         f"SELECT count() FROM pd.api_calls WHERE {_IN_DAY} AND visitor_hash IN (SELECT visitor_hash FROM {into})",
         parameters,

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import polars as pl
 
 from app.contracts import EVENTS, LEDGER, ORDER_CALLS, DwhTable, Input, dwh_tables
-from app.frames.days import day_bounds
+from app.frames.days import DayBounds, day_bounds
 from app.jobs.build.boundaries import BoundaryFingerprints, read_boundary_fingerprints
 from app.jobs.build.call_sql import CALL_HASH, QUARTER_HOUR
 from app.jobs.build.day import DayBuilt, ReusePlan
@@ -105,6 +105,12 @@ class Inputs:
         """The same of the rows that the endpoint map looks up."""
         return _fingerprint_at(self.lookup_versions, until)
 
+    def read_boundaries(self, warehouse: Warehouse, bounds: DayBounds) -> BoundaryFingerprints:
+        """The fingerprints of calls of the neighbouring days that can change a day's sessions."""
+        return read_boundary_fingerprints(
+            warehouse, bounds, quarter_hours=self.quarter_hours, timeout_ms=self.timeout_ms
+        )
+
     def after_builds(self, warehouse: Warehouse) -> "Inputs":
         """The same inputs, with what was built since and the orders that it placed."""
         return replace(self, built=_last_built(warehouse), orders_elsewhere=read_orders_elsewhere(warehouse))
@@ -192,7 +198,7 @@ def compare(
         around = [t for t, row in last.items() if row and not reasons[t] and _differs_around(now, t, row)]
         if around:
             bounds = day_bounds(day, inputs.zone)
-            boundaries = read_boundary_fingerprints(warehouse, bounds, timeout_ms=inputs.timeout_ms)
+            boundaries = inputs.read_boundaries(warehouse, bounds)
             for table in around:
                 reasons[table] = _reasons_around(boundaries, last[table] or {})
             untouched += [(day, table.name) for table in around if not reasons[table]]

@@ -11,7 +11,7 @@ from app.frames.recall import LOOKUP_SCHEMA
 from app.jobs.build.call_sql import instant
 from app.rules.endpoint_map import EndpointMap, Lookup
 from app.warehouse import FingerprintSource, Warehouse, fingerprints
-from app.warehouse.history import existing_history
+from app.warehouse.history import existing_histories
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SUMS = {"at": LOOKUP_SCHEMA["valid_from"], "fingerprint": pl.UInt64()}
@@ -66,7 +66,8 @@ def lookup_sums(warehouse: Warehouse, endpoint_map: EndpointMap, *, keep: bool) 
 
 def _existing(warehouse: Warehouse, endpoint_map: EndpointMap) -> Iterator[Lookup]:
     """The lookups whose table and columns history has."""
+    histories = existing_histories(warehouse) if endpoint_map.lookups else {}
     for lookup in endpoint_map.lookups:
-        history = existing_history(warehouse, lookup.table)
+        history = histories.get(lookup.table)
         if history is not None and {lookup.key, lookup.value} <= {column.name for column in history.columns}:
             yield lookup

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from app.contracts import PRODUCT_SESSIONS
+from app.contracts import PRODUCT_SESSIONS, Table
 from app.core.sql import quote
 from app.frames.days import DayBounds
 from app.jobs.build.call_sql import instant
 from app.rules.snapshot_plan import SnapshotPlan, SnapshotTable
 from app.warehouse import FingerprintSource, Warehouse, fingerprints
-from app.warehouse.history import existing_history
+from app.warehouse.history import existing_histories
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,14 @@ def history_sums(warehouse: Warehouse, plan: SnapshotPlan, *, keep: bool) -> pl.
 
 def _sources(warehouse: Warehouse, plan: SnapshotPlan) -> list[_Source]:
     """The plan's tables and columns of products that exist in history."""
-    return [source for table in plan.of_products if (source := _source(warehouse, table)) is not None]
+    if not plan.of_products:
+        return []
+    histories = existing_histories(warehouse)
+    sources = [_source(histories[table.name], table) for table in plan.of_products if table.name in histories]
+    return [source for source in sources if source is not None]
 
 
-def _source(warehouse: Warehouse, table: SnapshotTable) -> _Source | None:
-    history = existing_history(warehouse, table.name)
-    if history is None:
-        return None
+def _source(history: Table, table: SnapshotTable) -> _Source | None:
     columns = {column.name for column in history.columns}
     attributes = {name: f"`{column}`" for name, column in table.product.items() if column in columns}
     product_id = attributes.pop("product_id", None)

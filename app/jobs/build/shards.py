@@ -193,16 +193,13 @@ def read_documents(
 
     In: `ts, call_id, content_hash`. `ids_table` is the name of a temporary table for their ids.
     """
-    warehouse.create_temp_table(ids_table, calls["call_id"])
-    try:
+    with warehouse.held_ids(calls["call_id"], table=ids_table) as ids:
         table = _read(
             warehouse,
             f"SELECT call_id, content_hash, {_documents(endpoint_map)} FROM pd.api_calls "
-            f"WHERE {_IN_BLOCKS} AND call_id IN (SELECT id FROM {ids_table})",
+            f"WHERE {_IN_BLOCKS} AND call_id IN ({ids})",
             {"blocks": blocks_of(calls["ts"])},
         )
-    finally:
-        warehouse.command(f"DROP TABLE IF EXISTS {ids_table} SYNC")
     records = _frame(table.select(_RECORD)).with_row_index("document").unique(_RECORD, keep="first")
     return calls.join(records, on=_RECORD, how="left"), table.select(_DOCUMENTS).combine_chunks()
 

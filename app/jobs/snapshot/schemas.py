@@ -17,10 +17,8 @@ from app.warehouse.history import (
     LastSnapshot,
     absences,
     columns_of_shop,
-    existing_history,
     history_table,
     key_of,
-    last_snapshot,
 )
 
 
@@ -48,6 +46,7 @@ class Comparison:
     returned: Mapping[str, datetime] = field(default_factory=dict)  # of those added: dropped before, and when last seen
     dropped: tuple[str, ...] = ()
     retyped: tuple[str, ...] = ()
+    live_rows: int | None = None  # as the last snapshot found, where known
 
     @property
     def key(self) -> list[str]:
@@ -77,9 +76,19 @@ class Comparison:
 
 
 def compare_schemas(
-    warehouse: Warehouse, table: SnapshotTable, columns: Sequence[ShopColumn], *, at: datetime, limits: Limits
+    warehouse: Warehouse,
+    table: SnapshotTable,
+    columns: Sequence[ShopColumn],
+    *,
+    old: Table | None,
+    last: LastSnapshot | None,
+    at: datetime,
+    limits: Limits,
 ) -> Comparison:
-    """How the table is compared; ShopError where it cannot be, or where its schema looks like another shop's."""
+    """How the table is compared with `old`, its history; `last` is its last snapshot.
+
+    Raises ShopError where it cannot be compared, or where its schema looks like another shop's.
+    """
     names = [column.name for column in columns]
     if missing := [name for name in (*table.key, *table.columns) if name not in names]:
         raise ShopError(f"{table.source} has no column {', '.join(missing)}: another schema? See CARAT_SNAPSHOTS")
@@ -89,9 +98,7 @@ def compare_schemas(
     if len(fresh) < len(columns):
         raise ShopError(f"{table.source}: two columns would be stored under one name: exclude one of them")
     key = [column.kept_as for name in table.key for column in columns if column.name == name]
-    old = existing_history(warehouse, table.name)
-    last = last_snapshot(warehouse, old) if old is not None and not limits.rebuild else None
-    if old is None or last is None:
+    if old is None or last is None or limits.rebuild:
         kept = history_table(table.name, list(fresh.values()), key)
         return Comparison(table, kept, old, tuple(columns), mode="rebuild")
     if at < last.at:
@@ -153,6 +160,7 @@ def _evolved(
         returned={name: absence.last_seen for name, absence in absent.items()},
         dropped=tuple(name for name in last.columns if name not in fresh),
         retyped=tuple(retyped.values()),
+        live_rows=last.rows,
     )
 
 

@@ -21,7 +21,13 @@ from app.jobs.snapshot.schemas import Comparison, Limits, compare_schemas
 from app.rules.snapshot_plan import SnapshotPlan, SnapshotTable
 from app.shop import Shop
 from app.warehouse import Warehouse
-from app.warehouse.history import StagedVersions, record_failed, write_versions
+from app.warehouse.history import (
+    StagedVersions,
+    existing_histories,
+    last_snapshots,
+    record_failed,
+    write_versions,
+)
 
 
 @dataclass(frozen=True)
@@ -46,10 +52,20 @@ def snapshot_tables(
     started = time.perf_counter()
     comparisons = dict[str, Comparison]()
     records = {table.name: _record_of(table, snapshot) for table in plan.tables}
+    histories = existing_histories(warehouse)
+    last = last_snapshots(warehouse, [histories[table.name] for table in plan.tables if table.name in histories])
     for table in plan.tables:
         with _failing(records[table.name]):
             columns = shop.describe(table)
-            comparisons[table.name] = compare_schemas(warehouse, table, columns, at=snapshot.at, limits=limits)
+            comparisons[table.name] = compare_schemas(
+                warehouse,
+                table,
+                columns,
+                old=histories.get(table.name),
+                last=last.get(table.name),
+                at=snapshot.at,
+                limits=limits,
+            )
             records[table.name] |= comparisons[table.name].record()
 
     if comparisons:
@@ -168,7 +184,8 @@ def _require_plausible(record: dict[str, Any], comparison: Comparison, was_live:
 def _write_known(warehouse: Warehouse, comparison: Comparison, folder: Path) -> None:
     """Write the stored versions of a table to a file, while the shop is being read."""
     if comparison.old is not None and comparison.mode != "rebuild":
-        write_versions(warehouse, comparison.old, list(comparison.known), _known_file(folder, comparison))
+        path, live_rows = _known_file(folder, comparison), comparison.live_rows
+        write_versions(warehouse, comparison.old, list(comparison.known), path, live_rows=live_rows)
 
 
 def _known_file(folder: Path, comparison: Comparison) -> Path:
