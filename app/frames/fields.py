@@ -14,6 +14,7 @@ from app.rules.number_text import AMBIGUOUS, read_number
 EXACT = pl.Decimal(38, 18)
 COUNT_FIELDS = frozenset({"quantity", "page", "per_page", "results_total", "order_quantities"})
 ID_FIELDS = frozenset({"product_id", "order_id", "shown_products", "order_products"})
+_EXACT_LIMIT = 10**20
 _MONEY_LIMIT = 10**12  # larger ones are not prices, and their sums would not fit
 _COUNT_LIMIT = 2**32
 _PLAIN_NUMBER = r"^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)$"
@@ -100,16 +101,22 @@ def _scalars(values: pl.Series, field: str, reading: Reading) -> tuple[pl.Series
 def exact_numbers(values: pl.Series, decimal: str) -> tuple[pl.Series, int]:
     """The values as exact decimals; and how many were text, not blank, that is not a number."""
     if values.dtype != pl.String:
-        return values.cast(EXACT), 0
+        return values.cast(pl.String).cast(EXACT, strict=False), _too_large(values)
     text = pl.col("text").str.strip_chars()
+    is_bare = text.str.ends_with(BARE)
     digits = text.str.strip_suffix(BARE)
+    bare = digits.cast(pl.Float64, strict=False)
     is_plain = digits.str.contains(_PLAIN_NUMBER)
     if decimal == ",":
-        is_plain &= text.str.ends_with(BARE) | ~text.str.contains(".", literal=True)
+        is_plain &= is_bare | ~text.str.contains(".", literal=True)
     elif not decimal:
         is_plain &= ~text.str.contains(AMBIGUOUS)
     frame = values.to_frame("text").select(
-        text=text, number=pl.when(is_plain).then(digits).cast(EXACT, strict=False), is_blank=text.fill_null("") == ""
+        text=text,
+        number=pl.when(is_plain)
+        .then(pl.when(is_bare).then(bare.cast(pl.String)).otherwise(digits))
+        .cast(EXACT, strict=False),
+        is_blank=(text.fill_null("") == "") | (is_bare & bare.is_infinite().fill_null(value=False)),
     )
     odd = frame.filter(pl.col("number").is_null(), ~pl.col("is_blank"))["text"].unique()
     if not len(odd):
@@ -122,6 +129,13 @@ def exact_numbers(values: pl.Series, decimal: str) -> tuple[pl.Series, int]:
     frame = frame.join(found, on="text", how="left", maintain_order="left")
     frame = frame.with_columns(number=pl.coalesce("number", "odd"))
     return frame["number"], frame.filter(~pl.col("is_blank"), pl.col("number").is_null()).height
+
+
+def _too_large(numbers: pl.Series) -> int:
+    """How many finite numbers an exact decimal does not hold."""
+    if not numbers.dtype.is_float():
+        return 0
+    return int((numbers.is_finite() & (numbers.abs() >= _EXACT_LIMIT)).sum())
 
 
 def _texts(values: pl.Series, separator: str) -> pl.Series:

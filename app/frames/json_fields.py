@@ -11,8 +11,9 @@ before it refused:
 
 Which step reads a document depends on its neighbours, so all three must give it the same values. Two things see to it:
 
-- A number keeps whether it was bare or text, since `1.234` is doubtful only as text. The reader takes a number in
-  quotes for a decimal, so documents that quote one go to the second step; from there on a bare number ends in `E0`.
+- A number keeps whether it was bare or text, since `1.234` is doubtful only as text: the first step reads bare ones as
+  floats, which the reader never takes from text, and from the second step on a bare number ends in `E0`. Bare numbers
+  are floats in every step, as JavaScript would read them.
 - A text among lists keeps that it was a text, which is split where an element of a list is not: it becomes a list that
   begins with TEXT_AMONG_LISTS.
 
@@ -22,6 +23,7 @@ document can hold two rows, and equal counts mean aligned rows.
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,17 +47,15 @@ _DEEPEST = 100  # levels of a document that Python does not decode whole
 _SAMPLED_DOCUMENTS = 32
 _HALVING_LEAF = 16
 _MIN_BLOCK_BYTES = 4 * 1024 * 1024
-_DECIMAL = pa.decimal128(38, 18)  # holds what a JavaScript back end makes of 0.1 + 0.2
 _BARE_NUMBER = r"(0(?:\.[0-9]+)?|-0\.[0-9]+|-?[1-9][0-9]*(?:\.[0-9]+)?)"  # but -0, which is 0 as an integer
 _BARE_TRUTH = "(true|false)"
 _QUOTED = r'("(?:[^"\\]|\\.)*")'
-_KEY_WITH_ESCAPE = r'\\[^"]*'  # its last part
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """One column a path, in the documents' order (text, decimal, integer, or a list of these), and what was lost.
+    """One column a path, in the documents' order (text, float, integer, or a list of these), and what was lost.
 
     `unreadable` holds, by the path's name, the positions of documents with a value of a type that the path cannot hold;
     under an empty name those of documents that are not JSON objects.
@@ -99,16 +99,13 @@ def _extract(documents: pa.ChunkedArray, paths: Sequence[FieldPath]) -> Extracti
         is_plain = pc.and_not(is_plain, pc.match_substring_regex(lines, pattern))
     rows = pc.indices_nonzero(is_plain)
     plain = lines if len(rows) == len(lines) else lines.filter(is_plain)
-    parts = _read_learned(plain, rows, paths) if len(plain) else []  # row numbers and the paths' values
-    done = sum(len(part_rows) for part_rows, _ in parts)
-    if done < len(plain):
-        if parts:
-            is_left = pc.invert(pc.is_in(rows, parts[0][0]))
-            plain, rows = plain.filter(is_left), rows.filter(is_left)
+    parts: list[tuple[pa.Array, list[pa.Array]]] = []  # row numbers and the paths' values
+    refused = pa.array([], pa.uint64())
+    if (learned := _read_learned(plain, paths) if len(plain) else []) is not None:
+        parts.append((rows, learned))
+    else:
         accepted, refused = _read_by_halving(_as_text_fields(plain, paths), rows, paths)
         parts += accepted
-    else:
-        refused = pa.array([], pa.uint64())
     odd = pl.concat([pl.Series(refused), pl.Series(pc.indices_nonzero(pc.invert(is_plain)))]).sort().to_arrow()
     tolerant, unreadable = _read_tolerant(documents, odd, paths)
     parts.append((odd, tolerant))
@@ -161,19 +158,12 @@ def _last_keys(paths: Sequence[FieldPath], is_number: bool) -> str:
 # ---- the fast path -----------------------------------------------------------------------------------------------
 
 
-def _read_learned(lines: pa.Array, rows: pa.Array, paths: Sequence[FieldPath]) -> list[tuple[pa.Array, list[pa.Array]]]:
-    """What can be read by the types that a sample shows: the rows with their values; nothing where one is otherwise."""
+def _read_learned(lines: pa.Array, paths: Sequence[FieldPath]) -> list[pa.Array] | None:
+    """The paths of lines that are all as a sample shows, or None."""
     sample = [_decode(line, _Number) for line in lines.slice(0, _SAMPLED_DOCUMENTS).to_pylist()]
     types = [_learned_type(path, sample) for path in paths]
-    decimals = {path.keys[-1] for path, learned in zip(paths, types, strict=True) if learned == _DECIMAL}
-    if decimals:  # the reader takes a number in quotes for a number, whatever a point in it means
-        is_quoted = pc.match_substring_regex(lines, rf'(?:"(?:{_any_of(decimals)})|{_KEY_WITH_ESCAPE})"\s*:\s*"')
-        if pc.any(is_quoted).as_py():
-            lines, rows = (values.filter(pc.invert(is_quoted)) for values in (lines, rows))
-    table = _read(lines, paths, types) if len(lines) else None
-    if table is None:
-        return []
-    return [(rows, [_as_read(values, path) for values, path in zip(table, paths, strict=True)])]
+    table = _read(lines, paths, types)
+    return table and [_as_read(values, path) for values, path in zip(table, paths, strict=True)]
 
 
 def _read_by_halving(
@@ -257,7 +247,7 @@ def _learned_type(path: FieldPath, sample: Sequence[Any]) -> pa.DataType:
         return _type_of_any(found)
     seen = {type(value) for one in found for value in _flat(one)}
     if path.kind is Kind.NUMBER:
-        return _DECIMAL if _Number in seen else pa.string()
+        return pa.float64() if _Number in seen else pa.string()
     scalar = pa.int64() if seen == {_Number} else pa.string()
     if path.kind is Kind.TEXTS and any(isinstance(one, list) for one in found):
         return pa.list_(scalar)
@@ -458,10 +448,14 @@ def _as_utf8(text: str | None) -> str | None:
     return None if text is None else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def number_as_text(number: object) -> str:
-    """A bare number in the form that tells it from one that was written as text: with an exponent."""
-    text = number if isinstance(number, str) else repr(number)
-    return text if "e" in text.lower() else f"{text}E0"
+def number_as_text(number: object) -> str | None:
+    """A bare number in the form that tells it from one that was written as text: with an exponent; None if infinite."""
+    try:
+        value = float(number)  # type: ignore[arg-type]
+    except OverflowError:
+        return None
+    text = repr(value)
+    return (text if "e" in text else f"{text}E0") if math.isfinite(value) else None
 
 
 # ---- putting the parts together ----------------------------------------------------------------------------------
@@ -485,15 +479,16 @@ def _in_order(parts: Sequence[tuple[pa.Array, list[pa.Array]]], paths: Sequence[
 
 
 def _numbers_as_text(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame with exact numbers in the form that leaves no doubt."""
+    """The frame with bare numbers in the form that tells them from text."""
 
-    def as_text(value: pl.Expr) -> pl.Expr:
-        return value.cast(pl.String) + "E0"
+    def as_text(number: pl.Expr) -> pl.Expr:
+        text = number.cast(pl.String)
+        return pl.when(number.is_finite()).then(pl.when(text.str.contains("e")).then(text).otherwise(text + "E0"))
 
     return frame.with_columns(
         pl.col(name).list.eval(as_text(pl.element())) if isinstance(dtype, pl.List) else as_text(pl.col(name))
         for name, dtype in frame.schema.items()
-        if (dtype.inner if isinstance(dtype, pl.List) else dtype).is_decimal()
+        if (dtype.inner if isinstance(dtype, pl.List) else dtype) == pl.Float64
     )
 
 
