@@ -57,7 +57,7 @@ def test_metrics_count_accepted_and_rejected_calls_requests_and_writes(tmp_path)
         }
         assert float(figures["carat_spool_fsync_seconds_count"]) >= 1
         assert float(figures["carat_spool_bytes"]) > 2 * len(GOOD)
-        assert 0 <= float(figures["carat_spool_oldest_age_seconds"]) < 60
+        assert float(figures["carat_spool_oldest_age_seconds"]) >= 0
         assert float(figures["carat_collect_connections"]) >= 1
         assert "carat_delivery_lag_seconds" in figures
 
