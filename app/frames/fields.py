@@ -18,7 +18,7 @@ ID_FIELDS = frozenset({"product_id", "order_id", "shown_products", "order_produc
 _MONEY_LIMIT = 10**12  # larger ones are not prices, and their sums would not fit
 _COUNT_LIMIT = 2**32
 _PLAIN_NUMBER = r"^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)$"
-_WHOLE_AS_FRACTION = r"^([0-9]+)\.0+$"
+WHOLE_AS_FRACTION = r"^([0-9]+)\.0+$"
 
 
 def kind_of(field: str) -> Kind:
@@ -78,7 +78,7 @@ def _scalars(values: pl.Series, field: str, reading: Reading) -> tuple[pl.Series
     if kind_of(field) is Kind.TEXT:
         text = values.str.strip_chars() if values.dtype == pl.String else values.cast(pl.String)
         if field in ID_FIELDS and values.dtype == pl.String:
-            text = text.str.replace(_WHOLE_AS_FRACTION, "$1")
+            text = text.str.replace(WHOLE_AS_FRACTION, "$1")
         if field == "currency":
             text = text.str.to_uppercase()
         return text.set(text == "", None) if (text == "").any() else text, 0

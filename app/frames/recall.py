@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import polars as pl
 
-from app.frames.fields import relist
+from app.frames.fields import WHOLE_AS_FRACTION, relist
 from app.rules.endpoint_map import Lookup
 
 MEMORY_SCHEMA: dict[str, pl.DataType] = {
@@ -88,7 +88,8 @@ def looked_up(rows: pl.DataFrame, keys: pl.Series, lookups: Mapping[Lookup, pl.D
 
 
 def _as_of(asked: pl.DataFrame, versions: pl.DataFrame) -> pl.Series:
-    ordered = asked.with_row_index("place").sort("ts", maintain_order=True)
+    ids = asked.with_columns(pl.col("key").str.replace(WHOLE_AS_FRACTION, "$1"))
+    ordered = ids.with_row_index("place").sort("ts", maintain_order=True)
     found = ordered.join_asof(
         versions, left_on="ts", right_on="valid_from", by="key", strategy="backward", check_sortedness=False
     )
