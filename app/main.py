@@ -13,6 +13,7 @@ from app.core.errors import CaratError, SettingsError
 from app.dashboards.commands import dashboards
 from app.ops import reports
 from app.ops.arguments import parse_instant, parse_jobs, parse_names, parse_span
+from app.ops.maps.commands import maps
 from app.settings import known_settings, load_settings
 
 # Each verb imports what it needs: engines and frames take a second and hundreds of megabytes, which --help and the
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 
 app.add_typer(dashboards, short_help="Check, preview or push the dashboards")
+app.add_typer(maps, short_help="Check, try or draft an endpoint map")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Address the collector listens on.")]
@@ -389,11 +391,11 @@ def query(
 
 @app.command(short_help="Show runs, freshness, rows and rejects")
 def status(*, as_json: AsJson = False) -> None:
-    """Show how fresh each table is and how many rows it has, the spool, the last runs, and recent rejects.
+    """Show how fresh each table is, the spool, the last runs, recent rejects, and where the endpoint map does not fit.
 
     Example: carat status
     """
-    from app.ops.status import freshness, last_runs, last_snapshots, recent_rejects, spool_state
+    from app.ops.status import freshness, last_runs, last_snapshots, map_misfits, recent_rejects, spool_state
     from app.warehouse import open_warehouse
 
     settings = load_settings()
@@ -404,6 +406,7 @@ def status(*, as_json: AsJson = False) -> None:
             "snapshots": last_snapshots(warehouse),
             "runs": last_runs(warehouse),
             "rejects": recent_rejects(warehouse),
+            "endpoint map": map_misfits(warehouse),
         }
     reports.print_status(found, as_json=as_json)
 
@@ -416,7 +419,7 @@ def doctor(
 ) -> None:
     """Check settings, connections, versions, privileges, clock and disk, and say how to fix what is wrong.
 
-    Exits 1 if anything is wrong.
+    Exits 1 if anything is wrong; a warning, such as an endpoint map that does not fit the calls, is not.
 
     Example: carat doctor --settings
     """

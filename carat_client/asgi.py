@@ -90,10 +90,12 @@ class CaratASGI:
 class _Call(Call):
     """A call of ASGI: passes its messages on and takes notes."""
 
-    __slots__ = ("_receive", "_scope", "_send", "captures_request")
+    __slots__ = ("_mount", "_receive", "_scope", "_send", "_target", "captures_request")
 
     def __init__(self, sender: CallSender, names: frozenset[bytes], scope: Scope, receive: Receive, send: Send) -> None:
         super().__init__(sender, scope["method"], scope["path"])  # as the client asked; the app may change both
+        self._target = scope.get("raw_path") or b""
+        self._mount = (scope.get("root_path") or "").encode("utf-8", "surrogateescape")
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -109,8 +111,12 @@ class _Call(Call):
         try:
             if message["type"] == "http.request" and (chunk := message.get("body")):
                 if self._request is None:
-                    encoding = self._headers.get(b"content-encoding", b"")
-                    self._request = Body(self._sender.settings.max_body_bytes, encoding)
+                    headers = self._headers
+                    self._request = Body(
+                        self._sender.settings.max_body_bytes,
+                        headers.get(b"content-encoding", b""),
+                        headers.get(b"content-type", b""),
+                    )
                 self._request.add(chunk)
         except Exception:  # noqa: BLE001
             self._sender.note_failure()
@@ -127,14 +133,15 @@ class _Call(Call):
                     self.end(self.status)
             elif kind == "http.response.start":
                 self.status = message["status"]
-                self._response = self._new_response(message.get("headers", ()))
+                self._read_response_headers(message.get("headers", ()))
         except Exception:  # noqa: BLE001
             self._sender.note_failure()
 
-    def _request_line(self) -> tuple[str | bytes, str | bytes, str, Any]:
+    def _request_line(self) -> tuple[str | bytes, bytes, bytes, str | bytes, str, Any]:
         scope = self._scope
         client = scope.get("client")
-        return self._path, scope.get("query_string", b""), client[0] if client else "", scope
+        peer = client[0] if client else ""
+        return self._path, self._target, self._mount, scope.get("query_string", b""), peer, scope
 
 
 def _separator(name: bytes) -> bytes:

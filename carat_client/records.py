@@ -8,20 +8,27 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import unquote
 
-from carat_client.captured import Body, Captured
+from carat_client.captured import Body, Captured, is_form
+from carat_client.cookies import read_cookies, read_set_cookies
+from carat_client.forms import decode, read_form, read_query
 from carat_client.gil_yield import GilYield
+from carat_client.paths import sent_path, shortened
 from carat_client.redaction import Redactor
-from carat_client.settings import ClientSettings, Cookie, EndpointFilter, Header, header_names_in_environ
+from carat_client.settings import ClientSettings, Cookie, EndpointFilter, Header, Source, header_names_in_environ
 
 _LONGEST_TEXT = 4096
 _LONGEST_ID = 256
-_MOST_QUERY_FIELDS = 1000
 _LARGEST_DURATION_MS = 2**32 - 1
 _VERSION_4 = 4
 _GZIP_OR_ZLIB = 47  # zlib's window bits for detecting the format
 _HASH_RANGE = 2**64
+_IDS = frozenset({"visitor_id", "session_token", "user_id"})
+_COOKIE_IDS = frozenset({"visitor_id", "session_token"})
+# What scripts and frameworks send if they have no id; sent on, these would merge all such shoppers into one.
+_PLACEHOLDERS = frozenset({"", "0", "null", "undefined", "none", "nan", "guest", "anonymous", "[object object]"})
+_NIL_UUID = "0" * 32
 
 
 class RecordMaker:
@@ -41,7 +48,7 @@ class RecordMaker:
         """The call's record as JSON without a line break; None if the call is not in the sample."""
         self._yield_gil()
         headers = self._headers(call.headers)
-        values = self._values(headers, call.extracted or {})
+        values = self._values(call, headers)
         ip = client_ip(call.peer, headers.get("x-forwarded-for", ""), trusted_proxies=self._settings.trusted_proxies)
         visitor = values["visitor_id"] or values["session_token"] or f"{ip} {headers.get('user-agent', '')}"
         if not is_in_sample(visitor, self._settings.sample):
@@ -56,16 +63,16 @@ class RecordMaker:
 
     def _record(self, call: Captured, headers: Mapping[str, str], values: Mapping[str, str], ip: str) -> dict[str, Any]:
         redactor = self._redactor
-        path = _decode(call.path)
-        is_bodiless = self._bodiless.matches(call.method, path)
-        request = None if is_bodiless else {"query": _query(_decode(call.query)), "body": self._body(call.request)}
+        is_bodiless = self._bodiless.matches(call.method, decode(call.path))
+        request = None if is_bodiless else {"query": read_query(decode(call.query)), "body": self._body(call.request)}
         response = None if is_bodiless else self._body(call.response)
-        moment = datetime.fromtimestamp(call.started_ns // 1_000_000 / 1000, tz=UTC)
+        path = call.path if isinstance(call.path, bytes) else call.path.encode("utf-8", "surrogateescape")
+        endpoint = shortened(sent_path(call.target, path, call.mount), _LONGEST_TEXT)
         return {
-            "ts": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "ts": _started_at(call).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "call_id": str(uuid.UUID(bytes=call.call_id, version=_VERSION_4)),
             "method": redactor.text(call.method[:_LONGEST_ID]),
-            "endpoint": redactor.url_field("endpoint", path[:_LONGEST_TEXT].replace("?", "%3F").replace("#", "%23")),
+            "endpoint": redactor.url_field("endpoint", endpoint),
             "status": call.status,
             "duration_ms": min(max(round(call.duration_s * 1000), 0), _LARGEST_DURATION_MS),
             "visitor_id": redactor.identity("visitor_id", values["visitor_id"][:_LONGEST_ID]),
@@ -91,59 +98,56 @@ class RecordMaker:
         found = {}
         for name, value in headers.items():
             known = name.decode("latin-1") if isinstance(name, bytes) else self._from_environ[name]
-            found[known] = _decode(value if isinstance(value, bytes) else value.encode("latin-1", "replace"))
+            found[known] = _header_text(value)
         return found
 
-    def _values(self, headers: Mapping[str, str], extracted: Mapping[tuple[str, int], str]) -> dict[str, str]:
-        cookies: dict[str, str] | None = None
+    def _values(self, call: Captured, headers: Mapping[str, str]) -> dict[str, str]:
+        cookies = read_cookies(headers.get("cookie", ""))
+        set_cookies: dict[str, str] = {}
+        if call.set_cookies:
+            set_cookies = read_set_cookies(map(_header_text, call.set_cookies), _started_at(call))
+
+        def candidates(field: str, place: int, source: Source) -> tuple[str, ...]:
+            if isinstance(source, Header):
+                return (headers.get(source.name.lower(), ""),)
+            if not isinstance(source, Cookie):
+                return ((call.extracted or {}).get((field, place), ""),)
+            sent = cookies.get(source.name, "")
+            # The id that came with the request counts. A new one (rotated at login) begins with the next call: only
+            # under the old id does the call that signs in connect the shopper's earlier calls to the user.
+            return (sent, set_cookies.get(source.name, "")) if field in _COOKIE_IDS else (sent,)
+
         values = {}
         for field, sources in self._sources.items():
-            values[field] = ""
-            for place, source in enumerate(sources):
-                if isinstance(source, Header):
-                    value = headers.get(source.name.lower(), "")
-                elif isinstance(source, Cookie):
-                    if cookies is None:
-                        cookies = read_cookies(headers.get("cookie", ""))
-                    value = cookies.get(source.name, "")
-                else:
-                    value = extracted.get((field, place), "")
-                if value:
-                    values[field] = value
-                    break
+            found = (value for place, source in enumerate(sources) for value in candidates(field, place, source))
+            is_value = _is_id if field in _IDS else bool
+            values[field] = next(filter(is_value, found), "")
         return values
 
     def _body(self, body: Body | None) -> Any:
-        """The parsed JSON body, or a marker with its size if it is too large or not JSON."""
+        """The body, parsed as JSON or a form, or a marker with its size if it is too large or cannot be parsed."""
         if body is None or not body.size:
             return None
-        if not body.is_whole:
-            return {"_truncated": body.size}
-        content = b"".join(body.chunks)
-        encoding = body.encoding.decode("latin-1") if isinstance(body.encoding, bytes) else body.encoding
         try:
-            match encoding.strip().lower():
-                case "" | "identity":
-                    plain: bytes | None = content
-                case "gzip" | "deflate" | "x-gzip":
-                    plain = _decompress(content, self._settings.max_body_bytes)
-                case _:
-                    return {"_unreadable": body.size}
+            plain = self._plain(body) if body.is_whole else None
             if plain is None:
                 return {"_truncated": body.size}
+            if is_form(body.content_type):
+                return read_form(plain, decode(body.content_type))
             return json.loads(plain, parse_constant=lambda _: None)
         except (ValueError, RecursionError, zlib.error):
             return {"_unreadable": body.size}
 
-
-def read_cookies(header: str) -> dict[str, str]:
-    """Cookies by name. If a name occurs several times, the first (most specific) one counts."""
-    cookies: dict[str, str] = {}
-    for part in header.split(";"):
-        name, mark, value = part.partition("=")
-        if mark:
-            cookies.setdefault(name.strip(), value.strip().strip('"'))
-    return cookies
+    def _plain(self, body: Body) -> bytes | None:
+        """The body without compression; None if it is too large then."""
+        content = b"".join(body.chunks)
+        match decode(body.encoding).strip().lower():
+            case "" | "identity":
+                return content
+            case "gzip" | "deflate" | "x-gzip":
+                return _decompress(content, self._settings.max_body_bytes)
+            case unknown:
+                raise ValueError(f"content encoding {unknown!r} is not supported")
 
 
 def client_ip(peer: str, forwarded: str, *, trusted_proxies: int) -> str:
@@ -176,30 +180,18 @@ def _address(text: str) -> str | None:
         return None
 
 
-def _query(text: str) -> dict[str, Any]:
-    """Names and values of a query string; a repeated name has a list of values."""
-    try:
-        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=_MOST_QUERY_FIELDS)
-    except ValueError:
-        return {"_truncated": len(text)}
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name not in found:
-            found[name] = value
-        elif isinstance(found[name], list):
-            found[name].append(value)
-        else:
-            found[name] = [found[name], value]
-    return found
+def _is_id(value: str) -> bool:
+    """Whether a value is an id, not a placeholder for a missing one."""
+    plain = unquote(value).strip().strip("\"'").strip().lower()
+    return plain not in _PLACEHOLDERS and plain.strip("{}").replace("-", "") != _NIL_UUID
 
 
-def _decode(value: str | bytes) -> str:
-    if isinstance(value, str):
-        return value
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value.decode("latin-1")
+def _started_at(call: Captured) -> datetime:
+    return datetime.fromtimestamp(call.started_ns // 1_000_000 / 1000, tz=UTC)
+
+
+def _header_text(value: bytes | str) -> str:
+    return decode(value if isinstance(value, bytes) else value.encode("latin-1", "replace"))
 
 
 def _decompress(content: bytes, limit: int) -> bytes | None:

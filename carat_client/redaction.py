@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 from urllib.parse import quote, unquote, unquote_plus
 
+from carat_client.cards import CARD, FEWEST_DIGITS, is_card_number, without_cards
+
 REDACTED: Final = "[redacted]"
-CARD: Final = "[card]"
 EMAIL: Final = "[email]"
 TOO_DEEP: Final = "[nested too deeply]"
 
@@ -29,7 +30,6 @@ _SECRET_NAMES = frozenset(
         "pass",
         "pwd",
         "pw",
-        "pin",
         "pan",
         "otp",
         "totp",
@@ -46,23 +46,25 @@ _SECRET_NAMES = frozenset(
     }
 )
 _EMAIL_NAMES = frozenset({"mail", "emails", "mails"})
-_PLAIN, _SECRET, _EMAIL, _ALLOWED, _DENIED = range(5)
+# Values of these names are ids, never card numbers, however many digits they have.
+_ID_ENDINGS = (
+    "id", "ids", "sku", "skus", "variant", "variants", "product", "products", "order", "orders", "gtin", "ean", "upc",
+    "isbn", "barcode", "barcodes", "ordernumber", "productnumber", "articlenumber", "itemnumber", "partnumber",
+    "serialnumber", "trackingnumber", "orderno", "productno", "articleno", "itemno",
+)  # fmt: skip
+_NOT_IDS = ("paid", "valid")
+_CARD_PARTS = ("card", "kreditkarte")
+_CARD_ENDINGS = ("number", "num", "pan", "cc", "ccno", "ccnr", "no")
+_PLAIN, _SECRET, _EMAIL, _PIN, _ID, _CARD_FIELD, _ALLOWED, _DENIED = range(8)
+_SEARCHED = frozenset({_PLAIN, _ID, _CARD_FIELD})
 
 _DEEPEST = 58  # of a request or response body; the collector takes records of 64 levels
 _KNOWN_NAMES = 4096
 _MOST_REMEMBERED, _LONGEST_REMEMBERED = 16_384, 200
 _SHORTEST_EMAIL = 6
 _SHORTEST_SECRET = 12
-_FEWEST_DIGITS, _MOST_DIGITS = 13, 19
-_LONGEST_RUN = 1000
-_FEWEST_AS_NUMBER = 10 ** (_FEWEST_DIGITS - 1)
+_FEWEST_AS_NUMBER = 10 ** (FEWEST_DIGITS - 1)
 _UNQUOTINGS = 3
-
-_GAP = r"[\s\-+\u00ad\u2010-\u2015\u2212]{0,2}+"
-_MANY_DIGITS = re.compile(rf"\d(?:{_GAP}\d){{{_FEWEST_DIGITS - 1}}}")
-_UUID = r"(?<![0-9A-Za-z])[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}(?![0-9A-Za-z])"
-_DIGIT_RUN = re.compile(rf"{_UUID}|(\d(?:{_GAP}\d){{{_FEWEST_DIGITS - 1},}}+)")
-_DIGITS = re.compile(r"\d+")
 
 _AT_DOMAIN = re.compile(r"(?:@|%40)(?:(?:[\w\-]{1,63}\.){1,16}[\w\-]{1,63}|\[[0-9A-Fa-f.:]{3,45}\])")
 _LONGEST_LOCAL_PART = 64
@@ -93,6 +95,7 @@ _LOOKS_SECRET = re.compile(
     r"|-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----[^-]*+(?:-----END [A-Z ]{0,40}PRIVATE KEY-----)?"
 )
 _WEB_TOKEN = re.compile(r"(?<![\w\-])[\w\-]{11,}+\.[\w\-]{4,}+(?:\.[\w\-]*+)?")
+_BLANK = re.compile(r"\s")
 _USER_IN_URL = re.compile(r"(?<=://)[^\s/?#@]{1,512}+@")
 _TO_LETTERS = str.maketrans("0123456789", "ghijklmnop")  # so that a hash is never mistaken for a card number
 
@@ -146,18 +149,18 @@ class Redactor:
             return None
         return value if verdict == _ALLOWED else f"token:{self._hash(value)}"
 
-    def text(self, text: str) -> str:
-        """Remove e-mail addresses, card numbers and secrets from free text."""
+    def text(self, text: str, place: int = _PLAIN) -> str:
+        """Remove e-mail addresses, card numbers and secrets from free text. `place` is the verdict on its name."""
         if len(text) < _SHORTEST_EMAIL:
             return text
         if text[0] in '{["' or text[:1].isspace():
             found = self._nested_json(text)
             if found is not None:
                 return found
-        plain = self._plain_text(text)
+        plain = self._plain_text(text, place)
         if "%" in text:
             unquoted = _unquoted(text)
-            without = self._plain_text(unquoted)
+            without = self._plain_text(unquoted, place)
             if without != unquoted:
                 return without
         return plain
@@ -168,9 +171,18 @@ class Redactor:
             return url
         rest, hash_mark, fragment = url.partition("#")
         address, mark, query = rest.partition("?")
-        address = self._quoted(_USER_IN_URL.sub("", address), safe="/:,;@!$'()*")
+        address = self._address(_USER_IN_URL.sub("", address))
         fragment = self._query(fragment) if "=" in fragment else self._quoted(fragment, safe="/:,;@!$'()*")
         return f"{address}{mark}{self._query(query)}{hash_mark}{fragment}"
+
+    def _address(self, address: str) -> str:
+        """Redact a URL's path. A secret within one segment leaves the others as they were sent."""
+        safe = ":,;=@!$'()*"
+        redacted = self._quoted(address, safe=f"/{safe}")
+        if redacted == address:
+            return address
+        segments = "/".join(self._quoted(segment, safe=safe) for segment in address.split("/"))
+        return segments if _unquoted(segments) == _unquoted(redacted) else redacted
 
     def _query(self, query: str) -> str:
         return "&".join(self._pair(pair) for pair in query.split("&")) if query else query
@@ -180,40 +192,45 @@ class Redactor:
         plain_name = _unquoted(name.replace("+", " "))
         if mark and value:
             verdict = self._verdict(plain_name)
-            if verdict in {_SECRET, _DENIED}:
+            if verdict in {_SECRET, _DENIED} or (verdict == _PIN and _is_pin(_unquoted(value))):
                 value = quote(REDACTED)
             elif verdict == _EMAIL:
                 value = quote(self._email(unquote_plus(value)))
             elif verdict != _ALLOWED:
-                value = self._quoted(value, is_form=True)
+                value = self._quoted(value, is_form=True, place=verdict)
         return f"{self._quoted(name, is_form=True)}{mark}{value}"
 
-    def _quoted(self, text: str, *, safe: str = "", is_form: bool = False) -> str:
+    def _quoted(self, text: str, *, safe: str = "", is_form: bool = False, place: int = _PLAIN) -> str:
         """Redact percent-encoded text; it is encoded again only if it contained a secret."""
         unquoted = _unquoted(text.replace("+", " ") if is_form else text)
-        redacted = self._safe(unquoted)
+        redacted = self._safe(unquoted, place)
         return text if redacted == unquoted else quote(redacted, safe=safe)
 
-    def _value(self, value: Any, paths: tuple[dict[str, Any], ...], depth: int) -> Any:
+    def _value(self, value: Any, paths: tuple[dict[str, Any], ...], depth: int, place: int = _PLAIN) -> Any:
+        """Redact a value. `place` is the verdict on its name."""
         kind = type(value)
         if kind is str:
-            return self._safe(value)
+            return self._safe(value, place)
         if kind is int or kind is float:
-            return value if -_FEWEST_AS_NUMBER < value < _FEWEST_AS_NUMBER else _long_number(value)
+            return value if -_FEWEST_AS_NUMBER < value < _FEWEST_AS_NUMBER else _long_number(value, place)
         if kind is not dict and kind is not list:
             return value  # true, false or null
         if depth >= _DEEPEST:
             return TOO_DEEP
         if kind is list:
-            return [self._value(element, paths, depth + 1) for element in value]
+            return [self._value(element, paths, depth + 1, place) for element in value]
         return self._object(value, paths, depth + 1)
 
-    def _safe(self, text: str) -> str:
+    def _safe(self, text: str, place: int = _PLAIN) -> str:
         """Redact text, remembering which texts contain no secrets."""
+        if place == _CARD_FIELD:
+            return self.text(text, place)
         if text in self._harmless:
             return text
         self._yield_gil()
         redacted = self.text(text)
+        if redacted != text and place == _ID and not _BLANK.search(text):  # text with blanks is not an id
+            return self.text(text, place)
         if redacted == text and len(text) <= _LONGEST_REMEMBERED:
             if len(self._harmless) >= _MOST_REMEMBERED:
                 self._harmless.clear()
@@ -229,12 +246,14 @@ class Redactor:
             if paths:
                 below = _below(name, paths)
                 verdict = _stronger(verdict, below)
-            if verdict == _PLAIN:
-                found[shown] = self._value(value, below, depth)
+            if verdict in _SEARCHED:
+                found[shown] = self._value(value, below, depth, verdict)
             elif verdict == _ALLOWED:
                 found[name] = value
             elif verdict == _EMAIL:
                 found[shown] = self._under_email(value, below, depth)
+            elif verdict == _PIN:
+                found[shown] = REDACTED if _is_pin(value) else self._value(value, below, depth)
             else:  # true, false and null reveal nothing
                 is_revealing = verdict == _DENIED or not (value is None or isinstance(value, bool))
                 found[shown] = REDACTED if is_revealing else value
@@ -245,7 +264,7 @@ class Redactor:
             return self._email(value)
         return self._value(value, paths, depth)
 
-    def _plain_text(self, text: str) -> str:
+    def _plain_text(self, text: str, place: int) -> str:
         if "://" in text:
             text = _USER_IN_URL.sub("", text)
         if "=" in text or ":" in text:
@@ -256,8 +275,8 @@ class Redactor:
             text = _LOOKS_SECRET.sub(REDACTED, text)
             if "eyJ" in text:
                 text = _WEB_TOKEN.sub(_without_web_token, text)
-            if _MANY_DIGITS.search(text):
-                text = _DIGIT_RUN.sub(_without_cards, text)
+            if place != _ID:
+                text = without_cards(text, is_card_field=place == _CARD_FIELD)
         return text
 
     def _without_emails(self, text: str) -> str:
@@ -277,10 +296,12 @@ class Redactor:
         while match := _NAME.search(text, at):
             at = match.end()
             name = match[1]
-            if self._verdict(name) not in {_SECRET, _DENIED}:
+            verdict = self._verdict(name)
+            if verdict not in {_SECRET, _DENIED, _PIN}:
                 continue
             is_header = name.lower().endswith(("cookie", "authorization"))
-            if value := (_LINE if is_header else _VALUE).match(text, at):
+            value = (_LINE if is_header else _VALUE).match(text, at)
+            if value and (verdict != _PIN or _is_pin(value[0])):
                 kept += [text[done:at], REDACTED]
                 done = at = value.end()
         return "".join([*kept, text[done:]]) if kept else text
@@ -344,7 +365,7 @@ class Redactor:
         elif normal in _EMAIL_NAMES or normal.endswith(("email", "emailaddress")):
             verdict = _EMAIL
         else:
-            verdict = _PLAIN
+            verdict = _place(normal)
         self._known_names[name] = result = verdict, self.text(name)
         return result
 
@@ -362,6 +383,16 @@ def _stronger(by_name: int, below: tuple[dict[str, Any], ...]) -> int:
 
 def _normal(name: str) -> str:
     return "".join(filter(str.isalnum, name)).lower()
+
+
+def _place(normal: str) -> int:
+    """What a name that is not a secret's says about its value."""
+    bare = normal.rstrip("0123456789")  # `ean13`, `id[0]`
+    if normal == "pin":
+        return _PIN
+    if bare.endswith(_ID_ENDINGS) and not bare.endswith(_NOT_IDS):
+        return _ID
+    return _CARD_FIELD if any(part in bare for part in _CARD_PARTS) or bare.endswith(_CARD_ENDINGS) else _PLAIN
 
 
 def _unquoted(text: str) -> str:
@@ -386,61 +417,17 @@ def _without_web_token(match: re.Match[str]) -> str:
     return before + REDACTED if token else match[0]
 
 
-def _without_cards(match: re.Match[str]) -> str:
-    """Remove card numbers from a run of digits. A card number begins and ends at a group of digits."""
-    if match[1] is None:  # a UUID
-        return match[0]
-    run = match[1]
-    groups = [(group.start(), group.end()) for group in _DIGITS.finditer(run)]
-    digits = [int(digit) for begin, end in groups for digit in run[begin:end]]
-    ends = [0]
-    for begin, end in groups:
-        ends.append(ends[-1] + end - begin)
-    if len(digits) > _LONGEST_RUN:  # a table of numbers, too slow to search
-        return CARD
-    is_card = _card_finder(digits)
-    covered: list[tuple[int, int]] = []
-    for first in range(len(groups)):
-        for last in range(first, len(groups)):
-            count = ends[last + 1] - ends[first]
-            if count > _MOST_DIGITS:
-                break
-            if count >= _FEWEST_DIGITS and is_card(ends[first], ends[last + 1]):
-                covered.append((groups[first][0], groups[last][1]))
-    return _cut(run, covered)
+def _is_pin(value: object) -> bool:
+    """Whether the value of the name `pin` is a PIN: digits only. In a jewelry shop, a pin is also a brooch."""
+    if isinstance(value, list):
+        return any(not isinstance(element, list) and _is_pin(element) for element in value)
+    return type(value) in {str, int} and "".join(filter(str.isalnum, str(value))).isdigit()
 
 
-def _cut(run: str, covered: list[tuple[int, int]]) -> str:
-    """Replace the covered ranges."""
-    kept = []
-    done = 0
-    for begin, end in covered:  # sorted by start
-        if begin >= done:
-            kept += [run[done:begin], CARD]
-        done = max(done, end)
-    return "".join([*kept, run[done:]])
-
-
-def _card_finder(digits: list[int]) -> Callable[[int, int], bool]:
-    """A function that checks a range of digits with Luhn's test in constant time, from prefix sums."""
-    sums = ([0], [0])  # prefix sums with the digits at even, or at odd, places doubled
-    for place, digit in enumerate(digits):
-        doubled = digit * 2 - 9 * (digit > 4)  # noqa: PLR2004
-        sums[0].append(sums[0][-1] + (digit if place % 2 else doubled))
-        sums[1].append(sums[1][-1] + (doubled if place % 2 else digit))
-
-    def is_card(begin: int, end: int) -> bool:
-        chosen = sums[end % 2]  # the last digit, at place end - 1, is not doubled
-        return (chosen[end] - chosen[begin]) % 10 == 0
-
-    return is_card
-
-
-def _long_number(value: float) -> Any:
-    """Redact a number of 13 digits or more; infinities and NaN become null."""
+def _long_number(value: float, place: int) -> Any:
+    """Redact a card number; infinities and NaN become null."""
     if not math.isfinite(value):
         return None
-    if abs(value) >= 10**_MOST_DIGITS or value != int(value):
+    if place == _ID or value != int(value):
         return value
-    digits = [int(digit) for digit in str(abs(int(value)))]
-    return CARD if _card_finder(digits)(0, len(digits)) else value
+    return CARD if is_card_number(int(value), is_card_field=place == _CARD_FIELD) else value

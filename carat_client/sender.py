@@ -21,6 +21,7 @@ from carat_client.transport import Transport
 _LOG = logging.getLogger("carat.client")
 _LOG_INTERVAL_S = 60.0  # between two log lines about the same problem
 _LONGEST_SLEEP_S = 0.05
+_LONGEST_SET_COOKIE = 4096  # the longest that browsers keep
 
 _senders: "weakref.WeakSet[CallSender]" = weakref.WeakSet()
 _random = SystemRandom()
@@ -56,7 +57,9 @@ class CallSender:
         self._captured_endpoints = EndpointFilter(settings.endpoints)
         self._ignored = EndpointFilter(settings.ignored_endpoints)
         self._bodiless = EndpointFilter(settings.bodiless_endpoints)
+        self._machines = EndpointFilter(settings.machine_endpoints)
         self._filters_calls = bool(settings.ignored_endpoints) or "*" not in settings.endpoints
+        self._id_cookies = settings.id_cookies()
         self._filters_bodies = bool(settings.bodiless_endpoints)
         self._maker = RecordMaker(settings)
         self._extractors = tuple(settings.extractors().items())
@@ -69,12 +72,21 @@ class CallSender:
         """Whether the settings select this call."""
         if not self.settings.is_on:
             return False
+        if self._machines.matches(method, path):
+            return False
         if not self._filters_calls:
             return True
         return self._captured_endpoints.matches(method, path) and not self._ignored.matches(method, path)
 
     def should_capture_bodies(self, method: str, path: str) -> bool:
         return not (self._filters_bodies and self._bodiless.matches(method, path))
+
+    def is_id_cookie(self, set_cookie: bytes | str) -> bool:
+        """Whether a `Set-Cookie` header sets a cookie that identifies the visitor or the session."""
+        if not self._id_cookies or len(set_cookie) > _LONGEST_SET_COOKIE:
+            return False
+        text = set_cookie.decode("latin-1") if isinstance(set_cookie, bytes) else set_cookie
+        return text.partition("=")[0].strip() in self._id_cookies
 
     def extract(self, context: Any) -> dict[tuple[str, int], str] | None:
         """Run the shop's own extractors. One that raises gives no value and is counted as a failure."""

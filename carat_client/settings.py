@@ -9,6 +9,18 @@ from urllib.parse import urlsplit
 
 _LONGEST_MATCHED_PATH = 2048
 _VALUES = ("visitor_id", "session_token", "user_id", "page_url", "referrer")
+_ID_VALUES = ("visitor_id", "session_token")
+_WILDCARDS = frozenset("*?[")
+_MACHINE_ENDPOINTS = (
+    "OPTIONS *",
+    "HEAD *",
+    *(
+        f"{prefix}/{name}"
+        for prefix in ("", "/api", "/api/v1", "/api/v2")
+        for name in ("health", "healthz", "healthcheck", "health-check", "livez", "readyz", "ping")
+    ),
+    *("/health/live", "/health/ready", "/actuator/health", "/_health", "/-/health", "/up"),
+)
 _ALWAYS_READ = ("content-type", "content-encoding", "user-agent", "x-forwarded-for")
 
 
@@ -46,6 +58,8 @@ class ClientSettings:
     """Patterns of the calls to capture, such as `/api/*` or `POST /api/*`."""
     ignored_endpoints: tuple[str, ...] = ()
     """Patterns of calls that are not captured."""
+    machine_endpoints: tuple[str, ...] = _MACHINE_ENDPOINTS
+    """Patterns of calls that no shopper makes: preflights, HEAD requests and health checks. They are not captured."""
     bodiless_endpoints: tuple[str, ...] = ()
     """Patterns of calls that are captured without query, request body and response body."""
     sample: float = 1.0
@@ -90,7 +104,7 @@ class ClientSettings:
             self._require_collector()
         if not 0 <= self.sample <= 1:
             raise ValueError(f"sample: {self.sample} is not between 0 and 1")
-        for name in ("endpoints", "ignored_endpoints", "bodiless_endpoints", "allow", "deny"):
+        for name in ("endpoints", "ignored_endpoints", "machine_endpoints", "bodiless_endpoints", "allow", "deny"):
             if isinstance(getattr(self, name), str):
                 raise ValueError(f"{name}: must be a tuple of strings: ({getattr(self, name)!r},)")  # noqa: TRY004
         for name in ("trusted_proxies", "flush_interval_s", "flush_timeout_s", "max_body_bytes"):
@@ -115,6 +129,11 @@ class ClientSettings:
         """The sources of each value, in the order in which they are tried."""
         return {name: _as_tuple(getattr(self, name)) for name in _VALUES}
 
+    def id_cookies(self) -> frozenset[str]:
+        """Names of the cookies that identify the visitor or the session."""
+        many = (source for name in _ID_VALUES for source in _as_tuple(getattr(self, name)))
+        return frozenset(source.name for source in many if isinstance(source, Cookie))
+
     def read_headers(self) -> frozenset[str]:
         """Lower-case names of the request headers that are read; all others are ignored."""
         named = {
@@ -136,21 +155,30 @@ class EndpointFilter:
     """Matches calls against patterns such as `/api/*` or, with a method, `POST /api/orders`."""
 
     def __init__(self, patterns: Iterable[str]) -> None:
-        whole = [pattern if " " in pattern else f"* {pattern}" for pattern in patterns]
-        self._takes_all = "* *" in whole
+        pairs = [_method_and_path(pattern) for pattern in patterns]
+        self._takes_all = ("*", "*") in pairs
+        # Most patterns are a method or a path: looking these up is faster than a regular expression.
+        self._methods = frozenset(method for method, path in pairs if path == "*" and not _WILDCARDS & set(method))
+        self._paths = frozenset(path for method, path in pairs if method == "*" and not _WILDCARDS & set(path))
         # fnmatch's expressions match in linear time, however many stars they have.
-        self._pattern = re.compile("|".join(map(translate, whole))) if whole and not self._takes_all else None
+        others = [f"{m} {p}" for m, p in pairs if not (p == "*" and m in self._methods) and p not in self._paths]
+        self._pattern = re.compile("|".join(map(translate, others))) if others and not self._takes_all else None
 
     def matches(self, method: str, path: str) -> bool:
-        if self._pattern is None:
-            return self._takes_all
-        return self._pattern.match(f"{method} {path[:_LONGEST_MATCHED_PATH]}") is not None
+        if self._takes_all or method in self._methods or path in self._paths:
+            return True
+        return self._pattern is not None and bool(self._pattern.match(f"{method} {path[:_LONGEST_MATCHED_PATH]}"))
 
 
 def header_names_in_environ(names: Iterable[str]) -> Mapping[str, str]:
     """Header names by their WSGI spelling: `HTTP_X_PAGE_URL` for `x-page-url`."""
     bare = {"content-type": "CONTENT_TYPE", "content-length": "CONTENT_LENGTH"}
     return {bare.get(name, "HTTP_" + name.upper().replace("-", "_")): name for name in names}
+
+
+def _method_and_path(pattern: str) -> tuple[str, str]:
+    method, blank, path = pattern.partition(" ")
+    return (method, path) if blank else ("*", pattern)
 
 
 def _as_tuple(sources: Sources) -> tuple[Source, ...]:

@@ -45,9 +45,10 @@ class CaratWSGI:
 class _Call(Call):
     """A call of WSGI: passes the answer on and takes notes."""
 
-    __slots__ = ("_environ", "_start_response")
+    __slots__ = ("_environ", "_mount", "_start_response", "_target")
     _CONTENT_TYPE = "content-type"
     _CONTENT_ENCODING = "content-encoding"
+    _SET_COOKIE = "set-cookie"
 
     def __init__(
         self,
@@ -58,18 +59,25 @@ class _Call(Call):
         start_response: StartResponse,
     ) -> None:
         super().__init__(sender, environ["REQUEST_METHOD"], path)
+        target = environ.get("REQUEST_URI") or environ.get("RAW_URI") or ""  # not part of WSGI: many servers set one
+        self._target = target.encode("latin-1", "replace")
+        self._mount = environ.get("SCRIPT_NAME", "").encode("latin-1")
         self._environ = environ
         self._start_response = start_response
         self._headers = {name: environ[name] for name in names if name in environ}
         if self._has_captured_request(self._headers.get("CONTENT_TYPE", "")):
-            self._request = Body(sender.settings.max_body_bytes, self._headers.get("HTTP_CONTENT_ENCODING", ""))
+            self._request = Body(
+                sender.settings.max_body_bytes,
+                self._headers.get("HTTP_CONTENT_ENCODING", ""),
+                self._headers.get("CONTENT_TYPE", ""),
+            )
             environ["wsgi.input"] = _Input(environ["wsgi.input"], self._request)
 
     def start_response(self, status: str, headers: list[tuple[str, str]], *more: Any, **named: Any) -> Any:
         write = self._start_response(status, headers, *more, **named)
         try:
             self.status = int(status[:3])
-            self._response = self._new_response(headers)
+            self._read_response_headers(headers)
             if self._response is not None:
                 return _Writer(write, self._response)
         except Exception:  # noqa: BLE001
@@ -102,9 +110,10 @@ class _Call(Call):
             self.add(chunk)
         self.end(self.status or _FAILED)
 
-    def _request_line(self) -> tuple[str | bytes, str | bytes, str, Any]:
+    def _request_line(self) -> tuple[str | bytes, bytes, bytes, str | bytes, str, Any]:
         environ = self._environ
-        return self._path.encode("latin-1"), environ.get("QUERY_STRING", ""), environ.get("REMOTE_ADDR", ""), environ
+        query, peer = environ.get("QUERY_STRING", ""), environ.get("REMOTE_ADDR", "")
+        return self._path.encode("latin-1"), self._target, self._mount, query, peer, environ
 
 
 class _Answer:

@@ -15,16 +15,26 @@ from app.contracts.dwh import (
     VISITOR_OF_SESSION,
     dwh_tables,
 )
-from app.contracts.etl import FINGERPRINTS, FORGOTTEN, LEDGER, PUBLICATIONS, REJECTS, RUNS, SNAPSHOTS, USER_AGENTS
-from app.contracts.pd import API_CALLS
+from app.contracts.etl import (
+    COVERAGE,
+    FINGERPRINTS,
+    FORGOTTEN,
+    LEDGER,
+    PUBLICATIONS,
+    REJECTS,
+    RUNS,
+    SNAPSHOTS,
+    USER_AGENTS,
+)
+from app.contracts.pd import API_CALLS, raw_calls
 from app.contracts.table import Control, DwhTable, Input, PersonKey, Table, Total
 from app.contracts.types import LABEL, MONEY, NULLABLE_LABEL, PRECISE_TIME, TIME, Column, dtype_of
 
 __all__ = [
-    "API_CALLS", "CATALOG_SESSIONS", "DATABASES", "DWH_TABLES", "EVENTS", "FINGERPRINTS", "FORGOTTEN", "LABEL",
-    "LEDGER", "MONEY", "NULLABLE_LABEL", "ORDER_CALLS", "PRECISE_TIME", "PRODUCT_SESSIONS", "PUBLICATIONS", "REJECTS",
-    "RUNS", "SESSIONS", "SNAPSHOTS", "TIME", "USER_AGENTS", "VISITOR_OF_SESSION", "Column", "Control", "DwhTable",
-    "Input", "PersonKey", "Table", "Total", "all_tables", "dtype_of", "dwh_tables",
+    "API_CALLS", "CATALOG_SESSIONS", "COVERAGE", "DATABASES", "DWH_TABLES", "EVENTS", "FINGERPRINTS", "FORGOTTEN",
+    "LABEL", "LEDGER", "MONEY", "NULLABLE_LABEL", "ORDER_CALLS", "PRECISE_TIME", "PRODUCT_SESSIONS", "PUBLICATIONS",
+    "REJECTS", "RUNS", "SESSIONS", "SNAPSHOTS", "TIME", "USER_AGENTS", "VISITOR_OF_SESSION", "Column", "Control",
+    "DwhTable", "Input", "PersonKey", "Table", "Total", "all_tables", "dtype_of", "dwh_tables", "raw_calls",
 ]  # fmt: skip
 
 DATABASES = {
@@ -37,5 +47,5 @@ DATABASES = {
 
 def all_tables() -> list[Table]:
     """Every table that Carat creates; those of `history` follow the snapshot plan instead."""
-    own = [RUNS, REJECTS, PUBLICATIONS, LEDGER, FINGERPRINTS, USER_AGENTS, SNAPSHOTS, FORGOTTEN]
+    own = [RUNS, REJECTS, PUBLICATIONS, LEDGER, COVERAGE, FINGERPRINTS, USER_AGENTS, SNAPSHOTS, FORGOTTEN]
     return [API_CALLS, *dwh_tables(), *own]

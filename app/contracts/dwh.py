@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from app.contracts.table import Control, DwhTable, Input, PersonKey, Total
-from app.contracts.types import FILTERS, LABEL, MONEY, NULLABLE_LABEL, TIME, Column
+from app.contracts.types import FILTERS, LABEL, MONEY, NULLABLE_LABEL, ORIGINAL_MONEY, TIME, Column
 
 # The visitor_hash of pd.api_calls, which a session_id begins with.
 VISITOR_OF_SESSION = "reinterpretAsUInt64(reverse(unhex(substring(session_id, 1, 16))))"
@@ -28,11 +28,14 @@ EVENTS = DwhTable(
         Column("is_error", "Bool", "whether the call failed: by its status, or an order by what its answer says"),
         Column("product_id", "String", "the product of a view, favorite or cart call (the first of several)"),
         Column("quantity", "Nullable(UInt32)", "units put in or taken from the cart; of a purchase, units bought"),
-        Column("price", f"Nullable({MONEY})", "price of the product at the call, where the call says it"),
+        Column("price", f"Nullable({MONEY})", "price of the product at the call, in the warehouse's currency"),
         Column("order_id", "String", "the order of a purchase; empty if none"),
-        Column("revenue", f"Nullable({MONEY})", "total of the order; an order sent again repeats it here"),
+        Column("revenue", f"Nullable({MONEY})", "total of the order, in the warehouse's currency; null without a rate"),
         Column("amount", f"Nullable({MONEY})", "what a refund gives back"),
-        Column("currency", LABEL, "currency that the call names, else the endpoint map's; upper case"),
+        Column("currency", LABEL, "currency of the amounts called original: the call's, else the endpoint map's"),
+        Column("price_original", f"Nullable({ORIGINAL_MONEY})", "price as the call says it, in its currency"),
+        Column("revenue_original", f"Nullable({ORIGINAL_MONEY})", "total of the order as the call says it"),
+        Column("amount_original", f"Nullable({ORIGINAL_MONEY})", "what a refund gives back as the call says it"),
         Column("search_query", "String", "what was searched for, trimmed; empty if not a search"),
         Column("section", "Array(String)", "sections filtered by"),
         Column("material", "Array(String)", "materials filtered by"),

@@ -67,9 +67,12 @@ LEDGER = Table(
         Column("earlier_fingerprint", "UInt64", "calls of the day before by visitors who went on into this day"),
         Column("later_fingerprint", "UInt64", "calls of the day after that sessions of this day reach into"),
         Column("endpoint_map", "String", "digest of the endpoint map"),
+        Column("currency", LABEL, "currency of the amounts in dwh"),
+        Column("rates", "String", "digest of the day's exchange rates; empty if nothing was converted"),
         Column("transform_version", "UInt32", "version of the rules by which calls become rows"),
         Column("timezone", LABEL, "business time zone"),
         Column("session_timeout_ms", "UInt64", "pause after which a session ends"),
+        Column("no_ids", "String", "the ids that count as none"),
         Column("product_plan", "String", "digest of what the snapshot plan says of products; of product_sessions only"),
         Column("session_rules", "String", "digest of the rules for devices, bots, channels, countries; not of events"),
         Column("history_until", TIME, "last call of the day's sessions: later versions of products cannot matter"),
@@ -80,6 +83,28 @@ LEDGER = Table(
         Column("unreadable", "UInt64", "JSON values the endpoint map names that could not be read when it was parsed"),
     ),
     order_by="(day, job, built_at)",
+)  # fmt: skip
+
+COVERAGE = Table(
+    "etl", "coverage",
+    "What the endpoint map made of each day's calls, per entry and field; of a day the rows built last count.",
+    (
+        Column("day", "Date", "business day"),
+        Column("built_at", TIME, "when it was counted: right after the day was published"),
+        Column("map_entry", LABEL, "entry of the endpoint map; empty for successful calls that fit none"),
+        Column("event", LABEL, "event of the entry; other where there is none"),
+        Column("field", LABEL, "field of the entry, a filter as filters.NAME; empty for the entry itself"),
+        Column("calls", "UInt64", "calls of the day that fit the entry; failed calls fit none and are not counted"),
+        Column("filled", "UInt64", "calls of these with a value in the field"),
+        Column("unreadable", "UInt64", "values that could not be read when calls were typed; of an entry, documents"),
+        Column("without_rate", "UInt64", "amounts in a currency that has no rate, so that they count nowhere"),
+        Column("problem", "String", "why the map seems not to fit here; empty if it does"),
+        Column("fix", "String", "how to fix that"),
+        Column("endpoints", "Array(String)", "where no entry fits: the paths with most calls, ids as {id}"),
+        Column("endpoint_calls", "Array(UInt64)", "calls of each of these"),
+    ),
+    order_by="(day, map_entry, event, field)",
+    engine="ReplacingMergeTree(built_at)",
 )  # fmt: skip
 
 FINGERPRINTS = Table(

@@ -1,19 +1,45 @@
 """The contract of `pd`: raw calls, as the shop sent them."""
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 from app.contracts.table import Table
 from app.contracts.types import LABEL, TIME, Column
 from app.core.call_record import CONTENT_FIELDS
+from app.core.no_ids import DEFAULT_NO_IDS, parse_no_ids
+from app.core.sql import quote
 
 _CONTENT_SQL = "concatWithSeparator(char(31), {})".format(
     ", ".join("toString(toUnixTimestamp64Milli(ts))" if f == "ts" else f"toString({f})" for f in CONTENT_FIELDS)
 )
-_VISITOR_KEY_SQL = (
-    "multiIf(visitor_id != '', visitor_id, session_token != '', session_token, "
-    "concat('anonymous-', lower(hex(sipHash64(ip, user_agent)))))"
-)
-
 # What was delivered survives a power cut, and an insert that is sent again because its answer was lost counts once.
 FSYNC_SETTINGS = "non_replicated_deduplication_window = 1000, fsync_after_insert = 1, fsync_part_directory = 1"
+
+
+def _valid_id(column: str, no_ids: Iterable[str]) -> str:
+    values = ", ".join(map(quote, ("", *no_ids)))
+    return f"if(lower(trimBoth({column})) IN ({values}), '', {column})"
+
+
+def _id_expressions(no_ids: Iterable[str]) -> dict[str, str]:
+    """Per column that the warehouse computes from ids: its expression."""
+    visitor_id, session_token, user_id = (
+        _valid_id(name, no_ids) for name in ("visitor_id", "session_token", "user_id")
+    )
+    visitor_key = (
+        f"multiIf({visitor_id} != '', visitor_id, {session_token} != '', session_token, "
+        "concat('anonymous-', lower(hex(sipHash64(ip, user_agent)))))"
+    )
+    return {
+        "visitor_key": f"ALIAS {visitor_key}",
+        "visitor_hash": f"MATERIALIZED sipHash64({visitor_key})",
+        "valid_visitor_id": f"ALIAS {visitor_id}",
+        "valid_session_token": f"ALIAS {session_token}",
+        "valid_user_id": f"ALIAS {user_id}",
+    }
+
+
+_EXPRESSIONS = _id_expressions(parse_no_ids(DEFAULT_NO_IDS))
 
 API_CALLS = Table(
     "pd", "api_calls",
@@ -37,15 +63,22 @@ API_CALLS = Table(
         Column("response", "String", "JSON response body as sent", codec="ZSTD(1)"),
         Column(
             "visitor_key", "String", "visitor_id, else session_token, else a hash of ip and user agent",
-            expression=f"ALIAS {_VISITOR_KEY_SQL}",
+            expression=_EXPRESSIONS["visitor_key"],
         ),
         Column(
             "visitor_hash", "UInt64", "hash of visitor_key; what a build is split by",
-            expression=f"MATERIALIZED sipHash64({_VISITOR_KEY_SQL})",
+            expression=_EXPRESSIONS["visitor_hash"],
         ),
         Column(
             "content_hash", "UInt64", "first 8 bytes (little endian) of the MD5 of the record's content",
             expression=f"MATERIALIZED reinterpretAsUInt64(substring(MD5({_CONTENT_SQL}), 1, 8))",
+        ),
+        *(
+            Column(
+                f"valid_{name}", "String", f"{name}; empty if it is one of CARAT_NO_IDS",
+                expression=_EXPRESSIONS[f"valid_{name}"],
+            )
+            for name in ("visitor_id", "session_token", "user_id")
         ),
     ),
     # By visitor, so that a build can read ranges of them; by hours first, so that new calls stand together.
@@ -54,3 +87,17 @@ API_CALLS = Table(
     unique_key=("call_id",),
     settings=f"index_granularity = 1024, {FSYNC_SETTINGS}",  # a call is wide
 )  # fmt: skip
+
+
+def raw_calls(no_ids: Iterable[str]) -> Table:
+    """The contract of `pd.api_calls` where these values count as no id; an empty text always does.
+
+    In: values in lower case, as `parse_no_ids` returns them.
+    """
+    expressions = _id_expressions(no_ids)
+    return replace(
+        API_CALLS,
+        columns=tuple(
+            replace(column, expression=expressions.get(column.name, column.expression)) for column in API_CALLS.columns
+        ),
+    )

@@ -106,7 +106,7 @@ def _nulls_within(lists: pl.Series) -> int:
 class Input(Enum):
     """What a table's rows are built from; a day is stale when one of its table's inputs has changed.
 
-    Every table also depends on the code (`TRANSFORM_VERSION`) and on the business time zone.
+    Every table also depends on the code (`TRANSFORM_VERSION`), the business time zone and the ids that count as none.
     """
 
     CALLS = "the raw calls of the day"

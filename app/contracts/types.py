@@ -9,6 +9,7 @@ from polars.datatypes import DataType
 from app.core.sql import quote
 
 MONEY = "Decimal(18, 2)"
+ORIGINAL_MONEY = "Decimal(18, 4)"
 TIME = "DateTime64(3, 'UTC')"
 PRECISE_TIME = "DateTime64(6, 'UTC')"
 FILTERS = "Map(String, Array(String))"

@@ -1,7 +1,6 @@
 """Expressions that only the library can evaluate: on one document at a time, for the calls of one entry."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,10 +26,10 @@ class Sought:
 
 @dataclass(frozen=True)
 class Found:
-    """Per name one result a call, as Python values; and by name how many calls cost too much."""
+    """Per name one result a call, as Python values; and by name the positions of calls that cost too much."""
 
     values: dict[str, list[Any]]
-    too_costly: Counter[str]
+    too_costly: dict[str, list[int]]
 
 
 def search_documents(calls: pl.DataFrame, documents: pa.Table, sought: Sequence[Sought], paths: pl.DataFrame) -> Found:
@@ -44,21 +43,33 @@ def search_documents(calls: pl.DataFrame, documents: pa.Table, sought: Sequence[
     placeholders = paths.to_dicts() if paths.width else [{}] * calls.height
     decoders = {one.name: decoder(one.decode) if one.decode else None for one in sought}
     values: dict[str, list[Any]] = {one.name: [] for one in sought}
-    too_costly: Counter[str] = Counter()
+    too_costly: dict[str, list[int]] = {one.name: [] for one in sought}
     for number, record in enumerate(records):
         record |= {name: _document(text[number]) for name, text in zip(needed, texts, strict=True)}
         record["path"] = placeholders[number]
         _nest_query(record)
         for one in sought:
             try:
-                found = search(one.expression, record, decoders[one.name])
-                if isinstance(found, str) and (decode := decoders[one.name]):
-                    found = decode(found)
+                found = _search(one.expression, record, decoders[one.name])
             except TooCostlyError:
                 found = None
-                too_costly[one.name] += 1
+                too_costly[one.name].append(number)
             values[one.name].append(found)
     return Found(values, too_costly)
+
+
+def _search(expression: Expression, record: dict[str, Any], decode: Callable[[str], Any] | None) -> Any:
+    """The result of an expression; `decode` reads the text on its way, or at its end where there is none on the way."""
+    if decode is None:
+        return search(expression, record)
+    on_the_way: list[str] = []
+
+    def decode_on_the_way(text: str) -> Any:
+        on_the_way.append(text)
+        return decode(text)
+
+    found = search(expression, record, decode_on_the_way)
+    return decode(found) if isinstance(found, str) and not on_the_way else found
 
 
 def _document(text: str | None) -> Any:

@@ -1,24 +1,23 @@
 """Calls to events: what each call was by the endpoint map, and its fields as typed columns."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import msgspec
 import polars as pl
 import pyarrow as pa
 
 from app.frames.conditions import holds
 from app.frames.documents import Sought, search_documents
-from app.frames.fields import EXACT, ID_FIELDS, MONEY, field_dtype, from_results, kind_of, matched, scalar_dtype, typed
-from app.frames.json_fields import decode_document, extract
+from app.frames.fields import EXACT, ID_FIELDS, field_dtype, from_results, kind_of, matched, scalar_dtype, typed
+from app.frames.json_fields import comparable_text, decode_document, extract
 from app.frames.recall import MEMORY_SCHEMA, looked_up, recalled, remembered
 from app.frames.routes import placeholder_values, with_routes
 from app.rules.embedded_text import from_form
 from app.rules.endpoint_map import (
     FIELDS,
     LIST_FIELDS,
-    MONEY_FIELDS,
     ORDER_ITEM_FIELDS,
     OTHER,
     PARALLEL_FIELDS,
@@ -58,7 +57,7 @@ TYPED_SCHEMA: dict[str, pl.DataType] = {
 
 @dataclass(frozen=True)
 class TypedCalls:
-    """Calls with `event`, every field of the endpoint map, `filters`, `map_entry` and `is_error`.
+    """Calls with `event`, every field of the endpoint map, `filters`, `map_entry` and `is_error`; amounts are exact.
 
     `unreadable` counts by entry and field the values that could not be read; under an empty field documents that are
     not JSON objects.
@@ -151,7 +150,7 @@ def _request_with_query(text: str | None, endpoint: str) -> str | None:
     request = decode_document(text) if text else {}
     if not isinstance(request, dict) or request.get("query"):
         return text
-    return msgspec.json.encode(request | {"query": query}).decode()
+    return json.dumps(request | {"query": query})
 
 
 # ---- which entry -------------------------------------------------------------------------------------------------
@@ -159,12 +158,12 @@ def _request_with_query(text: str | None, endpoint: str) -> str | None:
 
 @dataclass(frozen=True)
 class _Entry:
-    """The calls of one entry: their rows, what each reading found there, and what they remember."""
+    """The calls of one entry: their rows, what each reading found and lost there, and what they remember."""
 
     call: MappedCall
     rows: pl.DataFrame
     columns: dict[str, pl.Series]
-    lost: Counter[str]
+    lost: Counter[str]  # values that could not be read, by field
     memory: pl.DataFrame
 
 
@@ -267,7 +266,9 @@ def _read(
         for part, expression in (("value", memory.value), ("key", memory.key)):
             if expression:
                 reading = Reading(expression)
-                wanted.add(f"remember.{place}.{part}", expression, Kind.TEXT, reading, as_list=not expression.is_plain)
+                column = f"remember.{place}.{part}"
+                of = f"remember.{memory.name}"
+                wanted.add(column, expression, Kind.TEXT, reading, of=of, as_list=not expression.is_plain)
     columns, lost = _columns(rows, wanted, documents, call)
     missed = pl.Series(dtype=pl.UInt32)
     if conditions:
@@ -276,12 +277,22 @@ def _read(
         missed = rows["row"].filter(~is_met)
         rows = rows.filter(is_met)
         columns = {name: column.filter(is_met) for name, column in columns.items()}
+        lost = {name: [place for place in places if is_met[place]] for name, places in lost.items()}
     said = [
         remembered(rows, memory.name, columns[f"remember.{place}.value"], columns.get(f"remember.{place}.key"))
         for place, memory in enumerate(call.memories)
         if rows.height
     ]
-    return _Entry(call, rows, columns, lost, pl.concat([pl.DataFrame(schema=MEMORY_SCHEMA), *said])), missed
+    memory_of_rows = pl.concat([pl.DataFrame(schema=MEMORY_SCHEMA), *said])
+    return _Entry(call, rows, columns, _counted(lost, wanted), memory_of_rows), missed
+
+
+def _counted(lost: Mapping[str, list[int]], wanted: _Wanted) -> Counter[str]:
+    """By field the number of values that could not be read; of the document itself those of calls, not of readers."""
+    counts: Counter[str] = Counter()
+    for name, places in lost.items():
+        counts[wanted.fields.get(name, "")] += len(places)
+    return +counts
 
 
 def _is_about_several(call: MappedCall) -> bool:
@@ -302,47 +313,57 @@ def _want_reading(wanted: _Wanted, name: str, field_name: str, reading: Reading,
 
 def _columns(
     rows: pl.DataFrame, wanted: _Wanted, documents: pa.Table, call: MappedCall
-) -> tuple[dict[str, pl.Series], Counter[str]]:
-    """A column per wanted name: text, numbers or lists of these; conditions as comparable text or as true and false."""
+) -> tuple[dict[str, pl.Series], dict[str, list[int]]]:
+    """A column per wanted name: text, numbers or lists of these; conditions as comparable text or as true and false.
+
+    And by name the positions of calls whose value could not be read.
+    """
     columns: dict[str, pl.Series] = {}
-    lost: Counter[str] = Counter()
+    lost: dict[str, list[int]] = {}
     by_root: dict[str, list[FieldPath]] = {name: [] for name in DOCUMENTS}
     sought: list[Sought] = []
-    names = {e.keys[1] for e in wanted.expressions.values() if e.keys and e.keys[0] == "path"}
-    placeholders = placeholder_values(rows["path"], call.pattern, call.pattern.placeholders if names else ())
+    reads_path = any("path" in expression.roots for expression in wanted.expressions.values())
+    placeholders = placeholder_values(rows["path"], call.pattern, call.pattern.placeholders if reads_path else ())
     for name, expression in wanted.expressions.items():
         reading = wanted.readings[name]
         if not expression.is_plain or reading.decode:
             sought.append(Sought(name, expression, reading.decode))
         elif expression.keys[0] in DOCUMENTS:
-            path = FieldPath(name, wanted.kinds[name], expression.keys[1:], reading.decimal)
-            by_root[expression.keys[0]].append(path)
-        elif expression.keys[0] == "path":
-            columns[name] = placeholders.get(expression.keys[1], _nothing(rows.height))
+            by_root[expression.keys[0]].append(FieldPath(name, wanted.kinds[name], expression.keys[1:]))
         else:
-            columns[name] = rows[expression.keys[0]].cast(pl.String)
+            values = _of_call(rows, placeholders, expression)
+            columns[name] = _comparable(values) if wanted.kinds[name] is Kind.ANY else values
     for root, paths in by_root.items():
         if paths:
             extraction = extract(documents.column(root).take(rows["document"].to_arrow()), paths)
             columns |= {path.name: extraction.values[path.name] for path in paths}
-            lost.update({wanted.fields.get(name, name): count for name, count in extraction.unreadable.items()})
+            lost |= {name or f"{root} itself": places for name, places in extraction.unreadable.items()}
     if sought:
-        if any("path" in one.expression.roots for one in sought) and not placeholders:
-            placeholders = placeholder_values(rows["path"], call.pattern, call.pattern.placeholders)
         found = search_documents(rows, documents, sought, pl.DataFrame(placeholders))
         for one in sought:
             columns[one.name], missed = _column_from(found.values[one.name], one.name, wanted)
-            lost[wanted.fields[one.name]] += missed + found.too_costly[one.name]
-    return columns, +lost
+            lost[one.name] = missed + found.too_costly[one.name]
+    return columns, lost
+
+
+def _of_call(rows: pl.DataFrame, placeholders: Mapping[str, pl.Series], expression: Expression) -> pl.Series:
+    """What a plain path reads of the call itself: a placeholder, the method, the endpoint or the status."""
+    if expression.keys[0] == "path":
+        return placeholders.get(expression.keys[1], _nothing(rows.height))
+    return rows[expression.keys[0]].cast(pl.String)
+
+
+def _comparable(texts: pl.Series) -> pl.Series:
+    return pl.Series(comparable_text(texts.to_arrow(compat_level=pl.CompatLevel.oldest())))
 
 
 def _nothing(height: int) -> pl.Series:
     return pl.Series([None], dtype=pl.String).new_from_index(0, height)
 
 
-def _column_from(results: list[object], name: str, wanted: _Wanted) -> tuple[pl.Series, int]:
+def _column_from(results: list[object], name: str, wanted: _Wanted) -> tuple[pl.Series, list[int]]:
     if wanted.kinds[name] is Kind.ANY:
-        return pl.Series([is_true(result) for result in results], dtype=pl.Boolean), 0
+        return pl.Series([is_true(result) for result in results], dtype=pl.Boolean), []
     reading = wanted.readings[name]
     field_name = wanted.fields[name]
     if wanted.kinds[name] is Kind.TEXT:  # keys of other values, and ids
@@ -374,7 +395,7 @@ def _typed_fields(
     frame = pl.DataFrame({"row": entry.rows["row"]} | columns)
     if has_lists:
         frame = _with_several(frame)
-    frame = frame.pipe(_aligned_lists).pipe(_with_filters, entry.call).pipe(_in_cents)
+    frame = frame.pipe(_aligned_lists).pipe(_with_filters, entry.call)
     return (
         frame.with_columns(event=pl.lit(entry.call.event), map_entry=pl.lit(entry.call.label)).select(
             "row", *(pl.col(name) for name in _PART_SCHEMA if name in {*frame.columns, "event", "map_entry"})
@@ -558,12 +579,3 @@ def _with_filters(fields: pl.DataFrame, call: MappedCall) -> pl.DataFrame:
     named = [pl.struct(key=pl.lit(name), value=pl.col(name)) for name in sorted(call.filters)]
     values = pl.concat_list(named).list.eval(pl.element().filter(pl.element().struct.field("value").is_not_null()))
     return fields.with_columns(filters=values).drop(call.filters)
-
-
-def _in_cents(fields: pl.DataFrame) -> pl.DataFrame:
-    """Exact amounts as money; half a cent goes to the even one."""
-    return fields.with_columns(
-        pl.col(name).cast(pl.List(MONEY) if isinstance(dtype, pl.List) else MONEY)
-        for name, dtype in fields.schema.items()
-        if name in MONEY_FIELDS
-    )

@@ -6,19 +6,19 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from app.frames.json_fields import number_as_text
+from app.frames.json_fields import TEXT_AMONG_LISTS, number_as_text
 from app.rules.endpoint_map import FIELDS, LIST_FIELDS, MONEY_FIELDS, Reading
 from app.rules.field_path import Kind
 from app.rules.number_text import AMBIGUOUS, read_number
 
-MONEY = pl.Decimal(18, 2)
 EXACT = pl.Decimal(38, 18)
 COUNT_FIELDS = frozenset({"quantity", "page", "per_page", "results_total", "order_quantities"})
 ID_FIELDS = frozenset({"product_id", "order_id", "shown_products", "order_products"})
 _MONEY_LIMIT = 10**12  # larger ones are not prices, and their sums would not fit
 _COUNT_LIMIT = 2**32
 _PLAIN_NUMBER = r"^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)$"
-WHOLE_AS_FRACTION = r"^([0-9]+)\.0+$"
+BARE = "E0"  # behind a number that was not text
+_WHOLE_AS_FRACTION = r"^([0-9]+)\.0+$"
 
 
 def kind_of(field: str) -> Kind:
@@ -27,22 +27,22 @@ def kind_of(field: str) -> Kind:
 
 
 def scalar_dtype(field: str) -> pl.DataType:
-    """The type of one value of a field, before money is rounded to cents."""
+    """The type of one value of a field."""
     if field in COUNT_FIELDS:
         return pl.UInt32()
     return EXACT if field in MONEY_FIELDS else pl.String()
 
 
 def field_dtype(field: str) -> pl.DataType:
-    """The type of a field's column in `dwh.events`."""
-    scalar = MONEY if field in MONEY_FIELDS else scalar_dtype(field)
+    """The type of a field's column; money is exact."""
+    scalar = scalar_dtype(field)
     return pl.List(scalar) if field in LIST_FIELDS or kind_of(field) is Kind.TEXTS else scalar
 
 
 def typed(values: pl.Series, field: str, reading: Reading) -> tuple[pl.Series, int]:
     """The values of one reading of a field, null where there is none; and how many could not be read.
 
-    In: text, numbers, or lists of these. Money is exact here, not yet in cents.
+    In: text, numbers, or lists of these.
     """
     if reading.range_separator and values.dtype == pl.String:
         values = _part_of_range(values, reading)
@@ -62,6 +62,11 @@ def relist(items: pl.Series, *, like: pl.Series) -> pl.Series:
     return pl.Series(pa.LargeListArray.from_arrays(pc.subtract(lists.offsets, lists.offsets[0]), values, mask=mask))
 
 
+def whole_id(text: pl.Expr) -> pl.Expr:
+    """Ids such as `314.0` as the whole numbers that they are."""
+    return text.str.replace(_WHOLE_AS_FRACTION, "$1")
+
+
 def matched(values: pl.Series, pattern: str) -> pl.Series:
     """The first group of a pattern in each text, or in each text of lists."""
     if isinstance(values.dtype, pl.List):
@@ -78,18 +83,17 @@ def _scalars(values: pl.Series, field: str, reading: Reading) -> tuple[pl.Series
     if kind_of(field) is Kind.TEXT:
         text = values.str.strip_chars() if values.dtype == pl.String else values.cast(pl.String)
         if field in ID_FIELDS and values.dtype == pl.String:
-            text = text.str.replace(WHOLE_AS_FRACTION, "$1")
+            text = text.to_frame("id").select(whole_id(pl.col("id"))).to_series()
         if field == "currency":
             text = text.str.to_uppercase()
         return text.set(text == "", None) if (text == "").any() else text, 0
     numbers, lost = exact_numbers(values, reading.decimal)
-    number = pl.col("number")
+    limit = _COUNT_LIMIT if field in COUNT_FIELDS else _MONEY_LIMIT
+    within = pl.when(pl.col("number").abs() < limit).then("number")
+    column = numbers.to_frame("number").select(within).to_series()
     if field in COUNT_FIELDS:
-        is_usable = (number >= 0) & (number < _COUNT_LIMIT) & (number == number.round(0))
-        usable = pl.when(is_usable).then(number).cast(pl.UInt32)
-    else:
-        usable = pl.when(number.abs() < _MONEY_LIMIT).then(number)
-    column = numbers.to_frame("number").select(usable).to_series()
+        is_count = (pl.col("number") >= 0) & (pl.col("number") == pl.col("number").round(0))
+        column = column.to_frame("number").select(pl.when(is_count).then("number").cast(pl.UInt32)).to_series()
     return column, lost + column.null_count() - numbers.null_count()
 
 
@@ -98,13 +102,14 @@ def exact_numbers(values: pl.Series, decimal: str) -> tuple[pl.Series, int]:
     if values.dtype != pl.String:
         return values.cast(EXACT), 0
     text = pl.col("text").str.strip_chars()
-    is_plain = text.str.contains(_PLAIN_NUMBER)
+    digits = text.str.strip_suffix(BARE)
+    is_plain = digits.str.contains(_PLAIN_NUMBER)
     if decimal == ",":
-        is_plain &= ~text.str.contains(".", literal=True)
+        is_plain &= text.str.ends_with(BARE) | ~text.str.contains(".", literal=True)
     elif not decimal:
         is_plain &= ~text.str.contains(AMBIGUOUS)
     frame = values.to_frame("text").select(
-        text=text, number=pl.when(is_plain).then(text).cast(EXACT, strict=False), is_blank=text.fill_null("") == ""
+        text=text, number=pl.when(is_plain).then(digits).cast(EXACT, strict=False), is_blank=text.fill_null("") == ""
     )
     odd = frame.filter(pl.col("number").is_null(), ~pl.col("is_blank"))["text"].unique()
     if not len(odd):
@@ -122,13 +127,13 @@ def exact_numbers(values: pl.Series, decimal: str) -> tuple[pl.Series, int]:
 def _texts(values: pl.Series, separator: str) -> pl.Series:
     """A list of text from a list, whose elements stay whole, or from a text that is split; null where nothing is left.
 
-    A list that begins with an empty place is a text that was read among lists.
+    A text that was read among lists is a list that begins with TEXT_AMONG_LISTS.
     """
     name = values.name
     column = pl.col(name)
     if isinstance(values.dtype, pl.List):
         values = values.cast(pl.List(pl.String))
-        is_text = (column.list.len() > 0) & column.list.first().is_null()
+        is_text = (column.list.first() == TEXT_AMONG_LISTS).fill_null(value=False)
         parts = pl.when(is_text).then(_split(column.list.get(1, null_on_oob=True), separator)).otherwise(column)
     else:
         parts = _split(column.cast(pl.String), separator)
@@ -144,13 +149,14 @@ def _split(text: pl.Expr, separator: str) -> pl.Expr:
 # ---- results of the library --------------------------------------------------------------------------------------
 
 
-def from_results(results: list[Any], field: str, reading: Reading, *, as_list: bool) -> tuple[pl.Series, int]:
-    """Python values as a column of text, or of lists of text, that `typed` takes; and how many it could not hold."""
-    lost = 0
+def from_results(results: list[Any], field: str, reading: Reading, *, as_list: bool) -> tuple[pl.Series, list[int]]:
+    """Python values as a column of text, or of lists of text, that `typed` takes; and where it cannot hold them."""
+    lost: list[int] = []
     column: list[Any] = []
-    for result in results:
+    for place, result in enumerate(results):
         value = _list_of(result, field, reading) if as_list else _one_of(result, field, reading)
-        lost += value is _LOST
+        if value is _LOST:
+            lost.append(place)
         column.append(None if value is _LOST else value)
     return pl.Series(column, dtype=pl.List(pl.String) if as_list else pl.String), lost
 
@@ -167,7 +173,7 @@ def _list_of(result: Any, field: str, reading: Reading) -> Any:
         return None
     if kind_of(field) is Kind.TEXTS and not isinstance(result, list):
         text = _one_of(result, field, reading)
-        return [None, text] if isinstance(text, str) else text
+        return [TEXT_AMONG_LISTS, text] if isinstance(text, str) else text
     items = [_one_of(item, field, reading) for item in (result if isinstance(result, list) else [result])]
     return _LOST if _LOST in items else items
 
@@ -184,9 +190,6 @@ def _one_of(result: Any, field: str, reading: Reading) -> Any:
         return _LOST
     if isinstance(result, bool):
         return "true" if result else "false"
-    text = result if isinstance(result, str) else repr(result)
-    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if kind_of(field) is not Kind.NUMBER or reading.takes_text:
-        return text
-    number = number_as_text(text, is_text=isinstance(result, str), decimal=reading.decimal)
-    return number if number is None or isinstance(number, str) else _LOST
+    if isinstance(result, str):
+        return result.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return number_as_text(result) if kind_of(field) is Kind.NUMBER and not reading.takes_text else repr(result)

@@ -9,6 +9,13 @@ before it refused:
    are exact on valid JSON (a raw quote cannot occur inside a JSON string);
 3. the refused rows alone, found by halving, decoded one by one, taking from each what it holds.
 
+Which step reads a document depends on its neighbours, so all three must give it the same values. Two things see to it:
+
+- A number keeps whether it was bare or text, since `1.234` is doubtful only as text. The reader takes a number in
+  quotes for a decimal, so documents that quote one go to the second step; from there on a bare number ends in `E0`.
+- A text among lists keeps that it was a text, which is split where an element of a list is not: it becomes a list that
+  begins with TEXT_AMONG_LISTS.
+
 A row contributes exactly one document or is refused: each begins with `{` and ends with `}`, a newline stands between
 one's `}` and the next one's `{`, which is never valid inside a document, nor is a newline inside a string. So no
 document can hold two rows, and equal counts mean aligned rows.
@@ -16,8 +23,7 @@ document can hold two rows, and equal counts mean aligned rows.
 
 import json
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,33 +36,33 @@ from pydantic_core import from_json
 from app.rules.embedded_text import document_in, with_nested_keys
 from app.rules.expressions import comparable, shortest_number
 from app.rules.field_path import ITEMS, FieldPath, Kind
-from app.rules.number_text import AMBIGUOUS, read_number
 
-_QUERY = "query"
-_THOUSAND = 1000
-_NOTHING = 1e-6
-_NUMBERED_KEY = "[0]"
-_KEY_IN_BRACKETS = ']":'
+TEXT_AMONG_LISTS = "\0"
+_WITH_NESTED_KEYS = ("query", "body")
 _NOT_SCALAR = "\0"  # what `comparable` says of lists and objects
+_DEEPEST = 100  # levels of a document that Python does not decode whole
 
 _SAMPLED_DOCUMENTS = 32
 _HALVING_LEAF = 16
 _MIN_BLOCK_BYTES = 4 * 1024 * 1024
 _DECIMAL = pa.decimal128(38, 18)  # holds what a JavaScript back end makes of 0.1 + 0.2
-_BARE_SCALAR = r"(-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?|true|false)"
+_BARE_NUMBER = r"(0(?:\.[0-9]+)?|-0\.[0-9]+|-?[1-9][0-9]*(?:\.[0-9]+)?)"  # but -0, which is 0 as an integer
+_BARE_TRUTH = "(true|false)"
 _QUOTED = r'("(?:[^"\\]|\\.)*")'
+_KEY_WITH_ESCAPE = r'\\[^"]*'  # its last part
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Extraction:
     """One column a path, in the documents' order (text, decimal, integer, or a list of these), and what was lost.
 
-    `unreadable` counts, by the path's name, values of a type that the path cannot hold; under an empty name documents
-    that are not JSON objects.
+    `unreadable` holds, by the path's name, the positions of documents with a value of a type that the path cannot hold;
+    under an empty name those of documents that are not JSON objects.
     """
 
     values: pl.DataFrame
-    unreadable: Counter[str]
+    unreadable: dict[str, list[int]]
 
 
 def extract(documents: pa.ChunkedArray, paths: Sequence[FieldPath]) -> Extraction:
@@ -66,11 +72,11 @@ def extract(documents: pa.ChunkedArray, paths: Sequence[FieldPath]) -> Extractio
     one reader cannot take together are read one after the other.
     """
     columns: list[pl.Series] = []
-    unreadable: Counter[str] = Counter()
+    unreadable: dict[str, list[int]] = {}
     for together in _readable_together(paths):
         extraction = _extract(documents, together)
         columns += extraction.values.get_columns()
-        unreadable |= extraction.unreadable  # a document that is no object is so for every reader
+        unreadable |= extraction.unreadable
     return Extraction(pl.DataFrame(columns).select(path.name for path in paths), unreadable)
 
 
@@ -89,84 +95,36 @@ def _readable_together(paths: Sequence[FieldPath]) -> list[list[FieldPath]]:
 def _extract(documents: pa.ChunkedArray, paths: Sequence[FieldPath]) -> Extraction:
     lines = _as_lines(documents)
     is_plain = pc.and_(pc.starts_with(lines, "{"), pc.ends_with(lines, "}\n"))
-    for sign in _signs_of_nested_keys(paths):
-        is_plain = pc.and_not(is_plain, pc.match_substring(lines, sign))
-    plain = lines if pc.all(is_plain).as_py() else lines.filter(is_plain)
-    parts: list[tuple[pa.Array, list[pa.Array]]] = []  # row numbers and the paths' values
+    if pattern := _pattern_of_nested_keys(paths):
+        is_plain = pc.and_not(is_plain, pc.match_substring_regex(lines, pattern))
     rows = pc.indices_nonzero(is_plain)
-    table = _read_learned(plain, paths) if len(plain) else None
-    if table is not None:
-        parts.append((rows, table))
-        refused = pa.array([], pa.uint64())
-    elif _hold_decimal_commas(paths):  # as text, a bare number could not be told from one that is written as text
-        refused = rows
-    else:
+    plain = lines if len(rows) == len(lines) else lines.filter(is_plain)
+    parts = _read_learned(plain, rows, paths) if len(plain) else []  # row numbers and the paths' values
+    done = sum(len(part_rows) for part_rows, _ in parts)
+    if done < len(plain):
+        if parts:
+            is_left = pc.invert(pc.is_in(rows, parts[0][0]))
+            plain, rows = plain.filter(is_left), rows.filter(is_left)
         accepted, refused = _read_by_halving(_as_text_fields(plain, paths), rows, paths)
         parts += accepted
-    parts, doubtful = _without_doubtful(parts, paths)
-    refused = pa.concat_arrays([refused, doubtful])
+    else:
+        refused = pa.array([], pa.uint64())
     odd = pl.concat([pl.Series(refused), pl.Series(pc.indices_nonzero(pc.invert(is_plain)))]).sort().to_arrow()
     tolerant, unreadable = _read_tolerant(documents, odd, paths)
     parts.append((odd, tolerant))
     return Extraction(_in_order(parts, paths), unreadable)
 
 
-def _signs_of_nested_keys(paths: Sequence[FieldPath]) -> set[str]:
-    """Texts that stand in documents whose query may hold, under a key with brackets, what a path is for."""
-    steps = {len(path.keys) for path in paths if path.keys[0] == _QUERY}
-    signs = {_NUMBERED_KEY} if steps else set()
-    return signs | ({_KEY_IN_BRACKETS} if steps and max(steps) > 2 else set())  # noqa: PLR2004  below query.name
+def _pattern_of_nested_keys(paths: Sequence[FieldPath]) -> str:
+    """A pattern of keys with brackets that may hold what a path leads to; empty if there are none."""
+    names = {path.keys[1] for path in paths if path.keys[0] in _WITH_NESTED_KEYS and len(path.keys) > 1}
+    return rf'"(?:{_any_of(names)})\[[^"]*\]"\s*:' if names else ""
 
 
-def _hold_decimal_commas(paths: Sequence[FieldPath]) -> bool:
-    return any(path.kind is Kind.NUMBER and path.decimal == "," for path in paths)
-
-
-def _without_doubtful(
-    parts: list[tuple[pa.Array, list[pa.Array]]], paths: Sequence[FieldPath]
-) -> tuple[list[tuple[pa.Array, list[pa.Array]]], pa.Array]:
-    """The parts without rows whose numbers mean something else where they are written as text; and those rows.
-
-    The reader takes a number in quotes for a number. That is right unless it is like 1.234.
-    """
-    numbers = [place for place, path in enumerate(paths) if path.kind is Kind.NUMBER and not path.decimal]
-    kept = []
-    doubtful = [pa.array([], pa.uint64())]
-    for rows, values in parts:
-        is_doubtful = pl.Series([False]).new_from_index(0, len(rows))
-        for place in numbers:
-            is_doubtful |= _is_doubtful(pl.Series(values[place]))
-        if not is_doubtful.any():
-            kept.append((rows, values))
-            continue
-        mask = is_doubtful.to_arrow()
-        doubtful.append(rows.filter(mask))
-        rest = pc.invert(mask)
-        kept.append((rows.filter(rest), [column.filter(rest) for column in values]))
-    return kept, pa.concat_arrays(doubtful)
-
-
-def _is_doubtful(values: pl.Series) -> pl.Series:
-    if isinstance(values.dtype, pl.List):
-        items = _is_doubtful(values.explode(empty_as_null=False, keep_nulls=False))
-        if not items.any():
-            return pl.Series([False]).new_from_index(0, len(values))
-        frame = pl.DataFrame({"row": pl.int_range(len(values), eager=True), "values": values})
-        flat = frame.explode("values", empty_as_null=False, keep_nulls=False)["row"].filter(items)
-        return frame["row"].is_in(flat.unique().implode())
-    if values.dtype == pl.String:
-        return values.str.contains(AMBIGUOUS).fill_null(value=False)
-    if not values.dtype.is_decimal():
-        return pl.Series([False]).new_from_index(0, len(values))
-    size = pl.col("value").cast(pl.Float64).abs()
-    has_three_decimals = _is_whole(size * 1000) & ~_is_whole(size * 100)
-    is_doubtful = (size >= 1) & (size < _THOUSAND) & has_three_decimals
-    return values.to_frame("value").select(is_doubtful.fill_null(value=False)).to_series()
-
-
-def _is_whole(number: pl.Expr) -> pl.Expr:
-    """Whether a float is a whole number but for what its binary form cannot hold."""
-    return (number - number.round()).abs() < _NOTHING
+def _any_of(keys: set[str]) -> str:
+    """A pattern of any of these keys as JSON writes them, without the quotes."""
+    written = {json.dumps(key, ensure_ascii=is_ascii)[1:-1] for key in keys for is_ascii in (True, False)}
+    return "|".join(re.escape(key) for key in sorted(written))
 
 
 # ---- lines -------------------------------------------------------------------------------------------------------
@@ -180,26 +138,42 @@ def _as_lines(documents: pa.ChunkedArray) -> pa.Array:
 
 
 def _as_text_fields(lines: pa.Array, paths: Sequence[FieldPath]) -> pa.Array:
-    """The lines with every path's bare numbers quoted, and scalars in brackets where the path is a list of text."""
-    keys = "|".join(re.escape(json.dumps(key)) for key in sorted({path.keys[-1] for path in paths}))
-    wrapped = [path.keys[-1] for path in paths if path.kind is Kind.TEXTS]
+    """The lines with every path's bare scalars quoted, and in brackets where the path is a list of text."""
     # A newline is white space between tokens, and never valid inside a string.
-    text = pl.Series(lines).str.replace_all(r"\n", " ", literal=False).str.strip_chars() + "\n"
-    text = text.str.replace_all(rf"([{{,\s](?:{keys})\s*:\s*){_BARE_SCALAR}", '${1}"${2}"')
-    if wrapped:
-        keys = "|".join(re.escape(json.dumps(key)) for key in sorted(set(wrapped)))
-        text = text.str.replace_all(rf"([{{,\s](?:{keys})\s*:\s*){_QUOTED}", "${1}[null,${2}]")
+    text = pl.Series(lines).str.replace_all("\n", " ", literal=True).str.strip_chars() + "\n"
+    keys = {is_number: _last_keys(paths, is_number) for is_number in (True, False)}
+    for is_number, pattern in keys.items():
+        if pattern:
+            mark = "E0" if is_number else ""
+            text = text.str.replace_all(rf"{pattern}{_BARE_NUMBER}", f'${{1}}"${{2}}{mark}"')
+            text = text.str.replace_all(rf"{pattern}{_BARE_TRUTH}", '${1}"${2}"')
+    if wrapped := _last_keys([path for path in paths if path.kind is Kind.TEXTS], is_number=False):
+        text = text.str.replace_all(rf"{wrapped}{_QUOTED}", '${1}["\\u0000",${2}]')
     return text.to_arrow(compat_level=pl.CompatLevel.oldest())
+
+
+def _last_keys(paths: Sequence[FieldPath], is_number: bool) -> str:
+    """A pattern of the last keys of the paths of numbers, or of the others, up to the value; empty without any."""
+    keys = {path.keys[-1] for path in paths if (path.kind is Kind.NUMBER) is is_number}
+    return rf'([{{,\s]"(?:{_any_of(keys)})"\s*:\s*)' if keys else ""
 
 
 # ---- the fast path -----------------------------------------------------------------------------------------------
 
 
-def _read_learned(lines: pa.Array, paths: Sequence[FieldPath]) -> list[pa.Array] | None:
-    sample = [_decode(line) for line in lines.slice(0, _SAMPLED_DOCUMENTS).to_pylist()]
+def _read_learned(lines: pa.Array, rows: pa.Array, paths: Sequence[FieldPath]) -> list[tuple[pa.Array, list[pa.Array]]]:
+    """What can be read by the types that a sample shows: the rows with their values; nothing where one is otherwise."""
+    sample = [_decode(line, _Number) for line in lines.slice(0, _SAMPLED_DOCUMENTS).to_pylist()]
     types = [_learned_type(path, sample) for path in paths]
-    table = _read(lines, paths, types)
-    return table and [_as_read(values, path) for values, path in zip(table, paths, strict=True)]
+    decimals = {path.keys[-1] for path, learned in zip(paths, types, strict=True) if learned == _DECIMAL}
+    if decimals:  # the reader takes a number in quotes for a number, whatever a point in it means
+        is_quoted = pc.match_substring_regex(lines, rf'(?:"(?:{_any_of(decimals)})|{_KEY_WITH_ESCAPE})"\s*:\s*"')
+        if pc.any(is_quoted).as_py():
+            lines, rows = (values.filter(pc.invert(is_quoted)) for values in (lines, rows))
+    table = _read(lines, paths, types) if len(lines) else None
+    if table is None:
+        return []
+    return [(rows, [_as_read(values, path) for values, path in zip(table, paths, strict=True)])]
 
 
 def _read_by_halving(
@@ -214,7 +188,7 @@ def _read_by_halving(
         part, part_rows = pending.pop()
         values = _read(part, paths, types)
         if values is not None:
-            accepted.append((part_rows, values))
+            accepted.append((part_rows, [_as_read(column, path) for column, path in zip(values, paths, strict=True)]))
         elif len(part) <= _HALVING_LEAF:
             refused.append(part_rows)
         else:
@@ -278,16 +252,14 @@ def _walk_struct(values: pa.Array, keys: tuple[str, ...]) -> pa.Array:
 
 
 def _learned_type(path: FieldPath, sample: Sequence[Any]) -> pa.DataType:
-    seen = {type(value) for document in sample for value in _flat(_find(document, path.keys))}
-    is_number = seen == {_Number}
-    if path.kind is Kind.NUMBER and path.decimal == ",":
-        return pa.float64() if is_number else pa.string()
-    if path.kind is Kind.NUMBER:  # Arrow reads a decimal from a number and from a number in quotes
-        return _DECIMAL if _Number in seen else pa.string()
+    found = [_find(document, path.keys) for document in sample]
     if path.kind is Kind.ANY:
-        return _type_of_any([_find(document, path.keys) for document in sample])
-    scalar = pa.int64() if is_number else pa.string()
-    if path.kind is Kind.TEXTS and any(isinstance(_find(document, path.keys), list) for document in sample):
+        return _type_of_any(found)
+    seen = {type(value) for one in found for value in _flat(one)}
+    if path.kind is Kind.NUMBER:
+        return _DECIMAL if _Number in seen else pa.string()
+    scalar = pa.int64() if seen == {_Number} else pa.string()
+    if path.kind is Kind.TEXTS and any(isinstance(one, list) for one in found):
         return pa.list_(scalar)
     return scalar
 
@@ -298,8 +270,8 @@ def _type_of_any(values: Sequence[Any]) -> pa.DataType:
         return pa.struct([])
     if kinds == {bool}:
         return pa.bool_()
-    if kinds == {_Number}:
-        return pa.float64()
+    if kinds == {_Number} and all(value is None or value.isdigit() for value in values):
+        return pa.int64()
     if kinds == {list}:
         items = {type(item) for value in values for item in value or ()}
         return pa.list_(pa.struct([]) if items == {dict} else pa.string())
@@ -307,9 +279,7 @@ def _type_of_any(values: Sequence[Any]) -> pa.DataType:
 
 
 def _as_read(values: pa.Array, path: FieldPath) -> pa.Array:
-    """Values in the types that the other steps use: exact numbers; of anything, the text that conditions compare."""
-    if path.kind is Kind.NUMBER and pa.types.is_floating(values.type):
-        return pl.Series(values).cast(pl.String).cast(pl.Decimal(38, 18), strict=False).to_arrow()
+    """Values as the other steps give them: of anything, the text that conditions compare."""
     return comparable_text(values) if path.kind is Kind.ANY else values
 
 
@@ -344,12 +314,22 @@ class _Unreadable:
 _UNREADABLE = _Unreadable()
 
 
-def _decode(text: str | None) -> Any:
-    """The document as Python values, with numbers as they were written; of a cut-off one what came before the cut."""
+def _decode(text: str | None, number: Callable[[str], Any] | None = None) -> Any:
+    """The document as Python values; of a cut-off one what came before the cut.
+
+    `number` makes a number of its text; by default it is the nearest that Python has.
+    """
     if text is None or not text.strip():
         return None
+    text = text.replace("\n", " ")  # as the second step reads it
     try:
-        return json.loads(text, strict=False, parse_int=_integer, parse_float=_Number, parse_constant=lambda _: None)
+        return _load(text, number)
+    except RecursionError:
+        text = _without_deep_parts(text)
+    except ValueError:
+        pass
+    try:
+        return _load(text, number)
     except (ValueError, RecursionError):
         pass
     try:  # a number at the cut may have lost digits
@@ -359,25 +339,43 @@ def _decode(text: str | None) -> Any:
     return document if isinstance(document, dict) else _UNREADABLE
 
 
-def _integer(digits: str) -> _Number:
-    return _Number("0" if digits == "-0" else digits)
+def _load(text: str, number: Callable[[str], Any] | None) -> Any:
+    integer = number and (lambda digits: number("0" if digits == "-0" else digits))
+    return json.loads(text, strict=False, parse_int=integer, parse_float=number, parse_constant=lambda _: None)
+
+
+def _without_deep_parts(text: str) -> str:
+    """The text with null for lists and objects below the deepest level that is decoded."""
+    parts, level, at = [], 0, 0
+    for token in _TOKEN.finditer(text):
+        if token[0] in ("[", "{"):
+            level += 1
+            if level == _DEEPEST + 1:
+                parts += [text[at : token.start()], "null"]
+        elif token[0] in ("]", "}"):
+            level -= 1
+            if level == _DEEPEST:
+                at = token.end()
+    return "".join(parts) + text[at:] if level <= _DEEPEST else text
 
 
 def _find(document: Any, keys: tuple[str, ...]) -> Any:
     """The value at the end of a path; after ITEMS a list with one value an element."""
     for position, key in enumerate(keys):
-        if key == ITEMS:
-            if document is None:
-                return None
-            if not isinstance(document, list):
-                return _UNREADABLE
-            return [_find(element, keys[position + 1 :]) if isinstance(element, dict) else None for element in document]
         if isinstance(document, str):
             document = document_in(str(document))
+        if document is None:
+            return None
+        if key == ITEMS:
+            if not isinstance(document, list):
+                return _UNREADABLE
+            elements = [part for item in document for part in (item if isinstance(item, list) else [item])]
+            items = (_find(element, keys[position + 1 :]) for element in elements)
+            return [None if item is _UNREADABLE else item for item in items]
         if not isinstance(document, dict):
-            return None if document is None else _UNREADABLE
+            return _UNREADABLE
         document = document.get(key)
-        if position == 0 and key == _QUERY and isinstance(document, dict):
+        if position == 0 and key in _WITH_NESTED_KEYS and isinstance(document, dict):
             document = with_nested_keys(document)
     return document
 
@@ -388,66 +386,82 @@ def _flat(value: Any) -> list[Any]:
 
 def _read_tolerant(
     documents: pa.ChunkedArray, rows: pa.Array, paths: Sequence[FieldPath]
-) -> tuple[list[pa.Array], Counter[str]]:
-    unreadable: Counter[str] = Counter()
+) -> tuple[list[pa.Array], dict[str, list[int]]]:
+    unreadable: dict[str, list[int]] = {}
     columns: list[list[Any]] = [[] for _ in paths]
-    for text in documents.take(rows).to_pylist():
-        document = decode_document(text)
+    for row, text in zip(rows.to_pylist(), documents.take(rows).to_pylist(), strict=True):
+        document = _document(text, _Number)
         if not isinstance(document, dict):
-            unreadable[""] += document is not None
+            if document is not None:
+                unreadable.setdefault("", []).append(row)
             document = {}
         for path, column in zip(paths, columns, strict=True):
             value = _value(_find(document, path.keys), path)
-            unreadable[path.name] += value is _UNREADABLE
+            if value is _UNREADABLE:
+                unreadable.setdefault(path.name, []).append(row)
             column.append(None if value is _UNREADABLE else value)
-    unreadable += Counter()  # without zeros
     types = [pa.list_(pa.string()) if path.is_list else pa.string() for path in paths]
     return [pa.array(column, data_type) for column, data_type in zip(columns, types, strict=True)], unreadable
 
 
 def decode_document(text: str | None) -> Any:
-    """The document as Python values; text that holds one is read, and None stands for what cannot be read."""
-    document = _decode(text)
-    if isinstance(document, str):
-        inner = document_in(str(document))
-        document = document if inner is None else inner
+    """The document as Python values; text that holds one is read, and "" stands for what cannot be read."""
+    document = _document(text, None)
     return "" if document is _UNREADABLE else document
+
+
+def _document(text: str | None, number: Callable[[str], Any] | None) -> Any:
+    document = _decode(text, number)
+    if isinstance(document, str) and not isinstance(document, _Number):
+        inner = document_in(document)
+        return document if inner is None else inner
+    return document
 
 
 def _value(value: Any, path: FieldPath) -> Any:
     """A value as the path's column holds it; _UNREADABLE if it cannot."""
     if path.kind is Kind.ANY:
-        return None if value is _UNREADABLE else comparable(value)
-    if not path.is_list:
-        return _scalar_as_text(value[0] if isinstance(value, list) and len(value) == 1 else value, path)
+        return None if value is _UNREADABLE else _as_utf8(comparable(value))
     if value is None:
         return None
+    if not path.is_list:
+        return _scalar_as_text(_only_one(value), path)
     if path.kind is Kind.TEXTS and not isinstance(value, list):
-        value = [None, value]
+        text = _scalar_as_text(value, path)
+        return text if text is _UNREADABLE else [TEXT_AMONG_LISTS, text]
     if not isinstance(value, list):
         return _UNREADABLE
-    texts = [_scalar_as_text(item, path) for item in value]
+    texts = [_scalar_as_text(_only_one(item), path) for item in value]
     return _UNREADABLE if _UNREADABLE in texts else texts
 
 
+def _only_one(value: Any) -> Any:
+    """The value of a list with one value; anything else as it is."""
+    given = _flat(value) if isinstance(value, list) else ()
+    return given[0] if len(given) == 1 else None if isinstance(value, list) and not given else value
+
+
 def _scalar_as_text(value: Any, path: FieldPath) -> Any:
-    if path.kind is Kind.NUMBER and isinstance(value, str):
-        return number_as_text(str(value), is_text=not isinstance(value, _Number), decimal=path.decimal)
+    if path.kind is Kind.NUMBER and (isinstance(value, _Number) or type(value) in {int, float}):
+        return number_as_text(value)
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, str):  # a lone surrogate has no UTF-8; the escape is all that was sent
-        return str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, str):
+        return _as_utf8(str(value))
     if isinstance(value, int | float):  # from a cut-off document
         return repr(value)
     return None if value is None else _UNREADABLE
 
 
-def number_as_text(text: str, *, is_text: bool, decimal: str) -> Any:
-    """A number in the form that leaves no doubt; None for blank text, _UNREADABLE for what is not a number."""
-    if not text.strip():
-        return None
-    number = read_number(text, decimal) if is_text else read_number(f"{text}E0" if "e" not in text.lower() else text)
-    return _UNREADABLE if number is None else f"{number:f}E0"
+def _as_utf8(text: str | None) -> str | None:
+    """The text with a replacement character for each lone surrogate, which has no UTF-8."""
+    return None if text is None else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def number_as_text(number: object) -> str:
+    """A bare number in the form that tells it from one that was written as text: with an exponent."""
+    text = number if isinstance(number, str) else repr(number)
+    return text if "e" in text.lower() else f"{text}E0"
 
 
 # ---- putting the parts together ----------------------------------------------------------------------------------
@@ -484,11 +498,11 @@ def _numbers_as_text(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _wrap_scalars(frame: pl.DataFrame, types: dict[str, Any]) -> pl.DataFrame:
-    """The frame with scalars as lists of an empty place and the value, which tells them from lists of one value."""
+    """The frame with scalars among lists as lists, marked."""
     scalars = [name for name, dtype in types.items() if isinstance(dtype, pl.List) and frame[name].dtype != pl.List]
     return frame.with_columns(
         pl.when(pl.col(name).is_not_null())
-        .then(pl.concat_list(pl.lit(None, pl.String), pl.col(name).cast(pl.String)))
+        .then(pl.concat_list(pl.lit(TEXT_AMONG_LISTS), pl.col(name).cast(pl.String)))
         .alias(name)
         for name in scalars
     )

@@ -82,3 +82,28 @@ def _converted(name: str) -> pl.Expr:
     fits = rounded.abs() < 10**MONEY.precision
     exact = (pl.when(fits).then(rounded).cast(pl.Decimal(38, 0)) * _CENT).cast(MONEY)
     return pl.when("is_target").then(pl.col(name).cast(MONEY)).otherwise(exact).alias(name)
+
+
+ORIGINALS = {"price": "price_original", "revenue": "revenue_original", "amount": "amount_original"}
+ORIGINAL = pl.Decimal(18, 4)
+
+
+def with_amounts(
+    calls: pl.DataFrame, rates: pl.DataFrame, *, fields: Sequence[str], target: str, default: str
+) -> pl.DataFrame:
+    """The typed calls with these amounts in the target currency, and what the calls said next to them (`ORIGINALS`).
+
+    In: as `in_currency`, with exact amounts. `currency` stays empty in calls that name neither. Prices of an order's
+    lines that have no rate are 0, as unknown ones are.
+    """
+    has_amount = pl.any_horizontal(
+        pl.col(name).list.len() > 0 if isinstance(calls.schema[name], pl.List) else pl.col(name).is_not_null()
+        for name in fields
+    )
+    originals = [pl.col(name).cast(ORIGINAL, strict=False).alias(original) for name, original in ORIGINALS.items()]
+    converted = in_currency(calls.with_columns(originals), fields, rates, target=target, default=default)
+    lists = [name for name in fields if isinstance(calls.schema[name], pl.List)]
+    return converted.with_columns(
+        pl.when(has_amount | (calls["currency"] != "")).then("currency").otherwise(pl.lit("")),
+        *(pl.col(name).list.eval(pl.element().fill_null(0)).cast(pl.List(MONEY)) for name in lists),
+    )

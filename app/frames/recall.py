@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import polars as pl
 
-from app.frames.fields import WHOLE_AS_FRACTION, relist
+from app.frames.fields import relist, whole_id
 from app.rules.endpoint_map import Lookup
 
 MEMORY_SCHEMA: dict[str, pl.DataType] = {
@@ -45,7 +45,7 @@ def remembered(rows: pl.DataFrame, name: str, values: pl.Series, keys: pl.Series
             pl.col("key").is_not_null(),
             pl.col("value").list.eval(pl.element().fill_null("") != "").list.any(),
         )
-        .with_columns(name=pl.lit(name))
+        .with_columns(whole_id(pl.col("key")), name=pl.lit(name))
         .select(pl.col(column).cast(dtype) for column, dtype in MEMORY_SCHEMA.items())
     )
 
@@ -88,8 +88,7 @@ def looked_up(rows: pl.DataFrame, keys: pl.Series, lookups: Mapping[Lookup, pl.D
 
 
 def _as_of(asked: pl.DataFrame, versions: pl.DataFrame) -> pl.Series:
-    ids = asked.with_columns(pl.col("key").str.replace(WHOLE_AS_FRACTION, "$1"))
-    ordered = ids.with_row_index("place").sort("ts", maintain_order=True)
+    ordered = asked.with_row_index("place").sort("ts", maintain_order=True)
     found = ordered.join_asof(
         versions, left_on="ts", right_on="valid_from", by="key", strategy="backward", check_sortedness=False
     )
@@ -97,10 +96,11 @@ def _as_of(asked: pl.DataFrame, versions: pl.DataFrame) -> pl.Series:
 
 
 def _resolved(rows: pl.DataFrame, keys: pl.Series, resolve: Callable[[pl.DataFrame], pl.Series]) -> pl.Series:
-    if not isinstance(keys.dtype, pl.List):
-        return resolve(rows.with_columns(key=keys.cast(pl.String)))
-    asked = rows.with_columns(key=keys).explode("key", empty_as_null=False, keep_nulls=False)
-    return relist(resolve(asked), like=keys)
+    asked = rows.with_columns(key=keys)
+    if isinstance(keys.dtype, pl.List):
+        asked = asked.explode("key", empty_as_null=False, keep_nulls=False)
+    found = resolve(asked.with_columns(whole_id(pl.col("key").cast(pl.String))))
+    return relist(found, like=keys) if isinstance(keys.dtype, pl.List) else found
 
 
 def _as_lists(values: pl.Series) -> pl.Series:

@@ -1,4 +1,4 @@
-"""The state of the warehouse: freshness and rows of each table, the spool, last snapshots and runs, rejects."""
+"""The state of the warehouse: freshness and rows, the spool, last snapshots and runs, rejects, how the map fits."""
 
 from datetime import UTC, datetime
 
@@ -8,6 +8,8 @@ from app.contracts import API_CALLS, dwh_tables
 from app.intake.spool import delivery_lag_s, spool_backlog
 from app.settings import Settings
 from app.warehouse import Warehouse
+
+_RECENT_DAYS = 7
 
 
 def freshness(warehouse: Warehouse) -> pl.DataFrame:
@@ -52,6 +54,16 @@ def last_runs(warehouse: Warehouse, *, limit: int = 10) -> pl.DataFrame:
         "SELECT started_at, job, day, state, rows_in, rows_out, rows_rejected AS rejected, seconds, error "
         "FROM etl.runs ORDER BY started_at DESC "
         f"LIMIT 2 BY if(job = 'load', job, run_id) LIMIT {limit}"
+    )
+
+
+def map_misfits(warehouse: Warehouse) -> pl.DataFrame:
+    """Where the endpoint map does not fit the calls of the last seven days built: each place as its last day says."""
+    return warehouse.query(
+        "SELECT max(day) AS last_day, count() AS days, if(map_entry = '', 'the map', map_entry) AS entry, field, "
+        "argMax(found.problem, day) AS problem, argMax(found.fix, day) AS fix FROM dwh.map_fit AS found "
+        f"WHERE found.problem != '' AND day > (SELECT max(day) FROM etl.coverage) - {_RECENT_DAYS} "
+        "GROUP BY map_entry, field ORDER BY map_entry != '', max(calls) DESC, map_entry, field"
     )
 
 

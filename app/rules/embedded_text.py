@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import parse_qsl
 
-_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{8,}={0,2}")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{2,}={0,2}")
 _FORM = re.compile(r"\??[^\s=&]+=[^\s]*")
 _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 _MAX_PAIRS = 10_000
@@ -23,7 +23,8 @@ def document_in(text: str) -> Any:
         return from_json(text)
     if _BASE64.fullmatch(text):
         decoded = from_base64(text)
-        return document_in(decoded) if decoded and decoded.lstrip()[:1] in ("{", "[") else None
+        if decoded and decoded.lstrip()[:1] in ("{", "["):
+            return from_json(decoded)
     return from_form(text)
 
 

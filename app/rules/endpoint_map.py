@@ -19,6 +19,7 @@ from app.rules.expressions import (
     ExpressionError,
     parse_condition,
     parse_expression,
+    placeholders_of,
     roots_of,
 )
 from app.rules.field_path import Kind
@@ -224,17 +225,19 @@ def _require_reachable(file: TomlFile, calls: tuple[MappedCall, ...], number: in
 
 
 def _require_placeholders(file: TomlFile, entry: "_CallFile", number: int, call: MappedCall) -> None:
-    """Expressions that begin with `path.` name a placeholder of the entry's path."""
-    expressions = [(("fields", name), reading.path) for name, many in entry.fields.items() for reading in many]
-    expressions += [(("filters", name), reading.path) for name, many in entry.filters.items() for reading in many]
+    """Expressions name placeholders of the entry's path."""
+    read: list[tuple[tuple[str, ...], Expression | None]]
+    read = [(("fields", name), reading.path) for name, many in entry.fields.items() for reading in many]
+    read += [(("filters", name), reading.path) for name, many in entry.filters.items() for reading in many]
     for name, memory in entry.remember.items():
-        expressions += [(("remember", name), memory.value), (("remember", name), memory.key)]
-    for keys, expression in expressions:
-        if expression and expression.keys[:1] == ("path",) and expression.keys[1] not in call.pattern.placeholders:
-            known = call.pattern.placeholders
-            problem = f"{expression.text!r}: the path has no placeholder {{{expression.keys[1]}}}"
-            hint = f". {choose_from(expression.keys[1], known)}" if known else ""
-            raise file.error(("call", number, *keys), f"{problem}{hint}")
+        read += [(("remember", name), memory.value), (("remember", name), memory.key)]
+    named = [(keys, expression.text, expression.placeholders) for keys, expression in read if expression]
+    named.append((("when",), file.content["call"][number].get("when", ""), placeholders_of(call.when)))
+    known = call.pattern.placeholders
+    for keys, text, names in named:
+        for unknown in sorted(names.difference(known)):
+            hint = f". {choose_from(unknown, known)}" if known else ""
+            raise file.error(("call", number, *keys), f"{text!r}: the path has no placeholder {{{unknown}}}{hint}")
 
 
 # ---- the file's shape --------------------------------------------------------------------------------------------
@@ -247,7 +250,8 @@ def _expression(value: Any) -> Any:
         expression = parse_expression(value)
         roots = expression.roots
     except ExpressionError as error:
-        raise mistake(f"{value!r} {error}") from None
+        shown = value if len(value) <= _LONGEST_SHOWN else f"{value[:_LONGEST_SHOWN]}…"
+        raise mistake(f"{shown!r} {error}") from None
     if unknown := sorted(roots - set(_KNOWN_ROOTS)):
         raise mistake(f"{value!r}: {unknown[0]!r} is not part of a call. {choose_from(unknown[0], _KNOWN_ROOTS)}")
     if value.strip() in _WHOLE:
@@ -255,6 +259,7 @@ def _expression(value: Any) -> Any:
     return expression
 
 
+_LONGEST_SHOWN = 100
 _KNOWN_ROOTS = ("request", "response", "path", "method", "endpoint", "status")
 _WHOLE = frozenset({"request", "path"})
 ExpressionOf = Annotated[Any, BeforeValidator(_expression)]
@@ -431,10 +436,13 @@ def _require_fitting(name: str, reading: Any) -> None:
         "range": (frozenset(_RANGE_PARTS), "price_min and price_max"),
         "offset": (frozenset({"page"}), "page"),
         "decimal": (frozenset(f for f, kind in FIELDS.items() if kind is Kind.NUMBER), "numbers"),
-        "split": (frozenset(f for f, kind in FIELDS.items() if kind is Kind.TEXTS), "section, material and metal"),
+        "split": (
+            frozenset(f for f, kind in FIELDS.items() if kind is Kind.TEXTS),
+            "section, material, metal and filters",
+        ),
     }
     for key, (fields, what) in fitting.items():
-        if key in reading and name not in fields:
+        if key in reading and name not in fields and not (key == "split" and name not in FIELDS):
             raise mistake(f"{key} is for {what}", name, key)
 
 
@@ -448,13 +456,20 @@ def _named(content: Any) -> Any:
     return content
 
 
+def _filters(content: Any) -> Any:
+    for name, value in _named(content).items() if isinstance(content, dict) else ():
+        for one in value if isinstance(value, list) else [value]:
+            _require_fitting(name, one)
+    return content
+
+
 class _CallFile(RuleModel):
     event: Literal[EVENTS] = Field(description="what the calls are, such as product_view")  # type: ignore[valid-type]
     method: Methods = Field(description="the HTTP method")
     path: Path_ = Field(description="the path, such as /api/products/{product_id}")
     when: Annotated[Any, BeforeValidator(_condition)] = None
     fields: Annotated[dict[str, Readings], BeforeValidator(_fields)] = Field(default_factory=dict)
-    filters: Annotated[dict[str, Readings], BeforeValidator(_named)] = Field(default_factory=dict)
+    filters: Annotated[dict[str, Readings], BeforeValidator(_filters)] = Field(default_factory=dict)
     remember: Annotated[dict[str, _MemoryFile], BeforeValidator(_named)] = Field(default_factory=dict)
 
 
@@ -469,11 +484,17 @@ class _IgnoreFile(RuleModel):
         return self
 
 
+def _currency(value: Any) -> Any:
+    if not isinstance(value, str) or not re.fullmatch(r"(?:[A-Za-z]{3})?", value):
+        raise mistake("must be a code of three letters, such as EUR")
+    return value.upper()
+
+
 class _MapFile(RuleModel):
     call: Annotated[Tables[_CallFile], Field(min_length=1, description="the [[call]] tables")]
     ignore: Tables[_IgnoreFile] = ()
     ignore_defaults: bool = True
-    currency: str = Field("", pattern=r"^(?:[A-Za-z]{3})?$")
+    currency: Annotated[str, BeforeValidator(_currency)] = ""
     decimal_separator: Literal["", ",", "."] = ""
 
 

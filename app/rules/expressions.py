@@ -3,12 +3,13 @@
 A plain path (`response.items[].id`) and a condition made of plain paths are read for many calls at once. Everything
 else is evaluated by the library on one document at a time, within a bound on its work.
 
-Deviations from the standard, all documented in docs/endpoint-map.md: comparisons with text or numbers compare the
-text; `"false"` is false and an empty object is true; a projection at the end keeps its gaps; text on the way of a path
-is read as the document it holds.
+Deviations from the standard, all documented in docs/endpoint-map.md: comparisons of scalars compare the text; `"false"`
+is false and an empty object is true; a function that does not take its argument is null; a projection at the end keeps
+its gaps; text on the way of a path is read as the document it holds.
 """
 
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -16,9 +17,10 @@ from typing import Any
 
 import jmespath
 from jmespath import functions
-from jmespath.exceptions import JMESPathError
+from jmespath.exceptions import JMESPathError, JMESPathTypeError
 from jmespath.visitor import TreeInterpreter
 
+from app.core.suggestions import choose_from
 from app.rules.embedded_text import document_in
 from app.rules.field_path import ITEMS
 
@@ -59,6 +61,13 @@ class Expression:
     def roots(self) -> frozenset[str]:
         """The parts of the record that the expression reads."""
         return frozenset({self.keys[0]}) if self.keys else _roots(_tree(self))
+
+    @property
+    def placeholders(self) -> frozenset[str]:
+        """The placeholders of the path that the expression reads by name."""
+        if self.keys:
+            return frozenset(self.keys[1:] if self.keys[0] == "path" else ())
+        return frozenset(_placeholders(_tree(self)))
 
 
 @dataclass(frozen=True)
@@ -109,7 +118,7 @@ def parse_expression(text: str) -> Expression:
         raise ExpressionError(f"is longer than {MAX_LENGTH} characters")
     if keys := _plain_keys(text):
         return Expression(text, keys)
-    _require_bounded(_compiled(text))
+    _require_usable(_compiled(text))
     return Expression(text, ())
 
 
@@ -126,6 +135,13 @@ def conjuncts(condition: Condition | None) -> tuple[Condition, ...]:
     if condition is None:
         return ()
     return condition.conditions if isinstance(condition, AllOf) else (condition,)
+
+
+def placeholders_of(condition: Condition | None) -> frozenset[str]:
+    """The placeholders of the path that a condition reads by name."""
+    leaves = leaves_of(AllOf(conjuncts(condition)))
+    expressions = (Expression("", leaf.keys) if isinstance(leaf, Test) else leaf.expression for leaf in leaves)
+    return frozenset().union(*(expression.placeholders for expression in expressions))
 
 
 def roots_of(condition: Condition) -> frozenset[str]:
@@ -299,13 +315,30 @@ def is_true(value: Any) -> bool:
     return not (value is None or value is False or value in ("", "false") or value == [])
 
 
+def _is_equal(left: Any, right: Any) -> bool:
+    """Whether two values are the same, or scalars with the same text."""
+    if isinstance(left, list | dict) or isinstance(right, list | dict):
+        return bool(left == right)
+    return comparable(left) == comparable(right)
+
+
+class _Functions(functions.Functions):
+    """The library's functions; `contains` compares as `==` does."""
+
+    @functions.signature({"types": ["array", "string"]}, {"types": []})
+    def _func_contains(self, subject: list[Any] | str, value: Any) -> bool:
+        if isinstance(subject, str):
+            return isinstance(value, str) and value in subject
+        return any(_is_equal(item, value) for item in subject)
+
+
 class _Interpreter(TreeInterpreter):
     """The library's interpreter with the deviations named above, and a bound on its steps."""
 
-    _functions_of_library = functions.Functions()
+    _functions = _Functions()
 
     def __init__(self, decode: Callable[[str], Any] | None) -> None:
-        super().__init__(jmespath.Options(custom_functions=self._functions_of_library))
+        super().__init__(jmespath.Options(custom_functions=self._functions))
         self._steps = MAX_STEPS
         self._decode = decode or document_in
 
@@ -336,15 +369,25 @@ class _Interpreter(TreeInterpreter):
             value = self._decode(value)
         return value.get(node["value"]) if isinstance(value, dict) else None
 
+    def visit_flatten(self, node: Any, value: Any) -> Any:
+        items = self.visit(node["children"][0], value)
+        if isinstance(items, str):
+            items = self._decode(items)
+        if not isinstance(items, list):
+            return None
+        return [part for item in items for part in (item if isinstance(item, list) else [item])]
+
     def visit_comparator(self, node: Any, value: Any) -> Any:
         if node["value"] not in {"eq", "ne"}:
             return super().visit_comparator(node, value)
         left, right = (self.visit(child, value) for child in node["children"])
-        is_equal = left == right or (
-            not isinstance(left, list | dict) and not isinstance(right, list | dict)
-            and comparable(left) == comparable(right)
-        )  # fmt: skip
-        return is_equal == (node["value"] == "eq")
+        return _is_equal(left, right) is (node["value"] == "eq")
+
+    def visit_function_expression(self, node: Any, value: Any) -> Any:
+        try:
+            return super().visit_function_expression(node, value)
+        except JMESPathTypeError:
+            return None
 
     def _is_false(self, value: Any) -> bool:
         return not is_true(value)
@@ -354,6 +397,10 @@ class _Interpreter(TreeInterpreter):
 
 
 _CHEAP = frozenset({"field", "subexpression", "literal", "current", "identity", "index", "index_expression"})
+# Of these only the first child reads the record itself.
+_FIRST_CHILD_READS = frozenset(
+    {"subexpression", "index_expression", "pipe", "projection", "value_projection", "filter_projection"}
+)
 _compiled_texts: dict[str, dict[str, Any]] = {}
 
 
@@ -369,7 +416,9 @@ def _tree(expression: Expression) -> dict[str, Any]:
 
 def _compiled(text: str) -> dict[str, Any]:
     try:
-        parsed = _with_outer_not(dict(jmespath.compile(text).parsed))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # `text` in backquotes, which the library still reads
+            parsed = _with_outer_not(dict(jmespath.compile(text).parsed))
     except JMESPathError as error:
         problem = " ".join(line.strip() for line in str(error).splitlines() if line.strip(" ^"))
         raise ExpressionError(f"is not a valid JMESPath expression: {problem[:200]}") from None
@@ -389,12 +438,36 @@ def _with_outer_not(node: dict[str, Any]) -> dict[str, Any]:
     return node | {"children": children}
 
 
-def _require_bounded(node: Any, depth: int = 0) -> None:
+def _require_usable(node: dict[str, Any], depth: int = 0) -> None:
     if depth > _MAX_DEPTH:
         raise ExpressionError(f"is nested more than {_MAX_DEPTH} deep")
+    if node["type"] == "function_expression":
+        _require_function(node["value"], len(node["children"]))
     for child in node["children"]:
         if isinstance(child, dict):
-            _require_bounded(child, depth + 1)
+            _require_usable(child, depth + 1)
+
+
+def _require_function(name: str, arguments: int) -> None:
+    known = _Functions.FUNCTION_TABLE
+    if name not in known:
+        raise ExpressionError(f"names no function of JMESPath: {name}. {choose_from(name, sorted(known))}")
+    signature = known[name]["signature"]
+    has_more = bool(signature) and bool(signature[-1].get("variadic"))
+    if arguments != len(signature) and not (has_more and arguments > len(signature)):
+        raise ExpressionError(f"gives {name} {arguments} arguments; it takes {len(signature)}{' or more' * has_more}")
+
+
+def _placeholders(node: dict[str, Any]) -> Iterator[str]:
+    children = [child for child in node["children"] if isinstance(child, dict)]
+    if node["type"] == "subexpression" and [child["type"] for child in children[:2]] == ["field", "field"]:
+        if children[0]["value"] == "path":
+            yield children[1]["value"]
+    elif node["type"] in _FIRST_CHILD_READS:
+        yield from _placeholders(children[0])
+    else:
+        for child in children:
+            yield from _placeholders(child)
 
 
 def _roots(node: dict[str, Any]) -> frozenset[str]:
@@ -403,8 +476,8 @@ def _roots(node: dict[str, Any]) -> frozenset[str]:
     match node["type"]:
         case "field":
             return frozenset({node["value"]})
-        case "subexpression" | "index_expression" | "pipe" | "projection" | "value_projection" | "filter_projection":
-            return _roots(children[0]) if children else frozenset()
+        case kind if kind in _FIRST_CHILD_READS:
+            return _roots(children[0])
         case "current":
             return frozenset(ROOTS)
         case _:

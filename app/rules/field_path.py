@@ -17,21 +17,28 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class FieldPath:
-    """A field and its path: keys from the document's root; ITEMS steps into every element of a list.
-
-    `decimal` is the sign between the units and the fractions of a number in text; empty where nobody said.
-    """
+    """A field and its path: keys from the document's root; ITEMS steps into every element of a list."""
 
     name: str
     kind: Kind
     keys: tuple[str, ...]
-    decimal: str = ""
 
     @property
     def is_list(self) -> bool:
         return self.kind is Kind.TEXTS or ITEMS in self.keys
 
     def clashes_with(self, other: "FieldPath") -> bool:
-        """Whether one reader cannot take both: the paths are equal, or one leads through the other's value."""
+        """Whether one reader cannot take both.
+
+        That is where the paths are equal, where one leads through the other's value, or where they end in the same key
+        and are written in different ways.
+        """
         shorter = min(len(self.keys), len(other.keys))
-        return self.keys[:shorter] == other.keys[:shorter]
+        return self.keys[:shorter] == other.keys[:shorter] or (
+            self.keys[-1] == other.keys[-1] and self.way_of_writing != other.way_of_writing
+        )
+
+    @property
+    def way_of_writing(self) -> Kind:
+        """How bare scalars are made text where documents disagree: as numbers, as lists of text, or as text."""
+        return self.kind if self.kind in {Kind.NUMBER, Kind.TEXTS} else Kind.TEXT

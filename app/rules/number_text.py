@@ -4,13 +4,13 @@ import re
 from decimal import Decimal
 
 # Digits with at most one point, and an exponent: what JSON and programs write.
-_PLAIN = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?")
+_PLAIN = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?0*\d{1,3})?")
 # `1.234` is one and a bit, or more than a thousand.
 AMBIGUOUS = r"^[+-]?[1-9]\d{0,2}\.\d{3}$"
 _AMBIGUOUS = re.compile(AMBIGUOUS)
 _SIGN = r"(?P<sign>[+\u2212-]?)"
 _NUMBER = r"(?P<number>\d.*?|[.,]\d.*?)"
-_AROUND = re.compile(rf"^[^\d.,+\u2212-]*{_SIGN}[^\d.,]*{_NUMBER}(?:[.,][-\u2013\u2014]+)?[^\d]*$")
+_AROUND = re.compile(rf"^[^\d.,+\u2212-]*{_SIGN}[^\d.,+\u2212-]*{_NUMBER}(?:[.,][-\u2013\u2014]+)?[^\d]*$")
 _ABBREVIATION = re.compile(r"^[^\W\d_]+\.(?=\s*\d)")  # `Rs.100`: the point is not the number's
 _SPACES = "\u0020\u00a0\u2009\u202f'\u2019"  # between groups of digits
 _LONGEST = 60

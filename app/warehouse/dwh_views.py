@@ -4,7 +4,7 @@ The person of a session is its user, where one is signed in. Otherwise it is the
 visitor in which somebody was signed in, else of the last one before, else the visitor. Bots are left out.
 """
 
-from app.contracts import SESSIONS
+from app.contracts import COVERAGE, SESSIONS
 from app.core.sql import quote
 from app.settings import Settings
 from app.warehouse.views import View
@@ -62,6 +62,14 @@ FROM (
                 "history_begins": "the first business day with a session",
                 "time_zone": "the business time zone",
             },
+        ),
+        View(
+            "dwh.map_fit",
+            "What the endpoint map made of each day's calls, per entry and field, as of the day's last build. "
+            "Rows with a problem say where the map seems not to fit, and how to fix it.",
+            f"SELECT {', '.join(column.name for column in COVERAGE.columns)} FROM etl.coverage "
+            "WHERE (day, built_at) IN (SELECT day, max(built_at) FROM etl.coverage GROUP BY day)",
+            {column.name: column.comment for column in COVERAGE.columns},
         ),
     )
 

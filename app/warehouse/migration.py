@@ -1,9 +1,10 @@
 """Creates and upgrades databases, tables and views from the contracts; safe to repeat."""
 
-from app.contracts import API_CALLS, DATABASES, Column, Table, all_tables
+from app.contracts import API_CALLS, DATABASES, Column, Table, all_tables, raw_calls
 from app.core.errors import WarehouseError
 from app.core.sql import quote
 from app.settings import Settings
+from app.warehouse.call_ids import existing_columns, upgrade_call_ids
 from app.warehouse.client import Warehouse
 from app.warehouse.dwh_views import dwh_views
 from app.warehouse.history import existing_history, history_names, refresh_history_views
@@ -21,25 +22,20 @@ def migrate(warehouse: Warehouse, settings: Settings) -> list[str]:
         if name not in known:
             warehouse.command(f"CREATE DATABASE IF NOT EXISTS {name} COMMENT {quote(comment)}")
             changes.append(f"created database {name}")
-    existing = {
-        (row["database"], row["table"], row["name"]): row
-        for row in warehouse.query(
-            "SELECT database, table, name, type, comment FROM system.columns "
-            "WHERE database IN {databases:Array(String)}",
-            {"databases": list(DATABASES)},
-        ).iter_rows(named=True)
-    }
+    existing = existing_columns(warehouse)
     tables = {(database, table) for database, table, _ in existing}
-    for table in all_tables():
+    calls = raw_calls(settings.no_id_values)
+    for table in [calls if table is API_CALLS else table for table in all_tables()]:
         if (table.database, table.name) not in tables:
             ttl = f"toDateTime(ts) + INTERVAL {settings.raw_retention_days} DAY"
-            is_kept_for_a_time = table is API_CALLS and settings.raw_retention_days
+            is_kept_for_a_time = table is calls and settings.raw_retention_days
             warehouse.command(table.create_statement(ttl=ttl if is_kept_for_a_time else ""))
             changes.append(f"created table {table.full_name}")
             continue
         for column in table.columns:
             found = existing.get((table.database, table.name, column.name))
             changes += _upgrade_column(warehouse, table, column, found)
+    changes += upgrade_call_ids(warehouse, calls, existing)
     changes += _upgrade_settings(warehouse)
     for view in dwh_views(settings):
         changes += replace_view(warehouse, view)

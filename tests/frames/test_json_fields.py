@@ -1,4 +1,4 @@
-"""The fast and the tolerant path give the same values for good documents; bad ones cost no neighbour anything."""
+"""A document has the same values whatever its neighbours are: whichever path reads it, good or bad."""
 
 import json
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.frames import json_fields
-from app.frames.json_fields import Extraction, extract
+from app.frames.json_fields import TEXT_AMONG_LISTS, extract
 from app.rules.field_path import ITEMS, FieldPath, Kind
 
 LEAVES = (
@@ -23,38 +23,41 @@ LEAVES = (
 GOOD = '{"query":{"q":"ring","section":["a","b"],"page":2},"total":3,"items":[{"id":1,"price":1.5},{"id":2,"price":2}]}'
 
 
-def extract_tolerant(documents: pa.ChunkedArray, paths: tuple[FieldPath, ...]) -> Extraction:
-    """The same as `extract`, one document at a time."""
-    every = pl.int_range(len(documents), dtype=pl.UInt64, eager=True).to_arrow()
-    values, unreadable = json_fields._read_tolerant(documents, every, paths)
-    return Extraction(json_fields._in_order([(every, values)], paths), unreadable)
-
-
 def documents(*texts: str | None) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array(texts, pa.string())])
 
 
-def as_text(values: pl.DataFrame) -> list[tuple]:
-    """Values whatever type a path gave them: numbers as exact decimals without trailing zeros."""
+def as_text(values: pl.DataFrame, paths=LEAVES) -> list[tuple]:
+    """Values whatever type a path gave them: numbers as exact decimals, scalars of lists of text marked as such."""
 
     def plain(value):
         if isinstance(value, list):
             return [plain(item) for item in value]
         return None if value is None else str(value)
 
-    types = {leaf.name: pl.List(pl.String) if leaf.is_list else pl.String for leaf in LEAVES}
-    numbers = [leaf.name for leaf in LEAVES if leaf.kind is Kind.NUMBER]
-    values = json_fields._wrap_scalars(values, types)
-    exact = pl.Decimal(38, 18)
-    return [
-        tuple(plain(item) for item in row)
-        for row in values.with_columns(
-            pl.col(name).cast(pl.List(exact) if isinstance(types[name], pl.List) else exact, strict=False)
-            for name in numbers
-        )
-        .with_columns(pl.col(name).cast(types[name]) for name in types if name not in numbers)
-        .rows()
-    ]
+    types = {path.name: pl.List(pl.String) if path.is_list else pl.String for path in paths}
+    values = json_fields._wrap_scalars(json_fields._numbers_as_text(values), types)
+    columns = []
+    for path in paths:
+        column = values[path.name].cast(types[path.name])
+        if path.kind is Kind.NUMBER:
+            column = (
+                column.list.eval(bare_as_decimal(pl.element()))
+                if path.is_list
+                else column.to_frame("n").select(bare_as_decimal(pl.col("n"))).to_series()
+            )
+        columns.append(plain(column.to_list()))
+    return list(zip(*columns, strict=True))
+
+
+def bare_as_decimal(number: pl.Expr) -> pl.Expr:
+    """Bare numbers, which end in E0, in one form; those that came as text as they are."""
+    exact = number.str.strip_suffix("E0").cast(pl.Decimal(38, 18), strict=False).cast(pl.String)
+    return pl.when(number.str.contains("[0-9][eE][0-9+-]")).then(pl.coalesce(exact, number)).otherwise(number)
+
+
+def texts_of(value) -> list[str] | None:
+    return None if value is None else [text for text in map(str, value) if text != TEXT_AMONG_LISTS]
 
 
 def test_fields_of_a_good_document_are_taken_with_their_types():
@@ -65,7 +68,7 @@ def test_fields_of_a_good_document_are_taken_with_their_types():
 def test_documents_without_a_field_have_null_and_absent_documents_too():
     result = extract(documents("{}", "", None, "null"), LEAVES)
     assert as_text(result.values) == [(None,) * 6] * 4
-    assert result.unreadable == 0
+    assert result.unreadable == {}
 
 
 @pytest.mark.parametrize(
@@ -80,8 +83,8 @@ def test_a_list_may_come_as_scalar_list_or_number_beside_documents_that_write_it
     for texts in ((text,), (GOOD, text), (text, GOOD)):
         result = extract(documents(*texts), LEAVES)
         found = json_fields._wrap_scalars(result.values, {"section": pl.List(pl.String)})["section"][texts.index(text)]
-        assert (None if found is None else list(map(str, found))) == section
-        assert result.unreadable == 0
+        assert texts_of(found) == section
+        assert result.unreadable == {}
 
 
 BAD = [
@@ -105,10 +108,9 @@ def test_of_a_document_that_is_cut_off_what_came_before_the_cut_is_taken():
     assert as_text(result.values)[0][:4] == ("gold ring", None, None, "7.000000000000000000")
 
 
-def test_what_cannot_be_read_is_counted():
-    assert (
-        extract(documents("nope", '{"items":{"id":1}}', GOOD), LEAVES).unreadable == 3
-    )  # no JSON; ids and prices of no list
+def test_what_cannot_be_read_is_known_by_path_and_document():
+    result = extract(documents(GOOD, "nope", '{"items":{"id":1}}', GOOD, '{"query":{"page":{"x":1}}}', "[1]"), LEAVES)
+    assert result.unreadable == {"": [1, 5], "ids": [2], "prices": [2], "page": [4]}
 
 
 def test_pretty_printed_documents_are_read_on_the_fast_path(monkeypatch):
@@ -119,7 +121,7 @@ def test_pretty_printed_documents_are_read_on_the_fast_path(monkeypatch):
     monkeypatch.setattr(
         json_fields,
         "_decode",
-        lambda text, decode=json_fields._decode: decode(text) if text.endswith("\n") else refuse(),
+        lambda text, number, decode=json_fields._decode: decode(text, number) if text.endswith("\n") else refuse(),
     )
     assert as_text(extract(documents(*texts), LEAVES).values) == as_text(
         extract(documents(*[GOOD] * 50), LEAVES).values
@@ -161,6 +163,111 @@ good = st.fixed_dictionaries(
 @given(st.lists(good, min_size=1, max_size=60), st.booleans())
 def test_fast_and_tolerant_path_give_the_same_values_for_good_documents(contents, ascii_only):
     column = documents(*(json.dumps(content, ensure_ascii=ascii_only) for content in contents))
-    fast, tolerant = extract(column, LEAVES), extract_tolerant(column, LEAVES)
+    fast, tolerant = extract(column, LEAVES), tolerantly(column, LEAVES)
     assert as_text(fast.values) == as_text(tolerant.values)
-    assert fast.unreadable == tolerant.unreadable == 0
+    assert fast.unreadable == tolerant.unreadable == {}
+
+
+def tolerantly(column: pa.ChunkedArray, paths) -> json_fields.Extraction:
+    """What the tolerant path alone gives."""
+    rows = pa.array(range(len(column)), pa.uint64())
+    values, unreadable = json_fields._read_tolerant(column, rows, paths)
+    return json_fields.Extraction(json_fields._in_order([(rows, values)], paths), unreadable)
+
+
+# ---- property: the neighbours of a document change nothing -------------------------------------------------------
+
+MANY_WAYS = (
+    *LEAVES,
+    FieldPath("deep", Kind.TEXT, ("query", "filter", "stone")),
+    FieldPath("any", Kind.ANY, ("total",)),
+    FieldPath("any.section", Kind.ANY, ("query", "section")),
+    FieldPath("any.items", Kind.ANY, ("items",)),
+    FieldPath("body.id", Kind.TEXT, ("body", "id")),
+)
+numbers_as_written = st.sampled_from([
+    "1.234", "1.230", "1.000", "12.500", "-1.234", "0", "-0", "-0.0", "7", "7.0", "1e2", "1E+2", "5e-30", "1e30", "1e400",
+    "0.1234567890123456789", "0.014999999999999999999", "12345678901234567890", "9223372036854775808", "59.900000000000006",
+    "123456789012345678901234567890", "0." + "1" * 70, "1.5e0003",
+])  # fmt: skip
+odd_texts = st.sampled_from([
+    "", " ", "7", "007", "+7", ".5", "7.", " 7 ", "1.234", "1.230", "1,234", "1.234,56", "€ 7", "true", "false", "null", "a,b", "E0", "7E0",
+    "NaN", "\u0000", "\ud800", "\n", 'x"y', "\u00e4", '{"id":1}', "id=5&stone=ruby", '[{"id":"5"}]', "eyJpZCI6IDV9", "314.0",
+]).map(json.dumps)  # fmt: skip
+scalars = numbers_as_written | odd_texts | st.sampled_from(["true", "false", "null"])
+lists = st.lists(scalars, max_size=3).map(lambda items: f"[{','.join(items)}]")
+
+
+def objects(*names: str, of: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    fields = st.lists(st.tuples(st.sampled_from(names), of), max_size=4)
+    return fields.map(lambda pairs: "{" + ", ".join(f"{json.dumps(name)}: {value}" for name, value in pairs) + "}")
+
+
+small_objects = objects("id", "price", "stone", of=scalars | lists)
+anything = scalars | lists | small_objects
+in_text = small_objects.map(json.dumps)
+item_lists = st.lists(small_objects | scalars | in_text, max_size=3).map(lambda items: f"[{','.join(items)}]")
+queries = objects(
+    "q",
+    "section",
+    "section[]",
+    "section[0]",
+    "page",
+    "page[]",
+    "filter[stone]",
+    "filter",
+    "filter[stone][]",
+    of=anything,
+)
+any_document = (
+    objects("query", "total", "items", "body", "other", of=queries | anything | item_lists | in_text)
+    | anything
+    | st.sampled_from(BAD)
+    | st.sampled_from(["", GOOD])
+)
+
+
+# Next to them the first step, the second or the third reads most documents.
+NEIGHBOURS = (
+    [],
+    [GOOD],
+    [GOOD.replace("1.5", '"1.5"').replace('"total":3', '"total":"3"'), GOOD],
+    [GOOD.replace('["a","b"]', '"a"').replace('"total":3', '"total":true'), GOOD],
+    ["nope", GOOD, '{"total":[1]}', '{"query":{"section":7,"page":[1],"q":[1]},"items":7,"body":7}'],
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(any_document)
+def test_every_step_gives_a_document_the_same_values(text):
+    alone = tolerantly(documents(text), MANY_WAYS)
+    for neighbours in NEIGHBOURS:
+        found = extract(documents(*neighbours, text), MANY_WAYS)
+        assert as_text(found.values, MANY_WAYS)[-1] == as_text(alone.values, MANY_WAYS)[0]
+        lost = {name for name, rows in found.unreadable.items() if len(neighbours) in rows}
+        assert lost == set(alone.unreadable)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(any_document, min_size=1, max_size=20))
+def test_a_document_has_the_same_values_alone_and_among_any_others(texts):
+    together = extract(documents(*texts), MANY_WAYS)
+    alone = [extract(documents(text), MANY_WAYS) for text in texts]
+    assert as_text(together.values, MANY_WAYS) == [as_text(one.values, MANY_WAYS)[0] for one in alone]
+    for name in {*together.unreadable, *(name for one in alone for name in one.unreadable)}:
+        assert together.unreadable.get(name, []) == [n for n, one in enumerate(alone) if name in one.unreadable]
+
+
+@pytest.mark.parametrize("levels", [90, 1_000, 10_000, 200_000])
+def test_a_document_is_read_however_deep_it_is_elsewhere(levels):
+    deep = '{"total":7,"noise":' + "[" * levels + "]" * levels + ',"query":{"q":"ring"}}'
+    for texts in ((deep,), (deep, GOOD), (deep, "nope")):
+        assert as_text(extract(documents(*texts), LEAVES).values)[0][0] == "ring"
+
+
+@pytest.mark.parametrize("first", ["12.5", '"12.5"', "true", "[1.5]"])
+@pytest.mark.parametrize("text", ["1.234", "1.230", "1.000", "12.500"])
+def test_a_number_that_is_doubtful_as_text_stays_text_next_to_bare_ones(first, text):
+    texts = [f'{{"total":{first}}}', f'{{"total":"{text}"}}', f'{{"total":{text}}}']
+    found = as_text(extract(documents(*texts), LEAVES).values)
+    assert (found[1][3], found[2][3]) == (text, f"{text}000000000000000")

@@ -73,6 +73,7 @@ VISITORS: list[Record] = [
     {"session_token": "t1"},
     {"ip": "203.0.113.9", "user_agent": "Mozilla/5.0 (iPhone) Safari/1"},
     {"ip": "203.0.113.9", "user_agent": "curl/8"},
+    {"visitor_id": "undefined", "session_token": " NULL ", "ip": "203.0.113.9", "user_agent": "curl/8"},  # the same one
     {"visitor_id": "v2", "user_agent": "Mozilla/5.0 (X11; Linux) Firefox/1"},
 ]
 MENU: list[Record] = [
@@ -88,7 +89,7 @@ MENU: list[Record] = [
 
 def call(number: int, ts: int, visitor: Record, taste: int = 0) -> Record:
     """A call whose id says nothing of its time; now and then its visitor is signed in."""
-    user = {"user_id": f"u{number}"} if (number + taste) % 3 == 0 else {}
+    user = {"user_id": f"u{number}"} if (number + taste) % 3 == 0 else {"user_id": "0"} if number % 5 == 0 else {}
     call_id = str(uuid.UUID(bytes=hashlib.md5(f"call {number}".encode()).digest()))
     return {"call_id": call_id, "ts": ts, "status": 200} | visitor | MENU[(number + taste) % len(MENU)] | user
 

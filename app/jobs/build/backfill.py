@@ -1,15 +1,17 @@
 """Builds stale days: which ones, in what order, how many at once, and what happens to those that fail."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 
 import stamina
 
+from app.contracts import EVENTS
 from app.core import console
 from app.core.errors import CaratError, WarehouseGoneError, require_none
 from app.frames.days import day_bounds
 from app.jobs.build.boundaries import read_boundary_fingerprints
+from app.jobs.build.coverage import record_coverage
 from app.jobs.build.day import DayBuilt, build_day
 from app.jobs.build.days import ALL_DAYS, DAY_ERRORS, Span, is_within, run_parallel
 from app.jobs.build.ledger import Inputs, StaleDay, compare, read_inputs, record_built, record_untouched
@@ -135,7 +137,10 @@ def build_and_record(
     skip_row_count_check: bool = False,
     on_calls: Callable[[int], None] = lambda _: None,
 ) -> DayBuilt:
-    """Build a stale day, write it into the ledger and the log of runs; retried while the warehouse is unreachable."""
+    """Build a stale day, count what the endpoint map made of it, write it into the ledger and the log of runs.
+
+    Retried while the warehouse is unreachable.
+    """
     with recorded(warehouse, "etl", day=day.day) as run:
         for attempt in stamina.retry_context(
             on=WarehouseGoneError, attempts=None, timeout=rules.settings.patience_s, wait_initial=0.5, wait_max=20
@@ -154,6 +159,9 @@ def build_and_record(
                     on_calls=on_calls,
                 )
                 warehouse.require_lease()  # a writer that lost the lease must not say what the day was built from
-                record_built(warehouse, inputs, built, boundaries, now=datetime.now(tz=UTC))
+                now = datetime.now(tz=UTC)
+                if EVENTS.name in built.rows:
+                    built = replace(built, misfits=record_coverage(warehouse, built, rules.endpoint_map, now=now))
+                record_built(warehouse, inputs, built, boundaries, now=now)
         run.count(rows_in=built.calls, rows_out=sum(built.rows.values()), rejected=built.unreadable)
     return built

@@ -7,15 +7,18 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import cached_property
 
 import polars as pl
+import pyarrow as pa
 
 from app.contracts import CATALOG_SESSIONS, EVENTS, ORDER_CALLS, PRODUCT_SESSIONS, SESSIONS
 from app.frames.browsing import Browsing, browse
 from app.frames.carts import with_cart_changes
 from app.frames.catalog_sessions import build_catalog_sessions
 from app.frames.events import TypedCalls, type_calls
+from app.frames.money import currency_codes, with_amounts
 from app.frames.orders import counted_order_calls, counts_as_order, first_order_calls
 from app.frames.product_sessions import build_product_sessions
 from app.frames.routes import normal_paths
@@ -23,7 +26,8 @@ from app.frames.sessionize import assign_sessions, first_of_each_call
 from app.frames.sessions import build_sessions
 from app.jobs.build.orders import read_elsewhere
 from app.jobs.build.shards import BuildScope, Shard, read_documents
-from app.rules.endpoint_map import Lookup
+from app.rules.currencies import Currencies
+from app.rules.endpoint_map import MONEY_FIELDS, Lookup
 from app.rules.session_rules import SessionRules
 from app.warehouse import Warehouse
 
@@ -41,6 +45,7 @@ class DayContext:
     session_rules: SessionRules
     user_agents: pl.DataFrame
     product_versions: Sequence[pl.DataFrame]
+    currencies: Currencies
     repeats: pl.Series
     lookups: Mapping[Lookup, pl.DataFrame]
 
@@ -50,12 +55,14 @@ class ShardContent:
     """What a shard's calls say; what several tables need is computed once, when the first of them asks for it.
 
     `events`: the typed calls of sessions that begin on the day, in call order, with `session_number` and
-    `is_counted_order`. `unreadable`: JSON values that could not be read.
+    `is_counted_order`. `unreadable`: by entry and field of the endpoint map, JSON values that could
+    not be read. `has_foreign_amounts`: whether a call of these names another currency than the warehouse's.
     """
 
     day: DayContext
     events: pl.DataFrame
     unreadable: Counter[tuple[str, str]]
+    has_foreign_amounts: bool
     _events_of_day: pl.DataFrame | None
 
     @classmethod
@@ -68,7 +75,7 @@ class ShardContent:
         )
         if scope.session_ids is not None:
             calls = calls.filter(pl.col("session_id").is_in(scope.session_ids.implode()))
-        typed = _type(calls, shard, day, through)
+        typed, has_foreign_amounts = _type(calls, shard, day, through)
         is_after_midnight = pl.col("ts").dt.epoch("ms") >= bounds.start  # what is before was typed for its memories
         typed = replace(typed, calls=typed.calls.filter(is_after_midnight))
         first = first_order_calls(typed.calls.filter("starts_today"))
@@ -77,7 +84,7 @@ class ShardContent:
         events = typed.calls.with_columns(is_counted_order=counts_as_order(counted), session_date=pl.lit(bounds.day))
         events = events.with_columns(normal_paths(events["endpoint"])).pipe(with_cart_changes)
         of_day = events.filter(pl.col("ts").dt.epoch("ms") < bounds.end).with_columns(event_date=pl.lit(bounds.day))
-        return cls(day, events.filter("starts_today"), typed.unreadable, of_day)
+        return cls(day, events.filter("starts_today"), typed.unreadable, has_foreign_amounts, of_day)
 
     def take_events_of_day(self) -> pl.DataFrame:
         """The events of the calls of the day, whenever their sessions began; once, so that their memory is freed."""
@@ -97,20 +104,43 @@ class ShardContent:
         return browse(self.events)
 
 
-def _type(calls: pl.DataFrame, shard: Shard, day: DayContext, through: Warehouse) -> TypedCalls:
-    """The calls with their event and its fields, parsed from their JSON or taken over from an earlier build."""
+def _type(calls: pl.DataFrame, shard: Shard, day: DayContext, through: Warehouse) -> tuple[TypedCalls, bool]:
+    """The calls with their event and its fields, parsed from their JSON or taken over from an earlier build.
+
+    Also whether one of them names another currency.
+    """
     scope = day.scope
     if not scope.reusable_days:
-        return type_calls(calls, shard.documents, endpoint_map=scope.endpoint_map, lookups=day.lookups)
+        parsed = _parse(calls, shard.documents, day)
+        return parsed, _has_foreign_amounts(parsed.calls, day)
     calls = calls.with_row_index("order")
     known = calls.join(shard.typed, on=["call_id", "content_hash"])
     new = calls.join(shard.typed, on=["call_id", "content_hash"], how="anti")
     if new.is_empty():
-        return TypedCalls(known.sort("order").drop("order"), Counter())
+        return TypedCalls(known.sort("order").drop("order"), Counter()), _has_foreign_amounts(known, day)
     new, documents = read_documents(through, new, scope.endpoint_map, ids_table=f"etl.unread_{uuid.uuid4().hex}")
-    parsed = type_calls(new, documents, endpoint_map=scope.endpoint_map)
+    parsed = _parse(new, documents, day)
     both = pl.concat([parsed.calls, known.select(parsed.calls.columns)]).sort("order").drop("order")
-    return TypedCalls(both, parsed.unreadable)
+    return TypedCalls(both, parsed.unreadable), _has_foreign_amounts(both, day)
+
+
+def _parse(calls: pl.DataFrame, documents: pa.Table, day: DayContext) -> TypedCalls:
+    """The calls typed from their JSON, with amounts in the warehouse's currency by the rates of their day."""
+    endpoint_map, bounds = day.scope.endpoint_map, day.scope.bounds
+    typed = type_calls(calls, documents, endpoint_map=endpoint_map, lookups=day.lookups)
+    target = day.currencies.target
+    default = endpoint_map.currency.upper() or target
+    days = (bounds.day, bounds.day + timedelta(days=1))
+    of_day = pl.when(pl.col("ts").dt.epoch("ms") < bounds.end).then(pl.lit(days[0])).otherwise(pl.lit(days[1]))
+    rates = day.currencies.rates(currency_codes(typed.calls["currency"], default=default), days)
+    calls = with_amounts(
+        typed.calls.with_columns(day=of_day), rates, fields=sorted(MONEY_FIELDS), target=target, default=default
+    )
+    return TypedCalls(calls.drop("day"), typed.unreadable)
+
+
+def _has_foreign_amounts(calls: pl.DataFrame, day: DayContext) -> bool:
+    return not calls["currency"].is_in(["", day.currencies.target]).all()
 
 
 def _events(shard: ShardContent) -> Iterable[pl.DataFrame]:

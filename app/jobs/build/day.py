@@ -1,6 +1,7 @@
 """Builds one business day: its shards into staging, then audited and published as a whole."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from functools import partial
 from queue import SimpleQueue
+from typing import Any
 
 import polars as pl
 
@@ -22,6 +24,7 @@ from app.jobs.build.orders import NO_CALLS, OrderCheck, check_order_calls
 from app.jobs.build.product_history import read_product_versions
 from app.jobs.build.rules import BuildRules
 from app.jobs.build.shards import BuildScope, ShardKey, count_calls, read_shard, shard_count
+from app.rules.fit import Finding
 from app.warehouse import Staging, Warehouse
 
 JOBS = tuple(table.name for table in DWH_TABLES)
@@ -53,18 +56,35 @@ class KeptOrdersError(ContractError):
 
 @dataclass(frozen=True)
 class DayBuilt:
-    """A day that was built: calls read, rows per table, JSON values that could not be read, seconds.
+    """A day that was built: calls read, rows per table, seconds.
 
-    `until` is the time of its sessions' last call, `orders_elsewhere` a hash of its orders placed on another day.
+    `until` is the time of its sessions' last call. `unreadable_values` counts by entry of the map and field the JSON
+    values that could not be read in the calls that were typed: all of them, or with `took_events_over` those that were
+    not typed before. `misfits` say where the endpoint map does not fit the day's calls.
+    `has_foreign_amounts`: whether a call that was read names another currency than the warehouse's. `is_patch`: whether
+    only some of the day's sessions were read.
+    `orders_elsewhere` is a hash of its orders placed on another day.
     """
 
     day: date
     calls: int
     rows: dict[str, int]
-    unreadable: int
     seconds: float
     until: datetime
+    unreadable_values: Counter[tuple[str, str]] = field(default_factory=Counter)
+    took_events_over: bool = False
+    misfits: tuple[Finding, ...] = ()
+    has_foreign_amounts: bool = False
+    is_patch: bool = False
     orders_elsewhere: int = 0
+
+    @property
+    def unreadable(self) -> int:
+        return self.unreadable_values.total()
+
+    @property
+    def report(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("day", "calls", "rows", "unreadable", "seconds", "until")}
 
 
 def build_day(
@@ -117,7 +137,16 @@ def _build_upon(
         if changed and changed.session_ids.is_empty():
             seconds = time.perf_counter() - started
             until = reuse_plan.until or _start(bounds)
-            return DayBuilt(day, 0, dict(reuse_plan.rows), 0, seconds, until, reuse_plan.orders_elsewhere)
+            return DayBuilt(
+                day,
+                0,
+                dict(reuse_plan.rows),
+                seconds,
+                until,
+                took_events_over=True,
+                is_patch=True,
+                orders_elsewhere=reuse_plan.orders_elsewhere,
+            )
         if changed:
             scope = replace(
                 scope,
@@ -144,24 +173,36 @@ def _build_upon(
             built.staging.publish(now=datetime.now(tz=UTC))
     until = max(built.until, reuse_plan.until or built.until) if changed else built.until
     seconds = time.perf_counter() - started
-    rows = dict(built.staging.rows)
-    return DayBuilt(day, built.calls, rows, built.unreadable, seconds, until, built.orders_elsewhere)
+    return DayBuilt(
+        day,
+        built.calls,
+        dict(built.staging.rows),
+        seconds,
+        until,
+        built.unreadable_values,
+        took_events_over=bool(scope.reusable_days),
+        has_foreign_amounts=built.has_foreign_amounts,
+        is_patch=bool(changed),
+        orders_elsewhere=built.orders_elsewhere,
+    )
 
 
 @dataclass(frozen=True)
 class StagedDay:
     """A day's tables, built and not yet published, with what the audit compares them with.
 
-    `calls` is the number of calls read, `unreadable` of JSON values that could not be read, `until` the last call,
-    `orders_elsewhere` a hash of the orders that were placed on another day.
+    `calls` is the number of calls read, `until` the time of the last one; `unreadable_values` counts JSON values that
+    could not be read, by entry of the map and field. `orders_elsewhere` is a hash of the orders that were placed on
+    another day.
     """
 
     staging: Staging
     carried_over: CarriedOver
     controls: ControlTotals
     calls: int
-    unreadable: int
+    unreadable_values: Counter[tuple[str, str]]
     until: datetime
+    has_foreign_amounts: bool
     orders_elsewhere: int
 
 
@@ -228,8 +269,9 @@ def _stage(
         kept,
         controls,
         sum(shard.calls for shard in shards),
-        sum(shard.unreadable for shard in shards),
+        sum((shard.unreadable_values for shard in shards), Counter()),
         max((shard.until for shard in shards if shard.until), default=_start(scope.bounds)),
+        any(shard.has_foreign_amounts for shard in shards),
         orders_elsewhere=0,
     )
 
@@ -241,6 +283,7 @@ def _day_context(warehouse: Warehouse, scope: BuildScope, rules: BuildRules, tab
         rules.session_rules,
         rules.user_agents.of_scope(warehouse, scope) if Input.SESSION_RULES in needed else pl.DataFrame(),
         read_product_versions(warehouse, rules.plan, scope.bounds) if Input.PRODUCT_HISTORY in needed else [],
+        rules.currencies,
         repeats=NO_CALLS,
         lookups=read_lookups(warehouse, scope.endpoint_map, scope.bounds),
     )
@@ -249,8 +292,9 @@ def _day_context(warehouse: Warehouse, scope: BuildScope, rules: BuildRules, tab
 @dataclass(frozen=True)
 class _ShardBuilt:
     calls: int = 0
-    unreadable: int = 0
+    unreadable_values: Counter[tuple[str, str]] = field(default_factory=Counter)
     until: datetime | None = None
+    has_foreign_amounts: bool = False
 
 
 def _each_through_a_connection(
@@ -296,7 +340,7 @@ def _build_shard(
             staging.append(table, rows, through=warehouse)
     until = content.events["ts"].max()
     assert until is None or isinstance(until, datetime)
-    return _ShardBuilt(shard.calls.height, sum(content.unreadable.values()), until)
+    return _ShardBuilt(shard.calls.height, content.unreadable, until, content.has_foreign_amounts)
 
 
 @contextmanager

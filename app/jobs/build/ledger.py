@@ -20,6 +20,7 @@ from app.jobs.build.lookups import lookup_sums
 from app.jobs.build.orders import read_orders_elsewhere
 from app.jobs.build.product_history import history_sums
 from app.jobs.build.rules import BuildRules
+from app.rules.currencies import Currencies
 from app.warehouse import FingerprintSource, Warehouse, fingerprints
 
 RAW_CALLS = FingerprintSource("pd.api_calls", at=QUARTER_HOUR, content=CALL_HASH)
@@ -28,9 +29,11 @@ _AROUND = {"previous_days_fingerprint": (-1, -2), "next_day_fingerprint": (1,)}
 # Per rule, a column of the ledger: the input that it belongs to (None: every table depends on it), and the reason.
 _RULES: dict[str, tuple[Input | None, str]] = {
     "endpoint_map": (Input.ENDPOINT_MAP, "endpoint map changed"),
+    "currency": (Input.ENDPOINT_MAP, "currency changed"),
     "transform_version": (None, "version of Carat changed"),
     "timezone": (None, "time zone changed"),
     "session_timeout_ms": (Input.SESSIONS, "session timeout changed"),
+    "no_ids": (None, "ids that count as none changed"),
     "product_plan": (Input.PRODUCT_HISTORY, "snapshot plan of products changed"),
     "session_rules": (Input.SESSION_RULES, "rules for devices, bots, channels or countries changed"),
 }
@@ -77,6 +80,7 @@ class Inputs:
     rules: dict[str, Any]
     zone: ZoneInfo
     timeout_ms: int
+    currencies: Currencies
     reads_calls_alone: bool
 
     def of_day(self, day: date) -> dict[str, Any]:
@@ -162,6 +166,7 @@ def read_inputs(warehouse: Warehouse, rules: BuildRules, *, keep: bool) -> Input
         rules.digests,
         rules.zone,
         rules.timeout_ms,
+        rules.currencies,
         rules.endpoint_map.reads_calls_alone,
     )
 
@@ -221,6 +226,7 @@ def record_built(
             "built_at": _after_the_last(inputs, built.day, table.name, now),
             "history_until": built.until,
             "history_fingerprint": history if Input.PRODUCT_HISTORY in table.depends_on else 0,
+            "rates": _rates(inputs, built, table),
             "lookup_fingerprint": looked_up if Input.ENDPOINT_MAP in table.depends_on else 0,
             "orders_elsewhere": built.orders_elsewhere if Input.ORDERS in table.depends_on else 0,
             "rows": built.rows[table.name],
@@ -229,6 +235,13 @@ def record_built(
         for table in dwh_tables(built.rows)
     ]
     warehouse.insert(LEDGER, pl.DataFrame(entries, schema=LEDGER.schema))
+
+
+def _rates(inputs: Inputs, built: DayBuilt, table: DwhTable) -> str:
+    """The digest of the day's rates where an amount was converted; a patched day keeps what its other sessions need."""
+    last = inputs.built.get((built.day, table.name))
+    is_needed = built.has_foreign_amounts or (built.is_patch and last is not None and last["rates"] != "")
+    return inputs.currencies.rates_digest(built.day) if is_needed else ""
 
 
 def record_untouched(
@@ -286,6 +299,8 @@ def _reasons(
         found.append((_calls_changed(now["calls"] - last["calls"]), Input.CALLS))
     today = inputs.rules_of(table)
     found += [(why, input_) for name, (input_, why) in _RULES.items() if last[name] != today[name]]
+    if last["rates"] and last["rates"] != inputs.currencies.rates_digest(last["day"]):
+        found.append(("rates of exchange changed", Input.ENDPOINT_MAP))
     if Input.PRODUCT_HISTORY in table.depends_on:
         history = inputs.history_fingerprint(last["history_until"])
         if last["history_fingerprint"] != history:
@@ -326,7 +341,9 @@ def _reasons_around(boundaries: BoundaryFingerprints, last: dict[str, Any]) -> l
 def _can_reuse_events(inputs: Inputs, day: date) -> bool:
     """Whether `dwh.events` holds its calls as today's endpoint map and code type them."""
     last = inputs.built.get((day, EVENTS.name))
-    return last is not None and all(last[name] == inputs.rules[name] for name in ("endpoint_map", "transform_version"))
+    if last is None or (last["rates"] and last["rates"] != inputs.currencies.rates_digest(day)):
+        return False
+    return all(last[name] == inputs.rules[name] for name in ("endpoint_map", "currency", "transform_version"))
 
 
 def _can_patch(

@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 
 from app import TRANSFORM_VERSION
 from app.jobs.build.user_agents import UserAgents
+from app.rules.currencies import Currencies, load_currencies
 from app.rules.endpoint_map import EndpointMap, load_endpoint_map
 from app.rules.session_rules import SessionRules, load_session_rules
 from app.rules.snapshot_plan import SnapshotPlan, load_snapshot_plan
@@ -21,6 +22,7 @@ class BuildRules:
     plan: SnapshotPlan
     session_rules: SessionRules
     user_agents: UserAgents
+    currencies: Currencies
 
     @classmethod
     def load(cls, settings: Settings, *, remember_user_agents: bool = True) -> "BuildRules":
@@ -32,6 +34,7 @@ class BuildRules:
             load_snapshot_plan(settings.snapshots),
             session_rules,
             UserAgents(session_rules.devices, remember=remember_user_agents),
+            load_currencies(settings),
         )
 
     @property
@@ -47,9 +50,11 @@ class BuildRules:
         """The rules as columns of the ledger: a difference makes the days built by them stale."""
         return {
             "endpoint_map": self.endpoint_map.digest,
+            "currency": self.currencies.target,
             "transform_version": TRANSFORM_VERSION,
             "timezone": self.settings.timezone,
             "session_timeout_ms": self.timeout_ms,
+            "no_ids": ",".join(self.settings.no_id_values),
             "product_plan": self.plan.products_digest,
             "session_rules": self.session_rules.digest,
         }

@@ -15,6 +15,7 @@ from app.contracts import API_CALLS, EVENTS, VISITOR_OF_SESSION, Table
 from app.core.errors import ContractError
 from app.frames.days import DayBounds
 from app.frames.events import FAILED_STATUS, TYPED_SCHEMA
+from app.frames.money import ORIGINALS
 from app.jobs.build.call_sql import MOMENT_SCHEMA, crossing_visitors, fits, instant, is_counted
 from app.rules.endpoint_map import EndpointMap
 from app.warehouse import Warehouse
@@ -27,8 +28,8 @@ _RECORD = ["call_id", "content_hash"]
 _IN_SHARD = "visitor_hash BETWEEN {first_hash:UInt64} AND {last_hash:UInt64}"
 _IN_BLOCKS = "toUnixTimestamp(toStartOfInterval(ts, INTERVAL 4 HOUR)) * 1000 IN {blocks:Array(Int64)}"
 _OF_SHARD = "session_id >= {first_session:String} AND session_id <= {last_session:String}"
-_COLUMNS = """call_id, ts, visitor_key AS visitor_id, visitor_hash, content_hash, user_id, method, endpoint, status,
-    duration_ms, ip, user_agent, referrer, page_url"""
+_COLUMNS = """call_id, ts, visitor_key AS visitor_id, visitor_hash, content_hash, valid_user_id AS user_id,
+    method, endpoint, status, duration_ms, ip, user_agent, referrer, page_url"""
 # Only a session that crosses a midnight needs calls from beyond it.
 _CALLS_WHERE = f"""{_IN_SHARD} AND (ts >= {instant("start")} AND ts < {instant("end")}
     OR ts >= {instant("end")} AND ts < {instant("next_end")}
@@ -38,7 +39,7 @@ _BEFORE_MIDNIGHT = f"""{_IN_SHARD} AND ts >= {instant("previous_start")} AND ts 
 _EARLIER_SQL = f"SELECT visitor_hash, ts, call_id FROM pd.api_calls WHERE {_BEFORE_MIDNIGHT}"
 _CALLED = MOMENT_SCHEMA | {"content_hash": pl.UInt64()}
 _PUBLISHED = {name: EVENTS.schema[name] for name in ("session_id", "ts", "call_id", "content_hash")}
-_TYPED = {name: EVENTS.schema[name] for name in ("call_id", "content_hash", *TYPED_SCHEMA)}
+_TYPED = {name: EVENTS.schema[name] for name in ("call_id", "content_hash", *TYPED_SCHEMA, *ORIGINALS.values())}
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ from app.warehouse.hard_delete import Journal, delete_rows, inactive_parts, remo
 _TEXTS = ("request", "response", "page_url", "referrer")
 _ERRORS = {"etl.runs": "run_id", "etl.snapshots": "snapshot_id"}
 _SESSION, _DAY, _RAW_DAY, _REJECT, _RECORD, _RUN = PersonKey.SESSION, "day", "raw day", "reject", "record", "run"
+_RAW_CALLS = """call_id, ts, visitor_key, valid_visitor_id AS visitor_id, valid_session_token AS session_token,
+    valid_user_id AS user_id"""
 _UNLOGGED = "SETTINGS log_queries = 0"
 
 
@@ -91,6 +93,8 @@ def forget_user(
     """Erase the user and search for what is left; with `dry_run` only search."""
     if not user.strip():
         raise SettingsError("--user is empty: pass the user_id of the person to erase")
+    if settings.is_no_id(user):
+        raise SettingsError(f"--user {user}: CARAT_NO_IDS says that this user_id is nobody's")
     of_history = _people_of_history(warehouse, settings)
     people = _columns_of_users(of_history)
     journal = Journal(warehouse, f"forgetting_{hashlib.sha256(user.encode()).hexdigest()[:16]}")
@@ -140,10 +144,10 @@ def forget_user(
 
 def _find(warehouse: Warehouse, settings: Settings, user: str) -> _Found:
     """The person's calls and sessions in `pd` and `dwh`; raw calls may be past their retention."""
-    of_user = "FROM pd.api_calls WHERE user_id = {user:String}"
+    of_user = "FROM pd.api_calls WHERE valid_user_id = {user:String}"
     raw = warehouse.query(
-        f"SELECT {', '.join(CALLS)} FROM pd.api_calls WHERE visitor_hash IN (SELECT visitor_hash {of_user}) "
-        f"OR session_token != '' AND session_token IN (SELECT session_token {of_user}) {_UNLOGGED}",
+        f"SELECT {_RAW_CALLS} FROM pd.api_calls WHERE visitor_hash IN (SELECT visitor_hash {of_user}) "
+        f"OR valid_session_token != '' AND valid_session_token IN (SELECT valid_session_token {of_user}) {_UNLOGGED}",
         {"user": user},
         schema=CALLS,
     )
@@ -166,6 +170,7 @@ def _find(warehouse: Warehouse, settings: Settings, user: str) -> _Found:
     )
     moments = own["ts"].dt.epoch("ms").to_list()
     visitors = {*exclusive_ids(calls, "visitor_key"), *exclusive_ids(calls, "visitor_id")}
+    visitors = {value for value in visitors if not settings.is_no_id(value)}  # days from before the setting have them
     tokens = set(exclusive_ids(calls, "session_token"))
     unmarked = own.filter(
         pl.col("user_id") == "",
