@@ -145,7 +145,7 @@ SNAPSHOTS = Table(
         Column("at", TIME, "the instant of the snapshot: valid_from of what it changed"),
         Column("recorded_at", TIME, "when this row was written"),
         Column("state", LABEL, "publishing, then done; or failed: refused or unreadable, nothing was changed"),
-        Column("mode", LABEL, "append; rewrite when columns came or changed their type; rebuild when its history was started over"),
+        Column("mode", LABEL, "append; rewrite when columns or their types changed; rebuild when history started over"),
         Column("guarantee", "String", "what instant was read, and what is not guaranteed of it"),
         Column("rows", "UInt64", "rows that the shop's table had"),
         Column("inserts", "UInt64", "rows that came, or came back"),
