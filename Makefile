@@ -27,14 +27,17 @@ demo: setup ## Generate a demo shop, build its warehouse, print a summary. [CALL
 preview: setup ## Write the dashboards as one offline page. [OUT=var/dashboards.html]
 	$(CARAT) dashboards preview $(if $(OUT),--out $(OUT))
 
+PYTEST := $(RUN)/python -m pytest -q -n auto --dist worksteal
+
 test: setup-dev ## Run all tests but soaks and large data sets.
-	$(RUN)/python -m pytest -q -n auto --dist worksteal -m "not long"
+	$(PYTEST) -m "not long"
 
 test-fast: setup-dev ## Run the tests that need no server, no browser and less than a second each.
-	$(RUN)/python -m pytest -q -n auto --dist worksteal -m "not slow and not long"
+	$(PYTEST) -m "not slow and not long"
 
-test-long: setup-dev ## Run the soaks and the large data sets.
-	$(RUN)/python -m pytest -q -n auto --dist worksteal -m long
+
+test-long: setup-dev ## Run the soaks, the large data sets, and many more random examples.
+	CARAT_TEST_LONG=1 $(PYTEST) -m "long or slow"
 
 etl: setup ## Build the stale days. [DATE=2026-03-01 | FROM= TO=] [JOBS=a,b]
 	$(CARAT) etl $(ETL_ARGUMENTS)
@@ -77,10 +80,11 @@ bench-enrichment: setup-dev ## Benchmark devices, bots and channels, and measure
 bench-dashboards: setup-dev ## Benchmark every card on a year of data; needs 6 GB in /tmp. [BENCH="--days 60"]
 	$(RUN)/python -m bench.dashboards $(BENCH)
 
-lint: setup-dev ## Check formatting, ruff and mypy.
+lint: setup-dev ## Check formatting, style, types and layers.
 	$(RUN)/ruff format --check .
 	$(RUN)/ruff check .
 	$(RUN)/mypy
+	$(RUN)/lint-imports
 
 format: setup-dev ## Format the code.
 	$(RUN)/ruff format .

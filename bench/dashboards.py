@@ -28,9 +28,9 @@ from app.dashboards import Card, Dashboard, DashCard, load_library
 from app.dashboards.sql import render, values_of
 from app.demo.database import opening_state, write_state
 from app.demo.plan import DemoPlan
-from app.jobs.runs import take_snapshot
+from app.jobs.snapshot import take_snapshot
 from app.settings import load_settings
-from app.warehouse import Warehouse, migrate, open_warehouse
+from app.warehouse import Warehouse, open_warehouse
 
 _LAST_DAY = date(2026, 3, 31)
 _TARGET_S = 1.0
@@ -80,7 +80,6 @@ def main() -> int:
         with open_warehouse(settings, purpose="bench") as warehouse:
             began = time.perf_counter()
             if not (folder / "made").exists():
-                migrate(warehouse, settings)
                 _make_history(warehouse, settings, folder, made)
                 _make_rows(warehouse, made)
                 (folder / "made").touch()

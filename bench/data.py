@@ -18,7 +18,7 @@ import polars as pl
 
 from app.contracts import API_CALLS
 from app.settings import load_settings
-from app.warehouse import migrate, open_warehouse
+from app.warehouse import open_warehouse
 from bench.day import DAY, SEED, Dataset
 
 _BASE_CALLS = 100_000
@@ -70,7 +70,6 @@ def _fill_warehouse(day: Dataset, base: Path, base_calls: int, *, agents: Path, 
     settings = load_settings(warehouse=f"chdb://{day.warehouse}")
     copies = -(-day.calls // base_calls)
     with open_warehouse(settings, purpose="bench") as warehouse:
-        migrate(warehouse, settings)
         warehouse.command(
             f"INSERT INTO pd.api_calls ({', '.join(names)}) SELECT {values} "
             f"FROM (SELECT number AS copy FROM numbers({copies})) AS copies "

@@ -1,6 +1,6 @@
 """What telling devices, bots and channels costs of a day's build, and how right it is on corpora that others maintain.
 
-python -m bench.enrichment [--calls 1000000] [--agents 5000] [--corpora ../shared/data/corpora]
+python -m bench.enrichment [--calls 1000000] [--agents 5000]
 
 The day is built twice by one worker, so that the seconds of a step are its own: first with user agents that were never
 seen, then with all of them remembered. Beside it what the contenders for reading user agents take, as far as they are
@@ -26,12 +26,11 @@ import app.jobs.build.user_agents
 from app.contracts import DWH_TABLES, USER_AGENTS
 from app.demo import user_agents as demo_agents
 from app.jobs.build.day import build_day
+from app.jobs.build.rules import BuildRules
 from app.jobs.build.user_agents import UserAgents
-from app.rules.endpoint_map import load_endpoint_map
 from app.rules.session_rules import SessionRules, load_session_rules
-from app.rules.snapshot_plan import load_snapshot_plan
 from app.settings import Settings
-from app.warehouse import Warehouse, migrate, open_warehouse, recover
+from app.warehouse import Warehouse, open_warehouse
 from bench.data import build
 from bench.day import DAY, Dataset
 from bench.engine_sql import bench_settings
@@ -43,7 +42,7 @@ console = Console()
 
 def main() -> int:
     options = _options()
-    agents = _user_agents(options.corpora, options.agents)
+    agents = _user_agents(options.agents)
     day = Dataset.under(options.folder / f"enrichment-{len(agents)}", options.calls)
     if not day.is_built:
         with console.status(f"making a day of {options.calls:,} calls by {len(agents):,} user agents"):
@@ -51,13 +50,11 @@ def main() -> int:
     settings = bench_settings(day).model_copy(update={"workers": 1})
     rules = load_session_rules(settings)
     with open_warehouse(settings, purpose="bench") as warehouse:
-        migrate(warehouse, settings)
-        recover(warehouse)
         warehouse.command(f"TRUNCATE TABLE {USER_AGENTS.full_name}")
-        runs = {name: _measured(warehouse, settings, rules) for name in ("first run", "remembered")}
+        runs = {name: _measured(warehouse, settings) for name in ("first run", "remembered")}
         distinct = warehouse.scalar("SELECT uniqExact(user_agent) FROM pd.api_calls")
     console.print(_table(runs, calls=options.calls, agents=distinct))
-    _print_accuracy(options.corpora, rules)
+    _print_accuracy(rules)
     for name, run in runs.items():
         verdict = "within" if run.share < _TARGET else "[red]beyond[/red]"
         console.print(f"{name}: {run.share:.1%} of the build's CPU time, {verdict} the {_TARGET:.0%} that is aimed at")
@@ -69,21 +66,17 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--calls", type=int, default=1_000_000, help="calls of the day")
     parser.add_argument("--agents", type=int, default=5_000, help="distinct user agents among them")
     parser.add_argument("--folder", type=Path, default=Path("var/bench"), help="where the generated day is kept")
-    parser.add_argument(
-        "--corpora", type=Path, default=Path("../shared/data/corpora"), help="uap-core and crawler-user-agents"
-    )
     return parser.parse_args()
 
 
-def _user_agents(corpora: Path, number: int) -> list[str]:
-    """So many distinct user agents: of browsers, devices and crawlers as others collected them, where they are there.
+def _user_agents(number: int) -> list[str]:
+    """That many distinct user agents: of the demo shop, and of browsers, devices and crawlers as others collected them.
 
-    Else those of the demo shop, each in as many versions as it takes.
+    If these are too few, each of them in as many versions as it takes.
     """
     agents = [agent for agent, *_ in (*demo_agents.PHONE_BROWSERS, *demo_agents.DESKTOPS, *demo_agents.TABLETS)]
-    if (corpora / "uap-core").exists():
-        cases = [case["user_agent_string"] for name in ("ua", "device") for case in uap_cases(corpora, name)]
-        agents += [*cases[::3], *crawlers(corpora)[::10], *cases]
+    cases = [*uap_cases("browsers")["user_agent"], *uap_cases("devices")["user_agent"]]
+    agents += [*cases[::3], *crawlers()[::10], *cases]
     distinct = list(dict.fromkeys(agents))
     versions = (f"{agent} Build/{version}" for version in count() for agent in distinct)
     return [*distinct, *islice(versions, max(0, number - len(distinct)))][:number]
@@ -113,16 +106,11 @@ class Run:
         return self.enriching[1] / self.whole[1]
 
 
-def _measured(warehouse: Warehouse, settings: Settings, rules: SessionRules) -> Run:
+def _measured(warehouse: Warehouse, settings: Settings) -> Run:
     for table in DWH_TABLES:
         warehouse.command(f"TRUNCATE TABLE {table.full_name} SYNC")
     run = Run()
-    work = {
-        "endpoint_map": load_endpoint_map(settings.tracking),
-        "plan": load_snapshot_plan(settings.snapshots),
-        "session_rules": rules,
-        "user_agents": UserAgents(rules.devices),
-    }
+    rules = BuildRules.load(settings)
     with (
         _timed(run, "user agents", UserAgents, "of_scope"),
         _timed(run, "where they came from", app.frames.sessions, "arrivals"),
@@ -130,7 +118,7 @@ def _measured(warehouse: Warehouse, settings: Settings, rules: SessionRules) -> 
         _timed(run, "pace", app.frames.sessions, "with_pace"),
     ):
         started, cpu_started = time.perf_counter(), time.process_time()
-        build_day(warehouse, DAY, settings=settings, **work)
+        build_day(warehouse, DAY, rules)
         run.whole = (time.perf_counter() - started, time.process_time() - cpu_started)
     return run
 
@@ -173,14 +161,11 @@ def _seconds(taken: tuple[float, float]) -> str:
 # ---- how right it is -----------------------------------------------------------------------------------------------
 
 
-def _print_accuracy(corpora: Path, rules: SessionRules) -> None:
-    if not (corpora / "uap-core").exists():
-        console.print(f"no corpora in {corpora}: accuracy is not measured")
-        return
-    devices = read_devices(corpora, rules.devices)
+def _print_accuracy(rules: SessionRules) -> None:
+    devices = read_devices(rules.devices)
     console.print(f"device class right: {devices}; of uap-core's devices those whose maker and model tell the class")
-    console.print(f"crawlers found: {read_crawlers(corpora, rules.devices)}; of crawler-user-agents")
-    browsers = read_browsers(corpora, rules.devices)
+    console.print(f"crawlers found: {read_crawlers(rules.devices)}; of crawler-user-agents")
+    browsers = read_browsers(rules.devices)
     console.print(f"browsers called bots: {1 - browsers.share:.2%} of {browsers.cases:,}; of uap-core's browsers")
 
 

@@ -19,14 +19,15 @@ from rich.console import Console
 from rich.table import Table
 
 from app.contracts import API_CALLS
+from app.core.call_record import RecordLimits
 from app.jobs.build.backfill import build_stale, plan_days
 from app.jobs.build.day import JOBS
 from app.jobs.hourly import run_hour
-from app.jobs.ingest import run as ingest
-from app.jobs.raw_calls import Ingested
-from app.jobs.verify_days import verify_days
+from app.jobs.ingest import ingest_source as ingest
+from app.jobs.raw_calls import LoadResult
+from app.jobs.verify import verify_days
 from app.settings import Settings, load_settings
-from app.warehouse import Warehouse, migrate, open_warehouse
+from app.warehouse import Warehouse, open_warehouse
 from bench.data import build
 from bench.day import DAY, Dataset
 
@@ -86,7 +87,6 @@ def _bench_hours(options: argparse.Namespace, folder: Path, settings: Settings) 
     assert isinstance(fewest, int)
     hours = []
     with open_warehouse(settings, purpose="bench") as warehouse:
-        migrate(warehouse, settings)
         for number in range(24):
             path = folder / "hour.parquet"
             calls.filter(hour_of == number).head(fewest).collect().write_parquet(path)
@@ -109,7 +109,7 @@ def _bench_hours(options: argparse.Namespace, folder: Path, settings: Settings) 
 
 def _hour(warehouse: Warehouse, settings: Settings, path: Path) -> Hour:
     started = time.perf_counter()
-    ingest(warehouse, str(path), now=_NOW, max_record_bytes=settings.max_record_bytes, totals=Ingested())
+    ingest(warehouse, str(path), now=_NOW, totals=LoadResult(), limits=RecordLimits(settings.max_record_bytes))
     ingested = time.perf_counter()
     _await_merges(warehouse)
     before, cpu = time.perf_counter(), time.process_time()
@@ -138,7 +138,6 @@ def _bench_plan(folder: Path, *, days: int, calls: int) -> bool:
     """What plan takes for so many days of so many calls each: it depends on the days alone."""
     settings = load_settings(warehouse=f"chdb://{folder}")
     with open_warehouse(settings, purpose="bench") as warehouse:
-        migrate(warehouse, settings)
         in_day = f"number % {calls} * {86_400_000 // calls}"
         at = f"toInt64({_YEAR_BEGINS_MS}) + intDiv(number, {calls}) * 86400000 + {in_day}"
         warehouse.command(

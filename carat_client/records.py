@@ -1,4 +1,4 @@
-"""Makes call records of what was captured: JSON lines with nothing in them that should not leave the shop."""
+"""Turns captured calls into call records: JSON lines without anything that must not leave the shop."""
 
 import ipaddress
 import json
@@ -8,40 +8,47 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import unquote
 
-from carat_client.breather import Breather
-from carat_client.captured import Body, Captured
+from carat_client.captured import Body, Captured, is_form
+from carat_client.cookies import read_cookies, read_set_cookies
+from carat_client.forms import decode, read_form, read_query
+from carat_client.gil_yield import GilYield
+from carat_client.paths import sent_path, shortened
 from carat_client.redaction import Redactor
-from carat_client.settings import ClientSettings, Cookie, EndpointFilter, Header, header_names_in_environ
+from carat_client.settings import ClientSettings, Cookie, EndpointFilter, Header, Source, header_names_in_environ
 
 _LONGEST_TEXT = 4096
 _LONGEST_ID = 256
-_MOST_QUERY_FIELDS = 1000
 _LARGEST_DURATION_MS = 2**32 - 1
 _VERSION_4 = 4
-_GZIP_OR_ZLIB = 47  # zlib's window bits that tell the two apart by themselves
+_GZIP_OR_ZLIB = 47  # zlib's window bits for detecting the format
 _HASH_RANGE = 2**64
+_IDS = frozenset({"visitor_id", "session_token", "user_id"})
+_COOKIE_IDS = frozenset({"visitor_id", "session_token"})
+# What scripts and frameworks send if they have no id; sent on, these would merge all such shoppers into one.
+_PLACEHOLDERS = frozenset({"", "0", "null", "undefined", "none", "nan", "guest", "anonymous", "[object object]"})
+_NIL_UUID = "0" * 32
 
 
 class RecordMaker:
-    """Turns captured calls into lines; of the sender's thread only."""
+    """Turns captured calls into lines. Used by the sender's thread only."""
 
     def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
-        self._breathe = Breather()
+        self._yield_gil = GilYield()
         self._redactor = Redactor(
-            hash_key=settings.hash_key, allow=settings.allow, deny=settings.deny, breathe=self._breathe
+            hash_key=settings.hash_key, allow=settings.allow, deny=settings.deny, yield_gil=self._yield_gil
         )
         self._bodiless = EndpointFilter(settings.bodiless_endpoints)
         self._sources = settings.sources()
         self._from_environ = header_names_in_environ(settings.read_headers())
 
     def line(self, call: Captured) -> bytes | None:
-        """The call's record as a JSON line without its end; None where the call is not of the sample."""
-        self._breathe()
+        """The call's record as JSON without a line break; None if the call is not in the sample."""
+        self._yield_gil()
         headers = self._headers(call.headers)
-        values = self._values(headers, call.extracted or {})
+        values = self._values(call, headers)
         ip = client_ip(call.peer, headers.get("x-forwarded-for", ""), trusted_proxies=self._settings.trusted_proxies)
         visitor = values["visitor_id"] or values["session_token"] or f"{ip} {headers.get('user-agent', '')}"
         if not is_in_sample(visitor, self._settings.sample):
@@ -56,16 +63,16 @@ class RecordMaker:
 
     def _record(self, call: Captured, headers: Mapping[str, str], values: Mapping[str, str], ip: str) -> dict[str, Any]:
         redactor = self._redactor
-        path = _decode(call.path)
-        is_bodiless = self._bodiless.matches(call.method, path)
-        request = None if is_bodiless else {"query": _query(_decode(call.query)), "body": self._body(call.request)}
+        is_bodiless = self._bodiless.matches(call.method, decode(call.path))
+        request = None if is_bodiless else {"query": read_query(decode(call.query)), "body": self._body(call.request)}
         response = None if is_bodiless else self._body(call.response)
-        moment = datetime.fromtimestamp(call.started_ns // 1_000_000 / 1000, tz=UTC)
+        path = call.path if isinstance(call.path, bytes) else call.path.encode("utf-8", "surrogateescape")
+        endpoint = shortened(sent_path(call.target, path, call.mount), _LONGEST_TEXT)
         return {
-            "ts": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "ts": _started_at(call).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "call_id": str(uuid.UUID(bytes=call.call_id, version=_VERSION_4)),
             "method": redactor.text(call.method[:_LONGEST_ID]),
-            "endpoint": redactor.url_field("endpoint", path[:_LONGEST_TEXT].replace("?", "%3F").replace("#", "%23")),
+            "endpoint": redactor.url_field("endpoint", endpoint),
             "status": call.status,
             "duration_ms": min(max(round(call.duration_s * 1000), 0), _LARGEST_DURATION_MS),
             "visitor_id": redactor.identity("visitor_id", values["visitor_id"][:_LONGEST_ID]),
@@ -87,67 +94,64 @@ class RecordMaker:
         return self._redactor.token("session_token", token)
 
     def _headers(self, headers: Mapping[bytes, bytes] | Mapping[str, str]) -> dict[str, str]:
-        """Headers under their names in lower case, whatever server they came from."""
+        """Headers by lower-case name, for ASGI and WSGI alike."""
         found = {}
         for name, value in headers.items():
             known = name.decode("latin-1") if isinstance(name, bytes) else self._from_environ[name]
-            found[known] = _decode(value if isinstance(value, bytes) else value.encode("latin-1", "replace"))
+            found[known] = _header_text(value)
         return found
 
-    def _values(self, headers: Mapping[str, str], extracted: Mapping[tuple[str, int], str]) -> dict[str, str]:
-        cookies: dict[str, str] | None = None
+    def _values(self, call: Captured, headers: Mapping[str, str]) -> dict[str, str]:
+        cookies = read_cookies(headers.get("cookie", ""))
+        set_cookies: dict[str, str] = {}
+        if call.set_cookies:
+            set_cookies = read_set_cookies(map(_header_text, call.set_cookies), _started_at(call))
+
+        def candidates(field: str, place: int, source: Source) -> tuple[str, ...]:
+            if isinstance(source, Header):
+                return (headers.get(source.name.lower(), ""),)
+            if not isinstance(source, Cookie):
+                return ((call.extracted or {}).get((field, place), ""),)
+            sent = cookies.get(source.name, "")
+            # The id that came with the request counts. A new one (rotated at login) begins with the next call: only
+            # under the old id does the call that signs in connect the shopper's earlier calls to the user.
+            return (sent, set_cookies.get(source.name, "")) if field in _COOKIE_IDS else (sent,)
+
         values = {}
         for field, sources in self._sources.items():
-            values[field] = ""
-            for place, source in enumerate(sources):
-                if isinstance(source, Header):
-                    value = headers.get(source.name.lower(), "")
-                elif isinstance(source, Cookie):
-                    if cookies is None:
-                        cookies = read_cookies(headers.get("cookie", ""))
-                    value = cookies.get(source.name, "")
-                else:
-                    value = extracted.get((field, place), "")
-                if value:
-                    values[field] = value
-                    break
+            found = (value for place, source in enumerate(sources) for value in candidates(field, place, source))
+            is_value = _is_id if field in _IDS else bool
+            values[field] = next(filter(is_value, found), "")
         return values
 
     def _body(self, body: Body | None) -> Any:
-        """The body's JSON; where it is too large or no JSON, a marker with its size."""
+        """The body, parsed as JSON or a form, or a marker with its size if it is too large or cannot be parsed."""
         if body is None or not body.size:
             return None
-        if not body.is_whole:
-            return {"_truncated": body.size}
-        content = b"".join(body.chunks)
-        encoding = body.encoding.decode("latin-1") if isinstance(body.encoding, bytes) else body.encoding
         try:
-            match encoding.strip().lower():
-                case "" | "identity":
-                    plain: bytes | None = content
-                case "gzip" | "deflate" | "x-gzip":
-                    plain = _decompress(content, self._settings.max_body_bytes)
-                case _:
-                    return {"_unreadable": body.size}
+            plain = self._plain(body) if body.is_whole else None
             if plain is None:
                 return {"_truncated": body.size}
+            if is_form(body.content_type):
+                return read_form(plain, decode(body.content_type))
             return json.loads(plain, parse_constant=lambda _: None)
         except (ValueError, RecursionError, zlib.error):
             return {"_unreadable": body.size}
 
-
-def read_cookies(header: str) -> dict[str, str]:
-    """Cookies by name; of several with one name the first, which is the most specific."""
-    cookies: dict[str, str] = {}
-    for part in header.split(";"):
-        name, mark, value = part.partition("=")
-        if mark:
-            cookies.setdefault(name.strip(), value.strip().strip('"'))
-    return cookies
+    def _plain(self, body: Body) -> bytes | None:
+        """The body without compression; None if it is too large then."""
+        content = b"".join(body.chunks)
+        match decode(body.encoding).strip().lower():
+            case "" | "identity":
+                return content
+            case "gzip" | "deflate" | "x-gzip":
+                return _decompress(content, self._settings.max_body_bytes)
+            case unknown:
+                raise ValueError(f"content encoding {unknown!r} is not supported")
 
 
 def client_ip(peer: str, forwarded: str, *, trusted_proxies: int) -> str:
-    """The shopper's address: what the outermost trusted proxy saw, never what the shopper claims."""
+    """The shopper's address as the outermost trusted proxy saw it, never as the shopper claims it."""
     if trusted_proxies and forwarded:
         chain = [*(_address(part) for part in forwarded.split(",")), peer]
         if found := chain[max(len(chain) - 1 - trusted_proxies, 0)]:
@@ -156,7 +160,7 @@ def client_ip(peer: str, forwarded: str, *, trusted_proxies: int) -> str:
 
 
 def is_in_sample(visitor: str, share: float) -> bool:
-    """Whether a visitor's calls are sent: the same answer for all of them, everywhere and for ever."""
+    """Whether a visitor's calls are sent. Always the same answer for the same visitor."""
     if share >= 1:
         return True
     digest = blake2b(visitor.encode("utf-8", "surrogatepass"), digest_size=8, person=b"carat sample").digest()
@@ -164,7 +168,7 @@ def is_in_sample(visitor: str, share: float) -> bool:
 
 
 def _address(text: str) -> str | None:
-    """An IP address without port, zone and brackets; None for anything else."""
+    """The IP address without port, zone or brackets; None if the text is not an address."""
     bare = text.strip()
     if bare.startswith("["):
         bare = bare[1:].partition("]")[0]
@@ -176,39 +180,27 @@ def _address(text: str) -> str | None:
         return None
 
 
-def _query(text: str) -> dict[str, Any]:
-    """Names and values of a query; a name that comes several times has a list."""
-    try:
-        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=_MOST_QUERY_FIELDS)
-    except ValueError:
-        return {"_truncated": len(text)}
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name not in found:
-            found[name] = value
-        elif isinstance(found[name], list):
-            found[name].append(value)
-        else:
-            found[name] = [found[name], value]
-    return found
+def _is_id(value: str) -> bool:
+    """Whether a value is an id, not a placeholder for a missing one."""
+    plain = unquote(value).strip().strip("\"'").strip().lower()
+    return plain not in _PLACEHOLDERS and plain.strip("{}").replace("-", "") != _NIL_UUID
 
 
-def _decode(value: str | bytes) -> str:
-    if isinstance(value, str):
-        return value
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value.decode("latin-1")
+def _started_at(call: Captured) -> datetime:
+    return datetime.fromtimestamp(call.started_ns // 1_000_000 / 1000, tz=UTC)
+
+
+def _header_text(value: bytes | str) -> str:
+    return decode(value if isinstance(value, bytes) else value.encode("latin-1", "replace"))
 
 
 def _decompress(content: bytes, limit: int) -> bytes | None:
-    """The content, or None where it is longer than the limit."""
+    """The decompressed content; None if it is longer than the limit."""
     decompressor = zlib.decompressobj(_GZIP_OR_ZLIB)
     plain = decompressor.decompress(content, limit + 1)
     return plain if len(plain) <= limit and decompressor.eof else None
 
 
 def _dump(content: Any) -> bytes:
-    # Half a surrogate pair, which JSON may hold and UTF-8 may not, becomes a question mark.
+    # A lone surrogate, valid in JSON but not in UTF-8, becomes a question mark.
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")

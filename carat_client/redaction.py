@@ -1,6 +1,6 @@
-"""Takes secrets out of a call before it leaves the shop: by the names of values, and by what they look like.
+"""Removes secrets from a call before it leaves the shop: by the names of values, and by what the values look like.
 
-Runs in the sender's thread on whatever shoppers send, so every expression here takes time in proportion to its text.
+It runs in the sender's thread on whatever shoppers send, so every regular expression matches in linear time.
 """
 
 import hashlib
@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 from urllib.parse import quote, unquote, unquote_plus
 
+from carat_client.cards import CARD, FEWEST_DIGITS, is_card_number, without_cards
+
 REDACTED: Final = "[redacted]"
-CARD: Final = "[card]"
 EMAIL: Final = "[email]"
 TOO_DEEP: Final = "[nested too deeply]"
 
-# Names are compared in lower case, without anything but letters and digits.
+# Names are compared in lower case, with letters and digits only.
 _SECRET_PARTS = (
     "password", "passwd", "passwort", "passphrase", "passcode", "secret", "token", "apikey", "accesskey", "privatekey",
     "authorization", "authentication", "authcode", "authkey", "credential", "cookie", "sessionid", "sessionkey",
@@ -29,7 +30,6 @@ _SECRET_NAMES = frozenset(
         "pass",
         "pwd",
         "pw",
-        "pin",
         "pan",
         "otp",
         "totp",
@@ -46,28 +46,30 @@ _SECRET_NAMES = frozenset(
     }
 )
 _EMAIL_NAMES = frozenset({"mail", "emails", "mails"})
-_PLAIN, _SECRET, _EMAIL, _ALLOWED, _DENIED = range(5)
+# Values of these names are ids, never card numbers, however many digits they have.
+_ID_ENDINGS = (
+    "id", "ids", "sku", "skus", "variant", "variants", "product", "products", "order", "orders", "gtin", "ean", "upc",
+    "isbn", "barcode", "barcodes", "ordernumber", "productnumber", "articlenumber", "itemnumber", "partnumber",
+    "serialnumber", "trackingnumber", "orderno", "productno", "articleno", "itemno",
+)  # fmt: skip
+_NOT_IDS = ("paid", "valid")
+_CARD_PARTS = ("card", "kreditkarte")
+_CARD_ENDINGS = ("number", "num", "pan", "cc", "ccno", "ccnr", "no")
+_PLAIN, _SECRET, _EMAIL, _PIN, _ID, _CARD_FIELD, _ALLOWED, _DENIED = range(8)
+_SEARCHED = frozenset({_PLAIN, _ID, _CARD_FIELD})
 
 _DEEPEST = 58  # of a request or response body; the collector takes records of 64 levels
 _KNOWN_NAMES = 4096
 _MOST_REMEMBERED, _LONGEST_REMEMBERED = 16_384, 200
 _SHORTEST_EMAIL = 6
 _SHORTEST_SECRET = 12
-_FEWEST_DIGITS, _MOST_DIGITS = 13, 19
-_LONGEST_RUN = 1000
-_FEWEST_AS_NUMBER = 10 ** (_FEWEST_DIGITS - 1)
+_FEWEST_AS_NUMBER = 10 ** (FEWEST_DIGITS - 1)
 _UNQUOTINGS = 3
-
-_GAP = r"[\s\-+\u00ad\u2010-\u2015\u2212]{0,2}+"
-_MANY_DIGITS = re.compile(rf"\d(?:{_GAP}\d){{{_FEWEST_DIGITS - 1}}}")
-_UUID = r"(?<![0-9A-Za-z])[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}(?![0-9A-Za-z])"
-_DIGIT_RUN = re.compile(rf"{_UUID}|(\d(?:{_GAP}\d){{{_FEWEST_DIGITS - 1},}}+)")
-_DIGITS = re.compile(r"\d+")
 
 _AT_DOMAIN = re.compile(r"(?:@|%40)(?:(?:[\w\-]{1,63}\.){1,16}[\w\-]{1,63}|\[[0-9A-Fa-f.:]{3,45}\])")
 _LONGEST_LOCAL_PART = 64
-# What stands before the @, read backwards: what most people write, so that `email=a@b.example` keeps its name; else all
-# that a mail server takes.
+# The part before the @, matched backwards: first the usual characters, so that `email=a@b.example` keeps its name, then
+# everything that a mail server accepts.
 _LOCAL_PARTS = (
     re.compile(r"[\w.+\-]+"),
     re.compile(r"[^\s@<>,;()\[\]\"\\]+"),
@@ -80,7 +82,7 @@ _VALUE = re.compile(
     r"|(?:(?:bearer|basic|digest|token)\s{1,4}+)?[^\s,;&<>]++",
     re.IGNORECASE,
 )
-_LINE = re.compile(r"[^\r\n]+")  # a header's value has separators of its own
+_LINE = re.compile(r"[^\r\n]+")  # a header's value contains the usual separators
 _LOOKS_SECRET = re.compile(
     r"(?<!\w)(?:"
     r"(?i:bearer)\s{1,4}+[\w\-.~+/]{8,}+=*+"
@@ -93,8 +95,9 @@ _LOOKS_SECRET = re.compile(
     r"|-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----[^-]*+(?:-----END [A-Z ]{0,40}PRIVATE KEY-----)?"
 )
 _WEB_TOKEN = re.compile(r"(?<![\w\-])[\w\-]{11,}+\.[\w\-]{4,}+(?:\.[\w\-]*+)?")
+_BLANK = re.compile(r"\s")
 _USER_IN_URL = re.compile(r"(?<=://)[^\s/?#@]{1,512}+@")
-_TO_LETTERS = str.maketrans("0123456789", "ghijklmnop")  # a hash that nobody takes for a number
+_TO_LETTERS = str.maketrans("0123456789", "ghijklmnop")  # so that a hash is never mistaken for a card number
 
 
 class Redactor:
@@ -106,21 +109,21 @@ class Redactor:
         hash_key: str = "",
         allow: Iterable[str] = (),
         deny: Iterable[str] = (),
-        breathe: Callable[[], None] = lambda: None,
+        yield_gil: Callable[[], None] = lambda: None,
     ) -> None:
-        self._breathe = breathe
+        self._yield_gil = yield_gil
         self._hash_key = hash_key.encode()
         self._named: dict[str, int] = {}
         self._paths: dict[str, Any] = {}
-        for verdict, rules in ((_ALLOWED, allow), (_DENIED, deny)):  # deny is written last, and so it holds
+        for verdict, rules in ((_ALLOWED, allow), (_DENIED, deny)):  # deny comes last: it takes precedence
             for rule in rules:
                 self._add_rule(rule, verdict)
         self._tops: dict[str, tuple[int, tuple[dict[str, Any], ...]]] = {}
-        self._judged: dict[str, tuple[int, str]] = {}
-        self._harmless: set[str] = set()  # texts with nothing in them: a shop's answers mostly say the same
+        self._known_names: dict[str, tuple[int, str]] = {}
+        self._harmless: set[str] = set()  # texts without secrets: a shop's answers repeat themselves
 
     def field(self, name: str, value: Any) -> Any:
-        """A record's own field, such as `request`, `response` or `endpoint`; None where it is denied."""
+        """Redact a top-level field such as `request`, `response` or `endpoint`; None if it is denied."""
         verdict, paths = self._top(name)
         if verdict == _DENIED:
             return None
@@ -133,44 +136,53 @@ class Redactor:
         return url if verdict == _ALLOWED else self.url(url)
 
     def identity(self, name: str, value: str) -> str | None:
-        """Who someone is: as it is, or, where that is personal, as a hash; without a key for that, nobody."""
+        """An id: unchanged, or hashed if it is personal. None if it is personal and there is no hash key."""
         found = self.field(name, value)
         if found is None or found == value or (found.startswith("email:") and " " not in found):
             return found if isinstance(found, str) else None
         return f"id:{self._hash(value)}" if self._hash_key else None
 
     def token(self, name: str, value: str) -> str | None:
-        """A credential of the shop: its hash, by which its calls still belong together."""
+        """Hash a credential of the shop, so that its calls can still be grouped."""
         verdict, _ = self._top(name)
         if verdict == _DENIED:
             return None
         return value if verdict == _ALLOWED else f"token:{self._hash(value)}"
 
-    def text(self, text: str) -> str:
-        """Free text without e-mail addresses, card numbers and secrets."""
+    def text(self, text: str, place: int = _PLAIN) -> str:
+        """Remove e-mail addresses, card numbers and secrets from free text. `place` is the verdict on its name."""
         if len(text) < _SHORTEST_EMAIL:
             return text
         if text[0] in '{["' or text[:1].isspace():
             found = self._nested_json(text)
             if found is not None:
                 return found
-        plain = self._plain_text(text)
+        plain = self._plain_text(text, place)
         if "%" in text:
             unquoted = _unquoted(text)
-            without = self._plain_text(unquoted)
+            without = self._plain_text(unquoted, place)
             if without != unquoted:
                 return without
         return plain
 
     def url(self, url: str) -> str:
-        """A URL without secrets in its query, path and fragment; what has none stays as it is, to the letter."""
+        """Remove secrets from a URL's query, path and fragment. A URL without secrets stays unchanged."""
         if not url:
             return url
         rest, hash_mark, fragment = url.partition("#")
         address, mark, query = rest.partition("?")
-        address = self._quoted(_USER_IN_URL.sub("", address), safe="/:,;@!$'()*")
+        address = self._address(_USER_IN_URL.sub("", address))
         fragment = self._query(fragment) if "=" in fragment else self._quoted(fragment, safe="/:,;@!$'()*")
         return f"{address}{mark}{self._query(query)}{hash_mark}{fragment}"
+
+    def _address(self, address: str) -> str:
+        """Redact a URL's path. A secret within one segment leaves the others as they were sent."""
+        safe = ":,;=@!$'()*"
+        redacted = self._quoted(address, safe=f"/{safe}")
+        if redacted == address:
+            return address
+        segments = "/".join(self._quoted(segment, safe=safe) for segment in address.split("/"))
+        return segments if _unquoted(segments) == _unquoted(redacted) else redacted
 
     def _query(self, query: str) -> str:
         return "&".join(self._pair(pair) for pair in query.split("&")) if query else query
@@ -180,40 +192,45 @@ class Redactor:
         plain_name = _unquoted(name.replace("+", " "))
         if mark and value:
             verdict = self._verdict(plain_name)
-            if verdict in {_SECRET, _DENIED}:
+            if verdict in {_SECRET, _DENIED} or (verdict == _PIN and _is_pin(_unquoted(value))):
                 value = quote(REDACTED)
             elif verdict == _EMAIL:
                 value = quote(self._email(unquote_plus(value)))
             elif verdict != _ALLOWED:
-                value = self._quoted(value, is_form=True)
+                value = self._quoted(value, is_form=True, place=verdict)
         return f"{self._quoted(name, is_form=True)}{mark}{value}"
 
-    def _quoted(self, text: str, *, safe: str = "", is_form: bool = False) -> str:
-        """Quoted text, redacted and quoted again where anything was in it."""
+    def _quoted(self, text: str, *, safe: str = "", is_form: bool = False, place: int = _PLAIN) -> str:
+        """Redact percent-encoded text; it is encoded again only if it contained a secret."""
         unquoted = _unquoted(text.replace("+", " ") if is_form else text)
-        redacted = self._safe(unquoted)
+        redacted = self._safe(unquoted, place)
         return text if redacted == unquoted else quote(redacted, safe=safe)
 
-    def _value(self, value: Any, paths: tuple[dict[str, Any], ...], depth: int) -> Any:
+    def _value(self, value: Any, paths: tuple[dict[str, Any], ...], depth: int, place: int = _PLAIN) -> Any:
+        """Redact a value. `place` is the verdict on its name."""
         kind = type(value)
         if kind is str:
-            return self._safe(value)
+            return self._safe(value, place)
         if kind is int or kind is float:
-            return value if -_FEWEST_AS_NUMBER < value < _FEWEST_AS_NUMBER else _long_number(value)
+            return value if -_FEWEST_AS_NUMBER < value < _FEWEST_AS_NUMBER else _long_number(value, place)
         if kind is not dict and kind is not list:
             return value  # true, false or null
         if depth >= _DEEPEST:
             return TOO_DEEP
         if kind is list:
-            return [self._value(element, paths, depth + 1) for element in value]
+            return [self._value(element, paths, depth + 1, place) for element in value]
         return self._object(value, paths, depth + 1)
 
-    def _safe(self, text: str) -> str:
-        """What `text` makes of it, remembered where that is nothing."""
+    def _safe(self, text: str, place: int = _PLAIN) -> str:
+        """Redact text, remembering which texts contain no secrets."""
+        if place == _CARD_FIELD:
+            return self.text(text, place)
         if text in self._harmless:
             return text
-        self._breathe()
+        self._yield_gil()
         redacted = self.text(text)
+        if redacted != text and place == _ID and not _BLANK.search(text):  # text with blanks is not an id
+            return self.text(text, place)
         if redacted == text and len(text) <= _LONGEST_REMEMBERED:
             if len(self._harmless) >= _MOST_REMEMBERED:
                 self._harmless.clear()
@@ -221,23 +238,25 @@ class Redactor:
         return redacted
 
     def _object(self, content: dict[str, Any], paths: tuple[dict[str, Any], ...], depth: int) -> dict[str, Any]:
-        self._breathe()
+        self._yield_gil()
         found: dict[str, Any] = {}
         for name, value in content.items():
             below: tuple[dict[str, Any], ...] = ()
-            verdict, shown = self._judged.get(name) or self._judge(name)
+            verdict, shown = self._known_names.get(name) or self._classify(name)
             if paths:
                 below = _below(name, paths)
                 verdict = _stronger(verdict, below)
-            if verdict == _PLAIN:
-                found[shown] = self._value(value, below, depth)
+            if verdict in _SEARCHED:
+                found[shown] = self._value(value, below, depth, verdict)
             elif verdict == _ALLOWED:
                 found[name] = value
             elif verdict == _EMAIL:
                 found[shown] = self._under_email(value, below, depth)
-            else:  # true, false and null under a secret's name tell nothing
-                is_telling = verdict == _DENIED or not (value is None or isinstance(value, bool))
-                found[shown] = REDACTED if is_telling else value
+            elif verdict == _PIN:
+                found[shown] = REDACTED if _is_pin(value) else self._value(value, below, depth)
+            else:  # true, false and null reveal nothing
+                is_revealing = verdict == _DENIED or not (value is None or isinstance(value, bool))
+                found[shown] = REDACTED if is_revealing else value
         return found
 
     def _under_email(self, value: Any, paths: tuple[dict[str, Any], ...], depth: int) -> Any:
@@ -245,7 +264,7 @@ class Redactor:
             return self._email(value)
         return self._value(value, paths, depth)
 
-    def _plain_text(self, text: str) -> str:
+    def _plain_text(self, text: str, place: int) -> str:
         if "://" in text:
             text = _USER_IN_URL.sub("", text)
         if "=" in text or ":" in text:
@@ -256,8 +275,8 @@ class Redactor:
             text = _LOOKS_SECRET.sub(REDACTED, text)
             if "eyJ" in text:
                 text = _WEB_TOKEN.sub(_without_web_token, text)
-            if _MANY_DIGITS.search(text):
-                text = _DIGIT_RUN.sub(_without_cards, text)
+            if place != _ID:
+                text = without_cards(text, is_card_field=place == _CARD_FIELD)
         return text
 
     def _without_emails(self, text: str) -> str:
@@ -271,22 +290,24 @@ class Redactor:
         return "".join([*kept, text[done:]]) if kept else text
 
     def _without_named(self, text: str) -> str:
-        """Text without the values that stand behind a secret's name: `password: x`, `"token":"x"`, `api_key=x`."""
+        """Remove values that follow a secret's name: `password: x`, `"token":"x"`, `api_key=x`."""
         kept = []
         done = at = 0
         while match := _NAME.search(text, at):
             at = match.end()
             name = match[1]
-            if self._verdict(name) not in {_SECRET, _DENIED}:
+            verdict = self._verdict(name)
+            if verdict not in {_SECRET, _DENIED, _PIN}:
                 continue
             is_header = name.lower().endswith(("cookie", "authorization"))
-            if value := (_LINE if is_header else _VALUE).match(text, at):
+            value = (_LINE if is_header else _VALUE).match(text, at)
+            if value and (verdict != _PIN or _is_pin(value[0])):
                 kept += [text[done:at], REDACTED]
                 done = at = value.end()
         return "".join([*kept, text[done:]]) if kept else text
 
     def _nested_json(self, text: str) -> str | None:
-        """Text that is JSON itself, redacted as such; None where it is not, or holds nothing to redact."""
+        """Redact text that is JSON; None if it is not JSON or contains nothing to redact."""
         try:
             content = json.loads(text)
         except (ValueError, RecursionError):
@@ -322,7 +343,7 @@ class Redactor:
         node.setdefault(last, {})[""] = verdict
 
     def _top(self, name: str) -> tuple[int, tuple[dict[str, Any], ...]]:
-        """What was decided on a record's own field, and the paths below it."""
+        """The verdict on a top-level field, and the paths below it."""
         found = self._tops.get(name)
         if found is None:
             below = _below(name, (self._paths,))
@@ -330,12 +351,12 @@ class Redactor:
         return found
 
     def _verdict(self, name: str) -> int:
-        return (self._judged.get(name) or self._judge(name))[0]
+        return (self._known_names.get(name) or self._classify(name))[0]
 
-    def _judge(self, name: str) -> tuple[int, str]:
-        """What a name says on its value, and the name as it may be shown; remembered."""
-        if len(self._judged) >= _KNOWN_NAMES:  # names may be made up by whoever sends them
-            self._judged.clear()
+    def _classify(self, name: str) -> tuple[int, str]:
+        """The verdict on values of this name, and the redacted name. Remembered."""
+        if len(self._known_names) >= _KNOWN_NAMES:  # senders can invent names
+            self._known_names.clear()
         normal = _normal(name)
         if normal in self._named:
             verdict = self._named[normal]
@@ -344,9 +365,9 @@ class Redactor:
         elif normal in _EMAIL_NAMES or normal.endswith(("email", "emailaddress")):
             verdict = _EMAIL
         else:
-            verdict = _PLAIN
-        self._judged[name] = judged = verdict, self.text(name)
-        return judged
+            verdict = _place(normal)
+        self._known_names[name] = result = verdict, self.text(name)
+        return result
 
 
 def _below(name: str, paths: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
@@ -355,7 +376,7 @@ def _below(name: str, paths: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any]
 
 
 def _stronger(by_name: int, below: tuple[dict[str, Any], ...]) -> int:
-    """What holds where a name and paths say something: a denial, else what the paths say, else what the name says."""
+    """The effective verdict: a denial by name, else the verdict of the paths, else that of the name."""
     by_path = max((node[""] for node in below if "" in node), default=_PLAIN)
     return _DENIED if by_name == _DENIED else by_path or by_name
 
@@ -364,8 +385,18 @@ def _normal(name: str) -> str:
     return "".join(filter(str.isalnum, name)).lower()
 
 
+def _place(normal: str) -> int:
+    """What a name that is not a secret's says about its value."""
+    bare = normal.rstrip("0123456789")  # `ean13`, `id[0]`
+    if normal == "pin":
+        return _PIN
+    if bare.endswith(_ID_ENDINGS) and not bare.endswith(_NOT_IDS):
+        return _ID
+    return _CARD_FIELD if any(part in bare for part in _CARD_PARTS) or bare.endswith(_CARD_ENDINGS) else _PLAIN
+
+
 def _unquoted(text: str) -> str:
-    """Text without percent signs, also where it was quoted more than once."""
+    """Decode percent-encoding, also if it was applied several times."""
     for _ in range(_UNQUOTINGS):
         if "%" not in text or (plain := unquote(text)) == text:
             break
@@ -386,61 +417,17 @@ def _without_web_token(match: re.Match[str]) -> str:
     return before + REDACTED if token else match[0]
 
 
-def _without_cards(match: re.Match[str]) -> str:
-    """A run of digits without the card numbers in it, which begin and end where its groups do."""
-    if match[1] is None:  # a UUID
-        return match[0]
-    run = match[1]
-    groups = [(group.start(), group.end()) for group in _DIGITS.finditer(run)]
-    digits = [int(digit) for begin, end in groups for digit in run[begin:end]]
-    ends = [0]
-    for begin, end in groups:
-        ends.append(ends[-1] + end - begin)
-    if len(digits) > _LONGEST_RUN:  # a table of numbers; to look into it would take long
-        return CARD
-    is_card = _card_finder(digits)
-    covered: list[tuple[int, int]] = []
-    for first in range(len(groups)):
-        for last in range(first, len(groups)):
-            count = ends[last + 1] - ends[first]
-            if count > _MOST_DIGITS:
-                break
-            if count >= _FEWEST_DIGITS and is_card(ends[first], ends[last + 1]):
-                covered.append((groups[first][0], groups[last][1]))
-    return _cut(run, covered)
+def _is_pin(value: object) -> bool:
+    """Whether the value of the name `pin` is a PIN: digits only. In a jewelry shop, a pin is also a brooch."""
+    if isinstance(value, list):
+        return any(not isinstance(element, list) and _is_pin(element) for element in value)
+    return type(value) in {str, int} and "".join(filter(str.isalnum, str(value))).isdigit()
 
 
-def _cut(run: str, covered: list[tuple[int, int]]) -> str:
-    """The run with each stretch that is covered replaced."""
-    kept = []
-    done = 0
-    for begin, end in covered:  # in the order of their beginnings
-        if begin >= done:
-            kept += [run[done:begin], CARD]
-        done = max(done, end)
-    return "".join([*kept, run[done:]])
-
-
-def _card_finder(digits: list[int]) -> Callable[[int, int], bool]:
-    """Tells in no time whether the digits of a stretch pass Luhn's test: from sums that were made once."""
-    sums = ([0], [0])  # of the digits before each place, those at even or at odd places doubled
-    for place, digit in enumerate(digits):
-        doubled = digit * 2 - 9 * (digit > 4)  # noqa: PLR2004
-        sums[0].append(sums[0][-1] + (digit if place % 2 else doubled))
-        sums[1].append(sums[1][-1] + (doubled if place % 2 else digit))
-
-    def is_card(begin: int, end: int) -> bool:
-        chosen = sums[end % 2]  # the last digit, at place end - 1, is not doubled
-        return (chosen[end] - chosen[begin]) % 10 == 0
-
-    return is_card
-
-
-def _long_number(value: float) -> Any:
-    """A number of 13 digits or more; what JSON has no numbers for is null."""
+def _long_number(value: float, place: int) -> Any:
+    """Redact a card number; infinities and NaN become null."""
     if not math.isfinite(value):
         return None
-    if abs(value) >= 10**_MOST_DIGITS or value != int(value):
+    if place == _ID or value != int(value):
         return value
-    digits = [int(digit) for digit in str(abs(int(value)))]
-    return CARD if _card_finder(digits)(0, len(digits)) else value
+    return CARD if is_card_number(int(value), is_card_field=place == _CARD_FIELD) else value

@@ -1,4 +1,4 @@
-"""Sends captured calls from a background thread. The request path only appends to a queue of bounded size."""
+"""Sends captured calls from a background thread. The request path only appends to a bounded queue."""
 
 import atexit
 import logging
@@ -19,8 +19,9 @@ from carat_client.settings import ClientSettings, EndpointFilter
 from carat_client.transport import Transport
 
 _LOG = logging.getLogger("carat.client")
-_QUIET_S = 60.0  # between two lines on the same trouble
-_LONGEST_NAP_S = 0.05
+_LOG_INTERVAL_S = 60.0  # between two log lines about the same problem
+_LONGEST_SLEEP_S = 0.05
+_LONGEST_SET_COOKIE = 4096  # the longest that browsers keep
 
 _senders: "weakref.WeakSet[CallSender]" = weakref.WeakSet()
 _random = SystemRandom()
@@ -28,56 +29,67 @@ _random = SystemRandom()
 
 @dataclass
 class Stats:
-    """What became of the calls of this process since it began."""
+    """What happened to the calls of this process since it started."""
 
     captured: int = 0
     delivered: int = 0
     rejected: int = 0
-    """Records that the collector took in its batch but found bad."""
+    """Records that the collector found invalid."""
     sampled_out: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
-    """Calls that are lost, by reason."""
+    """Lost calls by reason."""
     failures: int = 0
-    """Errors of the capture and of extractors; the shop saw none of them."""
+    """Errors of the middleware and of extractors. None of them reached the shop."""
     retries: int = 0
     queued: int = 0
     queued_bytes: int = 0
 
 
 class CallSender:
-    """One of a process, shared by its middlewares. Safe to make before a fork: each process has its own thread."""
+    """Queues calls and sends them. One serves all middleware of a process, and it may be created before a fork."""
 
     _queued_bytes: int
-    _hurry_until: float
+    _flush_until: float
     _is_closed: bool
 
     def __init__(self, settings: ClientSettings) -> None:
         self.settings = settings
-        self._wanted = EndpointFilter(settings.endpoints)
+        self._captured_endpoints = EndpointFilter(settings.endpoints)
         self._ignored = EndpointFilter(settings.ignored_endpoints)
         self._bodiless = EndpointFilter(settings.bodiless_endpoints)
+        self._machines = EndpointFilter(settings.machine_endpoints)
         self._filters_calls = bool(settings.ignored_endpoints) or "*" not in settings.endpoints
+        self._id_cookies = settings.id_cookies()
         self._filters_bodies = bool(settings.bodiless_endpoints)
         self._maker = RecordMaker(settings)
         self._extractors = tuple(settings.extractors().items())
-        self._start_anew()
+        self._reset()
         _senders.add(self)
 
-    # ---- the request path: nothing here waits, and nothing here does work that can be done later ----
+    # ---- the request path: does not wait, and leaves all work that can wait to the background thread ----
 
-    def wants(self, method: str, path: str) -> bool:
-        """Whether a call is to be captured at all."""
+    def should_capture(self, method: str, path: str) -> bool:
+        """Whether the settings select this call."""
         if not self.settings.is_on:
+            return False
+        if self._machines.matches(method, path):
             return False
         if not self._filters_calls:
             return True
-        return self._wanted.matches(method, path) and not self._ignored.matches(method, path)
+        return self._captured_endpoints.matches(method, path) and not self._ignored.matches(method, path)
 
-    def wants_bodies(self, method: str, path: str) -> bool:
+    def should_capture_bodies(self, method: str, path: str) -> bool:
         return not (self._filters_bodies and self._bodiless.matches(method, path))
 
+    def is_id_cookie(self, set_cookie: bytes | str) -> bool:
+        """Whether a `Set-Cookie` header sets a cookie that identifies the visitor or the session."""
+        if not self._id_cookies or len(set_cookie) > _LONGEST_SET_COOKIE:
+            return False
+        text = set_cookie.decode("latin-1") if isinstance(set_cookie, bytes) else set_cookie
+        return text.partition("=")[0].strip() in self._id_cookies
+
     def extract(self, context: Any) -> dict[tuple[str, int], str] | None:
-        """What the shop's own extractors say on a call; one that fails says nothing, and is counted."""
+        """Run the shop's own extractors. One that raises gives no value and is counted as a failure."""
         if not self._extractors:
             return None
         found = {}
@@ -90,8 +102,8 @@ class CallSender:
                 self.note_failure(f"the extractor of {place[0]} failed: {type(error).__name__}")
         return found
 
-    def offer(self, call: Captured) -> None:
-        """Queue a call; where the queue is full the call is dropped and counted."""
+    def enqueue(self, call: Captured) -> None:
+        """Queue a call. If the queue is full, the call is dropped and counted."""
         size = call.held_bytes()
         settings = self.settings
         with self._lock:
@@ -107,23 +119,23 @@ class CallSender:
                 self._queued_bytes = held
                 self._queue.append((call, size))
                 is_first = count == 1
-                is_enough = count == settings.batch_calls or held - size < self._enough_bytes <= held
+                is_batch_ready = count == settings.batch_calls or held - size < self._batch_ready_bytes <= held
         if reason:
             self._drop(1, reason)
             return
         if is_first:
-            self._something.set()
-        if is_enough:
-            self._enough.set()
+            self._not_empty.set()
+        if is_batch_ready:
+            self._batch_ready.set()
         if self._thread is None:
             self._start_thread()
 
     def note_failure(self, problem: str = "a call could not be captured") -> None:
         with self._lock:
             self._stats.failures += 1
-        self._complain(problem)
+        self._warn(problem)
 
-    # ---- for whoever runs the shop ----
+    # ---- for the shop ----
 
     @property
     def stats(self) -> Stats:
@@ -142,22 +154,22 @@ class CallSender:
             )
 
     def flush(self, timeout_s: float | None = None) -> bool:
-        """Send what is queued now rather than soon, and wait for it at most so long. Whether all of it went out."""
+        """Send what is queued now and wait up to `timeout_s`. Returns whether everything was sent."""
         deadline = time.monotonic() + (self.settings.flush_timeout_s if timeout_s is None else timeout_s)
         with self._lock:
-            self._hurry_until = max(self._hurry_until, deadline)
+            self._flush_until = max(self._flush_until, deadline)
         while self._is_busy():
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 return False
-            self._something.set()
-            self._enough.set()
-            self._hurried.set()
-            time.sleep(min(left_s, _LONGEST_NAP_S if left_s > 1 else _LONGEST_NAP_S / 10))
+            self._not_empty.set()
+            self._batch_ready.set()
+            self._flush_requested.set()
+            time.sleep(min(left_s, _LONGEST_SLEEP_S if left_s > 1 else _LONGEST_SLEEP_S / 10))
         return True
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Flush, then take no more calls; what could not be sent is counted as lost."""
+        """Flush, then accept no more calls. What could not be sent is counted as lost."""
         if self._is_closed or self._pid != os.getpid():
             return
         self.flush(timeout_s)
@@ -166,33 +178,33 @@ class CallSender:
             lost = len(self._queue) + self._in_flight
             self._queue.clear()
             self._queued_bytes = 0
-        self._something.set()
-        self._enough.set()
-        self._hurried.set()
+        self._not_empty.set()
+        self._batch_ready.set()
+        self._flush_requested.set()
         if lost:
             self._drop(lost, "not sent before the end")
-        self._say_complaints()
+        self._log_warnings()
 
     # ---- the background thread ----
 
-    def _start_anew(self) -> None:
-        """The state of a process that has captured nothing, also that of a child right after its fork."""
+    def _reset(self) -> None:
+        """Start with an empty queue: in a new process, and in a child after a fork."""
         self._pid = os.getpid()
-        self._lock = threading.RLock()  # a signal's handler may come back in here
+        self._lock = threading.RLock()  # a signal handler may re-enter
         self._queue: deque[tuple[Captured, int]] = deque()
         self._queued_bytes = 0
         self._in_flight = 0
         self._stats = Stats()
         self._dropped: Counter[str] = Counter()
-        self._said_at: dict[str, float] = {}
-        self._unsaid: Counter[str] = Counter()
-        self._something = threading.Event()  # the queue is no longer empty
-        self._enough = threading.Event()  # there is a batch in it
-        self._hurried = threading.Event()  # somebody waits for it to be empty
-        self._hurry_until = 0.0
+        self._logged_at: dict[str, float] = {}
+        self._unlogged: Counter[str] = Counter()
+        self._not_empty = threading.Event()
+        self._batch_ready = threading.Event()  # the queue holds a full batch
+        self._flush_requested = threading.Event()  # `flush` waits for an empty queue
+        self._flush_until = 0.0
         self._is_closed = False
         self._thread: threading.Thread | None = None
-        self._enough_bytes = min(4 * self.settings.batch_bytes, self.settings.max_queued_bytes // 4)
+        self._batch_ready_bytes = min(4 * self.settings.batch_bytes, self.settings.max_queued_bytes // 4)
 
     def _start_thread(self) -> None:
         thread = threading.Thread(target=self._run, name="carat-client", daemon=True)
@@ -202,28 +214,28 @@ class CallSender:
             self._thread = thread
         try:
             thread.start()
-        except RuntimeError:  # no threads left, or the interpreter is ending: the next call tries again
+        except RuntimeError:  # no threads left, or interpreter shutdown: the next call retries
             self._thread = None
             self.note_failure("the background thread could not be started")
 
     def _run(self) -> None:
         transport = Transport(self.settings)
         while not self._is_closed:
-            self._something.wait()
-            self._enough.wait(self.settings.flush_interval_s)
-            self._something.clear()
-            self._enough.clear()
+            self._not_empty.wait()
+            self._batch_ready.wait(self.settings.flush_interval_s)
+            self._not_empty.clear()
+            self._batch_ready.clear()
             while self._queue and not self._is_closed:
                 try:
                     self._send_some(transport)
-                except Exception as error:  # noqa: BLE001  a thread that ended would be silence for ever
+                except Exception as error:  # noqa: BLE001  if the thread died, nothing would be sent any more
                     self._settle(self._in_flight, "failed")
-                    self._complain(f"a batch could not be sent: {type(error).__name__}")
-                self._say_complaints()
+                    self._warn(f"a batch could not be sent: {type(error).__name__}")
+                self._log_warnings()
         transport.close()
 
     def _send_some(self, transport: Transport) -> None:
-        """Take a batch from the queue and see it through."""
+        """Send one batch from the queue."""
         lines: list[bytes] = []
         size = held = 0
         while self._queue and len(lines) < self.settings.batch_calls and size < self.settings.batch_bytes:
@@ -232,12 +244,12 @@ class CallSender:
                     break
                 call, call_bytes = self._queue.popleft()
                 self._in_flight += 1
-            held += call_bytes  # given back when the batch is gone: until then it does take memory
+            held += call_bytes  # freed after the batch was sent: until then it occupies memory
             try:
                 line = self._maker.line(call)
             except Exception as error:  # noqa: BLE001
                 self._settle(1, "could not be written")
-                self._complain(f"a call could not be written: {type(error).__name__}")
+                self._warn(f"a call could not be written: {type(error).__name__}")
                 continue
             if line is None:
                 self._settle(1, "")
@@ -254,7 +266,7 @@ class CallSender:
                 self._queued_bytes = max(self._queued_bytes - held, 0)
 
     def _deliver(self, lines: Sequence[bytes], transport: Transport) -> None:
-        """Send lines until the collector took or refused them."""
+        """Send lines until the collector accepts or refuses them."""
         attempt = 0
         while not self._is_closed:
             outcome = transport.post(lines, timeout_s=self._time_limit())
@@ -266,29 +278,29 @@ class CallSender:
                 self._deliver(lines[:middle], transport)
                 self._deliver(lines[middle:], transport)
                 return
-            if outcome.kind != "again":
+            if outcome.kind != "retry":
                 self._settle(len(lines), f"refused with {outcome.reason}")
                 return
             with self._lock:
                 self._stats.retries += 1
-            self._complain(f"the collector cannot be reached ({outcome.reason}); calls wait and are tried again")
-            self._say_complaints()
+            self._warn(f"the collector cannot be reached ({outcome.reason}); calls stay queued and are sent again")
+            self._log_warnings()
             self._wait_before_retry(attempt, outcome.retry_after_s)
             attempt += 1
 
     def _wait_before_retry(self, attempt: int, asked_s: float | None) -> None:
-        """A pause that grows, or the one the collector asked for; of uneven length, so that not all come at once."""
+        """Wait with exponential backoff, or as long as the collector asked. Jitter spreads the clients' retries."""
         longest = min(self.settings.first_backoff_s * 2 ** min(attempt, 30), self.settings.longest_backoff_s)
         pause = longest * _random.uniform(0.5, 1.0) if asked_s is None else asked_s + _random.uniform(0, longest / 2)
         if self._time_limit() is None:
-            self._hurried.clear()
-            self._hurried.wait(pause)
+            self._flush_requested.clear()
+            self._flush_requested.wait(pause)
         else:
-            time.sleep(min(pause, _LONGEST_NAP_S * 2))
+            time.sleep(min(pause, _LONGEST_SLEEP_S * 2))
 
     def _time_limit(self) -> float | None:
-        """How long somebody still waits for the queue to be empty; None where nobody does."""
-        left_s = self._hurry_until - time.monotonic()
+        """How long `flush` still waits; None if nobody is flushing."""
+        left_s = self._flush_until - time.monotonic()
         return max(left_s, 0.01) if left_s > 0 else None
 
     def _is_busy(self) -> bool:
@@ -296,9 +308,9 @@ class CallSender:
             return bool(self._queue or self._in_flight)
 
     def _settle(self, count: int, outcome: str, *, rejected: int = 0) -> None:
-        """Calls that are done with: `delivered`, sampled out (no outcome), or lost for a reason."""
+        """Count finished calls: `delivered`, sampled out (empty outcome), or lost for a reason."""
         with self._lock:
-            if self._is_closed:  # they were counted as lost
+            if self._is_closed:  # `close` has counted them as lost
                 return
             self._in_flight -= count
             if outcome == "delivered":
@@ -312,22 +324,26 @@ class CallSender:
     def _drop(self, count: int, reason: str) -> None:
         with self._lock:
             self._dropped[reason] += count
-        self._complain(f"calls are lost: {reason}", count)
+        self._warn(f"calls are lost: {reason}", count)
 
-    def _complain(self, problem: str, count: int = 1) -> None:
+    def _warn(self, problem: str, count: int = 1) -> None:
         with self._lock:
-            self._unsaid[problem] += count
+            self._unlogged[problem] += count
 
-    def _say_complaints(self) -> None:
-        """A line in the shop's log, once a minute on each trouble; never from the request path: a log may be slow."""
+    def _log_warnings(self) -> None:
+        """Log each problem at most once a minute. Never called from the request path: logging may be slow."""
         now = time.monotonic()
         with self._lock:
-            due = [problem for problem in self._unsaid if now - self._said_at.get(problem, -_QUIET_S) >= _QUIET_S]
-            counts = {problem: self._unsaid.pop(problem) for problem in due}
-            self._said_at.update(dict.fromkeys(due, now))
+            due = [
+                problem
+                for problem in self._unlogged
+                if now - self._logged_at.get(problem, -_LOG_INTERVAL_S) >= _LOG_INTERVAL_S
+            ]
+            counts = {problem: self._unlogged.pop(problem) for problem in due}
+            self._logged_at.update(dict.fromkeys(due, now))
         for problem, count in counts.items():
             with suppress(Exception):
-                _LOG.warning("carat: %s (%d times since the last such line)", problem, count)
+                _LOG.warning("carat: %s (%d times since the last message)", problem, count)
 
 
 def _close_all() -> None:
@@ -335,11 +351,11 @@ def _close_all() -> None:
         sender.close()
 
 
-def _start_all_anew() -> None:
+def _reset_all() -> None:
     for sender in list(_senders):
-        sender._start_anew()  # noqa: SLF001
+        sender._reset()  # noqa: SLF001
 
 
 atexit.register(_close_all)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_all_anew)
+    os.register_at_fork(after_in_child=_reset_all)

@@ -1,4 +1,4 @@
-"""Posts batches to the collector over one connection that is kept, and says what became of each."""
+"""Posts batches to the collector over one persistent connection."""
 
 import gzip
 import json
@@ -16,7 +16,7 @@ from carat_client.settings import ClientSettings
 _ENDPOINT = "/v1/calls"
 _OK, _NOT_MODIFIED = 200, 300
 _TOO_LARGE = 413
-_TRY_AGAIN = frozenset({408, 425, 429})
+_RETRYABLE = frozenset({408, 425, 429})
 _SERVER_ERRORS = 500
 _LONGEST_ANSWER = 1024 * 1024
 _LONGEST_RETRY_AFTER_S = 300.0
@@ -24,16 +24,16 @@ _LONGEST_RETRY_AFTER_S = 300.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a batch: `delivered`, to be sent `again`, to be `split`, or `refused` for good."""
+    """The result of sending a batch: `delivered`, `retry` later, `split` and resend, or `refused` for good."""
 
-    kind: Literal["delivered", "again", "split", "refused"]
+    kind: Literal["delivered", "retry", "split", "refused"]
     reason: str = ""
     rejected: int = 0
     retry_after_s: float | None = None
 
 
 class Transport:
-    """A connection to the collector, opened when there is something to send; of the sender's thread only."""
+    """A connection to the collector, opened on the first batch. Used by the sender's thread only."""
 
     def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
@@ -46,23 +46,23 @@ class Transport:
         self._connection: HTTPConnection | None = None
 
     def post(self, lines: Sequence[bytes], *, timeout_s: float | None = None) -> Outcome:
-        """Send a batch; a connection that the collector closed while it was idle is opened anew."""
+        """Send a batch. Reconnects once if the collector closed the idle connection."""
         body = gzip.compress(b"\n".join(lines), compresslevel=1, mtime=0)
         was_open = self._connection is not None
         try:
             return self._post(body, timeout_s)
         except TimeoutError:
             self.close()
-            return Outcome("again", "timeout")
+            return Outcome("retry", "timeout")
         except (OSError, HTTPException) as error:
             self.close()
             if not was_open:
-                return Outcome("again", type(error).__name__)
+                return Outcome("retry", type(error).__name__)
         try:
             return self._post(body, timeout_s)
         except (OSError, HTTPException) as error:
             self.close()
-            return Outcome("again", type(error).__name__)
+            return Outcome("retry", type(error).__name__)
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
@@ -78,7 +78,7 @@ class Transport:
         connection.request("POST", self._path, body=body, headers=self._headers())
         with connection.getresponse() as response:
             content = response.read(_LONGEST_ANSWER)
-            if not response.isclosed():  # more than any collector has to say
+            if not response.isclosed():  # longer than any answer of a collector
                 self.close()
             return _outcome(response, content)
 
@@ -109,8 +109,8 @@ def _outcome(response: HTTPResponse, content: bytes) -> Outcome:
         return Outcome("delivered", rejected=_rejected(content))
     if status == _TOO_LARGE:
         return Outcome("split", "413")
-    if status in _TRY_AGAIN or status >= _SERVER_ERRORS:
-        return Outcome("again", str(status), retry_after_s=_retry_after_s(response.headers.get("Retry-After", "")))
+    if status in _RETRYABLE or status >= _SERVER_ERRORS:
+        return Outcome("retry", str(status), retry_after_s=_retry_after_s(response.headers.get("Retry-After", "")))
     return Outcome("refused", str(status))
 
 
@@ -123,7 +123,7 @@ def _rejected(content: bytes) -> int:
 
 
 def _retry_after_s(text: str) -> float | None:
-    """Seconds, given as such or as the time when they are over."""
+    """Seconds of a Retry-After header, which holds a number or a date."""
     if text.strip().isdecimal():
         return min(float(text), _LONGEST_RETRY_AFTER_S)
     try:

@@ -1,9 +1,10 @@
-"""The middleware of WSGI: Flask, Django and whatever else speaks it."""
+"""The WSGI middleware: for Flask, Django and any other WSGI framework."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from carat_client.captured import Body, Captured, clock, is_json, new_call_id, now_ns
+from carat_client.call import Call
+from carat_client.captured import Body
 from carat_client.sender import CallSender
 from carat_client.settings import header_names_in_environ
 
@@ -12,11 +13,10 @@ StartResponse = Callable[..., Any]
 Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 _FAILED = 500
-_WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 
 class CaratWSGI:
-    """Hands the app's answer on as it is and notes what it says of the call; never raises what the app did not."""
+    """Passes the app's answer on unchanged and captures the call. Raises only what the app raises."""
 
     def __init__(self, app: Application, sender: CallSender) -> None:
         self._app = app
@@ -28,7 +28,7 @@ class CaratWSGI:
         call = None
         try:
             path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
-            if sender.wants(environ["REQUEST_METHOD"], path):
+            if sender.should_capture(environ["REQUEST_METHOD"], path):
                 call = _Call(sender, self._header_names, environ, path, start_response)
         except Exception:  # noqa: BLE001  the shop's answer never depends on the capture
             sender.note_failure()
@@ -42,13 +42,13 @@ class CaratWSGI:
         return call.watch(answer)
 
 
-class _Call:
-    """One call while it happens."""
+class _Call(Call):
+    """A call of WSGI: passes the answer on and takes notes."""
 
-    __slots__ = (
-        "_clock", "_environ", "_headers", "_is_over", "_method", "_path", "_request", "_response", "_sender",
-        "_start_response", "_started_ns", "status",
-    )  # fmt: skip
+    __slots__ = ("_environ", "_mount", "_start_response", "_target")
+    _CONTENT_TYPE = "content-type"
+    _CONTENT_ENCODING = "content-encoding"
+    _SET_COOKIE = "set-cookie"
 
     def __init__(
         self,
@@ -58,31 +58,26 @@ class _Call:
         path: str,
         start_response: StartResponse,
     ) -> None:
-        self._started_ns = now_ns()
-        self._clock = clock()
-        self._sender = sender
+        super().__init__(sender, environ["REQUEST_METHOD"], path)
+        target = environ.get("REQUEST_URI") or environ.get("RAW_URI") or ""  # not part of WSGI: many servers set one
+        self._target = target.encode("latin-1", "replace")
+        self._mount = environ.get("SCRIPT_NAME", "").encode("latin-1")
         self._environ = environ
-        self._path = path
         self._start_response = start_response
-        self._request: Body | None = None
-        self._response: Body | None = None
-        self._is_over = False
-        self.status = 0
         self._headers = {name: environ[name] for name in names if name in environ}
-        self._method = method = environ["REQUEST_METHOD"]
-        if (
-            method not in _WITHOUT_BODY
-            and is_json(self._headers.get("CONTENT_TYPE", ""))
-            and sender.wants_bodies(method, path)
-        ):
-            self._request = Body(sender.settings.max_body_bytes, self._headers.get("HTTP_CONTENT_ENCODING", ""))
+        if self._has_captured_request(self._headers.get("CONTENT_TYPE", "")):
+            self._request = Body(
+                sender.settings.max_body_bytes,
+                self._headers.get("HTTP_CONTENT_ENCODING", ""),
+                self._headers.get("CONTENT_TYPE", ""),
+            )
             environ["wsgi.input"] = _Input(environ["wsgi.input"], self._request)
 
     def start_response(self, status: str, headers: list[tuple[str, str]], *more: Any, **named: Any) -> Any:
         write = self._start_response(status, headers, *more, **named)
         try:
             self.status = int(status[:3])
-            self._response = self._begin_response(headers)
+            self._read_response_headers(headers)
             if self._response is not None:
                 return _Writer(write, self._response)
         except Exception:  # noqa: BLE001
@@ -90,7 +85,7 @@ class _Call:
         return write
 
     def watch(self, answer: Iterable[bytes]) -> Iterable[bytes]:
-        """The app's answer, or one that passes it on and notes what it was made of."""
+        """The app's answer, or a wrapper that passes it on and records its chunks."""
         try:
             if type(answer) in {list, tuple}:  # servers look at their length
                 self._add_all(answer)
@@ -115,49 +110,14 @@ class _Call:
             self.add(chunk)
         self.end(self.status or _FAILED)
 
-    def _begin_response(self, headers: list[tuple[str, str]]) -> Body | None:
-        content_type = encoding = ""
-        for name, value in headers:
-            if len(name) in {12, 16}:  # as long as the names below, which may be in any case
-                lower = name.lower()
-                if lower == "content-type":
-                    content_type = value
-                elif lower == "content-encoding":
-                    encoding = value
-        if not is_json(content_type) or not self._sender.wants_bodies(self._method, self._path):
-            return None
-        return Body(self._sender.settings.max_body_bytes, encoding)
-
-    def end(self, status: int) -> None:
-        """The call is over; only the first time counts."""
-        if self._is_over:
-            return
-        self._is_over = True
-        try:
-            duration_s = clock() - self._clock
-            environ, sender = self._environ, self._sender
-            sender.offer(
-                Captured(
-                    call_id=new_call_id(),
-                    started_ns=self._started_ns,
-                    duration_s=duration_s,
-                    method=self._method,
-                    path=self._path.encode("latin-1"),
-                    query=environ.get("QUERY_STRING", ""),
-                    peer=environ.get("REMOTE_ADDR", ""),
-                    headers=self._headers,
-                    extracted=sender.extract(environ),
-                    status=status,
-                    request=self._request,
-                    response=self._response,
-                )
-            )
-        except Exception:  # noqa: BLE001
-            self._sender.note_failure()
+    def _request_line(self) -> tuple[str | bytes, bytes, bytes, str | bytes, str, Any]:
+        environ = self._environ
+        query, peer = environ.get("QUERY_STRING", ""), environ.get("REMOTE_ADDR", "")
+        return self._path.encode("latin-1"), self._target, self._mount, query, peer, environ
 
 
 class _Answer:
-    """An answer that is passed on chunk by chunk."""
+    """Passes an answer on chunk by chunk."""
 
     def __init__(self, answer: Iterable[bytes], call: _Call) -> None:
         self._answer = answer
@@ -186,7 +146,7 @@ class _Answer:
         return chunk
 
     def close(self) -> None:
-        """Servers call it however the answer ended, also where the client went away."""
+        """Called by servers however the answer ended, also when the client disconnected."""
         try:
             close = getattr(self._answer, "close", None)
             if close is not None:
@@ -196,14 +156,14 @@ class _Answer:
 
 
 class _SizedAnswer(_Answer):
-    """An answer of which servers ask the number of chunks: of a single one they know its length."""
+    """An answer with a known number of chunks: from a single chunk, servers derive the content length."""
 
     def __len__(self) -> int:
         return len(self._answer)  # type: ignore[arg-type]
 
 
 class _Input:
-    """A request's body as the app reads it, no byte more."""
+    """Records the request body as the app reads it; reads nothing by itself."""
 
     def __init__(self, source: Any, body: Body) -> None:
         self._source = source
@@ -222,7 +182,7 @@ class _Input:
         return map(self._noted, self._source)
 
     def __getattr__(self, name: str) -> Any:
-        """What only some sources have; of these, too, whatever reads is noted."""
+        """Pass on what only some sources have, recording what their other read methods return."""
         found = getattr(self._source, name)
         if name in {"readinto", "readinto1"}:
             return lambda buffer: self._noted_in(buffer, found(buffer))
@@ -242,7 +202,7 @@ class _Input:
 
 
 class _Writer:
-    """The old way of answering, by calls."""
+    """The `write` callable that `start_response` returns, the old way of answering."""
 
     def __init__(self, write: Callable[[bytes], Any], body: Body) -> None:
         self._write = write

@@ -90,7 +90,13 @@ def test_from_records_to_a_query_by_the_command_line_alone(tmp_path):
     planned = json.loads(carat("plan", "--json", folder=tmp_path).stdout)
     assert [(day["day"], day["reason"]) for day in planned] == [("2026-03-01", "never built")]
     built = json.loads(carat("etl", "--date", "2026-03-01", "--json", folder=tmp_path).stdout)
-    assert built["built"][0]["rows"] == {"events": 1, "sessions": 1, "catalog_sessions": 0, "product_sessions": 1}
+    assert built["built"][0]["rows"] == {
+        "events": 1,
+        "order_calls": 0,
+        "sessions": 1,
+        "catalog_sessions": 0,
+        "product_sessions": 1,
+    }
     assert b"nothing to do" in carat("etl", folder=tmp_path).stdout
     queried = carat("query", "SELECT furthest_step FROM dwh.sessions", "--format", "json", folder=tmp_path)
     assert json.loads(queried.stdout) == {"furthest_step": "product"}

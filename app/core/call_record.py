@@ -1,7 +1,7 @@
-"""Call records, checked one by one: what each means for `pd.api_calls`, or why it cannot be stored.
+"""Validates call records one by one and converts them into rows of `pd.api_calls`.
 
-The collector, its loader and `carat ingest` judge by these rules alone, so what one of them takes the others take, too.
-No frames here: the collector imports this, and stays small.
+The collector, its loader and `carat ingest` all use these rules, so they accept the same records. This module does not
+import Polars, which keeps the collector small.
 """
 
 import hashlib
@@ -15,19 +15,22 @@ from typing import Any
 
 import msgspec
 
-from app.core import addresses
-from app.core.addresses import Addresses
+from app.core.addresses import Addresses, kept
 
-# Fields in the order in which they make up a record's content; `received_at` and `call_id` are not content.
+# The fields that make up a record's content, in this order; `received_at` and `call_id` are not content.
 CONTENT_FIELDS = (
     "ts", "visitor_id", "session_token", "user_id", "method", "endpoint", "status", "duration_ms", "ip", "user_agent",
     "referrer", "page_url", "request", "response",
 )  # fmt: skip
 CONTENT_SEPARATOR = "\x1f"
-MAX_NESTING = 64  # where no setting says otherwise
-EARLIEST_MS = 2 * 86_400_000  # before it, a business day somewhere or the day before it lies before 1970
+EARLIEST_MS = 2 * 86_400_000  # so that no business day, nor the day before it, lies before 1970 in any time zone
+# In seconds the year 5138, in milliseconds 1973; the next unit begins a thousand times later.
+MILLISECONDS_FROM = 10**11
+_MICROSECONDS_FROM = 1000 * MILLISECONDS_FROM
 
+_FRACTIONAL_SECONDS = re.compile(r"\d{1,10}\.\d{1,9}")
 _AHEAD = timedelta(days=1)
+_KEPT = kept()
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _LONGEST_NUMBER = 19  # digits
@@ -42,7 +45,7 @@ _TEXTS = ("visitor_id", "session_token", "user_id", "method", "endpoint", "ip", 
 
 
 class Record(msgspec.Struct):
-    """A call record as it may come: numbers as text, ids as numbers, anything but ts, method and endpoint missing."""
+    """A call record as sent: numbers may be text, ids may be numbers, only ts, method and endpoint are required."""
 
     ts: Any = None
     method: Any = None
@@ -62,7 +65,7 @@ class Record(msgspec.Struct):
 
 
 class RejectedRecordError(ValueError):
-    """Why a record cannot be stored: a short reason of a closed list, and the exact detail."""
+    """A record cannot be stored: a short reason from a fixed list, and the exact detail."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -71,17 +74,25 @@ class RejectedRecordError(ValueError):
 
 
 @dataclass(frozen=True)
+class RecordLimits:
+    """Which records are accepted, and how the shopper's address in them is kept."""
+
+    max_record_bytes: int = 1024 * 1024
+    max_nesting: int = 64
+    addresses: Addresses = _KEPT
+
+
+@dataclass(frozen=True)
 class Line:
-    """One record's bytes and where they stood; `size` is larger than the bytes where these were cut."""
+    """One record's bytes and their position; `size` is the full size if the bytes were truncated."""
 
     position: int
     data: bytes
     size: int
-    received_at: datetime | None = None  # where that was at another time than the others
+    received_at: datetime | None = None  # if it differs from that of the other lines
 
 
 _decoder = msgspec.json.Decoder(Record)
-_KEPT = addresses.kept()
 
 
 def epoch_ms(moment: datetime) -> int:
@@ -89,27 +100,31 @@ def epoch_ms(moment: datetime) -> int:
     return (moment - _EPOCH) // _MILLISECOND
 
 
+def from_epoch_ms(moment_ms: int) -> datetime:
+    """The moment, in UTC, of milliseconds since 1970."""
+    return _EPOCH + moment_ms * _MILLISECOND
+
+
 def latest_ms(now: datetime) -> int:
-    """The last moment, in epoch ms, that a record may carry when it is taken in at `now`."""
+    """The latest moment, in epoch ms, that a record received at `now` may have."""
     return epoch_ms(now + _AHEAD)
 
 
-def read_line(
-    line: Line, *, latest_ms: int, max_bytes: int, max_nesting: int, ips: Addresses = _KEPT
-) -> tuple[Any, ...]:
-    """The values of a JSON record in the order of CONTENT_FIELDS, then its call_id; else RejectedRecordError."""
-    return row_of(_decode(line, max_bytes, max_nesting), latest_ms, ips)
+def read_line(line: Line, *, latest_ms: int, limits: RecordLimits) -> tuple[Any, ...]:
+    """The values of a JSON record in the order of CONTENT_FIELDS, then its call_id; raises RejectedRecordError."""
+    return row_of(_decode(line, limits), latest_ms, limits.addresses)
 
 
-def require_size(line: Line, max_bytes: int) -> None:
-    if line.size > max_bytes:
-        detail = f"{line.size} bytes, the limit is {max_bytes} (CARAT_MAX_RECORD_BYTES, CARAT_COLLECT_MAX_RECORD_BYTES)"
+def require_size(line: Line, max_record_bytes: int) -> None:
+    if line.size > max_record_bytes:
+        settings = "CARAT_MAX_RECORD_BYTES, CARAT_COLLECT_MAX_RECORD_BYTES"
+        detail = f"{line.size} bytes, the limit is {max_record_bytes} ({settings})"
         raise RejectedRecordError("too large", detail)
 
 
-def _decode(line: Line, max_bytes: int, max_nesting: int) -> Record:
-    require_size(line, max_bytes)
-    utf8(line.data)  # the JSON decoder takes raw request and response as they are
+def _decode(line: Line, limits: RecordLimits) -> Record:
+    require_size(line, limits.max_record_bytes)
+    utf8(line.data)  # the JSON decoder does not check the raw request and response
     try:
         record = _decoder.decode(line.data)
     except msgspec.ValidationError as error:
@@ -118,65 +133,76 @@ def _decode(line: Line, max_bytes: int, max_nesting: int) -> Record:
     except msgspec.DecodeError as error:
         raise RejectedRecordError("not JSON", str(error)) from None
     except RecursionError:
-        raise RejectedRecordError("nested too deeply", "lists and objects stand more than about 1000 deep") from None
-    if is_deeper(line.data, max_nesting):
-        detail = f"lists and objects stand more than {max_nesting} deep (CARAT_MAX_NESTING)"
+        raise RejectedRecordError("nested too deeply", "lists and objects are more than about 1000 deep") from None
+    if is_deeper(line.data, limits.max_nesting):
+        detail = f"lists and objects are more than {limits.max_nesting} deep (CARAT_MAX_NESTING)"
         raise RejectedRecordError("nested too deeply", detail)
     return record
 
 
 def is_deeper(data: bytes, limit: int) -> bool:
-    """Whether lists and objects of this JSON stand in one another more than `limit` deep."""
+    """Whether lists and objects of this JSON are nested more than `limit` deep."""
     if data.count(b"[") + data.count(b"{") <= limit:
         return False
     brackets = _STRING.sub(b"", data).translate(_ONE_KIND, _NO_BRACKETS)
-    for _ in range(limit):  # each time the innermost are taken away
+    for _ in range(limit):  # each round removes the innermost brackets
         brackets = brackets.replace(b"[]", b"")
         if not brackets:
             return False
     return True
 
 
-def row_of(record: Record, latest_ms: int, ips: Addresses) -> tuple[Any, ...]:
+def row_of(record: Record, latest_ms: int, addresses: Addresses) -> tuple[Any, ...]:
     """The record's values in the order of CONTENT_FIELDS, then its call_id."""
-    ts = _epoch_ms(record.ts, latest_ms)
+    ts_ms = _ts_ms(record.ts, latest_ms)
     texts = [_text(getattr(record, name), name) for name in _TEXTS]
     visitor_id, session_token, user_id, method, endpoint, ip, user_agent, referrer, page_url = texts
-    endpoint = endpoint.partition("?")[0]
     for name, value in zip(_REQUIRED, (method, endpoint), strict=True):
         if not value:
             raise RejectedRecordError(f"no {name}", f"{name} is missing or empty")
     content = (
-        ts, visitor_id, session_token, user_id, method, endpoint,
-        _count(record.status, _UINT16), _count(record.duration_ms, _UINT32), ips.treat(ip), user_agent,
+        ts_ms, visitor_id, session_token, user_id, method, endpoint,
+        _count(record.status, _UINT16), _count(record.duration_ms, _UINT32), addresses.treat(ip), user_agent,
         referrer, page_url, _json(record.request), _json(record.response),
     )  # fmt: skip
     return (*content, _call_id(record.call_id, content))
 
 
-def _epoch_ms(value: Any, latest_ms: int) -> int:
+def _ts_ms(value: Any, latest_ms: int) -> int:
     if value is None or value == "":
         raise RejectedRecordError("no time", "ts is missing")
     if isinstance(value, datetime):
         moment = value if value.tzinfo else value.replace(tzinfo=UTC)
-        epoch_ms: int | None = (moment - _EPOCH) // _MILLISECOND
+        ts_ms: int | None = epoch_ms(moment)
     else:
-        epoch_ms = _whole(value)
-        if epoch_ms is None and isinstance(value, str):
-            epoch_ms = _parse_time(value)
-    if epoch_ms is None:
-        raise RejectedRecordError("no time", f"ts {_shown(value)} is neither an RFC 3339 time nor epoch milliseconds")
-    if epoch_ms > latest_ms:
+        ts_ms = _from_number(value)
+        if ts_ms is None and isinstance(value, str):
+            ts_ms = _parse_time(value)
+    if ts_ms is None:
+        raise RejectedRecordError("no time", f"ts {_shown(value)} is neither an RFC 3339 time nor a Unix time")
+    if ts_ms > latest_ms:
         raise RejectedRecordError(
             "in the future", f"ts {_shown(value)} is more than a day ahead of this machine's clock"
         )
-    if epoch_ms < EARLIEST_MS:
-        raise RejectedRecordError("no time", f"ts {_shown(value)} lies before 1970-01-03: a clock that was never set")
-    return epoch_ms
+    if ts_ms < EARLIEST_MS:
+        raise RejectedRecordError("no time", f"ts {_shown(value)} is before 1970-01-03: the clock was never set")
+    return ts_ms
+
+
+def _from_number(value: Any) -> int | None:
+    """A Unix time in seconds, milliseconds or microseconds, told by its magnitude, as milliseconds."""
+    if isinstance(value, str) and _FRACTIONAL_SECONDS.fullmatch(value):
+        value = float(value)
+    if isinstance(value, float) and abs(value) < MILLISECONDS_FROM:
+        return round(value * 1000)
+    number = _whole(value)
+    if number is None or MILLISECONDS_FROM <= abs(number) < _MICROSECONDS_FROM:
+        return number
+    return number * 1000 if abs(number) < MILLISECONDS_FROM else number // 1000
 
 
 def _whole(value: Any) -> int | None:
-    """A number, or one written as text, as a whole number; None for anything else."""
+    """The value as a whole number if it is a number or digits; otherwise None."""
     if isinstance(value, str):
         digits = value.lstrip("0")
         if not (value.isascii() and value.isdigit()):
@@ -190,18 +216,18 @@ def _whole(value: Any) -> int | None:
 def _shown(value: Any) -> str:
     try:
         return repr(value)[:80]
-    except ValueError:  # Python refuses to write out numbers of thousands of digits
+    except ValueError:  # Python does not print numbers with thousands of digits
         return "of thousands of digits"
 
 
 def _parse_time(text: str) -> int:
     try:
-        moment = datetime.fromisoformat(text.upper())  # RFC 3339 allows t and z as well
+        moment = datetime.fromisoformat(text.upper())  # RFC 3339 also allows t and z
     except ValueError:
         raise RejectedRecordError("no time", f"ts {_shown(text)} is not an RFC 3339 time") from None
     if moment.tzinfo is None:
         raise RejectedRecordError("no time", f"ts {_shown(text)} has no offset from UTC, such as Z or +01:00")
-    return (moment - _EPOCH) // _MILLISECOND
+    return epoch_ms(moment)
 
 
 def _text(value: Any, name: str) -> str:
@@ -224,7 +250,7 @@ def utf8(data: bytes) -> str:
 
 
 def _count(value: Any, limit: int) -> int:
-    """A whole number below the limit, 0 where there is none: what is no number costs the number, not the call."""
+    """A whole number below the limit; 0 if the value is not a number, so that the call is kept."""
     return min(max(_whole(value) or 0, 0), limit - 1)
 
 
@@ -243,6 +269,6 @@ def _call_id(value: Any, content: tuple[Any, ...]) -> bytes:
 
 
 def content_digest(content: Iterable[Any]) -> bytes:
-    """What identifies a record of these values, in the order of CONTENT_FIELDS."""
+    """A digest that identifies a record by its values, given in the order of CONTENT_FIELDS."""
     text = CONTENT_SEPARATOR.join(map(str, content)).encode()
     return hashlib.md5(text, usedforsecurity=False).digest()

@@ -1,4 +1,4 @@
-"""What a person sees: tables and progress on a terminal, JSON lines otherwise."""
+"""Output for people and programs: tables and progress bars on a terminal, JSON lines otherwise."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ from rich.text import Text
 from app.core import watchdog
 from app.core.variables import log_file
 
-_WIDE = 200  # columns of what no terminal limits
+_WIDE = 200  # columns if the output is not a terminal
 _out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
 _err = Console(stderr=True, highlight=False)
 
@@ -35,9 +35,9 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("carat")
 
 
 def set_up_logging() -> None:
-    """Readable lines on a terminal, one JSON object a line otherwise, both on stderr."""
+    """Log to stderr: readable lines on a terminal, otherwise one JSON object per line."""
     is_terminal = sys.stderr.isatty()
-    logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)  # what it says comes as an error, too
+    logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)  # its messages are also raised as errors
     renderer = structlog.dev.ConsoleRenderer() if is_terminal else structlog.processors.JSONRenderer(default=str)
     structlog.configure(
         processors=[
@@ -51,7 +51,7 @@ def set_up_logging() -> None:
 
 
 def record_failure(error: BaseException) -> None:
-    """Put the whole story of an error in the log file: stderr gets one line that a person can read."""
+    """Write an error with its traceback to the log file; stderr gets only one readable line."""
     with suppress(OSError):
         path = log_file()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,12 +75,12 @@ def say_error(line: str) -> None:
 
 
 def say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
-    """A table; columns named in `right` hold numbers."""
+    """Print a table; columns named in `right` are right-aligned."""
     table = Table(title=Text(title, style="table.title"), title_justify="left", header_style="bold")
     for column in columns:
         table.add_column(Text(column), justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(format_value(value)) for value in row))  # a text may hold [brackets]: no markup
+        table.add_row(*(Text(format_value(value)) for value in row))  # text may contain [brackets]: no markup
     _out.print(table)
 
 
@@ -98,7 +98,7 @@ def format_value(value: Any) -> str:
 
 @contextmanager
 def progress(label: str, total: int | None) -> Iterator["Bar"]:
-    """A progress bar on stderr while a terminal is there to show it."""
+    """A progress bar on stderr, shown only on a terminal."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),

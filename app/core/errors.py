@@ -1,4 +1,4 @@
-"""Every failure a user can meet: one line of what, where and how to mend, and the exit code it ends with."""
+"""The errors a user can see: one line with what, where and how to fix it, and the exit code."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -11,7 +11,7 @@ class CaratError(Exception):
 
 
 def require_none(failures: Sequence[CaratError]) -> None:
-    """Raise the failures, if there are any, as one error of the first one's kind."""
+    """Raise the failures, if any, as one error of the first one's class."""
     if failures:
         raise type(failures[0])("; ".join(map(str, failures)))
 
@@ -23,7 +23,7 @@ class SettingsError(CaratError):
 
 
 class LockedError(CaratError):
-    """Somebody else holds the warehouse; the same command may go through later. `holder`: their command, if known."""
+    """Another process holds the warehouse; retry later. `holder` is its command, if known."""
 
     exit_code: ClassVar[int] = 75
 
@@ -33,40 +33,40 @@ class LockedError(CaratError):
 
 
 class WarehouseError(CaratError):
-    """The warehouse could not be reached or refused a statement."""
+    """The warehouse could not be reached, or refused a statement."""
 
 
 class WarehouseGoneError(WarehouseError):
-    """The warehouse does not answer; the same work may go through when it is back."""
+    """The warehouse does not answer; the same work can be retried when it is back."""
 
 
 class ClusterError(CaratError):
-    """The machines that were to share the work could not be reached, or died of it."""
+    """The machines that should share the work could not be reached, or failed."""
 
 
 class AuditError(CaratError):
-    """What was built does not add up, so it was not published."""
+    """The audit of a build failed, so nothing was published."""
 
 
 class ShopError(CaratError):
-    """The shop's database could not be read, or what it answered cannot be trusted."""
+    """The shop's database could not be read, or its answer is implausible."""
 
 
 class MetabaseError(CaratError):
-    """Metabase could not be reached, refused a request, or answered what cannot be understood."""
+    """Metabase could not be reached, refused a request, or sent an unexpected answer."""
 
 
 class ContractError(CaratError):
-    """A frame does not have the shape its table's contract promises."""
+    """A frame does not match the contract of its table."""
 
 
 class DashboardError(CaratError):
-    """A dashboard's file is wrong, or what it asks for cannot be had."""
+    """A dashboard file is invalid, or its data is not available."""
 
 
 class SpoolError(CaratError):
-    """The spool could not be written or read; what it acknowledged before is untouched."""
+    """The spool could not be written or read; calls acknowledged before are not affected."""
 
 
 class SpoolFullError(SpoolError):
-    """The spool has no room now; it takes records again as soon as it has."""
+    """The spool has no space now; it accepts records again as soon as it has."""

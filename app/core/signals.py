@@ -1,4 +1,4 @@
-"""Ends long-running commands in good order when they are told to."""
+"""Stops long-running commands gracefully on SIGTERM and SIGINT."""
 
 import signal
 import threading
@@ -13,20 +13,20 @@ _INTERRUPTED = 130
 
 
 class _OverdueError(BaseException):
-    """The process was told to stop and what it did then took too long: it can be interrupted anywhere."""
+    """The grace period after a signal is over. Can be raised anywhere."""
 
 
 @contextmanager
 def stopped_by_signal(*, grace_s: int = _GRACE_S) -> Iterator[threading.Event]:
-    """An event that is set by SIGTERM or SIGINT; work that goes on for `grace_s` after it is interrupted (0: never).
+    """An event that SIGTERM and SIGINT set. Work that continues for more than `grace_s` is interrupted (0: never).
 
-    Then the process ends, after SIGTERM as if it had ended in time: what it did not finish is done the next time.
+    After SIGTERM, an interrupted process exits with 0: the next run finishes the work.
     """
     stopped = threading.Event()
-    told: list[int] = []
+    received: list[int] = []
 
     def stop(number: int, _: FrameType | None) -> None:
-        told.append(number)
+        received.append(number)
         stopped.set()
         signal.alarm(grace_s)
 
@@ -38,8 +38,8 @@ def stopped_by_signal(*, grace_s: int = _GRACE_S) -> Iterator[threading.Event]:
     try:
         yield stopped
     except _OverdueError:
-        console.log.warning("told to stop, and interrupted in what took longer", after_s=grace_s)
-        raise SystemExit(_INTERRUPTED if signal.SIGINT in told else 0) from None
+        console.log.warning("interrupted: the work did not stop in time after a signal", after_s=grace_s)
+        raise SystemExit(_INTERRUPTED if signal.SIGINT in received else 0) from None
     finally:
         signal.alarm(0)
         for number, handler in before.items():

@@ -1,7 +1,7 @@
-"""Tells systemd that a long run is alive and what it is doing; does nothing where no systemd listens.
+"""Notifies systemd that a long run is alive and what it is doing; does nothing without systemd.
 
-A ping alone would only prove that the interpreter runs. So the pings go on only while the work moves: a hung run falls
-silent, and systemd ends it after `WatchdogSec=`.
+A ping alone would only prove that the interpreter runs. Pings are therefore sent only while the work makes progress: a
+hung run stops pinging, and systemd ends it after `WatchdogSec=`.
 """
 
 import os
@@ -11,12 +11,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-_PATIENCE_S = 3600.0  # twice the longest limit of a single step, that of reading a snapshot
-_SEND_TIMEOUT_S = 2.0  # a systemd that does not listen must not hold up the work
+_PATIENCE_S = 3600.0  # twice the longest time limit of a single step, which is that of reading a snapshot
+_SEND_TIMEOUT_S = 2.0  # an unresponsive systemd must not delay the work
 
 
 class _Work:
-    """When this process last got something done."""
+    """When this process last made progress."""
 
     moved_at = 0.0
 
@@ -25,21 +25,21 @@ _work = _Work()
 
 
 def progress() -> None:
-    """Note that the work moved: a step began, or a piece was read, built or written. Cheap, from any thread."""
+    """Record progress: a step started, or something was read, built or written. Cheap; callable from any thread."""
     _work.moved_at = time.monotonic()
 
 
 def status(text: str) -> None:
-    """Note progress, and what is being done, as `systemctl status` shows it."""
+    """Record progress, and set the text that `systemctl status` shows."""
     progress()
-    _notify(f"STATUS={' '.join(text.split())}")  # a line break would begin another message
+    _notify(f"STATUS={' '.join(text.split())}")  # a line break would start another message
 
 
 @contextmanager
 def watched(*, patience_s: float = _PATIENCE_S) -> Iterator[None]:
-    """Report readiness, then be pinged for while `progress` or `status` is called at least every `patience_s`.
+    """Report readiness, then ping systemd as long as `progress` or `status` is called at least every `patience_s`.
 
-    Enter it before anything that can end the run: what comes earlier is not watched.
+    Enter it before anything that can hang: earlier work is not watched.
     """
     progress()
     _notify("READY=1")
@@ -64,13 +64,13 @@ def _ping(ended: threading.Event, interval_s: float, patience_s: float) -> None:
         if is_moving:
             _notify("WATCHDOG=1")
         elif was_moving:
-            _notify(f"STATUS=No progress for {patience_s:.0f} s: waiting to be ended by the watchdog")
+            _notify(f"STATUS=No progress for {patience_s:.0f} s: waiting for the watchdog to end this process")
         if ended.wait(interval_s):
             return
 
 
 def _ping_interval_s() -> float | None:
-    """A third of the time after which systemd loses patience; None where it does not watch this process."""
+    """A third of systemd's watchdog timeout; None if systemd does not watch this process."""
     limit_us = os.environ.get("WATCHDOG_USEC", "")
     meant_for = os.environ.get("WATCHDOG_PID", "")
     is_watched = limit_us.isdecimal() and int(limit_us) > 0 and meant_for in {"", str(os.getpid())}
@@ -78,11 +78,11 @@ def _ping_interval_s() -> float | None:
 
 
 def _notify(message: str) -> None:
-    """Send one message to systemd, if it gave a socket; what goes wrong there is no reason to fail."""
+    """Send a message to systemd if it provided a socket; errors are ignored."""
     path = os.environ.get("NOTIFY_SOCKET", "")
     if not path.startswith(("/", "@")):
         return
-    address = "\0" + path[1:] if path.startswith("@") else path  # @ stands for Linux's abstract sockets
+    address = "\0" + path[1:] if path.startswith("@") else path  # @ marks an abstract socket
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
         sender.settimeout(_SEND_TIMEOUT_S)
         sender.sendto(message.encode(), address)

@@ -1,4 +1,4 @@
-"""The product officer's dashboards: files in Metabase's format, checked, pushed to a Metabase, or shown on one page."""
+"""The product officer's dashboards: files in Metabase's format, checked, pushed to Metabase, or shown as a page."""
 
 from app.dashboards.model import (
     DEFAULT_FOLDER,

@@ -1,4 +1,4 @@
-"""What two nested values differ in, path by path, and how a person reads it."""
+"""The differences between two nested values, path by path, in readable form."""
 
 import json
 from collections.abc import Iterator
@@ -15,44 +15,44 @@ class _Nothing:
 
 
 NOTHING: Final = _Nothing()
-"""What stands where one side has no such key."""
+"""Stands for the value on a side that lacks the key."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One place in which what was found is not what is wanted."""
+    """A place where the actual value differs from the desired one."""
 
     path: str
-    found: Any
-    wanted: Any
+    actual: Any
+    desired: Any
 
     def __str__(self) -> str:
-        if isinstance(self.found, str) and isinstance(self.wanted, str) and "\n" in self.found + self.wanted:
-            lines = unified_diff(self.found.splitlines(), self.wanted.splitlines(), lineterm="", n=1)
+        if isinstance(self.actual, str) and isinstance(self.desired, str) and "\n" in self.actual + self.desired:
+            lines = unified_diff(self.actual.splitlines(), self.desired.splitlines(), lineterm="", n=1)
             return "\n".join([f"{self.path}:", *(f"  {line}" for line in list(lines)[2:])])
-        if self.found is NOTHING:
-            return f"{self.path}: + {_short(self.wanted)}"
-        if self.wanted is NOTHING:
-            return f"{self.path}: - {_short(self.found)}"
-        return f"{self.path}: {_short(self.found)} -> {_short(self.wanted)}"
+        if self.actual is NOTHING:
+            return f"{self.path}: + {_short(self.desired)}"
+        if self.desired is NOTHING:
+            return f"{self.path}: - {_short(self.actual)}"
+        return f"{self.path}: {_short(self.actual)} -> {_short(self.desired)}"
 
     @property
     def report(self) -> dict[str, Any]:
-        """The difference for a machine; a side that has no such key is left out."""
-        sides = {"found": self.found, "wanted": self.wanted}
+        """The difference for JSON output; a side that lacks the key is left out."""
+        sides = {"found": self.actual, "wanted": self.desired}  # the keys are part of the output of `push --json`
         return {"path": self.path} | {name: value for name, value in sides.items() if value is not NOTHING}
 
 
-def differences(found: Any, wanted: Any, path: str = "") -> Iterator[Difference]:
-    """The places in which two values differ; mappings are compared key by key, everything else as a whole."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in [*wanted, *(key for key in found if key not in wanted)]:
+def differences(actual: Any, desired: Any, path: str = "") -> Iterator[Difference]:
+    """The places where two values differ; mappings are compared key by key, everything else as a whole."""
+    if isinstance(actual, dict) and isinstance(desired, dict):
+        for key in [*desired, *(key for key in actual if key not in desired)]:
             below = f"{path}.{key}" if path else str(key)
-            yield from differences(found.get(key, NOTHING), wanted.get(key, NOTHING), below)
-    elif type(found) is not type(wanted) or found != wanted:
-        if isinstance(found, int | float) and isinstance(wanted, int | float) and found == wanted:
+            yield from differences(actual.get(key, NOTHING), desired.get(key, NOTHING), below)
+    elif type(actual) is not type(desired) or actual != desired:
+        if isinstance(actual, int | float) and isinstance(desired, int | float) and actual == desired:
             return  # 1 and 1.0 are the same number in JSON
-        yield Difference(path, found, wanted)
+        yield Difference(path, actual, desired)
 
 
 def _short(value: Any) -> str:

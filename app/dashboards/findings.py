@@ -1,4 +1,4 @@
-"""One thing that is wrong with the dashboards' files."""
+"""A problem in the dashboards' files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Finding:
-    """The check that found it, the file, the place within it, and the problem with what would mend it."""
+    """The check that found it, the file, the place in the file, and the problem with its fix."""
 
     check: str
     path: Path

@@ -1,4 +1,4 @@
-"""What is wrong with the files that Metabase's own validator does not see: asked of the files alone."""
+"""Checks of the files beyond Metabase's own validator; they need no warehouse."""
 
 import re
 from collections import Counter
@@ -10,15 +10,26 @@ from uuid import UUID
 
 from app.dashboards import sql_lint
 from app.dashboards.findings import Finding
-from app.dashboards.model import Card, Collection, Dashboard, DashCard, Exemption, Library, Mapping, Parameter, Tag
+from app.dashboards.model import (
+    Card,
+    Collection,
+    Dashboard,
+    DashCard,
+    Exemption,
+    Library,
+    Mapping,
+    Parameter,
+    Rectangle,
+    Tag,
+)
 from app.dashboards.sql import tags_used
 
-# The filters that every dashboard has, and the columns that each may stand for.
+# The filters that every dashboard has, and the columns that each may filter on.
 FILTERS = {"date": {"day"}, "device": {"device_type"}, "channel": {"channel"}}
 _WIDGETS = {"date": "date/all-options", "device": "string/=", "channel": "string/="}
 
 _NANO_ID = re.compile(r"[A-Za-z0-9_-]{21}")
-_COLUMNS = 24
+GRID_COLUMNS = 24
 _NEEDED = {
     "funnel": ("funnel.dimension", "funnel.metric"),
     "smartscalar": ("scalar.field", "scalar.comparisons"),
@@ -57,7 +68,7 @@ _FORMATS: dict[str, set[str] | type | tuple[type, ...]] = {
 
 
 def lint(library: Library) -> list[Finding]:
-    """Everything that can be found without a warehouse."""
+    """All findings in the files themselves."""
     return [
         *_ids(library),
         *_names(library),
@@ -69,12 +80,28 @@ def lint(library: Library) -> list[Finding]:
 
 
 def exempts(exemptions: Iterable[Exemption], dashboard: Dashboard, slug: str, card: Card | None = None) -> bool:
-    """Whether the dashboard, or this card of it, does without the filter."""
+    """Whether the dashboard, or this card on it, is exempt from the filter."""
     return any(
         exemption.dashboard == dashboard.name
         and exemption.filter == slug
         and (exemption.card is None or (card is not None and exemption.card == card.name))
         for exemption in exemptions
+    )
+
+
+def file_stem(name: str) -> str:
+    """The name of the file, without its suffix, in which an entity of this name belongs."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
+def is_overlapping(one: Rectangle, other: Rectangle) -> bool:
+    """Whether two rectangles on the grid share a cell."""
+    (col, row, width, height), (other_col, other_row, other_width, other_height) = one, other
+    return (
+        col < other_col + other_width
+        and other_col < col + width
+        and row < other_row + other_height
+        and other_row < row + height
     )
 
 
@@ -98,11 +125,13 @@ def _ids(library: Library) -> Iterator[Finding]:
     entities: list[Collection | Card | Dashboard] = [*library.collections, *library.cards, *boards]
     for entity in entities:
         if entity.raw["serdes/meta"][-1].get("id") != entity.entity_id:
-            yield Finding("ids", entity.path, "serdes/meta", f"names another id than entity_id, {entity.entity_id}")
+            yield Finding("ids", entity.path, "serdes/meta", f"differs from entity_id, {entity.entity_id}")
     tags = [(tag.id, card.path) for card in library.cards for tag in card.tags]
     yield from _twice(tags, "tag")
     yield from (
-        Finding("ids", path, "template-tags", f"{text!r} is no UUID") for text, path in tags if not _is_uuid(text)
+        Finding("ids", path, "template-tags", f"{text!r} is not a valid UUID")
+        for text, path in tags
+        if not _is_uuid(text)
     )
     yield from _twice([(filter_.id, board.path) for board in boards for filter_ in board.parameters], "filter")
 
@@ -111,7 +140,7 @@ def _twice(ids: Sequence[tuple[str, Path]], kind: str) -> Iterator[Finding]:
     counts = Counter(text for text, _ in ids)
     for text, path in ids:
         if counts[text] > 1:
-            yield Finding("ids", path, text, f"is the id of {counts[text]} {kind}s")
+            yield Finding("ids", path, text, f"is used by {counts[text]} {kind}s: ids must be unique")
 
 
 def _is_uuid(text: str) -> bool:
@@ -132,28 +161,34 @@ def _names(library: Library) -> Iterator[Finding]:
         for item in items:
             if counts[item.name] > 1:
                 yield Finding(
-                    "names", item.path, "name", f"{item.name!r} is the name of {counts[item.name]}: which is meant?"
+                    "names", item.path, "name", f"{counts[item.name]} have the name {item.name!r}: names must be unique"
                 )
             if not item.description.strip():
-                yield Finding("names", item.path, "description", "is missing: say what is counted, and how")
-            expected = re.sub(r"[^a-z0-9]+", "_", item.name.lower()).strip("_")
+                yield Finding("names", item.path, "description", "is missing: say what the numbers mean")
+            expected = file_stem(item.name)
             if item.path.stem != expected:
-                yield Finding("names", item.path, "name", f"{item.name!r} belongs in a file called {expected}.yaml")
+                yield Finding("names", item.path, "name", f"{item.name!r} belongs in a file named {expected}.yaml")
 
 
 def _references(library: Library) -> Iterator[Finding]:
     known = {collection.entity_id for collection in library.collections}
     for collection in library.collections:
         if collection.parent_id is not None and collection.parent_id not in known:
-            yield Finding("references", collection.path, "parent_id", f"{collection.parent_id} is no collection here")
+            yield Finding(
+                "references", collection.path, "parent_id", f"{collection.parent_id} is not a collection in these files"
+            )
     placed: list[Card | Dashboard] = [*library.cards, *library.dashboards]
     for item in placed:
         if item.collection_id not in known:
-            yield Finding("references", item.path, "collection_id", f"{item.collection_id} is no collection here")
+            yield Finding(
+                "references", item.path, "collection_id", f"{item.collection_id} is not a collection in these files"
+            )
     shown = {dashcard.card_id for dashboard in library.dashboards for dashcard in dashboard.dashcards}
     for card in library.cards:
         if card.entity_id not in shown:
-            yield Finding("references", card.path, "entity_id", "no dashboard shows this card: remove it or place it")
+            yield Finding(
+                "references", card.path, "entity_id", "no dashboard shows this card: remove it, or add it to one"
+            )
 
 
 def _exemptions(library: Library) -> Iterator[Finding]:
@@ -164,21 +199,21 @@ def _exemptions(library: Library) -> Iterator[Finding]:
         dashboard = boards.get(exemption.dashboard)
         where = f"{exemption.dashboard} / {exemption.card or 'all cards'} / {exemption.filter}"
         if dashboard is None:
-            yield Finding("exemptions", path, where, "there is no such dashboard")
+            yield Finding("exemptions", path, where, "no such dashboard")
         elif exemption.filter not in FILTERS:
-            yield Finding("exemptions", path, where, f"there is no such filter: there are {', '.join(FILTERS)}")
+            yield Finding("exemptions", path, where, f"no such filter: use {', '.join(FILTERS)}")
         elif exemption.card is not None and exemption.card not in {d.card.name for d in dashboard.dashcards if d.card}:
             yield Finding("exemptions", path, where, "the dashboard shows no such card")
-    for name in library.with_machines:
+    for name in library.include_bots:
         if name not in cards:
-            yield Finding("exemptions", path, f"machines / {name}", "there is no such card")
+            yield Finding("exemptions", path, f"include_bots / {name}", "no such card")
 
 
 # ---- cards -----------------------------------------------------------------------------------------------------
 
 
 def _card(library: Library, card: Card) -> Iterator[Finding]:
-    for check, problem in sql_lint.problems(card.sql, with_machines=card.name in library.with_machines):
+    for check, problem in sql_lint.problems(card.sql, include_bots=card.name in library.include_bots):
         yield Finding(check, card.path, "native", problem)
     yield from _tags(card)
     yield from _card_parameters(card)
@@ -196,7 +231,12 @@ def _tags(card: Card) -> Iterator[Finding]:
         yield Finding("tags", card.path, "native", "[[ and ]] do not match")
     for clause in re.findall(r"\[\[(.*?)\]\]", card.sql, re.DOTALL):
         if "{{" not in clause:
-            yield Finding("tags", card.path, "native", f"[[{clause.strip()}]] has no tag: it would never be left out")
+            yield Finding(
+                "tags",
+                card.path,
+                "native",
+                f"[[{clause.strip()}]] has no tag, so it is never left out: remove the brackets",
+            )
     tables = sql_lint.tables_read(card.sql)
     for tag in card.tags:
         where = f"template-tags.{tag.name}"
@@ -205,7 +245,7 @@ def _tags(card: Card) -> Iterator[Finding]:
         if tag.name not in used:
             yield Finding("tags", card.path, where, "is declared, but the SQL does not use it")
         if tag.type != "dimension":
-            yield Finding("tags", card.path, where, f"is of type {tag.type}: filters are field filters (dimension)")
+            yield Finding("tags", card.path, where, f"has the type {tag.type}: use a field filter (dimension)")
             continue
         yield from _field_filter(card, tag, tables, where)
 
@@ -214,15 +254,20 @@ def _field_filter(card: Card, tag: Tag, tables: set[str], where: str) -> Iterato
     database, schema, table, column = tag.column
     if database != card.database:
         yield Finding(
-            "tags", card.path, where, f"is a column of database {database!r}, the card's is {card.database!r}"
+            "tags", card.path, where, f"filters a column of database {database!r}, but the card uses {card.database!r}"
         )
     if f"{schema}.{table}".lower() not in tables:
         yield Finding(
-            "tags", card.path, where, f"filters on {schema}.{table}, which the SQL does not read under that name: "
-            "a field filter finds its column there alone"
+            "tags", card.path, where, f"filters {schema}.{table}, which the SQL does not read under that name: "
+            f"a field filter needs FROM {schema}.{table}"
         )  # fmt: skip
     if tag.name in FILTERS and column not in FILTERS[tag.name]:
-        yield Finding("tags", card.path, where, f"filters {tag.name} by the column {column}")
+        yield Finding(
+            "tags",
+            card.path,
+            where,
+            f"filters {tag.name} by the column {column}: use {', '.join(sorted(FILTERS[tag.name]))}",
+        )
     if tag.name in _WIDGETS and tag.widget_type != _WIDGETS[tag.name]:
         yield Finding(
             "tags", card.path, where, f"has the widget {tag.widget_type!r}, {_WIDGETS[tag.name]!r} is expected"
@@ -240,11 +285,14 @@ def _card_parameters(card: Card) -> Iterator[Finding]:
             or parameter.get("target") != target
         ):
             yield Finding(
-                "tags", card.path, f"parameters.{tag.name}", "is not that of the template tag: same id, type, target"
+                "tags",
+                card.path,
+                f"parameters.{tag.name}",
+                "does not match the template tag: id, type and target must be equal",
             )
     for slug in parameters:
         if card.tag(str(slug)) is None:
-            yield Finding("tags", card.path, f"parameters.{slug}", "is a parameter without a template tag")
+            yield Finding("tags", card.path, f"parameters.{slug}", "has no template tag")
 
 
 def _settings(card: Card) -> Iterator[Finding]:
@@ -255,12 +303,14 @@ def _settings(card: Card) -> Iterator[Finding]:
     )
     for key in needed:
         if not card.settings.get(key):
-            yield Finding("settings", card.path, f"visualization_settings.{key}", f"a {card.display} needs it")
+            yield Finding(
+                "settings", card.path, f"visualization_settings.{key}", f"is missing: a {card.display} needs it"
+            )
     for key in card.settings:
         if not _SETTINGS.fullmatch(key):
-            yield Finding("settings", card.path, f"visualization_settings.{key}", "Metabase knows no such setting")
+            yield Finding("settings", card.path, f"visualization_settings.{key}", "is not a setting of Metabase")
     if len(card.column_settings) != len(card.settings.get("column_settings") or {}):
-        yield Finding("settings", card.path, "column_settings", 'a key is no ["name","column"]')
+        yield Finding("settings", card.path, "column_settings", 'every key must have the form ["name","column"]')
     for column, formats in card.column_settings.items():
         yield from _formats(card, column, formats)
 
@@ -270,11 +320,11 @@ def _formats(card: Card, column: str, formats: dict[str, Any]) -> Iterator[Findi
     for key, value in formats.items():
         allowed = _FORMATS.get(key)
         if allowed is None:
-            yield Finding("settings", card.path, f"{where}.{key}", "Metabase knows no such format")
+            yield Finding("settings", card.path, f"{where}.{key}", "is not a format of Metabase")
         elif value not in allowed if isinstance(allowed, set) else not isinstance(value, allowed):
-            yield Finding("settings", card.path, f"{where}.{key}", f"{value!r} is no value that it takes")
+            yield Finding("settings", card.path, f"{where}.{key}", f"{value!r} is not a valid value")
     if formats.get("number_style") == "currency" and not re.fullmatch(r"[A-Z]{3}", str(formats.get("currency"))):
-        yield Finding("settings", card.path, f"{where}.currency", "money needs a currency such as EUR")
+        yield Finding("settings", card.path, f"{where}.currency", "needs a currency code such as EUR")
 
 
 # ---- dashboards ------------------------------------------------------------------------------------------------
@@ -287,7 +337,7 @@ def _dashboard(library: Library, dashboard: Dashboard) -> Iterator[Finding]:
     for dashcard in dashboard.dashcards:
         if dashcard.card_id is not None and dashcard.card is None:
             yield Finding(
-                "references", dashboard.path, dashcard.entity_id, f"shows card {dashcard.card_id}, which is not here"
+                "references", dashboard.path, dashcard.entity_id, f"shows card {dashcard.card_id}, which does not exist"
             )
         yield from _mappings(library, dashboard, dashcard)
 
@@ -304,13 +354,11 @@ def _filters(library: Library, dashboard: Dashboard) -> Iterator[Finding]:
             )
     for slug in set(slugs):
         if slugs.count(slug) > 1:
-            yield Finding("filters", dashboard.path, f"parameters.{slug}", "there are two of this filter")
+            yield Finding("filters", dashboard.path, f"parameters.{slug}", "is defined twice")
     mapped = {mapping.parameter_id for dashcard in dashboard.dashcards for mapping in dashcard.mappings}
     for parameter in dashboard.parameters:
         if parameter.id not in mapped:
-            yield Finding(
-                "filters", dashboard.path, f"parameters.{parameter.slug}", "is mapped on no card: it does nothing"
-            )
+            yield Finding("filters", dashboard.path, f"parameters.{parameter.slug}", "is not mapped on any card")
 
 
 def _tabs(dashboard: Dashboard) -> Iterator[Finding]:
@@ -319,7 +367,9 @@ def _tabs(dashboard: Dashboard) -> Iterator[Finding]:
     names = Counter(tab.name for tab in dashboard.tabs)
     for tab in dashboard.tabs:
         if positions[tab.position] > 1:
-            yield Finding("tabs", dashboard.path, f"tabs.{tab.name}.position", f"{tab.position} is that of two tabs")
+            yield Finding(
+                "tabs", dashboard.path, f"tabs.{tab.name}.position", f"two tabs have the position {tab.position}"
+            )
         if names[tab.name] > 1:
             yield Finding("tabs", dashboard.path, f"tabs.{tab.name}", "two tabs have this name")
         if not dashboard.on_tab(tab):
@@ -327,7 +377,9 @@ def _tabs(dashboard: Dashboard) -> Iterator[Finding]:
     for dashcard in dashboard.dashcards:
         tab_of = dashcard.raw.get("dashboard_tab_id")
         if known and dashcard.tab_id not in known:
-            yield Finding("tabs", dashboard.path, dashcard.entity_id, f"is on tab {dashcard.tab_id}, which is not here")
+            yield Finding(
+                "tabs", dashboard.path, dashcard.entity_id, f"is on tab {dashcard.tab_id}, which does not exist"
+            )
         elif tab_of and tab_of[0] != dashboard.entity_id:
             yield Finding("tabs", dashboard.path, dashcard.entity_id, f"is on a tab of dashboard {tab_of[0]}")
 
@@ -335,25 +387,20 @@ def _tabs(dashboard: Dashboard) -> Iterator[Finding]:
 def _grid(dashboard: Dashboard) -> Iterator[Finding]:
     for dashcard in dashboard.dashcards:
         where = _place(dashcard)
-        if dashcard.col < 0 or dashcard.row < 0 or dashcard.col + dashcard.size_x > _COLUMNS:
-            yield Finding("grid", dashboard.path, where, f"is outside of the {_COLUMNS} columns")
+        if dashcard.col < 0 or dashcard.row < 0 or dashcard.col + dashcard.size_x > GRID_COLUMNS:
+            yield Finding("grid", dashboard.path, where, f"is outside the {GRID_COLUMNS} columns")
         width, height = _SMALLEST.get(dashcard.display, (4, 3))
         if dashcard.size_x < width or dashcard.size_y < height:
             yield Finding("grid", dashboard.path, where, f"is smaller than {width} x {height}")
     for tab in dashboard.tabs or (None,):
         for one, other in combinations(dashboard.on_tab(tab), 2):
-            if _overlap(one, other):
+            if is_overlapping(one.rectangle, other.rectangle):
                 yield Finding("grid", dashboard.path, _place(other), f"overlaps {_place(one)}")
 
 
 def _place(dashcard: DashCard) -> str:
     name = dashcard.card.name if dashcard.card else dashcard.display
     return f"{name} at column {dashcard.col}, row {dashcard.row}"
-
-
-def _overlap(one: DashCard, other: DashCard) -> bool:
-    apart = one.col + one.size_x <= other.col or other.col + other.size_x <= one.col
-    return not (apart or one.row + one.size_y <= other.row or other.row + other.size_y <= one.row)
 
 
 def _mappings(library: Library, dashboard: Dashboard, dashcard: DashCard) -> Iterator[Finding]:
@@ -364,7 +411,7 @@ def _mappings(library: Library, dashboard: Dashboard, dashcard: DashCard) -> Ite
     for mapping in dashcard.mappings:
         parameter = dashboard.parameter(mapping.parameter_id)
         if parameter is None:
-            problem = "maps a filter that the dashboard does not have"
+            problem = "maps a filter that does not exist on the dashboard"
             yield Finding("mappings", dashboard.path, f"{card.name} / {mapping.parameter_id}", problem)
             continue
         slugs.append(parameter.slug)
@@ -377,17 +424,17 @@ def _mappings(library: Library, dashboard: Dashboard, dashcard: DashCard) -> Ite
         if slug not in slugs and not is_exempt:
             yield Finding("mappings", dashboard.path, where, "the filter is not mapped on this card")
         if slug in slugs and is_exempt:
-            yield Finding("exemptions", dashboard.path, where, "is mapped and exempt: which is meant?")
+            yield Finding("exemptions", dashboard.path, where, "is both mapped and exempt: remove one")
 
 
 def _mapping_problem(card: Card, parameter: Parameter, mapping: Mapping) -> str:
     tag = card.tag(mapping.tag)
     if mapping.card_id != card.entity_id:
-        return f"maps card {mapping.card_id}, not the one that is shown"
+        return f"maps card {mapping.card_id}, but shows another one"
     if tag is None:
-        return f"the card has no tag {{{{{mapping.tag}}}}}"
+        return f"maps {{{{{mapping.tag}}}}}, a tag that the card does not have"
     if tag.widget_type != parameter.type or mapping.kind != "dimension":
         return f"a {parameter.type} filter cannot set a {tag.widget_type or tag.type} tag as {mapping.kind}"
     if parameter.slug in FILTERS and tag.column[-1:] not in {(column,) for column in FILTERS[parameter.slug]}:
-        return f"sets a condition on {'.'.join(tag.column[1:])}"
+        return f"filters the wrong column: {'.'.join(tag.column[1:])}"
     return ""

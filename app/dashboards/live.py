@@ -1,8 +1,8 @@
-"""The live page: the preview with working filters, served to this machine's browsers.
+"""The live page: the preview with working filters, served to browsers on this machine.
 
-`LivePage` is a bare ASGI application: `GET /` is the page, `GET /api/cards?dashboard=…&date=…&device=…` the results of
-a dashboard's cards. It only reads, asks one question at a time of the one connection it is given, and remembers an
-answer for a short while.
+`LivePage` is an ASGI application: `GET /` is the page, `GET /api/cards?dashboard=…&date=…&device=…` the results of a
+dashboard's cards. It only reads, runs one query at a time on the connection it is given, and caches answers for a short
+time.
 """
 
 import asyncio
@@ -11,32 +11,34 @@ import socket
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 import msgspec
 import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from app.core import console
 from app.core.errors import CaratError, DashboardError, SettingsError
-from app.dashboards.answers import Read, answer_cards, reader_of, stored_days
+from app.dashboards.card_results import RunQuery, card_results, query_runner, stored_days
 from app.dashboards.model import Dashboard, Library, load_library
-from app.dashboards.preview import BY_ETL, live_page, made_of, page_filters
+from app.dashboards.preview import BY_ETL, data_span, live_page, page_filters
 from app.dashboards.sql import parse_period
 
 if TYPE_CHECKING:
     from app.ops.scheduler import Page, Reader
 
-Ask = Callable[[Callable[[Read], bytes]], bytes]
+Ask = Callable[[Callable[[RunQuery], bytes]], bytes]
 """Answers a question over a connection of its choice."""
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _BY_SERVE = (
     "The first calls are built as soon as `carat serve` has delivered them, within half a minute; what "
@@ -55,29 +57,15 @@ _HEADERS = {
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
+_STARLETTE_PROBLEMS = {"Not Found": "no such path: the page is at /", "Method Not Allowed": "only GET is answered"}
 _HTML, _JSON = "text/html; charset=utf-8", "application/json"
 
 
-@dataclass(frozen=True)
-class _Answer:
-    status: int
-    kind: str
-    body: bytes
-
-
-class _RefusalError(Exception):
-    """A request that is not answered, and why."""
-
-    def __init__(self, status: int, problem: str) -> None:
-        super().__init__(problem)
-        self.answer = _Answer(status, _JSON, msgspec.json.encode({"error": problem}))
-
-
 class LivePage:
-    """The application; `ask` is only ever called by one thread, with what is to be read for one answer.
+    """The application. `ask` is called by a single thread.
 
-    Requests that name another host than `hosts` are refused, so that a web page elsewhere cannot read through a name
-    of its own that leads here; None takes any, for use behind a proxy. `until_built` is shown while there are no
+    Requests for a host other than `hosts` are refused, so that another web page cannot read this one through a domain
+    of its own (DNS rebinding); None allows any host, for use behind a proxy. `until_built` is shown while there are no
     sessions.
     """
 
@@ -89,65 +77,52 @@ class LivePage:
         self._until_built = until_built
         self._hosts = hosts
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="live-page")
+        self._application = Starlette(
+            routes=[Route("/", self._answer_page), Route("/api/cards", self._answer_cards)],
+            exception_handlers={HTTPException: _answer_error, CaratError: _answer_unavailable},
+            lifespan=self._lifespan,
+        )
         self._remembered: OrderedDict[Any, tuple[float, asyncio.Task[bytes]]] = OrderedDict()
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._live(receive, send)
-            return
-        if scope["type"] != "http":
-            return
-        try:
-            answer = await self._answer(scope)
-        except _RefusalError as refusal:
-            answer = refusal.answer
-        except CaratError as error:
-            console.log.error("live page", problem=str(error))
-            answer = _RefusalError(503, f"the warehouse does not answer: {error}").answer
-        headers = _HEADERS | {"content-type": answer.kind, "content-length": str(len(answer.body))}
-        encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": answer.status, "headers": encoded})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body})
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._application(scope, receive, send)
 
-    async def _live(self, receive: Receive, send: Send) -> None:
-        while True:
-            message = await receive()
-            await send({"type": f"{message['type']}.complete"})
-            if message["type"] == "lifespan.shutdown":
-                self._worker.shutdown(wait=False, cancel_futures=True)
-                return
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        yield
+        self._worker.shutdown(wait=False, cancel_futures=True)
 
-    async def _answer(self, scope: Mapping[str, Any]) -> _Answer:
-        if self._hosts is not None and _host_of(scope) not in self._hosts:
-            raise _RefusalError(421, "this page is served to this machine alone: open it as http://127.0.0.1")
-        if scope["method"] not in {"GET", "HEAD"}:
-            raise _RefusalError(405, "only GET is answered")
-        match scope["path"]:
-            case "/":
-                body = await self._remember("page", self._page)
-                return _Answer(200, _HTML, body)
-            case "/api/cards":
-                dashboard, chosen = self._asked(scope["query_string"])
-                key = (dashboard.slug, *sorted((slug, str(value)) for slug, value in chosen.items()))
-                return _Answer(200, _JSON, await self._remember(key, lambda read: self._cards(read, dashboard, chosen)))
-        raise _RefusalError(404, "there is nothing here: the page is at /")
+    async def _answer_page(self, request: Request) -> Response:
+        self._require_host(request)
+        return _response(request, await self._remember("page", self._page), _HTML)
 
-    def _page(self, read: Read) -> bytes:
-        return live_page(read, self._library, until_built=self._until_built)
+    async def _answer_cards(self, request: Request) -> Response:
+        self._require_host(request)
+        dashboard, chosen = self._asked(request.scope["query_string"])
+        key = (dashboard.slug, *sorted((slug, str(value)) for slug, value in chosen.items()))
+        results = await self._remember(key, lambda run_query: self._cards(run_query, dashboard, chosen))
+        return _response(request, results, _JSON)
+
+    def _require_host(self, request: Request) -> None:
+        if self._hosts is not None and _host_of(request) not in self._hosts:
+            raise HTTPException(421, "this page is served only to this machine: open it as http://127.0.0.1")
+
+    def _page(self, run_query: RunQuery) -> bytes:
+        return live_page(run_query, self._library, until_built=self._until_built)
 
     @staticmethod
-    def _cards(read: Read, dashboard: Dashboard, chosen: Mapping[str, Any]) -> bytes:
-        results = answer_cards(read, dashboard, dashboard.dashcards, chosen)
-        return msgspec.json.encode({"results": results, "made": made_of(stored_days(read))})
+    def _cards(run_query: RunQuery, dashboard: Dashboard, chosen: Mapping[str, Any]) -> bytes:
+        results = card_results(run_query, dashboard, dashboard.dashcards, chosen)
+        return msgspec.json.encode({"results": results, "made": data_span(stored_days(run_query))})
 
-    async def _remember(self, key: Any, answer: Callable[[Read], bytes]) -> bytes:
-        """The answer, asked anew when it is older than some seconds; who asks the same meanwhile waits for the same."""
+    async def _remember(self, key: Any, answer: Callable[[RunQuery], bytes]) -> bytes:
+        """A cached answer, renewed after some seconds. Concurrent requests for the same answer share one query."""
         now = time.monotonic()
         known = self._remembered.get(key)
         if known and (not known[1].done() or (now - known[0] < _FRESH_S and known[1].exception() is None)):
             return await asyncio.shield(known[1])
         if sum(not task.done() for _, task in self._remembered.values()) >= _MOST_WAITING:
-            raise _RefusalError(503, "too many questions at once: try again in a moment")
+            raise HTTPException(503, "too many requests at once: try again in a moment")
         task = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(self._worker, self._ask, answer))
         self._remembered[key] = (now, task)  # type: ignore[assignment]
         self._remembered.move_to_end(key)
@@ -157,35 +132,35 @@ class LivePage:
         return await asyncio.shield(task)
 
     def _asked(self, query: bytes) -> tuple[Dashboard, dict[str, Any]]:
-        """The dashboard and the filters' values that a request names; _RefusalError for anything else."""
+        """The dashboard and the filters' values that a request names; HTTPException for anything else."""
         if len(query) > _LONGEST_QUERY:
-            raise _RefusalError(414, "that is too long a question")
+            raise HTTPException(414, "the query string is too long")
         try:
             pairs = parse_qsl(query.decode(), strict_parsing=bool(query), max_num_fields=_MOST_VALUES, errors="strict")
         except ValueError:
-            raise _RefusalError(400, "that is no query such as ?dashboard=…&device=mobile") from None
+            raise HTTPException(400, "not a query string such as ?dashboard=…&device=mobile") from None
         asked: dict[str, list[str]] = {}
         for name, value in pairs:
             if len(value) > _LONGEST_VALUE or "\0" in value:
-                raise _RefusalError(400, f"{name[:_LONGEST_VALUE]}: that value is too long")
+                raise HTTPException(400, f"{name[:_LONGEST_VALUE]}: that value is too long")
             asked.setdefault(name, []).append(value)
         slugs = asked.pop("dashboard", [])
         dashboard = next((own for own in self._library.dashboards if [own.slug] == slugs), None)
         if dashboard is None:
             known = ", ".join(own.slug for own in self._library.dashboards)
-            raise _RefusalError(404, f"dashboard: one of {known} is expected")
+            raise HTTPException(404, f"dashboard: one of {known} is expected")
         filters = {own.slug: own for own in page_filters(self._library)}
         if unknown := asked.keys() - filters.keys():
-            raise _RefusalError(400, f"{min(unknown)[:_LONGEST_VALUE]}: there is no such filter")
+            raise HTTPException(400, f"{min(unknown)[:_LONGEST_VALUE]}: there is no such filter")
         chosen: dict[str, Any] = {}
         for slug, values in asked.items():
             chosen[slug] = _period(values) if filters[slug].type.startswith("date/") else values
         return dashboard, chosen
 
 
-def asking(read: Read) -> Ask:
-    """Every answer by this one connection."""
-    return lambda question: question(read)
+def asking(run_query: RunQuery) -> Ask:
+    """Answers every question over this connection."""
+    return lambda question: question(run_query)
 
 
 def serve_page(
@@ -198,7 +173,7 @@ def serve_page(
     option: str = "--port",
     until_built: str = BY_ETL,
 ) -> None:
-    """Serve the live page until told to stop; port 0 takes any that is free, `option` is what chooses the port."""
+    """Serve the live page until `stopped` is set. Port 0: any free port. `option`: the option that sets the port."""
     hosts = LOOPBACK | {host} if host in LOOPBACK else None
     server = uvicorn.Server(
         uvicorn.Config(
@@ -219,17 +194,17 @@ def serve_page(
         shown = f"[{host}]" if ":" in host else host
         console.say(f"the dashboards are at http://{shown}:{listener.getsockname()[1]}/ until this is stopped")
         if hosts is None:
-            console.say("whoever reaches this machine can read the dashboards: there is no password")
+            console.say("anybody who can reach this machine can read the dashboards: there is no password")
         threading.Thread(target=stop, name="page-stop", daemon=True).start()
         server.run(sockets=[listener])
 
 
-def page_of_keeper(host: str, port: int) -> "Page":
-    """The live page as `carat serve` shows it, beside the work."""
+def scheduler_page(host: str, port: int) -> "Page":
+    """The live page of `carat serve`."""
 
     def show(reader: "Reader", *, stopped: threading.Event) -> None:
-        def ask(question: Callable[[Read], bytes]) -> bytes:
-            return reader.read(lambda warehouse: question(reader_of(warehouse)))
+        def ask(question: Callable[[RunQuery], bytes]) -> bytes:
+            return reader.read(lambda warehouse: question(query_runner(warehouse)))
 
         serve_page(
             ask,
@@ -257,8 +232,27 @@ def _listening(host: str, port: int, option: str) -> Iterator[socket.socket]:
         yield listener
 
 
-def _host_of(scope: Mapping[str, Any]) -> str:
-    text = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
+def _response(request: Request, content: bytes, media_type: str, status: int = 200) -> Response:
+    response = Response(content, status, _HEADERS | {"content-type": media_type})
+    if request.method == "HEAD":
+        response.body = b""
+    return response
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    problem = _STARLETTE_PROBLEMS.get(error.detail, error.detail)
+    return _response(request, msgspec.json.encode({"error": problem}), _JSON, error.status_code)
+
+
+async def _answer_unavailable(request: Request, error: Exception) -> Response:
+    console.log.error("live page", problem=str(error))
+    content = msgspec.json.encode({"error": f"the warehouse does not answer: {error}"})
+    return _response(request, content, _JSON, 503)
+
+
+def _host_of(request: Request) -> str:
+    text = request.headers.get("host", "")
     if text.startswith("["):
         return text[1:].partition("]")[0]
     return text.partition(":")[0].lower()
@@ -266,9 +260,9 @@ def _host_of(scope: Mapping[str, Any]) -> str:
 
 def _period(values: list[str]) -> str:
     if len(values) != 1:
-        raise _RefusalError(400, "one period is expected, not several")
+        raise HTTPException(400, "one period is expected, not several")
     try:
         parse_period(values[0])
     except DashboardError as error:
-        raise _RefusalError(400, str(error)) from None
+        raise HTTPException(400, str(error)) from None
     return values[0]

@@ -1,4 +1,4 @@
-"""Metabase's REST API over one pool of connections: JSON in, JSON out, and every refusal as one readable line."""
+"""A client of Metabase's REST API: JSON in, JSON out, every error as one readable line."""
 
 import json
 import logging
@@ -24,9 +24,9 @@ from app import __version__
 from app.core.errors import CaratError, MetabaseError, SettingsError
 
 OLDEST_VERSION = 58
-"""First version with all of what is used: several databases in one ClickHouse connection, and MBQL 5 in both ways."""
+"""The first version with everything Carat uses: several databases per ClickHouse connection, and MBQL 5 in and out."""
 
-_TIMEOUT = Timeout(connect=10, read=180)  # saving a connection makes Metabase try it
+_TIMEOUT = Timeout(connect=10, read=180)  # Metabase tests a connection when saving it
 _RETRIES = Retry(
     total=3, connect=2, other=0, allowed_methods={"GET"}, status_forcelist={502, 503, 504}, backoff_factor=0.2,
     raise_on_status=False,
@@ -37,26 +37,26 @@ _TAG = re.compile(r"v?[01]\.(?P<major>\d+)")
 
 
 class NotFoundError(MetabaseError):
-    """Metabase has no such thing, or this key may not know of it."""
+    """Metabase has no such object, or hides it from this key."""
 
 
 class ForbiddenError(MetabaseError):
-    """Metabase knows the key, and does not let it do that."""
+    """The API key lacks the permission."""
 
 
 class RejectedError(MetabaseError):
-    """Metabase understood the request, and what it asks for cannot be."""
+    """Metabase rejected the content of the request."""
 
 
 class Metabase:
-    """A running Metabase, spoken to with an API key. What leaves here never holds a secret."""
+    """A running Metabase, used with an API key. Error messages never contain a secret."""
 
     def __init__(self, url: str, key: SecretStr, *, secrets: tuple[str, ...] = ()) -> None:
         self.url = url.rstrip("/")
         self._key = key
         self._secrets = tuple(filter(None, (key.get_secret_value(), *secrets)))
         self._pool = urllib3.PoolManager(timeout=_TIMEOUT, retries=_RETRIES)
-        logging.getLogger("urllib3").setLevel(logging.ERROR)  # that it tries again is no news
+        logging.getLogger("urllib3").setLevel(logging.ERROR)  # retries are not worth a warning
 
     def get(self, path: str, **query: Any) -> Any:
         return self._ask("GET", path, query=query)
@@ -68,7 +68,7 @@ class Metabase:
         return self._ask("PUT", path, body=body)
 
     def pages(self, path: str, **query: Any) -> Iterator[dict[str, Any]]:
-        """The items of a listing that comes in pages."""
+        """All items of a paginated listing."""
         offset = 0
         while True:
             page = self.get(path, limit=_PAGE, offset=offset, **query)
@@ -80,23 +80,23 @@ class Metabase:
                 return
 
     def properties(self) -> dict[str, Any]:
-        """What this Metabase is: its version, the engines it can connect to; raises if it is none, or too old."""
+        """Metabase's version and the engines it supports; raises if the server is not Metabase, or too old."""
         try:
             found = self.get("/api/session/properties")
         except NotFoundError:
-            self._refuse_stranger()
+            self._raise_not_metabase()
         match found:
             case {"version": {"tag": str(tag)}}:
                 number = _TAG.match(tag)
             case _:
-                self._refuse_stranger()
-        if number and int(number["major"]) < OLDEST_VERSION:  # what is built from a branch has no number
+                self._raise_not_metabase()
+        if number and int(number["major"]) < OLDEST_VERSION:  # a build from a branch has no version number
             raise MetabaseError(
                 f"{self.url} is Metabase {tag}: at least 0.{OLDEST_VERSION} is needed. Upgrade it, then push again"
             )
         if found.get("has-user-setup") is False:
             raise MetabaseError(
-                f"{self.url} has never been set up: open it in a browser, make the first user and a key"
+                f"{self.url} has not been set up: open it in a browser, create the first user and an API key"
             )
         return dict(found)
 
@@ -118,28 +118,30 @@ class Metabase:
         content = None if body is None else json.dumps(body).encode()
         url = self.url + path + (f"?{urlencode(fields)}" if fields else "")
         try:
-            answer = self._pool.request(method, url, headers=headers, body=content, redirect=False)
+            response = self._pool.request(method, url, headers=headers, body=content, redirect=False)
         except HTTPError as error:
-            self._refuse_silence(error)
-        if answer.status >= 300:  # noqa: PLR2004
-            self._refuse(method, path, answer)
-        if not answer.data:
+            self._raise_no_response(error)
+        if response.status >= 300:  # noqa: PLR2004
+            self._raise_for_status(method, path, response)
+        if not response.data:
             return None
         try:
-            return json.loads(answer.data)
+            return json.loads(response.data)
         except ValueError:
-            self._refuse_stranger()
+            self._raise_not_metabase()
 
-    def _refuse_stranger(self) -> NoReturn:
-        raise SettingsError(f"CARAT_METABASE_URL: {self.url} answers, but is no Metabase. Check the address") from None
+    def _raise_not_metabase(self) -> NoReturn:
+        raise SettingsError(
+            f"CARAT_METABASE_URL: {self.url} responds, but is not a Metabase. Check the address"
+        ) from None
 
-    def _refuse_silence(self, error: HTTPError) -> NoReturn:
-        """Raise what a request that got no answer means."""
+    def _raise_no_response(self, error: HTTPError) -> NoReturn:
+        """Raise the error of a request without a response."""
         reason = error.reason if isinstance(error, MaxRetryError) and error.reason else error
         if isinstance(reason, SSLError):
             raise MetabaseError(
                 f"{self.url}: no trusted TLS connection ({_brief(reason)}). "
-                "Check https:// and the certificate; one of your own authority is named in SSL_CERT_FILE"
+                "Check https:// and the certificate; set SSL_CERT_FILE for your own certificate authority"
             ) from None
         if isinstance(reason, NameResolutionError):
             raise MetabaseError(f"{self.url}: no such host. Check CARAT_METABASE_URL") from None
@@ -149,42 +151,40 @@ class Metabase:
             ) from None
         if isinstance(reason, ConnectTimeoutError | ReadTimeoutError):
             raise MetabaseError(
-                f"{self.url} does not answer in time. Check that Metabase runs, then push again"
+                f"{self.url} does not respond in time. Check that Metabase runs, then push again"
             ) from None
         raise MetabaseError(f"{self.url}: {_brief(reason)}. Check that Metabase runs, then push again") from None
 
-    def _refuse(self, method: str, path: str, answer: urllib3.BaseHTTPResponse) -> NoReturn:
-        """Raise what an answer that is no success means."""
+    def _raise_for_status(self, method: str, path: str, response: urllib3.BaseHTTPResponse) -> NoReturn:
+        """Raise the error of an unsuccessful response."""
         where = f"{self.url} {method} {path}"
-        said = self._message(answer)
-        match answer.status:
+        message = self._message(response)
+        match response.status:
             case 401:
                 raise SettingsError(
                     f"CARAT_METABASE_API_KEY: {self.url} does not know this key. "
-                    "Make one in Metabase: Admin > Settings > Authentication > API keys"
+                    "Create one in Metabase: Admin > Settings > Authentication > API keys"
                 )
             case 403:
-                raise ForbiddenError(
-                    f"{where}: the API key may not do that. Give its group the right, or use Administrators'"
-                )
+                raise ForbiddenError(f"{where}: the API key lacks the permission. Grant it to the group of the key")
             case 404:
-                raise NotFoundError(f"{where}: {said or 'not found'}")
+                raise NotFoundError(f"{where}: {message or 'not found'}")
             case status if status < 400:  # noqa: PLR2004
-                target = answer.headers.get("location", "elsewhere").partition("?")[0].removesuffix(path)
-                raise SettingsError(f"CARAT_METABASE_URL: {self.url} sends on to {target}. Set that address")
+                target = response.headers.get("location", "elsewhere").partition("?")[0].removesuffix(path)
+                raise SettingsError(f"CARAT_METABASE_URL: {self.url} redirects to {target}. Use that address")
             case 502 | 503 | 504:
                 raise MetabaseError(
-                    f"{self.url} is not ready ({answer.status}). Wait until it has started, then push again"
+                    f"{self.url} is not ready ({response.status}). Wait until it has started, then push again"
                 )
             case 400 | 422:
-                raise RejectedError(f"{where}: Metabase refuses that{': ' if said else ''}{said}")
+                raise RejectedError(f"{where}: Metabase rejects the request{': ' if message else ''}{message}")
             case status:
-                raise MetabaseError(f"{where}: Metabase answers {status}{': ' if said else ''}{said}")
+                raise MetabaseError(f"{where}: Metabase returns {status}{': ' if message else ''}{message}")
 
-    def _message(self, answer: urllib3.BaseHTTPResponse) -> str:
-        """What Metabase says of a refusal, in one line and without a secret."""
-        text = answer.data.decode(errors="replace").strip()
-        if text.startswith("<"):  # a page of somebody else
+    def _message(self, response: urllib3.BaseHTTPResponse) -> str:
+        """Metabase's error message in one line, without secrets."""
+        text = response.data.decode(errors="replace").strip()
+        if text.startswith("<"):  # an error page of another server
             return ""
         try:
             content = json.loads(text)
@@ -196,22 +196,22 @@ class Metabase:
         return self.clean(str(content))
 
     def clean(self, text: str) -> str:
-        """A message in one line of bearable length, without a secret."""
+        """The message in one line of limited length, without secrets."""
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return " ".join(text.split())[:_LONGEST_MESSAGE]
 
 
-def rows(answer: Any) -> list[dict[str, Any]]:
-    """The rows of a listing, which is a list, or an object with the list as `data`."""
-    found = answer.get("data") if isinstance(answer, dict) else answer
+def rows(response: Any) -> list[dict[str, Any]]:
+    """The rows of a listing: a list, or an object with the list as `data`."""
+    found = response.get("data") if isinstance(response, dict) else response
     if not isinstance(found, list):
-        raise MetabaseError("Metabase answers a listing that is no list: is another server in between?")
+        raise MetabaseError("Metabase returns a listing that is not a list. Check for a proxy in between")
     return found
 
 
-def whole(error: CaratError, note: str) -> CaratError:
-    """The error with what else a user must know of it."""
+def with_note(error: CaratError, note: str) -> CaratError:
+    """The error with a further sentence for the user."""
     return type(error)(f"{error}. {note}")
 
 
@@ -221,7 +221,7 @@ def _brief(error: Exception) -> str:
 
 
 def _leaves(content: Any, path: str = "") -> Iterator[str]:
-    """The messages in Metabase's nested errors, each with the path it stands at."""
+    """The messages in Metabase's nested errors, each with its path."""
     if isinstance(content, dict):
         for name, value in content.items():
             yield from _leaves(value, f"{path}.{name}" if path else str(name))

@@ -1,8 +1,8 @@
-"""What the files in `metabase/` say: collections, dashboards with tabs and filters, and cards with their SQL.
+"""The files in `metabase/` as dataclasses: collections, dashboards with tabs and filters, and cards with their SQL.
 
-The files are in Metabase's representation format, one entity a file, told apart by the last model of `serdes/meta`.
-Only what Carat uses of the format is read; `raw` keeps the whole file for who needs more. Reading stops at the first
-mistake that makes a file meaningless, naming file and key; what is merely wrong is for `carat dashboards validate`.
+The files are in Metabase's representation format, one entity per file; the last model of `serdes/meta` says which kind.
+Only the parts that Carat uses are parsed; `raw` keeps the whole file. Loading fails at the first mistake that makes a
+file unusable, naming file and key; `carat dashboards validate` finds all others.
 """
 
 from collections.abc import Iterator
@@ -17,6 +17,9 @@ from app.core.errors import DashboardError
 
 DEFAULT_FOLDER = Path(__file__).parents[2] / "metabase"
 
+Rectangle = tuple[int, int, int, int]
+"""Cells of a dashboard's grid: column, row, width, height."""
+
 _T = TypeVar("_T")
 _KINDS: dict[type, str] = {
     str: "text",
@@ -28,7 +31,7 @@ _KINDS: dict[type, str] = {
 
 @dataclass(frozen=True)
 class Collection:
-    """A folder of Metabase."""
+    """A folder in Metabase."""
 
     entity_id: str
     name: str
@@ -40,7 +43,7 @@ class Collection:
 
 @dataclass(frozen=True)
 class Tag:
-    """A template tag of a card's SQL: `{{name}}`; one of type `dimension` stands for a condition on `column`."""
+    """A template tag `{{name}}` of a card's SQL; one of type `dimension` is a field filter on `column`."""
 
     name: str
     id: str
@@ -54,7 +57,7 @@ class Tag:
 
 @dataclass(frozen=True)
 class Parameter:
-    """A filter of a dashboard, such as device: its `type` says which values it takes."""
+    """A filter of a dashboard, such as device; `type` determines its values."""
 
     id: str
     name: str
@@ -65,7 +68,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Card:
-    """A question: SQL, and how its result is shown."""
+    """A question in Metabase: SQL, and how its result is shown."""
 
     entity_id: str
     name: str
@@ -81,7 +84,7 @@ class Card:
 
     @cached_property
     def column_settings(self) -> dict[str, dict[str, Any]]:
-        """How each output column is formatted, by its name."""
+        """The format of each output column, by name."""
         return columns_by_name(self.settings)
 
     def tag(self, name: str) -> Tag | None:
@@ -90,7 +93,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Mapping:
-    """Which tag of a card a dashboard's filter sets; `kind` is dimension, variable or text-tag."""
+    """The tag of a card that a dashboard's filter sets; `kind` is dimension, variable or text-tag."""
 
     parameter_id: str
     kind: str
@@ -100,7 +103,7 @@ class Mapping:
 
 @dataclass(frozen=True)
 class DashCard:
-    """A place on a dashboard's grid of 24 columns, with its card; without one it is a heading or a text."""
+    """A place on a dashboard's grid of 24 columns, with its card; a heading or text has no card."""
 
     entity_id: str
     card_id: str | None
@@ -115,13 +118,18 @@ class DashCard:
     raw: dict[str, Any] = field(hash=False, repr=False)
 
     @property
+    def rectangle(self) -> Rectangle:
+        """The cells of the grid that the card covers."""
+        return self.col, self.row, self.size_x, self.size_y
+
+    @property
     def text(self) -> str:
-        """What a heading or text says."""
+        """The text of a heading or text."""
         return str(self.settings.get("text", ""))
 
     @property
     def display(self) -> str:
-        """How it is shown: the card's display, or heading, text, … where there is no card."""
+        """The card's display, or heading, text, … if there is no card."""
         virtual = self.settings.get("virtual_card")
         return self.card.display if self.card else str((virtual or {}).get("display", "text"))
 
@@ -135,7 +143,7 @@ class Tab:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """Cards on tabs, and the filters above them."""
+    """Cards on tabs, with the filters above them."""
 
     entity_id: str
     name: str
@@ -153,7 +161,7 @@ class Dashboard:
         return self.path.stem
 
     def on_tab(self, tab: Tab | None) -> tuple[DashCard, ...]:
-        """The cards of a tab (of the dashboard without tabs, for None), in reading order."""
+        """The cards of a tab in reading order; None stands for a dashboard without tabs."""
         tab_id = tab.entity_id if tab else None
         return tuple(
             sorted((card for card in self.dashcards if card.tab_id == tab_id), key=lambda card: (card.row, card.col))
@@ -165,7 +173,7 @@ class Dashboard:
 
 @dataclass(frozen=True)
 class Exemption:
-    """A filter that a dashboard, or one card of it, does without, and why that is honest."""
+    """A filter that a dashboard, or one card on it, does not have, and the reason."""
 
     dashboard: str
     filter: str
@@ -175,17 +183,17 @@ class Exemption:
 
 @dataclass(frozen=True)
 class Library:
-    """Everything in the folder; dashboards in the order of their position."""
+    """All files in the folder; dashboards are ordered by position."""
 
     folder: Path
     collections: tuple[Collection, ...]
     dashboards: tuple[Dashboard, ...]
     cards: tuple[Card, ...]
     exemptions: tuple[Exemption, ...]
-    with_machines: frozenset[str] = frozenset()  # names of cards that count bots, too, as they are meant to
+    include_bots: frozenset[str] = frozenset()  # names of cards that count bots on purpose
 
     def dashboard(self, name: str) -> Dashboard:
-        """The dashboard of this name or slug; DashboardError if there is none."""
+        """The dashboard with this name or slug; DashboardError if there is none."""
         for dashboard in self.dashboards:
             if name in {dashboard.name, dashboard.slug}:
                 return dashboard
@@ -193,10 +201,10 @@ class Library:
 
 
 def load_library(folder: Path = DEFAULT_FOLDER) -> Library:
-    """All collections, dashboards and cards of the folder; DashboardError names the file and key of a mistake."""
+    """Load all collections, dashboards and cards of the folder; DashboardError names the file and key of a mistake."""
     files = sorted((folder / "collections").rglob("*.yaml"))
     if not files:
-        raise DashboardError(f"{folder}: no dashboards there: collections/main/….yaml is expected. Name the --folder")
+        raise DashboardError(f"{folder}: no dashboards found (collections/main/….yaml). Set --folder")
     nodes = [(node.model(), node) for node in map(_read, files)]
     cards = tuple(_card(node) for model, node in nodes if model == "Card")
     by_id = {card.entity_id: card for card in cards}
@@ -211,7 +219,7 @@ def load_library(folder: Path = DEFAULT_FOLDER) -> Library:
 
 
 def columns_by_name(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """`column_settings`, whose keys are JSON texts such as `["name","Sessions"]`, by the column's name."""
+    """`column_settings`, whose keys are JSON such as `["name","Sessions"]`, by column name."""
     found = {}
     for key, value in (settings.get("column_settings") or {}).items():
         try:
@@ -228,7 +236,7 @@ def columns_by_name(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class _Node:
-    """A mapping within a file, which knows where it stands."""
+    """A mapping in a file that knows its position, for error messages."""
 
     path: Path
     where: str
@@ -260,10 +268,10 @@ class _Node:
             yield _Node(self.path, f"{self.where}{key}[{index}].", item)
 
     def model(self) -> str:
-        """What the file describes: the last model of its identity."""
+        """The kind of entity: the last model of `serdes/meta`."""
         metas = list(self.nodes("serdes/meta"))
         if not metas:
-            raise self.error("serdes/meta", "is missing or empty; it says what the file describes")
+            raise self.error("serdes/meta", "is missing or empty; it says what kind of entity the file holds")
         return metas[-1].get("model", str)
 
 
@@ -275,20 +283,22 @@ def _read(path: Path) -> _Node:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
-        raise DashboardError(f"{path}:{line} no YAML: {getattr(error, 'problem', error)}") from None
+        raise DashboardError(f"{path}:{line} not valid YAML: {getattr(error, 'problem', error)}") from None
     if not isinstance(content, dict):
-        raise DashboardError(f"{path}: is no mapping of keys to values")
+        raise DashboardError(f"{path}: not a mapping of keys to values")
     return _Node(path, "", content)
 
 
 class _StrictLoader(yaml.CSafeLoader):
-    """Plain YAML, in which a key that stands twice is an error, and dates stay text."""
+    """A safe YAML loader that rejects duplicate keys and keeps dates as text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
             if key_node.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key_node.value} twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"duplicate key {key_node.value}", key_node.start_mark
+                )
             seen.add(key_node.value)
         return super().construct_mapping(node, deep)
 
@@ -346,7 +356,7 @@ def _tag(node: _Node) -> Tag:
 
 
 def _column(node: _Node) -> tuple[str, ...]:
-    """Of `[field, options, [database, schema, table, column]]` the last part."""
+    """The last part of `[field, options, [database, schema, table, column]]`."""
     dimension = node.get("dimension", list)
     column = dimension[-1] if dimension else None
     if not isinstance(column, list) or not all(isinstance(part, str) for part in column) or len(column) != 4:  # noqa: PLR2004
@@ -416,7 +426,7 @@ def _mapping(node: _Node) -> Mapping:
 
 
 def _exemptions(path: Path) -> tuple[tuple[Exemption, ...], frozenset[str]]:
-    """The filters that are done without, and the names of the cards that count machines."""
+    """The exemptions from filters, and the names of the cards that count bots on purpose."""
     if not path.exists():
         return (), frozenset()
     node = _read(path)
@@ -426,4 +436,6 @@ def _exemptions(path: Path) -> tuple[tuple[Exemption, ...], frozenset[str]]:
         )
         for item in node.nodes("exemptions")
     )
-    return exemptions, frozenset(item.get("card", str) for item in node.nodes("machines") if item.get("reason", str))
+    return exemptions, frozenset(
+        item.get("card", str) for item in node.nodes("include_bots") if item.get("reason", str)
+    )

@@ -1,7 +1,7 @@
 """The dashboards as one page: the same cards, from the same SQL, in one HTML file that needs no network.
 
-The page's parts are in `page/`. Everything that shoppers typed travels as JSON, in which no markup can begin, and the
-page may run nothing but its own script: its policy names the script's hash.
+The page's parts are in `page/`. Text that shoppers typed is embedded as escaped JSON, so it never becomes markup,
+and the page's Content-Security-Policy allows only its own script, by hash.
 """
 
 import base64
@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from app.core.errors import SettingsError
-from app.dashboards.answers import Days, Read, answer_cards, card_key, options_of, stored_days
+from app.dashboards.card_results import RunQuery, StoredDays, card_key, card_results, options_of, stored_days
 from app.dashboards.model import Dashboard, DashCard, Library, Parameter
 from app.dashboards.sql import parse_period
 
@@ -28,42 +28,42 @@ _SCRIPTS = (
 _PLACE = re.compile(r"\{\{(policy|style|content|script)\}\}")
 _STATIC_POLICY = "connect-src 'none'"
 _LIVE_POLICY = "connect-src 'self'"
-BY_ETL = "They are built out of the stored calls by `carat etl`, or `carat hourly`"
+BY_ETL = "Run `carat etl` or `carat hourly` to build them from the stored calls"
 
 
-def write_page(read: Read, library: Library, path: Path, chosen: Mapping[str, Any] | None = None) -> int:
-    """Write the page with the results of every card; its size in bytes."""
-    page = static_page(read, library, chosen or {})
+def write_page(run_query: RunQuery, library: Library, path: Path, chosen: Mapping[str, Any] | None = None) -> int:
+    """Write the page with the results of every card and return its size in bytes."""
+    page = static_page(run_query, library, chosen or {})
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")  # a reader never sees half a page
+    unfinished = path.with_name(f".{path.name}.part")  # readers never see half a page
     unfinished.write_bytes(page)
     unfinished.replace(path)
     return len(page)
 
 
-def static_page(read: Read, library: Library, chosen: Mapping[str, Any]) -> bytes:
-    """The page with its data inside; its filters say what was chosen."""
+def static_page(run_query: RunQuery, library: Library, chosen: Mapping[str, Any]) -> bytes:
+    """The page with embedded results; its filters show what was chosen."""
     results: dict[str, Any] = {}
     for dashboard in library.dashboards:
-        results |= answer_cards(read, dashboard, dashboard.dashcards, chosen)
-    content = _content(read, library, chosen) | {"results": results, "is_live": False}
+        results |= card_results(run_query, dashboard, dashboard.dashcards, chosen)
+    content = _content(run_query, library, chosen) | {"results": results, "is_live": False}
     return _assemble(content, _STATIC_POLICY)
 
 
-def live_page(read: Read, library: Library, *, until_built: str = BY_ETL) -> bytes:
-    """The page without data, which asks for it as filters are chosen; `until_built`: what is to be done before."""
-    content = _content(read, library, {}, until_built=until_built)
+def live_page(run_query: RunQuery, library: Library, *, until_built: str = BY_ETL) -> bytes:
+    """The page that fetches results as filters are chosen; `until_built` is shown while there are no sessions."""
+    content = _content(run_query, library, {}, until_built=until_built)
     return _assemble(content | {"results": {}, "is_live": True}, _LIVE_POLICY)
 
 
 def chosen_filters(library: Library, texts: Sequence[str]) -> dict[str, Any]:
-    """Filters written as `device=mobile`, by their slugs; SettingsError for what is none."""
+    """Parse filters such as `device=mobile`, by slug; SettingsError if one is invalid."""
     known = {parameter.slug: parameter for parameter in page_filters(library)}
     chosen: dict[str, Any] = {}
     for text in texts:
         slug, _, value = text.partition("=")
         if slug not in known or not value:
-            raise SettingsError(f"--filter {text}: write it as NAME=VALUE, with one of {', '.join(known)} as NAME")
+            raise SettingsError(f"--filter {text}: expected NAME=VALUE, where NAME is one of {', '.join(known)}")
         if known[slug].type.startswith("date/"):
             parse_period(value)
             chosen[slug] = value
@@ -73,34 +73,38 @@ def chosen_filters(library: Library, texts: Sequence[str]) -> dict[str, Any]:
 
 
 def page_filters(library: Library) -> list[Parameter]:
-    """Every filter of the dashboards, each once."""
+    """The filters of all dashboards, without duplicates."""
     return list({own.slug: own for dashboard in library.dashboards for own in dashboard.parameters}.values())
 
 
-def made_of(days: Days) -> str:
-    """Which days the page tells of."""
-    return f"{_span(days.first, days.last)}, people only" if days.first and days.last else "no sessions are stored yet"
+def data_span(days: StoredDays) -> str:
+    """The days that the page's data covers, in words."""
+    return (
+        f"{_span(days.first, days.last)}, bots excluded" if days.first and days.last else "no sessions are stored yet"
+    )
 
 
-def _content(read: Read, library: Library, chosen: Mapping[str, Any], *, until_built: str = BY_ETL) -> dict[str, Any]:
-    days = stored_days(read)
+def _content(
+    run_query: RunQuery, library: Library, chosen: Mapping[str, Any], *, until_built: str = BY_ETL
+) -> dict[str, Any]:
+    days = stored_days(run_query)
     return {
-        "made": made_of(days),
+        "made": data_span(days),
         "until_built": "" if days.first else until_built,
         "chosen": {slug: value for slug, value in chosen.items() if value},
-        "filters": [_filter(read, library, parameter, days, chosen) for parameter in page_filters(library)],
+        "filters": [_filter(run_query, library, parameter, days, chosen) for parameter in page_filters(library)],
         "dashboards": [_dashboard(dashboard) for dashboard in library.dashboards],
     }
 
 
 def _filter(
-    read: Read, library: Library, parameter: Parameter, days: Days, chosen: Mapping[str, Any]
+    run_query: RunQuery, library: Library, parameter: Parameter, days: StoredDays, chosen: Mapping[str, Any]
 ) -> dict[str, Any]:
     value = chosen.get(parameter.slug) or parameter.default
     own = {"slug": parameter.slug, "name": parameter.name}
     if not parameter.type.startswith("date/"):
         values = [value] if isinstance(value, str) else list(value or [])
-        options = options_of(read, library.dashboards, parameter)
+        options = options_of(run_query, library.dashboards, parameter)
         return own | {"kind": "text", "options": options, "said": ", ".join(values) or "all"}
     if value:
         period = parse_period(str(value), today=date.max if days.last is None else days.last + timedelta(days=1))
@@ -114,8 +118,8 @@ def _filter(
     }  # fmt: skip
 
 
-def _presets(days: Days) -> list[tuple[str, str]]:
-    """Periods to choose with one click: the last days that are stored."""
+def _presets(days: StoredDays) -> list[tuple[str, str]]:
+    """Periods that are one click away: the last stored days."""
     if not days.first or not days.last:
         return []
     last_days = [(f"{count} days", days.last - timedelta(days=count - 1)) for count in (7, 30)]
@@ -124,7 +128,7 @@ def _presets(days: Days) -> list[tuple[str, str]]:
 
 
 def _span(first: date | None, last: date | None) -> str:
-    """The days in words: Mar 1 to Mar 31, 2026."""
+    """The days in words, such as Mar 1 to Mar 31, 2026."""
     if first and last and first.year == last.year and first != last:
         return f"{_words(first).rpartition(',')[0]} to {_words(last)}"
     if first and last:
@@ -149,7 +153,7 @@ def _dashboard(dashboard: Dashboard) -> dict[str, Any]:
 
 
 def _place(dashcard: DashCard) -> dict[str, Any]:
-    """Where a card stands and how it is shown; a dashboard's own settings go before the card's."""
+    """A card's place and display; the dashboard's own settings override the card's."""
     place = {
         "key": card_key(dashcard), "col": dashcard.col, "row": dashcard.row,
         "size_x": dashcard.size_x, "size_y": dashcard.size_y, "display": dashcard.display,
@@ -159,7 +163,7 @@ def _place(dashcard: DashCard) -> dict[str, Any]:
     card = dashcard.card
     settings = (card.settings if card else {}) | dashcard.settings
     return place | {
-        "name": settings.get("card.title") or (card.name if card else "A card that is not there"),
+        "name": settings.get("card.title") or (card.name if card else "Missing card"),
         "description": settings.get("card.description") or (card.description if card else ""),
         "settings": settings,
     }
@@ -172,12 +176,12 @@ def _assemble(content: Mapping[str, Any], connections: str) -> bytes:
         "base-uri 'none'; form-action 'none'"
     )
     filled = {"policy": policy, "style": style, "script": script, "content": _embedded(content)}
-    # In one pass: what stands in the data is never taken for a place to fill.
+    # In one pass, so that data never counts as a placeholder.
     return _PLACE.sub(lambda match: filled[match[1]], _part("template.html")).encode()
 
 
 def _embedded(content: Mapping[str, Any]) -> str:
-    """JSON in which neither a tag nor a comment can begin."""
+    """JSON escaped so that no tag or comment can start in it."""
     text = msgspec.json.encode(content).decode()
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

@@ -1,7 +1,7 @@
-"""A card's SQL as the warehouse runs it: template tags and optional clauses filled with the filters' values.
+"""Renders a card's SQL: fills its template tags and optional clauses with the filters' values.
 
-The same rules as Metabase's own: `[[ … ]]` is left out unless every tag within has a value; a field filter without a
-value is true; a value is quoted by its type and never becomes SQL.
+The rules are Metabase's: `[[ … ]]` is left out unless every tag in it has a value; a field filter without a value is
+true; a value is quoted by its type and never becomes SQL.
 """
 
 import re
@@ -11,8 +11,8 @@ from datetime import date, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from app.contracts import sql_text
 from app.core.errors import DashboardError
+from app.core.sql import quote
 from app.dashboards.model import Card, Dashboard, DashCard, Tag
 
 _TOKEN = re.compile(r"\[\[|\]\]|\{\{\s*([^{}]*?)\s*\}\}")
@@ -25,22 +25,22 @@ _UNITS = ("day", "week", "month", "quarter", "year")
 
 @dataclass(frozen=True)
 class Period:
-    """Days from `first` to `last`, both included; None where that side is open."""
+    """Days from `first` to `last`, both included; None if that side is open."""
 
     first: date | None
     last: date | None
 
 
 def tags_used(sql: str) -> list[str]:
-    """The names of the tags in the SQL, each once, in their order."""
+    """The names of the tags in the SQL, without duplicates, in order."""
     return list(dict.fromkeys(match[1] for match in _TOKEN.finditer(sql) if match[1] is not None))
 
 
 def render(card: Card, values: Mapping[str, Any], *, today: date | None = None) -> str:
-    """The card's SQL with these values of its tags; a tag that is not named, or None, has its default, if any.
+    """The card's SQL with these values for its tags; a tag without a value gets its default, if any.
 
-    A field filter's value is a text or a list of texts; a date's is Metabase's text (`2026-03-01~2026-03-31`,
-    `2026-03-05`, `2026-03`, `Q1-2026`, `~2026-03-05`, and, where `today` is given, `past30days`, `thismonth`, …).
+    A field filter's value is a string or a list of strings; a date's is in Metabase's form (`2026-03-01~2026-03-31`,
+    `2026-03-05`, `2026-03`, `Q1-2026`, `~2026-03-05`, and, if `today` is given, `past30days`, `thismonth`, …).
     """
     known = {tag.name: tag for tag in card.tags}
     levels = [_Clause()]
@@ -61,35 +61,35 @@ def render(card: Card, values: Mapping[str, Any], *, today: date | None = None) 
             levels[-1].is_whole &= condition is not None
             levels[-1].sql += condition or ""
     if len(levels) > 1:
-        raise DashboardError(f"{card.path}: native: [[ opens a clause that is not closed by ]]")
+        raise DashboardError(f"{card.path}: native: [[ has no matching ]]")
     return levels[0].sql + card.sql[position:]
 
 
 @dataclass
 class _Clause:
-    """What stands between [[ and ]], or outside of all: its SQL so far, and whether each of its tags has a value."""
+    """An optional clause, or the SQL outside of all: its SQL so far, and whether each of its tags has a value."""
 
     sql: str = ""
     is_whole: bool = True
 
 
 def _close(card: Card, levels: list[_Clause]) -> None:
-    """End the innermost clause: its SQL counts if each of its tags has a value."""
+    """Close the innermost clause and keep its SQL if each of its tags has a value."""
     if len(levels) == 1:
-        raise DashboardError(f"{card.path}: native: ]] closes a clause that was not opened by [[")
+        raise DashboardError(f"{card.path}: native: ]] has no matching [[")
     clause = levels.pop()
     levels[-1].sql += clause.sql if clause.is_whole else ""
 
 
 def _true(card: Card, tag: Tag) -> str:
-    """What a tag without a value is outside of optional clauses: no condition, if it is one."""
+    """The SQL of a tag without a value outside of optional clauses: a field filter becomes true."""
     if tag.type != "dimension":
         raise DashboardError(f"{card.path}: native: {{{{{tag.name}}}}} needs a value, or a clause in [[ ]]")
     return "1 = 1"
 
 
 def values_of(dashboard: Dashboard, dashcard: DashCard, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a card's tags, from what was chosen of the dashboard's filters by their slugs."""
+    """The values of a card's tags, from the dashboard's chosen filters (by slug)."""
     found = {}
     for mapping in dashcard.mappings:
         parameter = dashboard.parameter(mapping.parameter_id)
@@ -99,7 +99,7 @@ def values_of(dashboard: Dashboard, dashcard: DashCard, chosen: Mapping[str, Any
 
 
 def parse_period(text: str, *, today: date | None = None) -> Period:
-    """The days that a date filter's text means; DashboardError if it means none."""
+    """Parse the value of a date filter; DashboardError if it is invalid."""
     try:
         period = _absolute(text) or (_relative(text, today) if today else None)
     except (ValueError, OverflowError):
@@ -110,7 +110,7 @@ def parse_period(text: str, *, today: date | None = None) -> Period:
 
 
 def _filled(tag: Tag, value: Any) -> Any:
-    """The value, or the tag's default; None for nothing chosen."""
+    """The value, or the tag's default; None if nothing is chosen."""
     value = tag.default if value is None else value
     if isinstance(value, str) or not isinstance(value, Sequence):
         return None if value == "" else value
@@ -118,7 +118,7 @@ def _filled(tag: Tag, value: Any) -> Any:
 
 
 def _condition(card: Card, tag: Tag, value: Any, *, today: date | None) -> str | None:
-    """The SQL that stands for a tag; None where it has no value."""
+    """The SQL of a tag; None if it has no value."""
     if value is None:
         return None
     where = f"{card.path}: {{{{{tag.name}}}}}"
@@ -144,34 +144,34 @@ def _one(value: Any, *, where: str) -> str:
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if not isinstance(value, str | date):
-        raise DashboardError(f"{where}: {value!r} is no date")
+        raise DashboardError(f"{where}: {value!r} is not a date")
     return str(value)
 
 
 def _literal(kind: str, value: Any, *, where: str) -> str:
-    """The value as a literal of its kind: number, boolean, date or text."""
+    """The value as an SQL literal of its kind: number, boolean, date or text."""
     if kind == "number":
         try:
             number = Decimal(str(value))
         except InvalidOperation:
-            raise DashboardError(f"{where}: {value!r} is no number") from None
+            raise DashboardError(f"{where}: {value!r} is not a number") from None
         if not number.is_finite():
-            raise DashboardError(f"{where}: {value!r} is no number")
+            raise DashboardError(f"{where}: {value!r} is not a number")
         return format(number, "f")
     if kind == "boolean":
         return "1 = 1" if str(value).lower() in {"1", "true"} else "1 <> 1"
     if kind == "date":
         if not _DATE.fullmatch(str(value)):
-            raise DashboardError(f"{where}: {value!r} is no date such as 2026-03-05")
-        return f"toDate({sql_text(str(value))})"
+            raise DashboardError(f"{where}: {value!r} is not a date such as 2026-03-05")
+        return f"toDate({quote(str(value))})"
     if not isinstance(value, str | int | float):
-        raise DashboardError(f"{where}: {value!r} is no text")
-    return sql_text(str(value))
+        raise DashboardError(f"{where}: {value!r} is not text")
+    return quote(str(value))
 
 
 def _between(column: str, period: Period) -> str:
-    bounds = [f"{column} >= toDate({sql_text(str(period.first))})"] if period.first else []
-    bounds += [f"{column} <= toDate({sql_text(str(period.last))})"] if period.last else []
+    bounds = [f"{column} >= toDate({quote(str(period.first))})"] if period.first else []
+    bounds += [f"{column} <= toDate({quote(str(period.last))})"] if period.last else []
     return f"({' AND '.join(bounds)})"
 
 
@@ -210,7 +210,7 @@ def _relative(text: str, today: date) -> Period | None:
 
 
 def _whole(unit: str, day: date) -> Period:
-    """The week (from Monday), month, … that the day is in."""
+    """The week (from Monday), month, … that contains the day."""
     first = _start(unit, day)
     longest = {"day": 1, "week": 7, "month": 31, "quarter": 92, "year": 366}[unit]
     following = _start(unit, first + timedelta(days=longest))

@@ -1,6 +1,7 @@
-"""What a card's SQL must not do, found in its text alone: rules that no engine enforces.
+"""Rules for a card's SQL that no engine enforces, checked in its text.
 
-Texts and comments are blanked first, so that a word within them is no finding.
+Strings and comments are blanked first, so that a word in them is not a finding. A parser would not make this simpler:
+sqlglot reads every card, but renames date functions (toMonday becomes TimestampTrunc), and EXPLAIN AST needs an engine.
 """
 
 import re
@@ -20,52 +21,52 @@ _WRITING = re.compile(
 _FROM_SESSIONS = re.compile(
     r"\b(?:FROM|JOIN)\s+dwh\.(sessions|catalog_sessions|product_sessions|visits_between|visits)\b", re.IGNORECASE
 )
-_PEOPLE = re.compile(r"\bNOT\s+(?:\w+\.)?is_bot\b|\bis_bot\s*=\s*(?:0|false)\b", re.IGNORECASE)
+_WITHOUT_BOTS = re.compile(r"\bNOT\s+(?:\w+\.)?is_bot\b|\bis_bot\s*=\s*(?:0|false)\b", re.IGNORECASE)
 _FIXED_DAY = re.compile(r"'\d{4}-\d{2}-\d{2}'")
 _ZERO = re.compile(r"0(?:\.0+)?")
 _SAFE_DIVISOR = re.compile(r"\s*(?:[1-9]\d*|nullIf\(.*\))\s*", re.IGNORECASE | re.DOTALL)
 
 
-def problems(sql: str, *, with_machines: bool = False) -> Iterator[tuple[str, str]]:
-    """The check and the problem of each thing that is wrong; `with_machines` where counting bots is meant."""
+def problems(sql: str, *, include_bots: bool = False) -> Iterator[tuple[str, str]]:
+    """The check and the message of each problem; `include_bots` is for cards that count bots on purpose."""
     bare = _BLANKED.sub(_blank, sql)
     yield from _statement(sql, bare)
     yield from _ratios(bare)
     yield from _days(bare)
     if match := _ARBITRARY.search(bare):
-        yield "order", f"{match[1]}(…) answers with whichever row comes first: use max, min, or argMax with an order"
+        yield "order", f"{match[1]}(…) returns an arbitrary row: use max, min, or argMax with an order"
     if match := _CLOCK.search(bare):
-        yield "clock", f"{match[1]}() makes the answer depend on when it is asked: ask dwh.days for days"
+        yield "clock", f"{match[1]}() makes the result depend on the current time: take days from dwh.days"
     if match := _FIXED_DAY.search(_TAG.sub("", sql)):
-        yield "days", f"the day {match[0]} is fixed: days come from the date filter"
-    if not with_machines:
-        yield from _machines(bare)
+        yield "days", f"the day {match[0]} is hard-coded: take days from the date filter"
+    if not include_bots:
+        yield from _bots(bare)
 
 
 def tables_read(sql: str) -> set[str]:
-    """The tables that the SQL reads under their own names, as `database.table`."""
+    """The tables that the SQL reads by name, as `database.table`."""
     bare = _BLANKED.sub(_blank, sql)
     return {match[1].lower() for match in re.finditer(r"\b(?:FROM|JOIN)\s+(\w+\.\w+)", bare, re.IGNORECASE)}
 
 
 def _blank(match: re.Match[str]) -> str:
-    """Nothing in place of a text, a word in place of a quoted name, a space in place of a comment."""
+    """Replace a string by an empty one, a quoted name by a fixed one, a comment by a space."""
     return {"'": "''", '"': '"name"', "`": '"name"'}.get(match[0][0], " ")
 
 
 def _statement(sql: str, bare: str) -> Iterator[tuple[str, str]]:
     if not re.match(r"\s*(?:SELECT|WITH)\b", sql, re.IGNORECASE):
-        yield "statement", "a card's SQL begins with SELECT or WITH"
+        yield "statement", "a card's SQL must start with SELECT or WITH"
     if ";" in bare:
-        yield "statement", "a card's SQL is one statement, without a semicolon"
+        yield "statement", "a card's SQL must be one statement without a semicolon"
     if match := _WRITING.search(bare):
-        yield "statement", f"{match[1]} has no place in a card's SQL, which only reads"
+        yield "statement", f"{match[1]} is not allowed: a card only reads"
     if re.search(r"\bFORMAT\s+\w+\s*$", bare.rstrip(), re.IGNORECASE):
-        yield "statement", "FORMAT is for whoever runs the SQL to choose"
+        yield "statement", "remove FORMAT: Carat chooses it"
     if bare.count("(") != bare.count(")"):
         yield "statement", "the parentheses do not match"
     if re.search(r"\bSELECT\s+\*\s+FROM\s+\w+\.\w+", bare, re.IGNORECASE):
-        yield "statement", "SELECT * from a table reads all of its columns: name those that are needed"
+        yield "statement", "SELECT * reads every column: name those that are needed"
 
 
 def _ratios(bare: str) -> Iterator[tuple[str, str]]:
@@ -89,24 +90,24 @@ def _days(bare: str) -> Iterator[tuple[str, str]]:
             yield (
                 "days",
                 (
-                    f"{match[1]}({arguments[0].strip()}) cuts days at midnight UTC: use the stored business day, "
-                    "or name the time zone where there is none"
+                    f"{match[1]}({arguments[0].strip()}) splits days at midnight UTC: use the stored business day, "
+                    "or name the time zone if there is none"
                 ),
             )
     if truncating := _TRUNCATING.search(bare):
-        yield "days", f"{truncating[0]}…) cuts at midnight UTC: use the stored business day"
+        yield "days", f"{truncating[0]}…) splits at midnight UTC: use the stored business day"
 
 
-def _machines(bare: str) -> Iterator[tuple[str, str]]:
+def _bots(bare: str) -> Iterator[tuple[str, str]]:
     for match in _FROM_SESSIONS.finditer(bare):
-        if not _PEOPLE.search(_rest_of_select(bare, match.end())):
-            yield "machines", f"dwh.{match[1]} is read without NOT is_bot: machines would count as people"
-    if re.search(r"\bFROM\s+dwh\.events\b", bare, re.IGNORECASE) and not _PEOPLE.search(bare):
-        yield "machines", "dwh.events is read without asking dwh.sessions which of them are people's (NOT is_bot)"
+        if not _WITHOUT_BOTS.search(_rest_of_select(bare, match.end())):
+            yield "bots", f"dwh.{match[1]} is read without NOT is_bot: bots would be counted"
+    if re.search(r"\bFROM\s+dwh\.events\b", bare, re.IGNORECASE) and not _WITHOUT_BOTS.search(bare):
+        yield "bots", "dwh.events is read without a filter on the sessions of humans (NOT is_bot)"
 
 
 def _rest_of_select(bare: str, start: int) -> str:
-    """What follows within the same parentheses, up to the next SELECT of a union; nested parentheses are left out."""
+    """The rest of the SELECT in the same parentheses, without nested parentheses."""
     depth, kept = 0, []
     for character in bare[start:]:
         depth += (character == "(") - (character == ")")
@@ -118,7 +119,7 @@ def _rest_of_select(bare: str, start: int) -> str:
 
 
 def _arguments(bare: str, opening: int) -> list[str]:
-    """The arguments of a call whose opening parenthesis stands there."""
+    """The arguments of the call whose opening parenthesis is at this position."""
     depth, found, current = 0, [], ""
     for character in bare[opening:]:
         depth += (character in "([") - (character in ")]")

@@ -1,1 +1,1 @@
-"""A believable jewelry shop: its catalogue, shoppers, API calls and database, all from one seed."""
+"""A realistic jewelry shop: its catalog, shoppers, API calls and database, all from one seed."""

@@ -1,14 +1,14 @@
 """The demo shop's call records, day by day as they arrive.
 
-A day's visits come from the seed and the day alone, so days can be made in any order and in parallel. What arrives on a
-day is that day's calls, what was still under way from the days before, and what clients and networks make of it: calls
-that come late, calls sent twice, lines that are broken.
+A day's visits depend on the seed and the day alone, so days can be generated in any order and in parallel. A day's file
+holds the lines that arrive on that day: its own calls and late ones of earlier days, some of them sent twice or broken.
 """
 
 import gzip
 from bisect import bisect
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,14 +21,14 @@ from app.demo import crawlers
 from app.demo.assortment import Assortment, assortment_of
 from app.demo.chance import Weighted, between, seeded
 from app.demo.plan import DAY_MS, HOUR_MS, MINUTE_MS, DemoPlan
-from app.demo.records import Call
+from app.demo.request_log import Call
 from app.demo.shoppers import newcomer, regular, regulars
-from app.demo.visits import Counter, Visit
+from app.demo.visits import DailyIds, Visit
 
 __all__ = ["DemoPlan", "day_arrivals", "day_records", "write_month"]
 
-# A visit or a crawl ends within hours, a late call comes within three days: nothing is under way for longer.
-DAYS_UNDER_WAY = 4
+# A visit or a crawl ends within hours, a late call arrives within three days: no line is in transit for longer.
+DAYS_IN_TRANSIT = 4
 
 _LATE_RATE = 0.004
 _OFFLINE_RATE = 0.02
@@ -51,45 +51,53 @@ _BREAKAGES = ("truncated", "no ts", "not JSON", "impossible ts", "no endpoint", 
 
 
 class Arrival(NamedTuple):
-    """A line and the moment (epoch ms) at which it reaches whoever collects the calls."""
+    """A line and the moment (epoch ms) at which it reaches the collector."""
 
     at_ms: int
     line: bytes
 
 
 def day_records(plan: DemoPlan, day_index: int) -> Iterator[bytes]:
-    """The NDJSON lines that arrive on the day, without line ends, in order of arrival."""
+    """The NDJSON lines that arrive on the day, without line endings, in order of arrival."""
     return (arrival.line for arrival in day_arrivals(plan, day_index))
 
 
 def day_arrivals(plan: DemoPlan, day_index: int) -> list[Arrival]:
-    """The lines that arrive on the day with the moments they do, in that order.
+    """The lines that arrive on the day, in order of arrival.
 
-    Quickest when asked for one day after the other: what is still under way is remembered.
+    Fastest when days are asked for in order: lines still in transit are cached.
     """
     if not 0 <= day_index < plan.days:
         msg = f"day {day_index} is outside the plan's {plan.days} days"
         raise ValueError(msg)
-    return _post(plan).deliver(day_index)
+    return _delivery_queue(plan).deliver(day_index)
 
 
 def write_month(plan: DemoPlan, folder: Path, progress: Callable[[int], None] | None = None) -> list[Path]:
-    """Writes one `calls-YYYY-MM-DD.ndjson.gz` per day of arrival and returns the paths in order.
+    """Write one `calls-YYYY-MM-DD.ndjson.gz` per day of arrival and return the paths in order.
 
-    `progress` is told how many days are done. Two processes share the work; because they are spawned, the calling
-    script needs the usual `if __name__ == "__main__"`.
+    `progress` receives the number of days done.
+    """
+    with writing_month(plan, folder) as days:
+        for done, day in enumerate(as_completed(days), 1):
+            day.result()
+            if progress is not None:
+                progress(done)
+        return [day.result() for day in days]
+
+
+@contextmanager
+def writing_month(plan: DemoPlan, folder: Path) -> Iterator[list[Future[Path]]]:
+    """Write the month's files in the background, one future per day in order; days not written at the end are canceled.
+
+    Two spawned processes share the work, so the calling script needs the usual `if __name__ == "__main__"`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     context = get_context("spawn")
-    # One pool per run of days, so that each process keeps what its own days left undelivered.
+    # One pool per range of days, so that each process keeps the undelivered lines of its own days.
     pools = [(ProcessPoolExecutor(1, mp_context=context), days) for days in plan.halves() if days]
     try:
-        writes = [pool.submit(_write_day, plan, folder, day_index) for pool, days in pools for day_index in days]
-        for done, write in enumerate(as_completed(writes), 1):
-            write.result()
-            if progress is not None:
-                progress(done)
-        return [write.result() for write in writes]
+        yield [pool.submit(_write_day, plan, folder, day_index) for pool, days in pools for day_index in days]
     finally:
         for pool, _ in pools:
             pool.shutdown(cancel_futures=True)
@@ -100,49 +108,49 @@ def calls_path(plan: DemoPlan, folder: Path, day_index: int) -> Path:
     return folder / f"calls-{plan.day(day_index)}.ndjson.gz"
 
 
-class _Post:
-    """Brings a plan's lines to the day of their arrival."""
+class DeliveryQueue:
+    """Delivers a plan's lines on the day of their arrival."""
 
     def __init__(self, plan: DemoPlan) -> None:
         self._plan = plan
         self._assortment = assortment_of(plan)
-        # Day of the visit -> its lines that arrive on later days.
-        self._under_way: dict[int, list[Arrival]] = {}
+        # Day of the visit -> its lines that arrive on a later day.
+        self._in_transit: dict[int, list[Arrival]] = {}
 
     def deliver(self, day_index: int) -> list[Arrival]:
         """The lines of one day in order of arrival."""
         plan = self._plan
         starts, ends = plan.day_starts_ms(day_index), plan.day_starts_ms(day_index + 1)
-        earlier = range(max(0, day_index - DAYS_UNDER_WAY), day_index)
+        earlier = range(max(0, day_index - DAYS_IN_TRANSIT), day_index)
         for day in earlier:
-            if day not in self._under_way:
+            if day not in self._in_transit:
                 self._send(day)
-        arrivals = [arrival for day in earlier for arrival in self._under_way[day] if starts <= arrival.at_ms < ends]
+        arrivals = [arrival for day in earlier for arrival in self._in_transit[day] if starts <= arrival.at_ms < ends]
         arrivals += self._send(day_index)
-        for day in [day for day in self._under_way if day not in earlier and day != day_index]:
-            del self._under_way[day]
+        for day in [day for day in self._in_transit if day not in earlier and day != day_index]:
+            del self._in_transit[day]
         arrivals.sort(key=_moment)
         return _with_broken_lines(plan, day_index, arrivals)
 
     def _send(self, day_index: int) -> list[Arrival]:
-        """Makes the day's calls; those that arrive on the same day are returned, the others stay under way."""
+        """Generate the day's calls; return those that arrive on the same day and keep the others in transit."""
         ends = self._plan.day_starts_ms(day_index + 1)
         sent = _sent(self._plan, self._assortment, day_index)
-        self._under_way[day_index] = [arrival for arrival in sent if arrival.at_ms >= ends]
+        self._in_transit[day_index] = [arrival for arrival in sent if arrival.at_ms >= ends]
         return [arrival for arrival in sent if arrival.at_ms < ends]
 
 
 @lru_cache(maxsize=1)
-def _post(plan: DemoPlan) -> _Post:
-    return _Post(plan)
+def _delivery_queue(plan: DemoPlan) -> DeliveryQueue:
+    return DeliveryQueue(plan)
 
 
 def _sent(plan: DemoPlan, assortment: Assortment, day_index: int) -> list[Arrival]:
-    """All lines that the visits and crawls beginning on the day send off, with their moments of arrival."""
+    """All lines of the visits and crawls that begin on the day, with their moments of arrival."""
     arrivals: list[Arrival] = []
     rng = seeded(plan.seed, "post", day_index)
     for calls, is_cut_off in _visits_and_crawls(plan, assortment, day_index):
-        # A phone without a network keeps its calls and hands them in together.
+        # A phone without a network keeps its calls and sends them together.
         offline_from = int(rng.random() * len(calls)) if is_cut_off else len(calls)
         offline_ms = _lateness_ms(rng)
         for place, call in enumerate(calls):
@@ -154,7 +162,7 @@ def _sent(plan: DemoPlan, assortment: Assortment, day_index: int) -> list[Arriva
             elif rng.random() < _LATE_RATE:
                 at_ms += _lateness_ms(rng)
             if at_ms >= plan.ends_ms:
-                # Nothing comes after the end: what would is handed in before.
+                # Nothing arrives after the end of the plan: what would is delivered earlier.
                 at_ms = call.ts_ms + int(rng.random() * (plan.ends_ms - call.ts_ms))
             arrivals.append(Arrival(at_ms, call.line))
             if rng.random() < _DUPLICATE_RATE:
@@ -164,28 +172,28 @@ def _sent(plan: DemoPlan, assortment: Assortment, day_index: int) -> list[Arriva
 
 
 def _lateness_ms(rng: Random) -> int:
-    """From an hour to three days, most often hours."""
+    """A delay from one hour to three days, mostly hours."""
     return int(HOUR_MS * _LATEST_HOURS ** rng.random())
 
 
 def _visits_and_crawls(plan: DemoPlan, assortment: Assortment, day_index: int) -> Iterator[tuple[list[Call], bool]]:
-    """The calls of each visit and crawl that begins on the day, and whether its client went offline."""
+    """The calls of each visit and crawl that begins on the day, and whether its client goes offline."""
     share = plan.share_of_day(day_index)
     scheduled = crawlers.scheduled(plan)
     crawled = max(plan.calls * crawlers.SHARE - scheduled, plan.calls * 0.015)
     shopped = (plan.calls - scheduled - crawled) / (1 + _DUPLICATE_RATE)
 
-    machines = seeded(plan.seed, "machines", day_index)
-    yield crawlers.monitor_calls(plan, day_index, machines), False
-    yield crawlers.tireless_calls(plan, assortment, day_index, machines), False
-    yield from _enough(_crawls(plan, assortment, day_index, machines), crawled * share)
-    yield from _enough(_visits(plan, assortment, day_index), shopped * share)
+    bots = seeded(plan.seed, "machines", day_index)
+    yield crawlers.monitor_calls(plan, day_index, bots), False
+    yield crawlers.tireless_calls(plan, assortment, day_index, bots), False
+    yield from _take_calls(_crawls(plan, assortment, day_index, bots), crawled * share)
+    yield from _take_calls(_visits(plan, assortment, day_index), shopped * share)
 
 
 def _visits(plan: DemoPlan, assortment: Assortment, day_index: int) -> Iterator[tuple[list[Call], bool]]:
-    """Visits of shoppers without end."""
+    """An endless stream of shoppers' visits."""
     rng = seeded(plan.seed, "visits", day_index)
-    counter = Counter(plan, day_index)
+    ids = DailyIds(plan, day_index)
     known = regulars(plan)
     is_campaign = plan.is_campaign(day_index)
     while True:
@@ -194,30 +202,30 @@ def _visits(plan: DemoPlan, assortment: Assortment, day_index: int) -> Iterator[
         shopper = regular(plan.seed, int(known * rng.random() ** 1.7)) if is_regular else newcomer(rng)
         starts_ms = plan.day_starts_ms(day_index) + _HOURS.draw(rng) * HOUR_MS + int(rng.random() * HOUR_MS)
         visit = Visit(
-            rng, assortment, shopper, counter, starts_ms, is_campaign=is_campaign, outage_ms=plan.checkout_outage_ms
+            rng, assortment, shopper, ids, starts_ms, is_campaign=is_campaign, outage_ms=plan.checkout_outage_ms
         )
         yield visit.calls(), visit.device.client == "app" and rng.random() < _OFFLINE_RATE
 
 
 def _crawls(plan: DemoPlan, assortment: Assortment, day_index: int, rng: Random) -> Iterator[tuple[list[Call], bool]]:
-    """Crawls without end."""
+    """An endless stream of crawls."""
     while True:
         starts_ms = plan.day_starts_ms(day_index) + int(rng.random() * DAY_MS)
         yield crawlers.run(rng, assortment, crawlers.CRAWLERS.draw(rng), starts_ms), False
 
 
-def _enough(stories: Iterator[tuple[list[Call], bool]], wanted: float) -> Iterator[tuple[list[Call], bool]]:
-    """As many stories as come closest to the wanted number of calls."""
-    told = 0
-    for story in stories:
-        if told + len(story[0]) / 2 > wanted:
+def _take_calls(visits: Iterator[tuple[list[Call], bool]], target: float) -> Iterator[tuple[list[Call], bool]]:
+    """As many visits as come closest to the target number of calls."""
+    taken = 0
+    for visit in visits:
+        if taken + len(visit[0]) / 2 > target:
             return
-        told += len(story[0])
-        yield story
+        taken += len(visit[0])
+        yield visit
 
 
 def _with_broken_lines(plan: DemoPlan, day_index: int, arrivals: list[Arrival]) -> list[Arrival]:
-    """The arrivals and, among them, the day's lines that nobody can read: a handful in the whole period."""
+    """The arrivals with the day's unreadable lines among them: a handful in the whole period."""
     rng = seeded(plan.seed, "broken lines")
     for number in range(2 * len(_BREAKAGES) + plan.calls // 100_000):
         day, moment, how = int(rng.random() * plan.days), rng.random(), rng.random()
@@ -230,7 +238,7 @@ def _with_broken_lines(plan: DemoPlan, day_index: int, arrivals: list[Arrival]) 
 
 
 def _broken(breakage: str, line: bytes, how: float) -> bytes:
-    """What is left of a line."""
+    """The line, broken in this way."""
     if breakage == "truncated":
         return line[: 20 + int((len(line) - 40) * how)]
     if breakage == "not JSON":
@@ -238,7 +246,7 @@ def _broken(breakage: str, line: bytes, how: float) -> bytes:
     try:
         record: dict[str, object] = msgspec.json.decode(line, type=dict[str, object])
     except msgspec.DecodeError:
-        # Its neighbour is broken already.
+        # The line is already broken.
         return line[:-1]
     match breakage:
         case "no ts":
@@ -257,13 +265,13 @@ def _moment(arrival: Arrival) -> int:
 
 
 def _write_day(plan: DemoPlan, folder: Path, day_index: int) -> Path:
-    """Writes one day's file, whole or not at all."""
+    """Write one day's file, completely or not at all."""
     path = calls_path(plan, folder, day_index)
     unfinished = path.with_name(path.name + ".part")
     lines = [arrival.line for arrival in day_arrivals(plan, day_index)]
     with (
         unfinished.open("wb") as raw,
-        # Without name and time in its header the file is the same bytes every time.
+        # Without a name and time in its header the file has the same bytes every time.
         gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=raw, mtime=0) as packed,
     ):
         for start in range(0, len(lines), _LINES_A_WRITE):

@@ -1,7 +1,7 @@
-"""Seeded chance that gives the same draws on every machine and Python version.
+"""Seeded randomness that gives the same draws on every machine and Python version.
 
-Everything is built on `random()` and `getrandbits()`, whose streams are stable; the other methods of `random.Random`
-may change between versions.
+It only uses `random()` and `getrandbits()`, whose streams are stable; the other methods of `random.Random` may change
+between versions.
 """
 
 import math
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def seeded(seed: int, *names: object) -> Random:
-    """A stream of its own for each purpose, so that one purpose drawing more never shifts another."""
+    """A separate stream for each purpose, so that drawing more for one never changes another."""
     return Random("/".join(map(str, (seed, *names))))
 
 
@@ -35,7 +35,7 @@ def normal(rng: Random) -> float:
 
 
 def geometric(rng: Random, mean: float, most: int) -> int:
-    """How often something happens when each time makes a next one equally likely: 0, 1, 2, … up to most."""
+    """A geometric draw with this mean: 0, 1, 2, … up to most."""
     if mean <= 0:
         return 0
     return min(most, int(math.log(1 - rng.random()) / math.log(mean / (1 + mean))))

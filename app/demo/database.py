@@ -1,6 +1,7 @@
 """The demo shop's own database, as a SQLite file in place of the shop's MySQL.
 
-What is in the tables is a `ShopState`; the file is one state written out. `life` moves it on through the month.
+A `ShopState` holds the content of the tables; the file is one state written out. `shop_timeline` makes the states of a
+month.
 """
 
 import sqlite3
@@ -12,12 +13,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
-from app.demo.catalogue import Item, build_catalogue
+from app.demo.catalog import Item, build_catalog
 from app.demo.chance import geometric, seeded
 from app.demo.plan import DemoPlan
 from app.demo.shoppers import regular, regulars, wanted_item
 
-# Types are declared, since readers take a column's type from here; decimals are TEXT, since SQLite knows only floats.
+# Types are declared because readers take a column's type from here; decimals are TEXT because SQLite has only floats.
 _TABLES = """
 CREATE TABLE items (
     id INTEGER NOT NULL PRIMARY KEY, sku TEXT NOT NULL, title TEXT NOT NULL,
@@ -79,12 +80,12 @@ class ShopState:
     favorites: dict[tuple[int, int], FavoriteRow]
 
     def copy(self) -> "ShopState":
-        """The same rows, to be kept while this state moves on."""
+        """A snapshot that later changes of this state do not affect."""
         return ShopState(dict(self.items), dict(self.stock), dict(self.cart), dict(self.favorites))
 
 
 def item_row(item: Item, updated_at: datetime) -> ItemRow:
-    """What `items` says of an item."""
+    """The row of `items` for an item."""
     return ItemRow(
         item.sku,
         item.title,
@@ -99,11 +100,11 @@ def item_row(item: Item, updated_at: datetime) -> ItemRow:
 
 
 def opening_state(plan: DemoPlan) -> ShopState:
-    """The shop as it stands at the start of the plan's first day."""
-    catalogue = build_catalogue(plan.seed, plan.start)
+    """The shop's state at the start of the plan's first day."""
+    catalog = build_catalog(plan.seed, plan.start)
     opens = datetime.combine(plan.start, time())
     state = ShopState({}, {}, {}, {})
-    for item in catalogue.items:
+    for item in catalog.items:
         rng = seeded(plan.seed, "row", item.id)
         age_s = (opens - item.created_at).total_seconds()
         changed_at = opens - timedelta(seconds=int(age_s * rng.random()))
@@ -117,17 +118,17 @@ def opening_state(plan: DemoPlan) -> ShopState:
         rng, user_id = seeded(plan.seed, "shelf", number), int(shopper.user_id)
         for _ in range(geometric(rng, 0.8 + 2 * shopper.persona.favorites, 25)):
             added_at = opens - timedelta(seconds=int(400 * 86_400 * rng.random() ** 2))
-            key = user_id, wanted_item(rng, shopper.persona, catalogue)
+            key = user_id, wanted_item(rng, shopper.persona, catalog)
             state.favorites.setdefault(key, FavoriteRow(added_at))
         for _ in range(geometric(rng, 0.35, 6)):
             added_at = opens - timedelta(seconds=int(20 * 86_400 * rng.random() ** 2))
-            key = user_id, wanted_item(rng, shopper.persona, catalogue)
+            key = user_id, wanted_item(rng, shopper.persona, catalog)
             state.cart.setdefault(key, CartRow(1 + (rng.random() < 0.06), added_at))
     return state
 
 
 def write_state(state: ShopState, path: Path) -> None:
-    """Writes the state as a SQLite database, in place of what was there; a reader sees the old file or the new one."""
+    """Write the state as a SQLite file, replacing any old one atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".part")
     unfinished.unlink(missing_ok=True)
@@ -141,11 +142,6 @@ def write_state(state: ShopState, path: Path) -> None:
     unfinished.replace(path)
 
 
-def write_database(plan: DemoPlan, path: Path) -> None:
-    """Writes the shop's database as it stands at the start of the plan's first day."""
-    write_state(opening_state(plan), path)
-
-
 def _insert(database: sqlite3.Connection, table: str, rows: Iterable[tuple[object, ...]]) -> None:
     values = [tuple(map(_stored, row)) for row in rows]
     if values:
@@ -155,5 +151,5 @@ def _insert(database: sqlite3.Connection, table: str, rows: Iterable[tuple[objec
 
 def _stored(value: object) -> object:
     if isinstance(value, datetime):
-        return value.strftime("%Y-%m-%d %H:%M:%S")
+        return value.isoformat(" ", "seconds")
     return str(value) if isinstance(value, Decimal) else value

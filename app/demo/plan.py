@@ -10,7 +10,7 @@ MINUTE_MS = 60 * SECOND_MS
 HOUR_MS = 60 * MINUTE_MS
 DAY_MS = 24 * HOUR_MS
 
-# The shop changes its catalogue at night, while hardly anybody is awake.
+# The shop changes its catalog at night, when hardly anybody is awake.
 _UPDATE_MS = 4 * HOUR_MS
 
 CAMPAIGN = "spring-sparkle"
@@ -24,15 +24,15 @@ _TIRELESS_DAY = 11
 
 
 def shop_time(moment_ms: int) -> datetime:
-    """The moment as the shop's database writes it: UTC, to the second."""
+    """The moment as the shop's database stores it: UTC, in whole seconds, naive."""
     return datetime.fromtimestamp(moment_ms // SECOND_MS, tz=UTC).replace(tzinfo=None)
 
 
 @dataclass(frozen=True)
 class DemoPlan:
-    """A month of shop life: the same plan gives the same bytes.
+    """A demo month: the same plan gives the same bytes.
 
-    `calls` is the aim for the whole period, met within 3 % from about 5 000 up. Days are UTC days, counted from 0.
+    `calls` is the target for the whole period, met within 3 % from about 5 000 up. Days are UTC days, counted from 0.
     """
 
     calls: int = 300_000
@@ -63,38 +63,38 @@ class DemoPlan:
         """The day's first moment, epoch ms."""
         return self.starts_ms + day_index * DAY_MS
 
-    def edition_at(self, moment_ms: int) -> int:
-        """Which edition of the catalogue is in force: that of the day from 04:00 on, before it the last day's."""
+    def catalog_version_at(self, moment_ms: int) -> int:
+        """The catalog version valid at the moment: the day's from 04:00, before that the previous day's."""
         return min(max(0, (moment_ms - self.starts_ms - _UPDATE_MS) // DAY_MS), self.days - 1)
 
-    def edition_starts_ms(self, edition: int) -> int:
-        """From when on an edition of the catalogue is in force, epoch ms; the first one since ever."""
-        return self.day_starts_ms(edition) + (_UPDATE_MS if edition else 0)
+    def catalog_version_starts_ms(self, version: int) -> int:
+        """The moment from which a catalog version is valid, epoch ms; the first one is valid from the plan's start."""
+        return self.day_starts_ms(version) + (_UPDATE_MS if version else 0)
 
     def is_campaign(self, day_index: int) -> bool:
-        """Whether the shop advertises loudly on that day."""
+        """Whether the campaign runs on that day."""
         return _CAMPAIGN_FROM <= day_index < _CAMPAIGN_FROM + _CAMPAIGN_DAYS
 
     def share_of_day(self, day_index: int) -> float:
-        """The day's part of the whole period's traffic."""
+        """The day's share of the whole period's traffic."""
         return self._day_weights[day_index] / self._total_weight
 
     @cached_property
     def checkout_outage_ms(self) -> tuple[int, int]:
-        """From when until when (exclusive) the checkout answers nobody: two hours of one evening, epoch ms."""
+        """Start and end (exclusive, epoch ms) of the checkout outage: two hours of one evening."""
         begins = self.day_starts_ms(min(_OUTAGE_DAY, self.days // 2)) + 18 * HOUR_MS
         return begins, begins + 2 * HOUR_MS
 
     @cached_property
     def tireless_ms(self) -> tuple[int, int]:
-        """From when until when (exclusive) one crawler never pauses: over two days and two midnights, epoch ms."""
+        """Start and end (exclusive, epoch ms) of the crawl that never pauses: it spans two days and two midnights."""
         if self.days < 4:
             return self.starts_ms, self.starts_ms
         begins = self.day_starts_ms(min(_TIRELESS_DAY, self.days - 4)) + 3 * HOUR_MS
         return begins, begins + 54 * HOUR_MS
 
     def halves(self) -> tuple[range, range]:
-        """Two runs of days of about equal work; the second also has to find out what the first left undelivered."""
+        """Two ranges of days of about equal work; the second must also regenerate what the first left undelivered."""
         reached = list(accumulate(self._day_weights))
         middle = self._total_weight / 2 + 1
         first = next((day for day, weight in enumerate(reached, 1) if weight >= middle), self.days)

@@ -1,4 +1,4 @@
-"""Who comes to the demo shop, with which device, from where, and what they are after."""
+"""Who visits the demo shop: devices, traffic sources, and what each kind of shopper looks for."""
 
 import re
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from functools import lru_cache
 from random import Random
 from typing import Literal, NamedTuple
 
-from app.demo.catalogue import Catalogue
+from app.demo.catalog import Catalog
 from app.demo.chance import Weighted, between, pick, seeded
 from app.demo.plan import CAMPAIGN, DemoPlan
 from app.demo.user_agents import DESKTOPS, PHONE_APPS, PHONE_BROWSERS, TABLETS, TVS
@@ -20,7 +20,7 @@ Reach = tuple[float, float, float, float, float]
 
 
 class Device(NamedTuple):
-    """A machine a shopper holds, and the program that calls the shop's API from it."""
+    """A shopper's device, and the client on it that calls the shop's API."""
 
     kind: DeviceKind
     client: Client
@@ -49,7 +49,7 @@ class Persona:
 
 
 class Entry(NamedTuple):
-    """How a visit begins: the referring page the browser names, and the tags on the first page's address."""
+    """How a visit begins: the referrer, and the query string of the first page's address."""
 
     referrer: str | None
     tags: str
@@ -57,7 +57,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Shopper:
-    """Somebody who visits the shop, as far as the shop's API can see."""
+    """A visitor, as far as the shop's API can see."""
 
     persona: Persona
     devices: tuple[Device, ...]
@@ -89,7 +89,7 @@ _ALL_SECTIONS: tuple[tuple[str, float], ...] = (
 
 
 def _leaning(**stronger: float) -> Weighted[str]:
-    """All sections, some of them wanted so many times more than usual."""
+    """All sections, with the weights of some multiplied."""
     return Weighted((slug, weight * stronger.get(slug.replace("-", "_"), 1)) for slug, weight in _ALL_SECTIONS)
 
 
@@ -226,8 +226,8 @@ SEARCHES: dict[str, Weighted[str]] = {
 }  # fmt: skip
 
 
-class _Way(NamedTuple):
-    """One way into the shop: how much it brings on ordinary days and in the campaign week, and how it shows."""
+class _Source(NamedTuple):
+    """A traffic source: its weight on ordinary days and in the campaign, its referrers, and the tags it adds."""
 
     ordinary: float
     campaign: float
@@ -249,51 +249,53 @@ _MAILING = "utm_source=newsletter&utm_medium=email&utm_campaign={campaign}&utm_c
 _INSTAGRAM_AD = (
     "utm_source=instagram&utm_medium=paid_social&utm_campaign={campaign}&utm_content=reel-{creative}&fbclid={fbclid}"
 )
-_WAYS = (
-    _Way(24, 20, (None,), ""),
-    _Way(23.5, 18, _GOOGLES, ""),
-    _Way(1.5, 1, _GOOGLES, "srsltid={srsltid}"),
-    _Way(9, 10, _GOOGLES, "utm_source=google&utm_medium=cpc&utm_campaign={ad_group}&utm_term={keyword}&gclid={gclid}"),
-    # Auto-tagging alone: the click id is all that tells the advertisement from a search result.
-    _Way(4, 4, _GOOGLES, "gclid={gclid}"),
-    _Way(0, 2, _GOOGLES, "utm_source=google&utm_medium=cpc&utm_campaign={campaign}&gclid={gclid}"),
-    _Way(2.5, 2, _BINGS, ""),
-    _Way(1.2, 1, _BINGS, "utm_source=bing&utm_medium=cpc&utm_campaign={ad_group}&msclkid={msclkid}"),
-    _Way(5, 5, ("https://l.instagram.com/",), "utm_source=ig&utm_medium=social&utm_content=link_in_bio"),
-    _Way(7, 12, ("https://l.instagram.com/",), _INSTAGRAM_AD),
-    _Way(3, 2, _FACEBOOKS, "fbclid={fbclid}"),
-    _Way(3, 5, _FACEBOOKS, "utm_source=facebook&utm_medium=paid_social&utm_campaign={campaign}&fbclid={fbclid}"),
-    _Way(2.7, 2.4, ("https://www.pinterest.com/",), ""),
-    _Way(1.8, 1.6, ("https://www.pinterest.com/",), "utm_source=pinterest&utm_medium=social"),
-    _Way(5, 12, _MAILS, _MAILING),
-    _Way(1.3, 1, ("https://duckduckgo.com/",), ""),
-    _Way(0.6, 0.5, ("https://www.ecosia.org/",), ""),
-    _Way(0.9, 0.8, ("https://yandex.ru/",), ""),
-    _Way(0.3, 0.2, ("https://yandex.ru/",), "yclid={yclid}"),
-    _Way(2, 2.5, ("https://www.awin1.com/",), "utm_source=awin&utm_medium=affiliate&utm_campaign={partner}&awc={awc}"),
-    _Way(1, 1.5, ("https://www.tiktok.com/",),
-         "utm_source=tiktok&utm_medium=paid_social&utm_campaign={campaign}&ttclid={ttclid}"),
-    _Way(0.6, 0.5, ("https://www.youtube.com/",), ""),
-    _Way(1.5, 1.2, _BLOGS, ""),
-    _Way(1, 1, ("https://www.idealo.de/",), "utm_source=idealo&utm_medium=cpc&utm_campaign=feed"),
-    _Way(0.8, 0.7, _ASSISTANTS, ""),
-    _Way(1, 2, ("https://news.example/",), "utm_source=criteo&utm_medium=cpm&utm_campaign={campaign}"),
-    _Way(0.3, 0.6, (None,), "utm_source=sms&utm_medium=sms&utm_campaign={campaign}"),
+_WEB_SOURCES = (
+    _Source(24, 20, (None,), ""),
+    _Source(23.5, 18, _GOOGLES, ""),
+    _Source(1.5, 1, _GOOGLES, "srsltid={srsltid}"),
+    _Source(9, 10, _GOOGLES,
+            "utm_source=google&utm_medium=cpc&utm_campaign={ad_group}&utm_term={keyword}&gclid={gclid}"),
+    # Auto-tagging alone: only the click id distinguishes the ad from a search result.
+    _Source(4, 4, _GOOGLES, "gclid={gclid}"),
+    _Source(0, 2, _GOOGLES, "utm_source=google&utm_medium=cpc&utm_campaign={campaign}&gclid={gclid}"),
+    _Source(2.5, 2, _BINGS, ""),
+    _Source(1.2, 1, _BINGS, "utm_source=bing&utm_medium=cpc&utm_campaign={ad_group}&msclkid={msclkid}"),
+    _Source(5, 5, ("https://l.instagram.com/",), "utm_source=ig&utm_medium=social&utm_content=link_in_bio"),
+    _Source(7, 12, ("https://l.instagram.com/",), _INSTAGRAM_AD),
+    _Source(3, 2, _FACEBOOKS, "fbclid={fbclid}"),
+    _Source(3, 5, _FACEBOOKS, "utm_source=facebook&utm_medium=paid_social&utm_campaign={campaign}&fbclid={fbclid}"),
+    _Source(2.7, 2.4, ("https://www.pinterest.com/",), ""),
+    _Source(1.8, 1.6, ("https://www.pinterest.com/",), "utm_source=pinterest&utm_medium=social"),
+    _Source(5, 12, _MAILS, _MAILING),
+    _Source(1.3, 1, ("https://duckduckgo.com/",), ""),
+    _Source(0.6, 0.5, ("https://www.ecosia.org/",), ""),
+    _Source(0.9, 0.8, ("https://yandex.ru/",), ""),
+    _Source(0.3, 0.2, ("https://yandex.ru/",), "yclid={yclid}"),
+    _Source(2, 2.5, ("https://www.awin1.com/",),
+            "utm_source=awin&utm_medium=affiliate&utm_campaign={partner}&awc={awc}"),
+    _Source(1, 1.5, ("https://www.tiktok.com/",),
+            "utm_source=tiktok&utm_medium=paid_social&utm_campaign={campaign}&ttclid={ttclid}"),
+    _Source(0.6, 0.5, ("https://www.youtube.com/",), ""),
+    _Source(1.5, 1.2, _BLOGS, ""),
+    _Source(1, 1, ("https://www.idealo.de/",), "utm_source=idealo&utm_medium=cpc&utm_campaign=feed"),
+    _Source(0.8, 0.7, _ASSISTANTS, ""),
+    _Source(1, 2, ("https://news.example/",), "utm_source=criteo&utm_medium=cpm&utm_campaign={campaign}"),
+    _Source(0.3, 0.6, (None,), "utm_source=sms&utm_medium=sms&utm_campaign={campaign}"),
 )  # fmt: skip
-# The app is opened by hand, by a push message or by a link.
-_WAYS_APP = (
-    _Way(78, 70, (None,), ""),
-    _Way(12, 16, (None,), "utm_source=app&utm_medium=push&utm_campaign={campaign}"),
-    _Way(7, 9, (None,), _MAILING),
-    _Way(2, 3, ("https://l.instagram.com/",), _INSTAGRAM_AD),
-    _Way(1, 2, (None,), "utm_source=sms&utm_medium=sms&utm_campaign={campaign}"),
+# The app is opened directly, from a push message, or through a link.
+_APP_SOURCES = (
+    _Source(78, 70, (None,), ""),
+    _Source(12, 16, (None,), "utm_source=app&utm_medium=push&utm_campaign={campaign}"),
+    _Source(7, 9, (None,), _MAILING),
+    _Source(2, 3, ("https://l.instagram.com/",), _INSTAGRAM_AD),
+    _Source(1, 2, (None,), "utm_source=sms&utm_medium=sms&utm_campaign={campaign}"),
 )
-# (client, whether it is the campaign week) -> ways in.
-_WAYS_IN: dict[tuple[Client, bool], Weighted[_Way]] = {
-    ("web", False): Weighted((way, way.ordinary) for way in _WAYS),
-    ("web", True): Weighted((way, way.campaign) for way in _WAYS),
-    ("app", False): Weighted((way, way.ordinary) for way in _WAYS_APP),
-    ("app", True): Weighted((way, way.campaign) for way in _WAYS_APP),
+# (client, whether the campaign runs) -> traffic sources.
+_SOURCES_BY_CLIENT: dict[tuple[Client, bool], Weighted[_Source]] = {
+    ("web", False): Weighted((source, source.ordinary) for source in _WEB_SOURCES),
+    ("web", True): Weighted((source, source.campaign) for source in _WEB_SOURCES),
+    ("app", False): Weighted((source, source.ordinary) for source in _APP_SOURCES),
+    ("app", True): Weighted((source, source.campaign) for source in _APP_SOURCES),
 }
 _AD_GROUPS = ("brand", "rings-generic", "earrings-generic", "gifts-for-her", "shopping-all")
 _KEYWORDS = ("gold+ring", "pearl+earrings", "silver+necklace", "jewelry+gift", "carat+shop", "engagement+ring")
@@ -316,22 +318,22 @@ _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 
 
 def enter(rng: Random, device: Device, *, is_campaign: bool) -> Entry:
-    """Where a visit comes from."""
-    way = _WAYS_IN[device.client, is_campaign].draw(rng)
-    tags = way.tags
+    """Draw where a visit comes from."""
+    source = _SOURCES_BY_CLIENT[device.client, is_campaign].draw(rng)
+    tags = source.tags
     if is_campaign and rng.random() < 0.7:
         tags = tags.replace("{campaign}", CAMPAIGN)
     tags = _PLACEHOLDER.sub(lambda found: _PLACEHOLDERS[found[1]](rng), tags)
-    return Entry(pick(rng, way.referrers), tags)
+    return Entry(pick(rng, source.referrers), tags)
 
 
 def regulars(plan: DemoPlan) -> int:
-    """How many people the shop knows from before; they come again and again."""
+    """The number of regular customers, who visit repeatedly."""
     return max(60, plan.calls // 55)
 
 
 def newcomer(rng: Random) -> Shopper:
-    """Somebody who was never here before."""
+    """A first-time visitor."""
     return Shopper(
         persona=_NEWCOMERS.draw(rng),
         devices=(_DEVICES.draw(rng).draw(rng),),
@@ -344,7 +346,7 @@ def newcomer(rng: Random) -> Shopper:
 
 @lru_cache(maxsize=65_536)
 def regular(seed: int, number: int) -> Shopper:
-    """The shop's regular with that number, the same person on every day and in every process."""
+    """The regular customer with that number: the same person on every day and in every process."""
     rng = seeded(seed, "regular", number)
     first = _DEVICES.draw(rng).draw(rng)
     devices = (first, _DEVICES.draw(rng).draw(rng)) if rng.random() < 0.2 else (first,)
@@ -362,9 +364,9 @@ def regular(seed: int, number: int) -> Shopper:
     )
 
 
-def wanted_item(rng: Random, persona: Persona, catalogue: Catalogue) -> int:
-    """The id of an item this persona might come for."""
-    return catalogue.popular_by_section[persona.sections.draw(rng)].draw(rng)
+def wanted_item(rng: Random, persona: Persona, catalog: Catalog) -> int:
+    """The id of an item this persona might look for."""
+    return catalog.popular_by_section[persona.sections.draw(rng)].draw(rng)
 
 
 def _visitor_id(rng: Random) -> str:
@@ -372,7 +374,7 @@ def _visitor_id(rng: Random) -> str:
 
 
 def _address(rng: Random) -> str:
-    """An address from the ranges set aside for documentation, tests and carriers, so that it is nobody's."""
+    """An address from a range reserved for documentation, benchmarks or carriers, so that it is nobody's."""
     kind, bits = rng.random(), rng.getrandbits(32)
     if kind < 0.62:
         return f"198.{18 + (bits >> 16 & 1)}.{bits >> 8 & 255}.{bits & 255}"

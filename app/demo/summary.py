@@ -1,4 +1,4 @@
-"""What a product officer would read first: how the shop did, where its shoppers were lost, what they looked for."""
+"""What a product officer reads first: the shop's results, where shoppers leave, and what they search for."""
 
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -13,7 +13,7 @@ SELECT count() AS sessions, uniqExact(visitor_id) AS visitors, sum(s.orders) AS 
     min(session_date) AS first, max(session_date) AS last
 FROM dwh.sessions AS s WHERE NOT is_bot"""
 
-# A step counts whoever reached it or a later one: people also come straight to a product.
+# A step counts every session that reached it or a later one: some land directly on a product.
 _FUNNEL = """
 WITH ['visit', 'catalog', 'product', 'cart', 'checkout', 'purchase'] AS steps
 SELECT steps[number] AS step, count() AS sessions
@@ -54,11 +54,10 @@ JOIN history.stock_at(ts = {at:String}) AS stock ON stock.product_id = items.id 
 
 
 def say_summary(warehouse: Warehouse) -> None:
-    """Print the summary."""
+    """Print the summary of the warehouse."""
     totals = warehouse.query(_TOTALS).row(0, named=True)
     console.say(
-        f"\nThe shop from {totals['first']} to {totals['last']}, people only "
-        f"({totals['bot_sessions']:,} sessions of bots left out)"
+        f"\nThe shop from {totals['first']} to {totals['last']}, without {totals['bot_sessions']:,} bot sessions"
     )
     figures = (
         ("sessions", f"{totals['sessions']:,}"), ("visitors", f"{totals['visitors']:,}"),
@@ -77,9 +76,9 @@ def say_summary(warehouse: Warehouse) -> None:
     ]
     console.say_table(
         "How far sessions came",
-        ("step", "sessions", "of all", "lost since the step before"),
+        ("step", "sessions", "of all", "lost since previous step"),
         rows,
-        right=("sessions", "of all", "lost since the step before"),
+        right=("sessions", "of all", "lost since previous step"),
     )
 
     searches = [
@@ -115,7 +114,7 @@ def say_summary(warehouse: Warehouse) -> None:
 
 
 def _say_history(warehouse: Warehouse) -> None:
-    """One product's versions, and what was true of it at an instant between two of them."""
+    """Print one product's versions, and its price and stock just before and after a price change."""
     repriced = warehouse.query(_REPRICED)
     if repriced.is_empty():
         return

@@ -1,4 +1,4 @@
-"""What shoppers do in the demo shop: each visit is a little story told in API calls."""
+"""What shoppers do in the demo shop: each visit becomes a sequence of API calls."""
 
 from decimal import Decimal
 from functools import lru_cache
@@ -9,20 +9,20 @@ from urllib.parse import quote
 import msgspec
 
 from app.demo.assortment import Assortment
-from app.demo.catalogue import PER_PAGE, SECTIONS, Catalogue, Item, Listing
+from app.demo.catalog import PER_PAGE, SECTIONS, Catalog, Item, Listing
 from app.demo.chance import Weighted, between, geometric, pick
 from app.demo.plan import HOUR_MS, MINUTE_MS, SECOND_MS, DemoPlan
-from app.demo.records import API, Call, Diary, error_answer
+from app.demo.request_log import API, Call, RequestLog, error_response
 from app.demo.shoppers import SEARCHES, Device, Persona, Shopper, enter, wanted_item
 
 SITE = "https://shop.example"
 
-# How a client writes several values and numbers: real shops never agree with themselves on this.
-Shape = Literal["lists", "scalars", "texts"]
+# How a client encodes lists and numbers: real clients are inconsistent.
+QueryFormat = Literal["lists", "scalars", "texts"]
 
 VISIT, CATALOG, PRODUCT, CART, CHECKOUT, PURCHASE = range(6)
 
-# What a device makes of a persona's chances: small screens lose people near the till.
+# Factors on a persona's chances by device: small screens lose people near checkout.
 _DEVICE_REACH = {
     "phone": (1.0, 0.98, 0.91, 0.90, 0.88),
     "tablet": (1.0, 1.02, 1.0, 1.0, 1.0),
@@ -31,7 +31,6 @@ _DEVICE_REACH = {
 }
 _CAMPAIGN_REACH = (1.0, 1.04, 1.15, 1.08, 1.05)
 
-_SECTIONS = {section.slug: section for section in SECTIONS}
 _SECTION_MATERIALS = {
     section.slug: Weighted((value, weight) for value, weight in section.materials if value) for section in SECTIONS
 }
@@ -52,19 +51,19 @@ _STORES = b'{"stores":[{"city":"Berlin","opens":"10:00"},{"city":"Lyon","opens":
 _DELIVERY = b'{"options":[{"id":"post","price":4.90,"days":4},{"id":"courier","price":9.90,"days":2}]}'
 _REVIEWS = b'{"average":4.6,"reviews":[{"stars":5,"text":"Even lovelier than in the pictures."}]}'
 _OK = b'{"ok":true}'
-_NO_PRODUCT = error_answer("product_not_found", "This piece is no longer part of our collection.")
-_OUT_OF_STOCK = error_answer("out_of_stock", "This piece has just been sold.")
-_OUTAGE = error_answer("service_unavailable", "Checkout is temporarily unavailable. Please try again later.")
-_BAD_ADDRESS = error_answer("invalid_address", "Please check the postal code.")
-_DECLINED = error_answer("payment_declined", "The payment was declined by your bank.")
-_BAD_LOGIN = error_answer("invalid_credentials", "Wrong e-mail address or password.")
+_NO_PRODUCT = error_response("product_not_found", "This piece is no longer part of our collection.")
+_OUT_OF_STOCK = error_response("out_of_stock", "This piece has just been sold.")
+_OUTAGE = error_response("service_unavailable", "Checkout is temporarily unavailable. Please try again later.")
+_BAD_ADDRESS = error_response("invalid_address", "Please check the postal code.")
+_DECLINED = error_response("payment_declined", "The payment was declined by your bank.")
+_BAD_LOGIN = error_response("invalid_credentials", "Wrong e-mail address or password.")
 
 _FREE_SHIPPING_FROM = Decimal(75)
 _SHIPPING = Decimal("4.90")
 
 
-class Counter:
-    """Hands out the numbers of one day's orders and accounts, unlike those of any other day."""
+class DailyIds:
+    """Assigns the ids of one day's orders and accounts, different from those of any other day."""
 
     def __init__(self, plan: DemoPlan, day_index: int) -> None:
         self._day = plan.day(day_index)
@@ -73,25 +72,25 @@ class Counter:
         self._accounts = 0
 
     def order_id(self) -> str:
-        """The next order's number."""
+        """The next order's id."""
         self._orders += 1
         return f"{self._day:%y%m%d}-{self._orders:05d}"
 
     def user_id(self) -> str:
-        """The next new account's number."""
+        """The next new account's id."""
         self._accounts += 1
         return str(self._first_account + self._accounts)
 
 
 class Visit:
-    """One shopper's visit, told by `calls()`."""
+    """One shopper's visit; `calls()` plays it out."""
 
     def __init__(
         self,
         rng: Random,
         assortment: Assortment,
         shopper: Shopper,
-        counter: Counter,
+        ids: DailyIds,
         starts_ms: int,
         *,
         is_campaign: bool,
@@ -101,32 +100,34 @@ class Visit:
         self.assortment = assortment
         self.shopper = shopper
         self.persona: Persona = shopper.persona
-        self.counter = counter
+        self.ids = ids
         self.outage_ms = outage_ms
-        # Somebody with two devices mostly reaches for the first one.
+        # Somebody with two devices mostly uses the first one.
         which = int(len(shopper.devices) * rng.random() ** 1.6)
         self.device: Device = shopper.devices[which]
         self.language = shopper.language
         self.depth = self._depth(is_campaign=is_campaign)
         self.entry = enter(rng, self.device, is_campaign=is_campaign)
-        self.shape: Shape = "texts" if self.device.client == "app" else "scalars" if rng.random() < 0.1 else "lists"
-        # An older release of the web shop spells out whatever is not set.
-        sends_nulls = self.shape == "lists" and rng.random() < 0.07
+        self.query_format: QueryFormat = (
+            "texts" if self.device.client == "app" else "scalars" if rng.random() < 0.1 else "lists"
+        )
+        # An older release of the web shop sends null for whatever is not set.
+        sends_nulls = self.query_format == "lists" and rng.random() < 0.07
         self.is_terse = rng.random() < 0.5
         self.per_page = pick(rng, (12, 48, 48)) if rng.random() < 0.06 else PER_PAGE
-        self.diary = Diary(
+        self.log = RequestLog(
             rng,
             starts_ms,
             self._identity(shopper.visitor_ids[which]),
-            sends_epoch=self.shape == "texts" and rng.random() < 0.35,
+            sends_epoch=self.query_format == "texts" and rng.random() < 0.35,
             sends_nulls=sends_nulls,
         )
-        self.diary.referrer = self.entry.referrer
+        self.log.referrer = self.entry.referrer
         self.signs_in_later = False
         if shopper.user_id is not None:
             remembered = rng.random()
             if remembered < 0.76:
-                self.diary.user_id = shopper.user_id
+                self.log.user_id = shopper.user_id
             self.signs_in_later = 0.76 <= remembered < 0.94
         self.cart: dict[int, int] = {}
         self.listing = Listing()
@@ -136,9 +137,9 @@ class Visit:
         self.rests = 2
 
     @property
-    def catalogue(self) -> Catalogue:
-        """The catalogue as it is now; what the shopper saw before may have changed."""
-        return self.assortment.at(self.diary.now_ms)
+    def catalog(self) -> Catalog:
+        """The catalog at this moment of the visit; it may differ from what the shopper saw earlier."""
+        return self.assortment.at(self.log.now_ms)
 
     def calls(self) -> list[Call]:
         """The visit's calls in the order they happened."""
@@ -153,12 +154,12 @@ class Visit:
             self._look_at_products(landed_on_product=landed_on_product)
             if self.depth >= CART and self._fill_cart() and self.depth >= CHECKOUT and self._check_out():
                 self._order()
-        return self.diary.calls
+        return self.log.calls
 
-    # -- beginning ---------------------------------------------------------------------------------------------------
+    # -- start -------------------------------------------------------------------------------------------------------
 
     def _depth(self, *, is_campaign: bool) -> int:
-        """How far this visit would go if nothing went wrong."""
+        """How far this visit goes if nothing fails."""
         depth = VISIT
         device = _DEVICE_REACH[self.device.kind]
         for chance, by_device, by_campaign in zip(self.persona.reach, device, _CAMPAIGN_REACH, strict=True):
@@ -168,7 +169,7 @@ class Visit:
         return depth
 
     def _identity(self, visitor_id: str) -> dict[str, str | None]:
-        """The fields by which the shop can tell the shopper; some refuse cookies, a few everything."""
+        """The fields that identify the shopper; some refuse cookies, a few refuse everything."""
         privacy = self.rng.random()
         has_token = privacy < 0.92 or 0.94 <= privacy < 0.994
         return {
@@ -180,42 +181,42 @@ class Visit:
 
     def _land_at_home(self) -> None:
         self._open("")
-        self.diary.send("GET", f"{API}/home", _HOME, typical_ms=40)
+        self.log.send("GET", f"{API}/home", _HOME, typical_ms=40)
 
     def _greet(self) -> None:
-        """What the client asks for before it shows the first page."""
+        """Send what the client requests before it shows the first page."""
         if self.device.client == "web" and self.rng.random() < 0.4:
             body: dict[str, object] = {"locale": self.language}
-            self.diary.send("POST", f"{API}/session", _SESSION, body=body, status=201, typical_ms=25)
-        if self.diary.user_id is not None and self.rng.random() < 0.5:
+            self.log.send("POST", f"{API}/session", _SESSION, body=body, status=201, typical_ms=25)
+        if self.log.user_id is not None and self.rng.random() < 0.5:
             self._me()
 
     def _look_around(self) -> None:
-        """A visit that wants something else than the catalogue, or nothing."""
+        """Visit pages other than the catalog, or none."""
         for _ in range(geometric(self.rng, 0.6, 3)):
             self._pause()
             match int(self.rng.random() * 4):
                 case 0:
                     self._open("stores")
-                    self.diary.send("GET", f"{API}/stores", _STORES)
-                case 1 if self.diary.user_id:
+                    self.log.send("GET", f"{API}/stores", _STORES)
+                case 1 if self.log.user_id:
                     self._open("account/orders")
-                    self.diary.send("GET", f"{API}/me/orders", b'{"orders":[]}')
+                    self.log.send("GET", f"{API}/me/orders", b'{"orders":[]}')
                 case 2:
-                    self.diary.send("POST", f"{API}/newsletter", _OK, body={"language": self.language}, status=202)
+                    self.log.send("POST", f"{API}/newsletter", _OK, body={"language": self.language}, status=202)
                 case _:
                     self._open("service/returns")
-                    self.diary.send("GET", f"{API}/pages/returns", _OK)
+                    self.log.send("GET", f"{API}/pages/returns", _OK)
 
     # -- listings ----------------------------------------------------------------------------------------------------
 
     def _browse(self, steps: int) -> None:
-        """Looks at that many listing pages."""
+        """Look at that many listing pages."""
         for _ in range(steps):
-            if self.diary.calls:
+            if self.log.calls:
                 self._pause()
             choice = self.rng.random()
-            more_pages = len(self.catalogue.found(self.listing)) > self.page * self.per_page
+            more_pages = len(self.catalog.found(self.listing)) > self.page * self.per_page
             if self.shown and more_pages and choice < 0.4:
                 self.page += 1
             elif self.shown and choice < 0.62:
@@ -230,11 +231,11 @@ class Visit:
         if listing.q is None:
             self._open((listing.section[0] if listing.section else "all") + turn)
         else:
-            if self.diary.calls and self.page == 1 and self.rng.random() < 0.35:
+            if self.log.calls and self.page == 1 and self.rng.random() < 0.35:
                 self._suggest(listing.q)
             self._open(f"search?q={_quoted(listing.q)}" + turn.replace("?", "&"))
-        self.shown, answer = self.catalogue.listing_answer(listing, self.page, self.per_page)
-        status = self.diary.send("GET", f"{API}/catalog", answer, query=self._query(), typical_ms=110)
+        self.shown, response = self.catalog.listing_response(listing, self.page, self.per_page)
+        status = self.log.send("GET", f"{API}/catalog", response, query=self._query(), typical_ms=110)
         if status >= 400:
             self.shown = ()
 
@@ -256,7 +257,7 @@ class Visit:
         return listing
 
     def _refined(self, listing: Listing) -> Listing:
-        """The listing with one more filter, or sorted otherwise."""
+        """The listing with one more filter, or with another sort order."""
         rng, persona = self.rng, self.persona
         section = listing.section[0] if listing.section else persona.sections.draw(rng)
         choice = rng.random()
@@ -266,7 +267,7 @@ class Visit:
             return listing._replace(material=_with(rng, listing.material, _SECTION_MATERIALS[section]))
         if choice < 0.75 and persona.price_max:
             price_max = pick(rng, persona.price_max)
-            # Nobody asks for more than so much and less than even that.
+            # Nobody sets a minimum price above the maximum.
             price_min = listing.price_min if listing.price_min and listing.price_min < price_max else None
             return listing._replace(price_max=price_max, price_min=price_min)
         if choice < 0.85 and persona.price_min:
@@ -278,17 +279,17 @@ class Visit:
         return listing._replace(sort=persona.sorts.draw(rng))
 
     def _query(self) -> dict[str, object]:
-        """The listing as this client writes it into the query string."""
+        """The listing as this client encodes it in the query string."""
         listing = self.listing
         query: dict[str, object] = {}
         if listing.q is not None:
             query["q"] = listing.q
-        elif self.diary.sends_nulls:
+        elif self.log.sends_nulls:
             query["q"] = "" if self.is_terse else None
         for name, values in (("section", listing.section), ("material", listing.material), ("metal", listing.metal)):
             if values:
                 query[name] = self._many(values)
-            elif self.diary.sends_nulls:
+            elif self.log.sends_nulls:
                 query[name] = None
         numbers: dict[str, int | None] = {
             "price_min": listing.price_min,
@@ -298,31 +299,31 @@ class Visit:
         }
         for name, number in numbers.items():
             if number is not None:
-                query[name] = str(number) if self.shape == "texts" else number
-            elif self.diary.sends_nulls:
+                query[name] = str(number) if self.query_format == "texts" else number
+            elif self.log.sends_nulls:
                 query[name] = None
         if not self.is_terse or listing.sort != "popular":
             query["sort"] = listing.sort
         return query
 
     def _many(self, values: tuple[str, ...]) -> object:
-        if self.shape == "lists":
+        if self.query_format == "lists":
             return values
-        if self.shape == "texts":
+        if self.query_format == "texts":
             return ",".join(values)
         return values[0] if len(values) == 1 else values
 
     def _suggest(self, q: str) -> None:
         start = q.strip()[: between(self.rng, 2, 6)]
-        self.diary.send("GET", f"{API}/suggest", b'{"suggestions":[]}', query={"q": start}, typical_ms=20)
-        self.diary.now_ms += between(self.rng, 600, 4_000)
+        self.log.send("GET", f"{API}/suggest", b'{"suggestions":[]}', query={"q": start}, typical_ms=20)
+        self.log.now_ms += between(self.rng, 600, 4_000)
 
     # -- products ----------------------------------------------------------------------------------------------------
 
     def _look_at_products(self, *, landed_on_product: bool) -> None:
         views = 1 + geometric(self.rng, self.persona.views, 30)
         if landed_on_product:
-            self._view(wanted_item(self.rng, self.persona, self.catalogue))
+            self._view(wanted_item(self.rng, self.persona, self.catalog))
             if self.depth == PRODUCT and self.rng.random() < 0.38:
                 return
         else:
@@ -334,10 +335,10 @@ class Visit:
             self._view(self._tempting())
 
     def _tempting(self) -> int:
-        """The id of the piece the shopper looks at next."""
+        """The id of the item the shopper looks at next."""
         choice = self.rng.random()
         if self.viewed and choice < 0.16:
-            neighbours = self.catalogue.similar(self.viewed[-1])
+            neighbours = self.catalog.similar(self.viewed[-1])
             if neighbours:
                 return pick(self.rng, neighbours)
         tries = 0
@@ -345,46 +346,46 @@ class Visit:
             self._browse(1)
             tries += 1
         if not self.shown:
-            return wanted_item(self.rng, self.persona, self.catalogue)
-        # The top of a page is looked at most.
+            return wanted_item(self.rng, self.persona, self.catalog)
+        # Items at the top of a page are opened most.
         return self.shown[int(len(self.shown) * self.rng.random() ** 1.7)]
 
     def _view(self, item_id: int) -> bool:
-        """Opens a product's page; whether it could be seen."""
+        """Open a product's page; return whether it loaded."""
         rng = self.rng
-        if self.diary.calls:
+        if self.log.calls:
             self._pause()
-        item = self.catalogue.by_id[item_id]
+        item = self.catalog.by_id[item_id]
         self._open(f"p/{item.id}-{item.slug}")
         if rng.random() < 0.004:
             # An old link from a search engine.
             gone = between(rng, 400, 999)
-            self.diary.send("GET", f"{API}/products/{gone}", _NO_PRODUCT, status=404, typical_ms=30)
+            self.log.send("GET", f"{API}/products/{gone}", _NO_PRODUCT, status=404, typical_ms=30)
             self._pause()
-        answer = self.catalogue.product_answer(item_id)
-        if self.diary.send("GET", f"{API}/products/{item_id}", answer, typical_ms=70) >= 400:
+        response = self.catalog.product_response(item_id)
+        if self.log.send("GET", f"{API}/products/{item_id}", response, typical_ms=70) >= 400:
             return False
         self.viewed.append(item_id)
         if rng.random() < 0.22:
-            self.diary.send("GET", f"{API}/products/{item_id}/similar", self.catalogue.similar_answer(item_id))
+            self.log.send("GET", f"{API}/products/{item_id}/similar", self.catalog.similar_response(item_id))
         if rng.random() < 0.2:
-            self.diary.send("GET", f"{API}/products/{item_id}/reviews", _REVIEWS, typical_ms=45)
-        if rng.random() < self.persona.favorites / self.persona.views * (1.6 if self.diary.user_id else 0.8):
+            self.log.send("GET", f"{API}/products/{item_id}/reviews", _REVIEWS, typical_ms=45)
+        if rng.random() < self.persona.favorites / self.persona.views * (1.6 if self.log.user_id else 0.8):
             self._favorite(item_id)
         return True
 
     def _favorite(self, item_id: int) -> None:
-        self.diary.now_ms += between(self.rng, 1_500, 20_000)
+        self.log.now_ms += between(self.rng, 1_500, 20_000)
         body: dict[str, object] = {"product_id": self._number(item_id)}
-        self.diary.send("POST", f"{API}/favorites", _OK, body=body, status=201, typical_ms=35)
+        self.log.send("POST", f"{API}/favorites", _OK, body=body, status=201, typical_ms=35)
         if self.rng.random() < 0.12:
             self._pause()
-            self.diary.send("DELETE", f"{API}/favorites/{item_id}", None, status=204, typical_ms=35)
+            self.log.send("DELETE", f"{API}/favorites/{item_id}", None, status=204, typical_ms=35)
 
-    # -- cart and till -----------------------------------------------------------------------------------------------
+    # -- cart and order ----------------------------------------------------------------------------------------------
 
     def _fill_cart(self) -> bool:
-        """Puts pieces into the cart; whether any of them stayed there."""
+        """Add items to the cart; return whether any is left in it."""
         rng = self.rng
         wanted = 1 + geometric(rng, 0.35, 4)
         for _ in range(wanted + 3):
@@ -402,38 +403,38 @@ class Visit:
         return bool(self.cart)
 
     def _add_to_cart(self, item_id: int) -> None:
-        rng, item = self.rng, self.catalogue.by_id[item_id]
+        rng, item = self.rng, self.catalog.by_id[item_id]
         quantity = between(rng, 2, 3) if rng.random() < (0.12 if item.price < 60 else 0.02) else 1
         body: dict[str, object] = {"product_id": self._number(item_id)}
-        # The app leaves out the usual one.
-        if quantity > 1 or self.shape != "texts":
+        # The app leaves out a quantity of one.
+        if quantity > 1 or self.query_format != "texts":
             body["quantity"] = self._number(quantity)
         for _ in range(2):
-            self.diary.now_ms += between(rng, 4_000, 45_000)
-            if item_id in self.catalogue.sold_out:
-                self.diary.send("POST", f"{API}/cart/items", _OUT_OF_STOCK, body=body, status=409)
-                # Sold: what was viewed last is no longer wanted.
+            self.log.now_ms += between(rng, 4_000, 45_000)
+            if item_id in self.catalog.sold_out:
+                self.log.send("POST", f"{API}/cart/items", _OUT_OF_STOCK, body=body, status=409)
+                # Sold out: the shopper looks for something else.
                 self.viewed.clear()
                 return
-            answer = self._cart_answer({**self.cart, item_id: quantity})
-            if self.diary.send("POST", f"{API}/cart/items", answer, body=body, status=201, typical_ms=80) < 400:
+            response = self._cart_response({**self.cart, item_id: quantity})
+            if self.log.send("POST", f"{API}/cart/items", response, body=body, status=201, typical_ms=80) < 400:
                 self.cart[item_id] = quantity
                 return
 
     def _remove_from_cart(self, item_id: int) -> None:
         self._pause()
-        if self.diary.send("DELETE", f"{API}/cart/items/{item_id}", None, status=204, typical_ms=50) < 400:
+        if self.log.send("DELETE", f"{API}/cart/items/{item_id}", None, status=204, typical_ms=50) < 400:
             del self.cart[item_id]
 
     def _view_cart(self) -> None:
         self._pause()
         self._open("cart")
-        self.diary.send("GET", f"{API}/cart", self._cart_answer(self.cart), typical_ms=55)
+        self.log.send("GET", f"{API}/cart", self._cart_response(self.cart), typical_ms=55)
 
     def _check_out(self) -> bool:
-        """Goes through the checkout; whether the till can be reached."""
+        """Go through the checkout; return whether the shopper goes on to order."""
         rng = self.rng
-        if self.diary.user_id is None:
+        if self.log.user_id is None:
             if self.shopper.user_id is not None and rng.random() < 0.6:
                 self._sign_in()
             elif self.shopper.user_id is None and rng.random() < 0.22:
@@ -441,16 +442,16 @@ class Visit:
         self._view_cart()
         self._pause()
         self._open("checkout")
-        self.diary.send("GET", f"{API}/delivery/options", _DELIVERY, typical_ms=90)
+        self.log.send("GET", f"{API}/delivery/options", _DELIVERY, typical_ms=90)
         delivery = pick(rng, ("post", "post", "courier", "atelier"))
         body: dict[str, object] = {"delivery": delivery, "gift": rng.random() < 0.2}
         if rng.random() < 0.07:
             self._pause()
-            self.diary.send("POST", f"{API}/checkout", _BAD_ADDRESS, body=body, status=422, typical_ms=120)
+            self.log.send("POST", f"{API}/checkout", _BAD_ADDRESS, body=body, status=422, typical_ms=120)
         for _ in range(between(rng, 1, 3)):
-            self.diary.now_ms += between(rng, 15_000, 100_000)
-            is_down = self.outage_ms[0] <= self.diary.now_ms < self.outage_ms[1]
-            status = self.diary.send(
+            self.log.now_ms += between(rng, 15_000, 100_000)
+            is_down = self.outage_ms[0] <= self.log.now_ms < self.outage_ms[1]
+            status = self.log.send(
                 "POST",
                 f"{API}/checkout",
                 _OUTAGE if is_down else b'{"checkout_id":"%x","state":"open"}' % rng.getrandbits(48),
@@ -465,32 +466,32 @@ class Visit:
     def _order(self) -> None:
         rng = self.rng
         payment: dict[str, object] = {"payment": pick(rng, ("card", "card", "paypal", "invoice", "klarna"))}
-        order_id = self.counter.order_id()
+        order_id = self.ids.order_id()
         for _ in range(2):
-            self.diary.now_ms += between(rng, 8_000, 90_000)
-            if self.outage_ms[0] <= self.diary.now_ms < self.outage_ms[1]:
-                self.diary.send("POST", f"{API}/orders", _OUTAGE, body=payment, status=503, typical_ms=5_000)
+            self.log.now_ms += between(rng, 8_000, 90_000)
+            if self.outage_ms[0] <= self.log.now_ms < self.outage_ms[1]:
+                self.log.send("POST", f"{API}/orders", _OUTAGE, body=payment, status=503, typical_ms=5_000)
                 return
-            if not self.catalogue.sold_out.isdisjoint(self.cart):
-                # Sold out since it was put into the cart.
-                self.diary.send("POST", f"{API}/orders", _OUT_OF_STOCK, body=payment, status=409, typical_ms=90)
+            if not self.catalog.sold_out.isdisjoint(self.cart):
+                # Sold out since it was added to the cart.
+                self.log.send("POST", f"{API}/orders", _OUT_OF_STOCK, body=payment, status=409, typical_ms=90)
                 return
             if rng.random() < 0.06:
-                self.diary.send("POST", f"{API}/orders", _DECLINED, body=payment, status=402, typical_ms=900)
+                self.log.send("POST", f"{API}/orders", _DECLINED, body=payment, status=402, typical_ms=900)
                 continue
-            answer = self._order_answer(order_id)
-            if self.diary.send("POST", f"{API}/orders", answer, body=payment, status=201, typical_ms=450) < 400:
+            response = self._order_response(order_id)
+            if self.log.send("POST", f"{API}/orders", response, body=payment, status=201, typical_ms=450) < 400:
                 if rng.random() < 0.035:
-                    # The confirmation was slow to come, so the button was pressed again.
-                    self.diary.now_ms += between(rng, 900, 15_000)
-                    self.diary.send("POST", f"{API}/orders", answer, body=payment, status=200, typical_ms=90)
+                    # The confirmation was slow, so the shopper pressed the button again.
+                    self.log.now_ms += between(rng, 900, 15_000)
+                    self.log.send("POST", f"{API}/orders", response, body=payment, status=200, typical_ms=90)
                 self._open("checkout/done")
-                if self.diary.user_id is not None:
-                    self.diary.send("GET", f"{API}/me/orders", b'{"orders":["%b"]}' % order_id.encode())
+                if self.log.user_id is not None:
+                    self.log.send("GET", f"{API}/me/orders", b'{"orders":["%b"]}' % order_id.encode())
                 return
 
-    def _cart_answer(self, cart: dict[int, int]) -> bytes:
-        by_id = self.catalogue.by_id
+    def _cart_response(self, cart: dict[int, int]) -> bytes:
+        by_id = self.catalog.by_id
         lines = [(by_id[item_id], quantity) for item_id, quantity in cart.items()]
         subtotal = sum((item.price * quantity for item, quantity in lines), Decimal(0))
         return b'{"items":[%b],"subtotal":%b,"currency":"EUR"}' % (
@@ -498,13 +499,13 @@ class Visit:
             str(subtotal).encode(),
         )
 
-    def _order_answer(self, order_id: str) -> bytes:
-        by_id = self.catalogue.by_id
+    def _order_response(self, order_id: str) -> bytes:
+        by_id = self.catalog.by_id
         lines = [(by_id[item_id], quantity) for item_id, quantity in self.cart.items()]
         worth = sum((item.price * quantity for item, quantity in lines), Decimal(0))
         shipping = Decimal("0.00") if worth >= _FREE_SHIPPING_FROM else _SHIPPING
         # Orders of the app leave out a quantity of one now and then, as its cart does.
-        is_brief = self.shape == "texts" and self.rng.random() < 0.3
+        is_brief = self.query_format == "texts" and self.rng.random() < 0.3
         return b'{"order_id":"%b","total":%b,"currency":"EUR","shipping":%b,"items":[%b]}' % (
             order_id.encode(),
             str(worth + shipping).encode(),
@@ -520,51 +521,51 @@ class Visit:
         self._open("account/login")
         login: dict[str, object] = {"method": "password"}
         if self.rng.random() < 0.1:
-            self.diary.send("POST", f"{API}/auth/login", _BAD_LOGIN, body=login, status=401, typical_ms=220)
-            self.diary.now_ms += between(self.rng, 5_000, 25_000)
-        if self.diary.send("POST", f"{API}/auth/login", _OK, body=login, typical_ms=220) < 400:
-            self.diary.user_id = self.shopper.user_id
+            self.log.send("POST", f"{API}/auth/login", _BAD_LOGIN, body=login, status=401, typical_ms=220)
+            self.log.now_ms += between(self.rng, 5_000, 25_000)
+        if self.log.send("POST", f"{API}/auth/login", _OK, body=login, typical_ms=220) < 400:
+            self.log.user_id = self.shopper.user_id
             self._me()
 
     def _register(self) -> None:
         self._pause()
         self._open("account/new")
         body: dict[str, object] = {"newsletter": True}
-        if self.diary.send("POST", f"{API}/auth/register", _OK, body=body, status=201, typical_ms=300) < 400:
-            self.diary.user_id = self.counter.user_id()
+        if self.log.send("POST", f"{API}/auth/register", _OK, body=body, status=201, typical_ms=300) < 400:
+            self.log.user_id = self.ids.user_id()
 
     def _me(self) -> None:
-        answer = msgspec.json.encode({"user_id": self.diary.user_id, "language": self.language, "tier": "friend"})
-        self.diary.send("GET", f"{API}/me", answer, typical_ms=30)
+        response = msgspec.json.encode({"user_id": self.log.user_id, "language": self.language, "tier": "friend"})
+        self.log.send("GET", f"{API}/me", response, typical_ms=30)
         if self.rng.random() < 0.3:
-            self.diary.send("GET", f"{API}/favorites", b'{"items":[]}', typical_ms=40)
+            self.log.send("GET", f"{API}/favorites", b'{"items":[]}', typical_ms=40)
 
-    # -- manners -----------------------------------------------------------------------------------------------------
+    # -- helpers -----------------------------------------------------------------------------------------------------
 
     def _number(self, value: int) -> object:
-        return str(value) if self.shape == "texts" else value
+        return str(value) if self.query_format == "texts" else value
 
     def _open(self, path: str) -> None:
-        """Moves on to a page; the first page's address carries the campaign tags."""
-        diary = self.diary
-        is_first = not diary.calls
+        """Open a page; the first page's address carries the campaign tags."""
+        log = self.log
+        is_first = not log.calls
         if self.device.client == "app":
-            # The app shows no addresses: only a link that opened it is known, and only at first.
-            diary.page_url = f"{SITE}/{self.language}/?{self.entry.tags}" if is_first and self.entry.tags else None
-            diary.referrer = self.entry.referrer if is_first else None
+            # The app has no addresses: only the link that opened it is known, and only at first.
+            log.page_url = f"{SITE}/{self.language}/?{self.entry.tags}" if is_first and self.entry.tags else None
+            log.referrer = self.entry.referrer if is_first else None
         else:
             url = f"{SITE}/{self.language}/{path}"
             if is_first:
                 if self.entry.tags:
                     url += f"{'&' if '?' in url else '?'}{self.entry.tags}"
-            elif diary.page_url != url:
-                diary.referrer = diary.page_url
-            diary.page_url = url
+            elif log.page_url != url:
+                log.referrer = log.page_url
+            log.page_url = url
         if is_first:
             self._greet()
 
     def _pause(self) -> None:
-        """Reads, scrolls, thinks; now and then somebody is called away."""
+        """Pause between pages, now and then for long."""
         luck = self.rng.random()
         pause_ms = 2 * SECOND_MS + int(70 * SECOND_MS * self.rng.random() ** 3)
         if luck > 0.985 and self.rests:
@@ -572,11 +573,11 @@ class Visit:
             pause_ms = between(self.rng, 3 * MINUTE_MS, 28 * MINUTE_MS)
             if luck > 0.996:
                 pause_ms = between(self.rng, 31 * MINUTE_MS, 3 * HOUR_MS)
-        self.diary.now_ms += pause_ms
+        self.log.now_ms += pause_ms
 
 
 def _with(rng: Random, values: tuple[str, ...], choices: Weighted[str]) -> tuple[str, ...]:
-    """The filter with another value ticked, sometimes two."""
+    """The filter with one more value selected, sometimes two."""
     for _ in range(2 if rng.random() < 0.35 else 1):
         value = choices.draw(rng)
         if value not in values:

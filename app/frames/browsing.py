@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from app.frames.carts import products_of_call
 from app.frames.sessions import is_event
+from app.rules.endpoint_map import PRODUCT_EVENTS
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Browsing:
 
 
 def browse(events: pl.DataFrame) -> Browsing:
-    """The browsing in events that are in call order; in: `dwh.events` with `session_number, is_counted_order`."""
+    """The browsing in events in call order: `dwh.events` with `session_number, is_counted_order, cart_changes`."""
     numbered = events.with_row_index("position")
     catalog = numbered.filter(is_event("catalog")).with_columns(
         seq=pl.int_range(1, pl.len() + 1, dtype=pl.UInt32).over("session_number"), listing=listing_key()
@@ -45,9 +47,21 @@ def browse(events: pl.DataFrame) -> Browsing:
 
 def listing_key() -> pl.Expr:
     """What makes a listing: query, filters whatever their order, prices and sort; not its page."""
-    filters = [pl.col(name).list.sort().list.join("\x1e") for name in ("section", "material", "metal")]
+    lists = [pl.col(name).list.sort().list.join("\x1e") for name in ("section", "material", "metal")]
     prices = [pl.col(name).cast(pl.String).fill_null("") for name in ("price_min", "price_max")]
-    return pl.concat_str("search_query", *filters, *prices, "sort", separator="\x1f")
+    return pl.concat_str("search_query", *lists, *prices, "sort", filters_as_text(), separator="\x1f")
+
+
+def filters_as_text() -> pl.Expr:
+    """The shop's own filters as one text, the same whatever the order of their values."""
+    one = pl.element().struct.field
+    text = pl.concat_str(one("key"), one("value").list.sort().list.join("\x1e"), separator="\x1d")
+    return as_pairs().list.eval(text).list.join("\x1c")
+
+
+def as_pairs() -> pl.Expr:
+    """The shop's own filters as a list of name and values."""
+    return pl.col("filters").cast(pl.List(pl.Struct({"key": pl.String, "value": pl.List(pl.String)})))
 
 
 def listings_so_far() -> pl.Expr:
@@ -82,8 +96,32 @@ _ACTION_COLUMNS = ("session_number", "product_id", "position", "ts", "event", "q
 
 
 def _single_products(numbered: pl.DataFrame) -> pl.DataFrame:
-    is_single = pl.col("event").is_in(["product_view", "favorite_add", "favorite_remove", "cart_add", "cart_remove"])
-    return numbered.filter(is_single).with_columns(revenue=pl.lit(0).cast(pl.Decimal(18, 2))).select(_ACTION_COLUMNS)
+    """A row per product of a view, favorite or cart call; a new quantity is what it adds or takes away."""
+    acted = numbered.filter(pl.col("event").is_in(PRODUCT_EVENTS)).with_columns(
+        revenue=pl.lit(0).cast(pl.Decimal(18, 2))
+    )
+    is_several = pl.col("order_products").list.len() > 0
+    single = acted.filter(~is_several, ~is_event("cart_update")).select(_ACTION_COLUMNS)
+    several = acted.filter(is_several, ~is_event("cart_update")).with_columns(
+        product_id="order_products", quantity="order_quantities", price="order_prices"
+    )
+    several = several.select(_ACTION_COLUMNS).explode("product_id", "quantity", "price", empty_as_null=False)
+    several = several.with_columns(price=pl.when(pl.col("price") != 0).then("price"))
+    return pl.concat([single, several, _quantity_changes(acted)])
+
+
+def _quantity_changes(acted: pl.DataFrame) -> pl.DataFrame:
+    products, _ = products_of_call()
+    updates = acted.filter(is_event("cart_update")).with_columns(products)
+    return (
+        updates.explode("product_id", "cart_changes", empty_as_null=False)
+        .filter(pl.col("cart_changes").fill_null(0) != 0)
+        .with_columns(
+            event=pl.when(pl.col("cart_changes") > 0).then(pl.lit("cart_add")).otherwise(pl.lit("cart_remove")),
+            quantity=pl.col("cart_changes").abs().cast(pl.UInt32),
+        )
+        .select(_ACTION_COLUMNS)
+    )
 
 
 def _order_items(numbered: pl.DataFrame) -> pl.DataFrame:

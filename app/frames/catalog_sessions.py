@@ -3,7 +3,7 @@
 import polars as pl
 
 from app.contracts import CATALOG_SESSIONS
-from app.frames.browsing import Browsing
+from app.frames.browsing import Browsing, as_pairs
 from app.frames.sessions import REPEATED, is_event
 
 _OUTCOMES = {"products_clicked": "product_view", "products_carted": "cart_add", "products_bought": "purchase"}
@@ -39,7 +39,7 @@ def build_catalog_sessions(browsing: Browsing, sessions: pl.DataFrame) -> pl.Dat
 
 
 def filters_used() -> pl.Expr:
-    """How many of section, material, metal and price were filtered by; both prices are one filter."""
+    """How many of section, material, metal, price and the shop's own filters were used; both prices are one filter."""
     lists = [(pl.col(name).list.len() > 0).cast(pl.UInt8) for name in ("section", "material", "metal")]
     has_price = pl.col("price_min").is_not_null() | pl.col("price_max").is_not_null()
-    return pl.sum_horizontal(*lists, has_price.cast(pl.UInt8))
+    return pl.sum_horizontal(*lists, has_price.cast(pl.UInt8), as_pairs().list.len().cast(pl.UInt8))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import polars as pl
 
 from app.frames.pages import decoded, host_of, url_parameter
-from app.rules.channels import ASKED, ChannelRules, Condition, host_pattern
+from app.rules.channels import ASKED, ChannelRules, Condition, registrable_site
 
 UTM = ("utm_source", "utm_medium", "utm_campaign", "utm_term", "utm_content")
 DIRECT_SOURCE, DIRECT_MEDIUM, NOT_SET = "(direct)", "(none)", "(not set)"
@@ -69,20 +69,67 @@ def _deciding_calls(events: pl.DataFrame, rules: ChannelRules) -> pl.DataFrame:
     A referrer that is none, the shop's own or a payment provider's is empty.
     """
     calls = events.select("session_number", "referrer", "page_url").filter(_is_another_address())
-    is_foreign = ~_matches("referrer_host", host_pattern((*rules.own_hosts, *rules.payment_hosts)))
+    is_foreign = ~_matches("referrer_host", rules.unreferring)
     referrers = _hosts(calls["referrer"], "referrer_host").filter(pl.col("referrer_host") != "", is_foreign)
-    return (
-        calls.join(referrers, on="referrer", how="left", maintain_order="left")
+    carrying = (
+        calls.with_columns(
+            is_first=(pl.col("session_number") != pl.col("session_number").shift(1)).fill_null(value=True)
+        )
+        .join(referrers, on="referrer", how="left", maintain_order="left")
         .join(_hosts(calls["page_url"], "page_host"), on="page_url", how="left", maintain_order="left")
         .with_columns(
             is_referral=(pl.col("referrer_host") != pl.col("page_host")).fill_null(value=False),
             is_tagged=pl.col("page_url").str.contains(_tag_pattern(rules)),
         )
         .filter(pl.col("is_referral") | pl.col("is_tagged"))
+        .pipe(_without_own_sites)
+    )
+    return (
+        _without_returns(carrying.with_row_index("row"), calls, rules)
         .unique("session_number", keep="first", maintain_order=True)
         .with_columns(pl.when("is_referral").then(pl.col("referrer", "referrer_host")).otherwise(pl.lit("")))
-        .drop("is_referral", "page_host")
+        .select("session_number", "referrer", "page_url", "referrer_host", "is_tagged")
     )
+
+
+def _without_own_sites(calls: pl.DataFrame) -> pl.DataFrame:
+    """The calls less their referrals between hosts of one registered domain, which are only tagged if anything."""
+    pairs = calls.filter("is_referral").select("referrer_host", "page_host").unique()
+    ends = [pl.col(name).str.extract(r"([^.]+\.[^.]+)$") for name in pairs.columns]
+    pairs = pairs.filter(ends[0] == ends[1])  # few: no others can be of one domain
+    is_own = [registrable_site(referrer) == registrable_site(page) for referrer, page in pairs.iter_rows()]
+    own = pairs.filter(pl.Series(is_own, dtype=pl.Boolean)).with_columns(is_own=pl.lit(value=True))
+    if own.is_empty():
+        return calls
+    return (
+        calls.join(own, on=["referrer_host", "page_host"], how="left", maintain_order="left")
+        .with_columns(is_referral=pl.col("is_referral") & pl.col("is_own").is_null())
+        .drop("is_own")
+        .filter(pl.col("is_referral") | pl.col("is_tagged"))
+    )
+
+
+def _without_returns(carrying: pl.DataFrame, calls: pl.DataFrame, rules: ChannelRules) -> pl.DataFrame:
+    """The calls without those of shoppers who come back from a site that no list knows: a bank's, or one to sign in.
+
+    Such a site begins a visit on the session's first page only.
+    """
+    later = carrying.filter(~pl.col("is_tagged"), ~pl.col("is_first"))
+    if later.is_empty():
+        return carrying
+    sites = _sites(later["referrer_host"], rules)
+    listed = _categories(later["referrer_host"], sites, rules).filter(pl.col("category") != "").select("source")
+    first_pages = (
+        calls.join(later, on="session_number", how="semi", maintain_order="left")
+        .unique("session_number", keep="first", maintain_order=True)
+        .filter(pl.col("page_url") != "")
+    )
+    returns = (
+        later.join(first_pages, on=["session_number", "page_url"], how="anti")
+        .join(sites.filter("is_site"), on="referrer_host", how="anti")
+        .join(listed, left_on="referrer_host", right_on="source", how="anti")
+    )
+    return carrying.join(returns, on="row", how="anti", maintain_order="left")
 
 
 def _hosts(addresses: pl.Series, name: str) -> pl.DataFrame:
@@ -135,6 +182,8 @@ def _click(rules: ChannelRules) -> list[pl.Expr]:
         return [pl.lit("").alias("click_id"), pl.lit("").alias("click_parameter")]
     names = pl.coalesce(*(groups.struct.field("1") for groups in found)).fill_null("").str.to_lowercase()
     values = pl.coalesce(*(groups.struct.field("2") for groups in found)).fill_null("")
+    identifying = [click_id.parameter for click_id in rules.click_ids if click_id.identifies_click]
+    values = pl.when(names.is_in(identifying)).then(values).otherwise(pl.lit(""))
     return [decoded(values).alias("click_id"), names.alias("click_parameter")]
 
 

@@ -1,4 +1,4 @@
-"""Business days: local dates as spans of UTC milliseconds, right on days of 23, 24 and 25 hours."""
+"""Business days: local dates as bounds of UTC milliseconds, right on days of 23, 24 and 25 hours."""
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -8,7 +8,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
-class DaySpans:
+class DayBounds:
     """The instants, in epoch ms, that bound a business day and its two neighbours: `[start, end)` is the day."""
 
     day: date
@@ -18,10 +18,10 @@ class DaySpans:
     next_end: int
 
 
-def day_spans(day: date, zone: ZoneInfo) -> DaySpans:
-    """The spans of a business day. Where clocks skip midnight, the day begins at the first instant of its date."""
+def day_bounds(day: date, zone: ZoneInfo) -> DayBounds:
+    """The bounds of a business day. Where clocks skip midnight, the day begins at the first instant of its date."""
     starts = [midnight_ms(day + timedelta(days=offset), zone) for offset in (-1, 0, 1, 2)]
-    return DaySpans(day, *starts)
+    return DayBounds(day, *starts)
 
 
 def midnight_ms(day: date, zone: ZoneInfo) -> int:

@@ -31,9 +31,7 @@ def read_user_agents(user_agents: pl.Series, rules: DeviceRules) -> pl.DataFrame
     # Phones are called Bot, Butterfly or Spider: what the platform says of the model tells nothing of a machine.
     read = read.with_columns(without_model=pl.col("read").str.replace(_MODEL, "Android"))
     parsed = pl.DataFrame([_parse(text) for text in read["read"]], schema=_PARSED, orient="row")
-    is_listed = _first_match(rules.bots, within="without_model")
-    reason = pl.coalesce(is_listed, pl.when(pl.col("family") == "Spider").then(pl.lit("crawler")))
-    reason = pl.when(~_any_matches(rules.people)).then(reason)
+    reason = pl.coalesce(_listed_reason(rules.bots), pl.when(pl.col("family") == "Spider").then(pl.lit("crawler")))
     return (
         read.hstack(parsed)
         .with_columns(device=(_named("brand", rules.brands) + " " + pl.col("family")).str.strip_chars_start())
@@ -73,9 +71,12 @@ def _resolver() -> Resolver:
     return FastResolver(load_builtins())
 
 
-def _first_match(rules: tuple[tuple[str, str], ...], *, within: str) -> pl.Expr:
-    """The name of the first pattern that a user agent matches; null if none does."""
-    matches = (pl.when(pl.col(within).str.contains(pattern)).then(pl.lit(name)) for name, pattern in rules)
+def _listed_reason(bots: tuple[tuple[str, str], ...]) -> pl.Expr:
+    """The reason of the first pattern that a user agent matches, empty for people; null if none does."""
+    matches = (
+        pl.when(pl.col("without_model" if reason else "read").str.contains(pattern)).then(pl.lit(reason))
+        for reason, pattern in bots
+    )
     return pl.coalesce(*matches, pl.lit(None, pl.String))
 
 
@@ -88,10 +89,6 @@ def _device_type(rules: tuple[DeviceRule, ...]) -> pl.Expr:
         for rule in rules
     )
     return pl.coalesce(*matches, pl.lit("other"))
-
-
-def _any_matches(patterns: tuple[str, ...]) -> pl.Expr:
-    return pl.any_horizontal(pl.lit(value=False), *(pl.col("read").str.contains(pattern) for pattern in patterns))
 
 
 def _named(column: str, names: tuple[tuple[str, str], ...]) -> pl.Expr:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from app.frames.conditions import holds
 from app.frames.documents import Sought, search_documents
-from app.frames.fields import EXACT, ID_FIELDS, MONEY, field_dtype, from_results, kind_of, matched, scalar_dtype, typed
+from app.frames.fields import EXACT, ID_FIELDS, field_dtype, from_results, kind_of, matched, scalar_dtype, typed
 from app.frames.json_fields import comparable_text, decode_document, extract
 from app.frames.recall import MEMORY_SCHEMA, looked_up, recalled, remembered
 from app.frames.routes import placeholder_values, with_routes
@@ -18,7 +18,6 @@ from app.rules.embedded_text import from_form
 from app.rules.endpoint_map import (
     FIELDS,
     LIST_FIELDS,
-    MONEY_FIELDS,
     ORDER_ITEM_FIELDS,
     OTHER,
     PARALLEL_FIELDS,
@@ -58,7 +57,7 @@ TYPED_SCHEMA: dict[str, pl.DataType] = {
 
 @dataclass(frozen=True)
 class TypedCalls:
-    """Calls with `event`, every field of the endpoint map, `filters`, `map_entry` and `is_error`.
+    """Calls with `event`, every field of the endpoint map, `filters`, `map_entry` and `is_error`; amounts are exact.
 
     `unreadable` counts by entry and field the values that could not be read; under an empty field documents that are
     not JSON objects.
@@ -396,7 +395,7 @@ def _typed_fields(
     frame = pl.DataFrame({"row": entry.rows["row"]} | columns)
     if has_lists:
         frame = _with_several(frame)
-    frame = frame.pipe(_aligned_lists).pipe(_with_filters, entry.call).pipe(_in_cents)
+    frame = frame.pipe(_aligned_lists).pipe(_with_filters, entry.call)
     return (
         frame.with_columns(event=pl.lit(entry.call.event), map_entry=pl.lit(entry.call.label)).select(
             "row", *(pl.col(name) for name in _PART_SCHEMA if name in {*frame.columns, "event", "map_entry"})
@@ -526,7 +525,9 @@ def _with_several(frame: pl.DataFrame) -> pl.DataFrame:
     """Of calls about several products the lists as those of an order, and the first product as theirs."""
     names = {"product_id": "order_products", "quantity": "order_quantities", "price": "order_prices"}
     is_several = pl.col("product_id").list.len() > 1
-    firsts = [pl.col(name).list.get(0, null_on_oob=True) for name in PARALLEL_FIELDS if name in frame.columns]
+    firsts = [
+        pl.col(name).list.get(0, null_on_oob=True).alias(name) for name in PARALLEL_FIELDS if name in frame.columns
+    ]
     lists = [pl.when(is_several).then(name).alias(names[name]) for name in PARALLEL_FIELDS if name in frame.columns]
     return frame.with_columns(lists).with_columns(firsts)
 
@@ -578,12 +579,3 @@ def _with_filters(fields: pl.DataFrame, call: MappedCall) -> pl.DataFrame:
     named = [pl.struct(key=pl.lit(name), value=pl.col(name)) for name in sorted(call.filters)]
     values = pl.concat_list(named).list.eval(pl.element().filter(pl.element().struct.field("value").is_not_null()))
     return fields.with_columns(filters=values).drop(call.filters)
-
-
-def _in_cents(fields: pl.DataFrame) -> pl.DataFrame:
-    """Exact amounts as money; half a cent goes to the even one."""
-    return fields.with_columns(
-        pl.col(name).cast(pl.List(MONEY) if isinstance(dtype, pl.List) else MONEY)
-        for name, dtype in fields.schema.items()
-        if name in MONEY_FIELDS
-    )

@@ -11,7 +11,6 @@ from app.rules.endpoint_map import FIELDS, LIST_FIELDS, MONEY_FIELDS, Reading
 from app.rules.field_path import Kind
 from app.rules.number_text import AMBIGUOUS, read_number
 
-MONEY = pl.Decimal(18, 2)
 EXACT = pl.Decimal(38, 18)
 COUNT_FIELDS = frozenset({"quantity", "page", "per_page", "results_total", "order_quantities"})
 ID_FIELDS = frozenset({"product_id", "order_id", "shown_products", "order_products"})
@@ -29,22 +28,22 @@ def kind_of(field: str) -> Kind:
 
 
 def scalar_dtype(field: str) -> pl.DataType:
-    """The type of one value of a field, before money is rounded to cents."""
+    """The type of one value of a field."""
     if field in COUNT_FIELDS:
         return pl.UInt32()
     return EXACT if field in MONEY_FIELDS else pl.String()
 
 
 def field_dtype(field: str) -> pl.DataType:
-    """The type of a field's column in `dwh.events`."""
-    scalar = MONEY if field in MONEY_FIELDS else scalar_dtype(field)
+    """The type of a field's column; money is exact."""
+    scalar = scalar_dtype(field)
     return pl.List(scalar) if field in LIST_FIELDS or kind_of(field) is Kind.TEXTS else scalar
 
 
 def typed(values: pl.Series, field: str, reading: Reading) -> tuple[pl.Series, int]:
     """The values of one reading of a field, null where there is none; and how many could not be read.
 
-    In: text, numbers, or lists of these. Money is exact here, not yet in cents.
+    In: text, numbers, or lists of these.
     """
     if reading.range_separator and values.dtype == pl.String:
         values = _part_of_range(values, reading)

@@ -1,4 +1,4 @@
-"""Which calls are a person's: those that carry the user, and a guest's that are stitched to the user."""
+"""Which calls are a user's: those that carry the user id, and guests' calls that are stitched to the user."""
 
 from datetime import timedelta
 
@@ -16,12 +16,12 @@ CALLS = pl.Schema(
 )
 
 
-def belonging(calls: pl.DataFrame, *, user: str, timeout_ms: int) -> pl.DataFrame:
+def resolve_identity(calls: pl.DataFrame, *, user: str, timeout_ms: int) -> pl.DataFrame:
     """The calls, each once, with `belongs`: whether it is the user's.
 
-    In: CALLS, all that there are of the visitors and session tokens which the user was seen with. A session is a
-    visitor's calls without a longer pause; its person is the last user in it, else that of the next session in which
-    somebody was signed in, else of the last one. A call that names another user is that one's, whatever its session.
+    In: CALLS, all calls of the visitors and session tokens that the user was seen with. A session is a visitor's calls
+    without a longer pause; its person is the last user in it, else that of the next session in which somebody was
+    signed in, else of the last one before. A call that names another user belongs to that user, whatever its session.
     """
     opens = (pl.col("ts").diff() > timedelta(milliseconds=timeout_ms)).over("visitor_key").fill_null(value=True)
     signed_in = pl.when(pl.col("user_id") != "").then("user_id")
@@ -43,8 +43,8 @@ def belonging(calls: pl.DataFrame, *, user: str, timeout_ms: int) -> pl.DataFram
     )
 
 
-def owned(calls: pl.DataFrame, column: str) -> list[str]:
-    """The ids in a column that only calls which belong carry; in: what `belonging` gives."""
+def exclusive_ids(calls: pl.DataFrame, column: str) -> list[str]:
+    """The ids in a column that occur only in calls of the user; in: the result of `resolve_identity`."""
     return (
         calls.filter(pl.col(column) != "")
         .group_by(column)

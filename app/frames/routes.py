@@ -25,6 +25,13 @@ def normal_path(endpoint: str = "endpoint") -> pl.Expr:
     )
 
 
+def normal_paths(endpoints: pl.Series) -> pl.Series:
+    """The normal path of each endpoint, computed once per distinct one."""
+    distinct = endpoints.unique().to_frame("endpoint").with_columns(path=normal_path())
+    changed = distinct.filter(pl.col("path") != pl.col("endpoint"))
+    return endpoints.replace(changed["endpoint"], changed["path"]) if changed.height else endpoints
+
+
 def normal_path_sql(endpoint: str = "endpoint") -> str:
     """`normal_path` in ClickHouse's SQL."""
     without_host = f"replaceRegexpOne({endpoint}, '^[A-Za-z][A-Za-z0-9+.\\\\-]*://[^/?#]*', '')"

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from app.frames.days import DaySpans
+from app.frames.days import DayBounds
 
 CALL_ORDER = ("visitor_hash", "ts", "call_id")
 
@@ -21,7 +21,7 @@ def first_of_each_call(calls: pl.DataFrame) -> pl.DataFrame:
     return calls.sort("ts", "content_hash").unique("call_id", keep="first", maintain_order=True)
 
 
-def assign_sessions(calls: pl.DataFrame, earlier: pl.DataFrame, *, spans: DaySpans, timeout_ms: int) -> pl.DataFrame:
+def assign_sessions(calls: pl.DataFrame, earlier: pl.DataFrame, *, bounds: DayBounds, timeout_ms: int) -> pl.DataFrame:
     """The calls, sorted by visitor and time, with `session_id`, `session_number` and `starts_today`.
 
     `calls` are those of the day and what follows of the sessions that reach into the next day. `earlier` are
@@ -39,7 +39,7 @@ def assign_sessions(calls: pl.DataFrame, earlier: pl.DataFrame, *, spans: DaySpa
         moments.sort(CALL_ORDER)
         .with_columns(at=pl.col("ts").dt.epoch("ms"))
         .with_columns(pauses_before=pauses_before(timeout_ms))
-        .with_columns(session_number=opens_session(spans).cum_sum())
+        .with_columns(session_number=opens_session(bounds).cum_sum())
         .with_columns(started=pl.col("at").first().over("session_number"))
         .filter(pl.col("row").is_not_null())
         .select("row", "session_number", "started")
@@ -47,8 +47,8 @@ def assign_sessions(calls: pl.DataFrame, earlier: pl.DataFrame, *, spans: DaySpa
     return (
         calls[starts["row"]]
         .hstack(starts.select("session_number", "started"))
-        .with_columns(starts_today=pl.col("started").is_between(spans.start, spans.end, closed="left"))
-        .filter((pl.col("ts").dt.epoch("ms") < spans.end) | pl.col("starts_today"))
+        .with_columns(starts_today=pl.col("started").is_between(bounds.start, bounds.end, closed="left"))
+        .filter((pl.col("ts").dt.epoch("ms") < bounds.end) | pl.col("starts_today"))
         .pipe(_with_session_id)
         .with_columns(session_number=pl.col("session_number").rle_id())
         .drop("started")
@@ -71,7 +71,7 @@ def reached_calls(calls: pl.DataFrame, *, midnight: int, timeout_ms: int) -> pl.
 
 
 def changed_sessions(
-    calls: pl.DataFrame, published: pl.DataFrame, *, spans: DaySpans, timeout_ms: int, reaches_on: bool
+    calls: pl.DataFrame, published: pl.DataFrame, *, bounds: DayBounds, timeout_ms: int, reaches_on: bool
 ) -> pl.Series:
     """The ids of the sessions that do not hold the same calls of the day as the published ones, on either side.
 
@@ -80,10 +80,10 @@ def changed_sessions(
     """
     key = ["session_id", "call_id", "content_hash"]
     at = pl.col("ts").dt.epoch("ms")
-    of_day = calls.filter(at < spans.end)
+    of_day = calls.filter(at < bounds.end)
     found = [of_day.join(published, on=key, how="anti"), published.join(of_day, on=key, how="anti")]
     if reaches_on:
-        found.append(of_day.filter(at >= spans.end - timeout_ms))
+        found.append(of_day.filter(at >= bounds.end - timeout_ms))
     return pl.concat([sessions.select("session_id") for sessions in found])["session_id"].unique()
 
 
@@ -96,13 +96,13 @@ def pauses_before(timeout_ms: int) -> pl.Expr:
     return ~is_same_visitor() | (pl.col("at").diff() > timeout_ms)
 
 
-def opens_session(spans: DaySpans) -> pl.Expr:
+def opens_session(bounds: DayBounds) -> pl.Expr:
     """A call opens a session after a pause, or as the first of a day when there was no pause all the day before."""
     at = pl.col("at")
     return (
         pl.col("pauses_before")
-        | _is_first_after(spans.start) & ~_paused_within((at >= spans.previous_start) & (at < spans.start))
-        | _is_first_after(spans.end) & ~_paused_within((at >= spans.start) & (at < spans.end))
+        | _is_first_after(bounds.start) & ~_paused_within((at >= bounds.previous_start) & (at < bounds.start))
+        | _is_first_after(bounds.end) & ~_paused_within((at >= bounds.start) & (at < bounds.end))
     )
 
 

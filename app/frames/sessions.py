@@ -3,15 +3,14 @@
 import polars as pl
 
 from app.contracts import SESSIONS
+from app.frames.carts import adds_to_cart, removes_from_cart
 from app.frames.channels import arrivals
-from app.frames.events import FAILED_STATUS
 from app.frames.pages import page_of
 from app.rules.endpoint_map import OTHER
 from app.rules.session_rules import SessionRules
 
 # What the tables of a session's pages and products repeat of it.
 REPEATED = ("is_bot", "device_type", "channel")
-STEPS = ("visit", "catalog", "product", "cart", "checkout", "purchase")
 _MINUTE_MS = 60_000
 
 
@@ -20,8 +19,9 @@ def build_sessions(
 ) -> pl.DataFrame:
     """The rows of `dwh.sessions`, with `session_number`, for events in call order that begin on one day.
 
-    In: the columns of `dwh.events`, `session_number, session_date, is_counted_order, ip, user_agent, referrer,
-    page_url`. `user_agents`: what each of theirs says (`read_user_agents`). `countries`: `ip, country` of theirs.
+    In: the columns of `dwh.events`, `session_number, session_date, is_counted_order, cart_changes, ip,
+    user_agent, referrer, page_url`. `user_agents`: what each of theirs says (`read_user_agents`). `countries`:
+    `ip, country` of theirs.
     """
     limit = rules.max_calls_per_minute
     behaviour = (
@@ -33,7 +33,7 @@ def build_sessions(
             started_at=pl.col("ts").first(),
             ended_at=pl.col("ts").last(),
             calls=pl.len(),
-            errors=(pl.col("status") >= FAILED_STATUS).sum(),
+            errors=pl.col("is_error").sum(),
             catalog_views=is_event("catalog").sum(),
             searches=(is_event("catalog") & (pl.col("search_query") != "")).sum(),
             product_views=is_event("product_view").sum(),
@@ -42,8 +42,8 @@ def build_sessions(
             .n_unique(),
             favorites_added=is_event("favorite_add").sum(),
             favorites_removed=is_event("favorite_remove").sum(),
-            cart_adds=is_event("cart_add").sum(),
-            cart_removes=is_event("cart_remove").sum(),
+            cart_adds=adds_to_cart().sum(),
+            cart_removes=removes_from_cart().sum(),
             checkouts=is_event("checkout").sum(),
             orders=pl.col("is_counted_order").sum(),
             units=pl.col("quantity").filter("is_counted_order").sum(),
@@ -64,6 +64,7 @@ def build_sessions(
             is_bounce=pl.col("named_events") <= 1,
         )
         .pipe(with_landing_page)
+        .pipe(with_persons_call, events, user_agents)
         .join(user_agents, on="user_agent", how="left", maintain_order="left")
         .join(countries, on="ip", how="left", maintain_order="left")
         .with_columns(pl.col("country").fill_null(""))
@@ -94,6 +95,34 @@ def with_landing_page(sessions: pl.DataFrame) -> pl.DataFrame:
     return sessions.with_columns(landing_page=page_of("first_page"))
 
 
+def with_persons_call(sessions: pl.DataFrame, events: pl.DataFrame, user_agents: pl.DataFrame) -> pl.DataFrame:
+    """The sessions with `user_agent` and `ip` of their first call by a person, where user agents differ.
+
+    A storefront's own server may call before the shopper's browser does. The `ip` is the first that a person's calls
+    say; a session without a person's call stays as it is.
+    """
+    differs = (pl.col("user_agent") != pl.col("user_agent").shift(1)) & (
+        pl.col("session_number") == pl.col("session_number").shift(1)
+    )
+    mixed = events.filter(differs).select(pl.col("session_number").unique())
+    people = user_agents.filter(pl.col("bot_reason") == "", pl.col("user_agent") != "").select("user_agent")
+    by_person = (
+        events.select("session_number", "user_agent", "ip")
+        .join(mixed, on="session_number", how="semi", maintain_order="left")
+        .join(people, on="user_agent", how="semi", maintain_order="left")
+        .group_by("session_number", maintain_order=True)
+        .agg(persons_agent=pl.col("user_agent").first(), persons_ip=first_text("ip"))
+    )
+    return (
+        sessions.join(by_person, on="session_number", how="left", maintain_order="left")
+        .with_columns(
+            user_agent=pl.coalesce("persons_agent", "user_agent"),
+            ip=pl.when(pl.col("persons_ip") != "").then("persons_ip").otherwise("ip"),
+        )
+        .drop("persons_agent", "persons_ip")
+    )
+
+
 def is_crowded(limit: int) -> pl.Expr:
     """Whether more calls than the limit begin with this one within a minute, in its session; in call order."""
     if not limit:
@@ -111,12 +140,6 @@ def bot_reason(limit: int) -> pl.Expr:
 
 def is_event(name: str) -> pl.Expr:
     return pl.col("event") == name
-
-
-def counts_as_order() -> pl.Expr:
-    """A purchase counts unless its order was already seen in the session: shops repeat an order's call."""
-    is_repeated = (pl.col("order_id") != "") & ~pl.struct("session_number", "order_id", "event").is_first_distinct()
-    return is_event("purchase") & ~is_repeated
 
 
 def furthest_step() -> pl.Expr:

@@ -10,20 +10,20 @@ _EXACT_DIGITS = {"Float32": 6, "Float64": 15}
 _INTEGER_DIGITS = {8: 3, 16: 5, 32: 10, 64: 20}
 
 
-def wider(was: str, now: str) -> str:  # noqa: PLR0911  one case each
-    """The narrowest ClickHouse type that holds every value of both exactly; String where no number or time does.
+def common_type(was: str, now: str) -> str:  # noqa: PLR0911  one case each
+    """The narrowest ClickHouse type that holds every value of both exactly; String if no number or time type does.
 
-    A nullable type stays so. A column that was made narrower keeps its old type.
+    The result is nullable if one of the two is. A column that was made narrower keeps its old type.
     """
     if "Nullable(" in was or "Nullable(" in now:
-        return f"Nullable({wider(_inner(was), _inner(now))})"
+        return f"Nullable({common_type(_inner(was), _inner(now))})"
     if was == now:
         return was
     if {was, now} == {"Date32", "DateTime64(6, 'UTC')"}:
         return "DateTime64(6, 'UTC')"
     old, new = _INTEGER.fullmatch(was), _INTEGER.fullmatch(now)
     if old and new:
-        return _wider_integer(bool(old[1]), int(old[2]), bool(new[1]), int(new[2]))
+        return _common_integer(bool(old[1]), int(old[2]), bool(new[1]), int(new[2]))
     if {was, now} <= {"Float32", "Float64"}:
         return "Float64"
     digits = {_digits(was), _digits(now)}
@@ -40,7 +40,7 @@ def wider(was: str, now: str) -> str:  # noqa: PLR0911  one case each
     return "String"
 
 
-def _wider_integer(was_unsigned: bool, was_bits: int, is_unsigned: bool, is_bits: int) -> str:
+def _common_integer(was_unsigned: bool, was_bits: int, is_unsigned: bool, is_bits: int) -> str:
     if was_unsigned == is_unsigned:
         return f"{'U' if was_unsigned else ''}Int{max(was_bits, is_bits)}"
     unsigned, signed = (was_bits, is_bits) if was_unsigned else (is_bits, was_bits)
@@ -49,7 +49,7 @@ def _wider_integer(was_unsigned: bool, was_bits: int, is_unsigned: bool, is_bits
 
 
 def _digits(type_: str) -> tuple[int, int] | None:
-    """Digits before and after the point; None of what is no exact number."""
+    """Digits before and after the point; None if the type is not an exact number."""
     if match := _DECIMAL.fullmatch(type_):
         return int(match[1]) - int(match[2]), int(match[2])
     if match := _INTEGER.fullmatch(type_):

@@ -1,6 +1,6 @@
-"""Frames of call records: JSON lines or rows of Parquet, ready for `pd.api_calls` and `etl.rejects`.
+"""Turns call records, JSON lines or Parquet rows, into frames for `pd.api_calls` and `etl.rejects`.
 
-A record that cannot be stored never fails its neighbours: it comes back as a reject with its reason and its bytes.
+A record that cannot be stored does not affect the others: it becomes a reject, with its reason and its bytes.
 """
 
 import hashlib
@@ -13,13 +13,12 @@ import msgspec
 import polars as pl
 
 from app.contracts import API_CALLS, REJECTS
-from app.core import addresses
 from app.core.addresses import Addresses
 from app.core.call_record import (
     CONTENT_FIELDS,
-    MAX_NESTING,
     Line,
     Record,
+    RecordLimits,
     RejectedRecordError,
     content_digest,
     epoch_ms,
@@ -31,12 +30,12 @@ from app.core.call_record import (
 )
 
 KEPT_REJECT_BYTES = 64 * 1024 * 1024
-_KEPT = addresses.kept()
+_DEFAULT_LIMITS = RecordLimits()
 
 
 @dataclass(frozen=True)
 class UnreadableRow:
-    """A row of Parquet that Python has no values for: the row as an Arrow stream, and why."""
+    """A Parquet row that cannot be converted to Python values: the row as an Arrow stream, and the problem."""
 
     data: bytes
     problem: str
@@ -44,7 +43,7 @@ class UnreadableRow:
 
 @dataclass(frozen=True)
 class Batch:
-    """What became of some lines: `calls` in the shape of `pd.api_calls`, `rejects` in that of `etl.rejects`."""
+    """Some records, checked: `calls` has the schema of `pd.api_calls`, `rejects` that of `etl.rejects`."""
 
     calls: pl.DataFrame
     rejects: pl.DataFrame
@@ -55,14 +54,9 @@ def read_lines(
     *,
     source: str,
     now: datetime,
-    max_record_bytes: int,
-    max_nesting: int = MAX_NESTING,
-    ips: Addresses = _KEPT,
+    limits: RecordLimits = _DEFAULT_LIMITS,
 ) -> Batch:
-    """The calls and rejects of JSON lines. When a line was received bounds how far ahead its call may be.
-
-    That is `now` for a line that does not say it.
-    """
+    """Check JSON lines. A call may be at most a day after its line was received, which is `now` by default."""
     rows: list[tuple[Any, ...]] = []
     received: list[int] = []
     rejects = []
@@ -71,10 +65,10 @@ def read_lines(
         if (line_at := line.received_at or now) is not at:
             at, at_ms, latest = line_at, epoch_ms(line_at), latest_ms(line_at)
         try:
-            rows.append(read_line(line, latest_ms=latest, max_bytes=max_record_bytes, max_nesting=max_nesting, ips=ips))
+            rows.append(read_line(line, latest_ms=latest, limits=limits))
             received.append(at_ms)
         except RejectedRecordError as error:
-            rejects.append(reject(_without_address(line, ips), error, source=source, now=at))
+            rejects.append(reject_row(_without_address(line, limits.addresses), error, source=source, now=at))
     return Batch(_calls(rows, received), reject_frame(rejects))
 
 
@@ -84,10 +78,9 @@ def read_rows(
     first_position: int,
     source: str,
     now: datetime,
-    max_record_bytes: int,
-    ips: Addresses = _KEPT,
+    limits: RecordLimits = _DEFAULT_LIMITS,
 ) -> Batch:
-    """The calls and rejects of rows that are records already, as Parquet holds them; JSON is text in them."""
+    """Check rows of Parquet, in which request and response are JSON text."""
     calls = []
     rejects = []
     latest = latest_ms(now)
@@ -97,15 +90,15 @@ def read_rows(
         try:
             if isinstance(row, UnreadableRow):
                 raise RejectedRecordError("unreadable row", row.problem)  # noqa: TRY301
-            require_size(line, max_record_bytes)
-            calls.append(row_of(_record(row), latest, ips))
+            require_size(line, limits.max_record_bytes)
+            calls.append(row_of(_record(row), latest, limits.addresses))
         except RejectedRecordError as error:
-            rejects.append(reject(_without_address(line, ips), error, source=source, now=now))
+            rejects.append(reject_row(_without_address(line, limits.addresses), error, source=source, now=now))
     return Batch(_calls(calls, [epoch_ms(now)] * len(calls)), reject_frame(rejects))
 
 
-def _without_address(line: Line, ips: Addresses) -> Line:
-    return replace(line, data=ips.in_bytes(line.data))
+def _without_address(line: Line, addresses: Addresses) -> Line:
+    return replace(line, data=addresses.in_bytes(line.data))
 
 
 def _record(row: dict[str, Any]) -> Record:
@@ -122,7 +115,7 @@ def _raw(value: Any) -> msgspec.Raw:
 
 
 def content_hashes(calls: pl.DataFrame) -> pl.Series:
-    """The `content_hash` that `pd.api_calls` computes for these calls."""
+    """The `content_hash` column as `pd.api_calls` computes it."""
     columns = [pl.col("ts").dt.epoch("ms"), *(name for name in CONTENT_FIELDS if name != "ts")]
     digests = (content_digest(row) for row in calls.select(columns).iter_rows())
     return pl.Series("content_hash", [int.from_bytes(digest[:8], "little") for digest in digests], dtype=pl.UInt64)
@@ -138,8 +131,8 @@ def _calls(rows: Sequence[tuple[Any, ...]], received: Sequence[int]) -> pl.DataF
     return pl.DataFrame(columns, schema=schema).with_columns(ts, received_at).select(API_CALLS.schema.names())
 
 
-def reject(line: Line, error: RejectedRecordError, *, source: str, now: datetime) -> tuple[Any, ...]:
-    """A row of `etl.rejects`. Its id makes a second run of the same source add nothing."""
+def reject_row(line: Line, error: RejectedRecordError, *, source: str, now: datetime) -> tuple[Any, ...]:
+    """A row of `etl.rejects`. Its id makes repeated runs of the same source idempotent."""
     record = line.data[:KEPT_REJECT_BYTES]
     digest = hashlib.md5(f"{source}\0{line.position}\0{error.reason}\0".encode(), usedforsecurity=False)
     digest.update(record)
@@ -147,5 +140,5 @@ def reject(line: Line, error: RejectedRecordError, *, source: str, now: datetime
 
 
 def reject_frame(rows: Sequence[tuple[Any, ...]]) -> pl.DataFrame:
-    """Rows made by `reject`, in the shape of `etl.rejects`."""
+    """Rows from `reject_row` as a frame with the schema of `etl.rejects`."""
     return pl.DataFrame(rows, schema=REJECTS.schema, orient="row")

@@ -1,4 +1,4 @@
-"""Where call records come from: NDJSON (plain, gzip, zstd), Parquet, or stdin, read in bounded memory."""
+"""Reads call records from files or stdin in bounded memory: NDJSON (plain, gzip, zstd) or Parquet."""
 
 import gzip
 import io
@@ -12,27 +12,21 @@ from typing import IO, Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
-from app.core import addresses
-from app.core.addresses import Addresses
-from app.core.call_record import MAX_NESTING, Line
+from app.core.call_record import Line, RecordLimits
 from app.core.errors import CaratError, SettingsError
 from app.intake.call_frames import KEPT_REJECT_BYTES, Batch, UnreadableRow, read_lines, read_rows
+from app.intake.compression import zstd
 
 STDIN = "-"
 _CHUNK_BYTES = 1024 * 1024
 _BATCH_RECORDS = 20_000
 _BATCH_BYTES = 64 * 1024 * 1024
 _UTF8_MARK = b"\xef\xbb\xbf"
-_KEPT = addresses.kept()
+_DEFAULT_LIMITS = RecordLimits()
 
 
 def require_readable(names: list[str]) -> None:
-    """Raise SettingsError naming the first of the paths that cannot be read, before any of them is."""
+    """Raise SettingsError for the first path that cannot be read, before anything is read."""
     for name in names:
         if name != STDIN and not Path(name).is_file():
             problem = "is a directory; name the files in it" if Path(name).is_dir() else "does not exist"
@@ -40,7 +34,7 @@ def require_readable(names: list[str]) -> None:
 
 
 def total_bytes(names: list[str]) -> int | None:
-    """The size of all sources together; None where stdin is among them."""
+    """The total size of the sources; None if stdin is one of them."""
     return None if STDIN in names else sum(Path(name).stat().st_size for name in names)
 
 
@@ -48,14 +42,12 @@ def read_batches(
     name: str,
     *,
     now: datetime,
-    max_record_bytes: int,
-    max_nesting: int = MAX_NESTING,
-    ips: Addresses = _KEPT,
+    limits: RecordLimits = _DEFAULT_LIMITS,
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Batch]:
-    """The records of a source in batches. What can be read of a damaged source comes first, then CaratError.
+    """Read a source in batches. For a damaged source, yields what can be read, then raises CaratError.
 
-    `on_bytes` is told how far into the source each batch reaches; `ips` is how addresses are kept.
+    `on_bytes` is called with the position in the source after each batch.
     """
     source = "stdin" if name == STDIN else str(Path(name).resolve())
     with _open(name) as raw:
@@ -63,17 +55,10 @@ def read_batches(
         if magic == b"PAR1":
             if name == STDIN:
                 raise SettingsError("Parquet cannot be read from stdin; name the file")
-            yield from _parquet_batches(raw, source, now, max_record_bytes, ips=ips, on_bytes=on_bytes)
+            yield from _parquet_batches(raw, source, now, limits, on_bytes)
             return
         for lines in _batched(_lines(_decompressed(raw, magic)), source):
-            yield read_lines(
-                lines,
-                source=source,
-                now=now,
-                max_record_bytes=max_record_bytes,
-                max_nesting=max_nesting,
-                ips=ips,
-            )
+            yield read_lines(lines, source=source, now=now, limits=limits)
             if name != STDIN:
                 on_bytes(raw.tell())
 
@@ -96,10 +81,10 @@ def _decompressed(raw: io.BufferedReader, magic: bytes) -> IO[bytes]:
 
 
 def _lines(stream: IO[bytes]) -> Iterator[Line]:
-    """The lines that are not blank. Of an endless one no more is held than a reject keeps."""
+    """The lines that are not blank. Of an extremely long line, only what a reject keeps is held in memory."""
     position, pieces, kept, size = 1, list[bytes](), 0, 0
     is_first = True
-    read = getattr(stream, "read1", stream.read)  # what a damaged file still holds comes before its error
+    read = getattr(stream, "read1", stream.read)  # yields the readable part of a damaged file before the error
     while chunk := read(_CHUNK_BYTES):
         parts = (chunk.removeprefix(_UTF8_MARK) if is_first else chunk).split(b"\n")
         is_first = False
@@ -130,8 +115,8 @@ def _batched(lines: Iterator[Line], source: str) -> Iterator[list[Line]]:
         if batch:
             yield batch
         raise CaratError(
-            f"{source} is damaged or half-written ({error}): what could be read of it is stored; "
-            "run the same command on the whole file, nothing is stored twice"
+            f"{source} is damaged or incomplete ({error}): the readable part is stored; "
+            "run the same command on the complete file, nothing is stored twice"
         ) from None
     if batch:
         yield batch
@@ -141,9 +126,7 @@ def _parquet_batches(
     raw: io.BufferedReader,
     source: str,
     now: datetime,
-    max_record_bytes: int,
-    *,
-    ips: Addresses,
+    limits: RecordLimits,
     on_bytes: Callable[[int], None],
 ) -> Iterator[Batch]:
     try:
@@ -151,23 +134,21 @@ def _parquet_batches(
         position = 1
         for part in file.iter_batches(batch_size=_BATCH_RECORDS):
             for rows in _parquet_rows(part):
-                yield read_rows(
-                    rows, first_position=position, source=source, now=now, max_record_bytes=max_record_bytes, ips=ips
-                )
+                yield read_rows(rows, first_position=position, source=source, now=now, limits=limits)
                 position += len(rows)
             on_bytes(raw.tell())
     except (pa.ArrowException, OSError) as error:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise CaratError(
-            f"{source} is no whole Parquet file ({first_line}): write it again, then repeat this"
+            f"{source} is not a complete Parquet file ({first_line}): write it again, then run the same command"
         ) from None
 
 
 def _parquet_rows(part: pa.RecordBatch) -> Iterator[list[dict[str, Any] | UnreadableRow]]:
-    """The rows of a batch; where one of them cannot be had in Python, row by row."""
+    """The rows of a batch; converted one by one if any of them has no Python value."""
     try:
         yield part.to_pylist()
-    except (ValueError, OverflowError):  # text that is no UTF-8, years past 9999, nanoseconds
+    except (ValueError, OverflowError):  # invalid UTF-8, years past 9999, nanoseconds
         for number in range(part.num_rows):
             row = part.slice(number, 1)
             try:

@@ -1,4 +1,4 @@
-"""What the timer runs: load the spool, snapshot the shop's database, build what is stale; and what became of each."""
+"""The hourly run: loads the spool, takes a snapshot of the shop's database, builds what is stale."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -6,17 +6,16 @@ from typing import Any
 
 from app.core.errors import CaratError, ShopError, require_none
 from app.jobs.build.backfill import Backfill, build_stale
-from app.jobs.build.day import JOBS
 from app.jobs.load.delivery import Delivery, deliver_spool
-from app.jobs.run_log import Run
-from app.jobs.runs import refusals, take_snapshot
+from app.jobs.runs import recorded
+from app.jobs.snapshot import refusals, take_snapshot
 from app.settings import Settings
 from app.warehouse import Warehouse
 
 
 @dataclass
 class Hour:
-    """What an hourly run did: what it delivered, rows of `etl.snapshots`, the days built, and what failed."""
+    """What an hourly run did: the delivery, rows of `etl.snapshots`, the days built, and what failed."""
 
     delivery: Delivery = field(default_factory=Delivery)
     snapshots: list[dict[str, Any]] = field(default_factory=list)
@@ -24,35 +23,29 @@ class Hour:
     failures: list[CaratError] = field(default_factory=list)
 
     def require_done(self) -> None:
-        """Raise what failed as one error."""
+        """Raise the failures, if there are any, as one error."""
         require_none(self.failures)
 
 
 def run_hour(warehouse: Warehouse, settings: Settings, *, say: Callable[[str], None] = lambda _: None) -> Hour:
-    """One hour's work, however many hours were missed.
+    """Do one hour's work, however many hours were missed; `say` is called with each step.
 
-    Days are built even where the shop's database is away, or what was collected could not be delivered.
+    Days are built even if the shop's database is unreachable or the spool could not be delivered.
     """
     hour = Hour()
-    run = Run(warehouse, "hourly")
-    try:
+    with recorded(warehouse, "hourly") as run:
         say("delivering what was collected")
-        hour.delivery = deliver_spool(warehouse, settings, patience_s=settings.patience_s)
+        hour.delivery = deliver_spool(warehouse, settings, retry_timeout_s=settings.patience_s)
         hour.failures += [hour.delivery.failure] if hour.delivery.failure else []
         if settings.shop_db:
             say("snapshot of the shop's database")
             _snapshot(warehouse, settings, hour)
         say("building what is stale")
-        hour.backfill = build_stale(warehouse, settings, jobs=JOBS)
+        hour.backfill = build_stale(warehouse, settings)
         hour.failures += hour.backfill.failures
-    except BaseException as error:
-        run.end(error=error)
-        raise
-    run.end(
-        rows_in=sum(day.calls for day in hour.backfill.built),
-        rows_out=sum(sum(day.rows.values()) for day in hour.backfill.built),
-        error=hour.failures[0] if hour.failures else None,
-    )
+        built = hour.backfill.built
+        run.count(rows_in=sum(day.calls for day in built), rows_out=sum(sum(day.rows.values()) for day in built))
+        run.error = hour.failures[0] if hour.failures else None
     return hour
 
 

@@ -1,6 +1,6 @@
-"""Stores checked records in `pd.api_calls`, each call once, and those that cannot be in `etl.rejects`.
+"""Stores checked records in `pd.api_calls`, each call once, and rejected ones in `etl.rejects`.
 
-Whoever brings records does so by this alone: files (`ingest`) and the collector's spool (`deliver`).
+Both ways in end here: files (`ingest`) and the collector's spool (`load`).
 """
 
 from dataclasses import dataclass, field
@@ -9,10 +9,11 @@ from datetime import datetime
 import msgspec
 import polars as pl
 
-from app.contracts import API_CALLS, REJECTS, sql_text
+from app.contracts import API_CALLS, REJECTS
 from app.core.call_record import Line, RejectedRecordError
-from app.intake.call_frames import Batch, content_hashes, reject, reject_frame
-from app.jobs.forget.suppression import Forgotten, read_forgotten, refused, without_forgotten
+from app.core.sql import quote
+from app.intake.call_frames import Batch, content_hashes, reject_frame, reject_row
+from app.jobs.forget.suppression import Forgotten, read_forgotten, suppressed_reject, without_forgotten
 from app.warehouse import Warehouse
 
 _INCOMING = "etl.incoming_ids"
@@ -23,8 +24,8 @@ _NOTHING_KNOWN = pl.DataFrame(
 
 
 @dataclass
-class Ingested:
-    """What became of the records read: each is stored, a duplicate of a stored one, or rejected."""
+class LoadResult:
+    """How many records were stored, were duplicates of stored ones, or were rejected, by reason."""
 
     stored: int = 0
     duplicates: int = 0
@@ -32,22 +33,26 @@ class Ingested:
 
     @property
     def records(self) -> int:
-        return self.stored + self.duplicates + sum(self.rejected.values())
+        return self.stored + self.duplicates + self.rejects
 
-    def add(self, other: "Ingested") -> None:
+    @property
+    def rejects(self) -> int:
+        return sum(self.rejected.values())
+
+    def add(self, other: "LoadResult") -> None:
         self.stored += other.stored
         self.duplicates += other.duplicates
         for reason, count in other.rejected.items():
             self.rejected[reason] = self.rejected.get(reason, 0) + count
 
     def add_rejects(self, rejects: pl.DataFrame) -> None:
-        self.add(Ingested(rejected=dict(rejects["reason"].value_counts().iter_rows())))
+        self.add(LoadResult(rejected=dict(rejects["reason"].value_counts().iter_rows())))
 
 
-def ingest_summary(totals: Ingested) -> str:
-    """What became of the records, as one line."""
+def ingest_summary(totals: LoadResult) -> str:
+    """The result as one line."""
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(totals.rejected.items()))
-    rejected = f"{sum(totals.rejected.values()):,} rejected" + (f" ({reasons}; see etl.rejects)" if reasons else "")
+    rejected = f"{totals.rejects:,} rejected" + (f" ({reasons}; see etl.rejects)" if reasons else "")
     return f"{totals.records:,} records: {totals.stored:,} stored, {totals.duplicates:,} already there, {rejected}"
 
 
@@ -59,12 +64,12 @@ def store(
     now: datetime,
     token: str = "",
     known: pl.DataFrame | None = None,
-) -> Ingested:
-    """Store a batch, and say what became of its records.
+) -> LoadResult:
+    """Store a batch and return how many of its records were stored, duplicates or rejected.
 
-    With a `token`, an insert of this batch that is still under way, its answer lost, counts as this one: the engine
-    drops the second of the two. It does so for a whole insert alone, so each day is inserted by itself.
-    `known`: what `known_calls` said of these calls, where that was asked for several batches at once.
+    With a `token` the batch may be sent again although an earlier insert, whose answer was lost, is still running: the
+    engine drops the second of the two. It compares whole inserts only, so each day is inserted separately.
+    `known` is the result of `known_calls` where it was read for several batches at once.
     """
     forgotten = read_forgotten(warehouse)
     taken = without_forgotten(batch.calls, forgotten)
@@ -77,22 +82,22 @@ def store(
     conflicts = _conflict_rejects(pl.concat([lost, beaten]), source=source, now=now)
 
     # Not as one frame: a reject may be large, and joining copies it.
-    stood_for = refused(not_kept, source=source, now=now)
-    for name, rejects in (("rejects", unforgotten), ("conflicts", conflicts), ("forgotten", stood_for)):
+    suppressed = suppressed_reject(not_kept, source=source, now=now)
+    for name, rejects in (("rejects", unforgotten), ("conflicts", conflicts), ("forgotten", suppressed)):
         write_rejects(warehouse, rejects, token=token and f"{token}/{name}")
     moved = _move_to_rejects(warehouse, replaced, now=now)
     _insert_calls(warehouse, fresh.drop("content_hash"), token)
 
-    done = Ingested(stored=fresh.height - moved.height, duplicates=taken.height - fresh.height - conflicts.height)
+    done = LoadResult(stored=fresh.height - moved.height, duplicates=taken.height - fresh.height - conflicts.height)
     for rejects in (unforgotten, conflicts, moved):
         done.add_rejects(rejects)
     if not_kept:
-        done.add(Ingested(rejected={"forgotten": not_kept}))
+        done.add(LoadResult(rejected={"forgotten": not_kept}))
     return done
 
 
 def _without_named(rejects: pl.DataFrame, forgotten: Forgotten) -> tuple[pl.DataFrame, int]:
-    """The rejects that are no forgotten person's, and how many are."""
+    """The rejects that do not name a forgotten person, and the number of those that do."""
     if not forgotten:
         return rejects, 0
     is_kept = pl.Series([not forgotten.is_named_in(record) for record in rejects["record"]], dtype=pl.Boolean)
@@ -100,12 +105,12 @@ def _without_named(rejects: pl.DataFrame, forgotten: Forgotten) -> tuple[pl.Data
 
 
 def known_calls(warehouse: Warehouse, call_ids: pl.Series) -> pl.DataFrame:
-    """`call_id, ts, content_hash` of the calls that are stored already under one of these ids."""
+    """`call_id, ts, content_hash` of the stored calls that have one of these ids."""
     if call_ids.is_empty():
         return _NOTHING_KNOWN
-    warehouse.keep_aside(_INCOMING, call_ids)
     columns = ", ".join(_IDENTITY)
-    known = warehouse.query(f"SELECT {columns} FROM pd.api_calls WHERE call_id IN (SELECT id FROM {_INCOMING})")
+    with warehouse.held_ids(call_ids, table=_INCOMING) as ids:
+        known = warehouse.query(f"SELECT {columns} FROM pd.api_calls WHERE call_id IN ({ids})")
     return known if not known.is_empty() else _NOTHING_KNOWN
 
 
@@ -118,7 +123,7 @@ def _insert_calls(warehouse: Warehouse, calls: pl.DataFrame, token: str) -> None
 
 
 def write_rejects(warehouse: Warehouse, rejects: pl.DataFrame, *, token: str = "") -> None:
-    """Append rejects that are not there yet: a source may be read again."""
+    """Append the rejects that are not stored yet: a source may be read again."""
     if rejects.is_empty():
         return
     ids = rejects["reject_id"].unique().to_list()
@@ -131,7 +136,7 @@ def write_rejects(warehouse: Warehouse, rejects: pl.DataFrame, *, token: str = "
 
 
 def _without_repeats(calls: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The calls with each call_id once, and the different records that lost theirs to an earlier one."""
+    """The calls with each call_id once, and the other records that lost theirs to an earlier one."""
     calls = calls.with_columns(content_hash=pl.lit(None, pl.UInt64))
     is_repeated = calls["call_id"].is_duplicated()
     if not is_repeated.any():
@@ -173,15 +178,15 @@ def _conflict_rejects(calls: pl.DataFrame, *, source: str, now: datetime) -> pl.
     )
     for call in readable.iter_rows(named=True):
         data = msgspec.json.encode(call)
-        rows.append(reject(Line(0, data, len(data)), error, source=source, now=now))
+        rows.append(reject_row(Line(0, data, len(data)), error, source=source, now=now))
     return reject_frame(rows)
 
 
 def _move_to_rejects(warehouse: Warehouse, replaced: pl.DataFrame, *, now: datetime) -> pl.DataFrame:
-    """The rejects that stored calls become when an earlier record of the same call_id comes in."""
+    """Turn stored calls into rejects, because an earlier record with the same call_id arrived."""
     moved = [reject_frame([])]
     for row in replaced.with_columns(pl.col("call_id").bin.encode("hex")).iter_rows(named=True):
-        where = f"call_id = toUUID({sql_text(row['call_id'])}) AND content_hash = {row['content_hash']}"
+        where = f"call_id = toUUID({quote(row['call_id'])}) AND content_hash = {row['content_hash']}"
         columns = ", ".join(API_CALLS.schema.names())
         stored = warehouse.query(f"SELECT {columns} FROM pd.api_calls WHERE {where} LIMIT 1")
         moved.append(_conflict_rejects(stored, source="pd.api_calls", now=now))

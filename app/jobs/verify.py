@@ -1,23 +1,32 @@
-"""Compares a day built from raw calls alone with what is published of it, row by row."""
+"""Proves that published days are what their raw calls say: builds them in staging and compares row by row."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
 import polars as pl
 
-from app.contracts import DWH_TABLES, Column, Table
+from app.contracts import Column, DwhTable
+from app.core import console
+from app.frames.days import day_bounds
+from app.jobs.build.day import stage_day
+from app.jobs.build.days import ALL_DAYS, Span, is_within, run_parallel
+from app.jobs.build.ledger import compare, read_inputs
+from app.jobs.build.rules import BuildRules
+from app.jobs.build.shards import BuildScope, count_calls
+from app.settings import Settings
 from app.warehouse import Staging, Warehouse
 
-_SHOWN = 10  # differing rows of a table and day that are told in full
+_SHOWN = 10  # differing rows of a table and day that are shown in full
 _SPILL = "SETTINGS max_bytes_before_external_group_by = 1000000000"
 
 
 @dataclass(frozen=True)
 class RowDifference:
-    """A row that differs: its key, and per column what is published and what its calls say.
+    """A row that differs: its key, and per column the published value and the one its calls give.
 
-    `columns` is empty for a row that is on one side only, which `kind` tells.
+    `columns` is empty for a row that is on one side only; `kind` says on which.
     """
 
     kind: str  # "differs", "is missing", "is not in the calls"
@@ -32,7 +41,7 @@ class RowDifference:
 
 @dataclass(frozen=True)
 class TableVerified:
-    """A table's day: its rows as built from the calls, how many differ from what is published, and some of them."""
+    """One table and day: the number of rows built from the calls, how many differ from the published ones, examples."""
 
     day: date
     table: str
@@ -41,24 +50,64 @@ class TableVerified:
     examples: tuple[RowDifference, ...]
 
 
-def compare_with_published(warehouse: Warehouse, staging: Staging) -> list[TableVerified]:
-    """Per staged table how it differs from the published day."""
-    return [_compare(warehouse, staging, table) for table in DWH_TABLES if table.name in staging.rows]
+@dataclass(frozen=True)
+class Verification:
+    """The comparison of each table and day, oldest first, and why stale days are stale."""
+
+    tables: list[TableVerified]
+    stale: dict[date, str]
+
+    @property
+    def differing(self) -> list[TableVerified]:
+        return [table for table in self.tables if table.differing]
 
 
-def _compare(warehouse: Warehouse, staging: Staging, table: Table) -> TableVerified:
+def verify_days(warehouse: Warehouse, settings: Settings, *, span: Span = ALL_DAYS) -> Verification:
+    """Build every day in the span whose raw calls are stored, and compare it with what is published."""
+    rules = BuildRules.load(settings, remember_user_agents=False)
+    inputs = read_inputs(warehouse, rules, keep=True)
+    stale, _ = compare(warehouse, inputs)
+    days = [day for day in inputs.verifiable_days() if is_within(day, span)]
+    shared = rules.for_parallel_days(len(days))
+    tables: list[TableVerified] = []
+    with console.progress("verify", sum(inputs.of_day(day)["calls"] for day in days)) as bar:
+
+        def verify(day: date, through: Warehouse) -> list[TableVerified]:
+            bar.label(f"verify {day}")
+            return _verify_day(through, day, shared, bar.advance)
+
+        for verified in run_parallel(warehouse, days, verify, number=settings.days_at_once):
+            tables += verified
+    tables.sort(key=lambda table: table.day)  # stable: within a day they are in the order of dwh
+    return Verification(tables, {day.day: "; ".join(day.reasons) for day in stale if is_within(day.day, span)})
+
+
+def _verify_day(
+    warehouse: Warehouse, day: date, rules: BuildRules, on_calls: Callable[[int], None]
+) -> list[TableVerified]:
+    bounds = day_bounds(day, rules.zone)
+    scope = BuildScope(bounds, rules.endpoint_map, rules.timeout_ms)
+    staging = stage_day(
+        warehouse, scope, rules, calls=count_calls(warehouse, bounds, rules.endpoint_map), on_calls=on_calls
+    ).staging
+    try:
+        return [_compare_with_published(warehouse, staging, table) for table in staging.tables]
+    finally:
+        staging.drop()
+
+
+def _compare_with_published(warehouse: Warehouse, staging: Staging, table: DwhTable) -> TableVerified:
     rows = staging.rows[table.name]
-    if _sums(warehouse, staging.name(table.name), "1", table) == _sums(
-        warehouse, table.full_name, _of_day(table, staging.day), table
-    ):
+    published = _sums(warehouse, table.full_name, table.is_day(staging.day), table)
+    if _sums(warehouse, staging.name(table.name), "1", table) == published:
         return TableVerified(staging.day, table.name, rows, 0, ())
     keys = _differing_keys(warehouse, staging, table)
     examples = tuple(_example(warehouse, staging, table, key) for key in keys.head(_SHOWN).iter_rows(named=True))
     return TableVerified(staging.day, table.name, rows, keys.height, examples)
 
 
-def _sums(warehouse: Warehouse, source: str, where: str, table: Table) -> tuple[int, int, int]:
-    """The rows, and two independent sums of their hashes: equal for equal rows in any order, and for no others."""
+def _sums(warehouse: Warehouse, source: str, where: str, table: DwhTable) -> tuple[int, int, int]:
+    """The number of rows, and two independent sums of their hashes, which do not depend on the rows' order."""
     content = _content(table)
     found = warehouse.query(
         f"SELECT count(), sum(cityHash64({content})), sum(sipHash64({content})) FROM {source} WHERE {where}"
@@ -67,18 +116,18 @@ def _sums(warehouse: Warehouse, source: str, where: str, table: Table) -> tuple[
     return rows, first, second
 
 
-def _differing_keys(warehouse: Warehouse, staging: Staging, table: Table) -> pl.DataFrame:
+def _differing_keys(warehouse: Warehouse, staging: Staging, table: DwhTable) -> pl.DataFrame:
     key = ", ".join(table.unique_key)
     content = f"{key}, cityHash64({_content(table)}) AS hash"
     return warehouse.query(
         f"SELECT DISTINCT {', '.join(_shown_key(table))} FROM (SELECT {key} FROM ("
-        f"SELECT {content}, 1 AS published FROM {table.full_name} WHERE {_of_day(table, staging.day)} "
+        f"SELECT {content}, 1 AS published FROM {table.full_name} WHERE {table.is_day(staging.day)} "
         f"UNION ALL SELECT {content}, -1 AS published FROM {staging.name(table.name)}) "
         f"GROUP BY {key}, hash HAVING sum(published) != 0) ORDER BY ALL {_SPILL}"
     )
 
 
-def _example(warehouse: Warehouse, staging: Staging, table: Table, key: dict[str, Any]) -> RowDifference:
+def _example(warehouse: Warehouse, staging: Staging, table: DwhTable, key: dict[str, Any]) -> RowDifference:
     parameters = {f"key{number}": value for number, value in enumerate(key.values())}
     matches = " AND ".join(f"toString({name}) = {{key{n}:String}}" for n, name in enumerate(table.unique_key))
     columns = ", ".join(f"toString({column.name}) AS `{column.name}`" for column in table.written)
@@ -86,7 +135,7 @@ def _example(warehouse: Warehouse, staging: Staging, table: Table, key: dict[str
         warehouse.query(
             f"SELECT {columns} FROM (SELECT * FROM {source} WHERE {where} AND {matches})", parameters
         ).to_dicts()
-        for source, where in ((table.full_name, _of_day(table, staging.day)), (staging.name(table.name), "1"))
+        for source, where in ((table.full_name, table.is_day(staging.day)), (staging.name(table.name), "1"))
     ]
     published, built = sides
     if not (published and built):
@@ -97,16 +146,12 @@ def _example(warehouse: Warehouse, staging: Staging, table: Table, key: dict[str
     return RowDifference("differs", key, differing)
 
 
-def _shown_key(table: Table) -> list[str]:
+def _shown_key(table: DwhTable) -> list[str]:
     return [f"toString({name}) AS `{name}`" for name in table.unique_key]
 
 
-def _of_day(table: Table, day: date) -> str:
-    return f"{table.partition_by} = toDate('{day}')"
-
-
-def _content(table: Table) -> str:
-    """Every column, and of a nullable one whether it is null: a hash takes null for nothing."""
+def _content(table: DwhTable) -> str:
+    """Every column, and whether a nullable one is null: hash functions ignore nulls."""
     return ", ".join(text for column in table.written for text in _hashed(column))
 
 

@@ -1,14 +1,15 @@
 """Checks an installation: what each check found and how to fix it."""
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from app.core.disk import existing_parent, free_bytes
 from app.core.errors import CaratError
-from app.intake.spool import spool_depth
+from app.intake.spool import spool_backlog
+from app.ops.status import map_misfits
 from app.rules.countries import load_countries
 from app.rules.endpoint_map import load_endpoint_map
 from app.rules.session_rules import load_session_rules
@@ -26,11 +27,12 @@ _PRIVILEGES = ("SELECT", "INSERT", "CREATE", "ALTER", "DROP TABLE")
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: whether it passed, and what it found or how to fix it."""
+    """One check: whether it passed, and what it found or how to fix it; a warning has passed and needs a look."""
 
     check: str
     is_ok: bool
     detail: str
+    is_warning: bool = False
 
 
 def examine() -> list[Finding]:
@@ -70,6 +72,7 @@ def examine() -> list[Finding]:
         with open_warehouse(settings, purpose="carat doctor", writes=False) as warehouse:
             findings.append(Finding("warehouse", is_ok=True, detail=f"{warehouse.url}, ClickHouse {warehouse.version}"))
             findings += _of_engine(warehouse)
+            findings += _map_fit(warehouse)
     except CaratError as error:
         findings.append(Finding("warehouse", is_ok=False, detail=str(error)))
     return findings
@@ -127,10 +130,8 @@ def _countries(settings: Settings) -> Finding:
 
 
 def _disk(settings: Settings) -> Finding:
-    folder = Path.cwd() if settings.has_server else settings.warehouse.local_path
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    folder = existing_parent(Path.cwd() if settings.has_server else settings.warehouse.local_path)
+    free = free_bytes(folder)
     is_ok = free >= _NEEDED_FREE_BYTES
     fix = (
         "" if is_ok else "; a build writes the new day before it drops the old one: free some, or move CARAT_WAREHOUSE"
@@ -141,13 +142,11 @@ def _disk(settings: Settings) -> Finding:
 def _spool(settings: Settings) -> Finding:
     """Whether a collector could write to the spool and has space; creates nothing."""
     try:
-        depth = spool_depth(settings.spool)
+        depth = spool_backlog(settings.spool)
     except CaratError as error:
         return Finding("spool", is_ok=False, detail=str(error))
-    folder = settings.spool.resolve()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    folder = existing_parent(settings.spool.resolve())
+    free = free_bytes(folder)
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         problem = f"this user may not write to {folder}: run as the collector's user, or fix CARAT_SPOOL"
     elif free < settings.spool_min_free_bytes:
@@ -182,6 +181,20 @@ def _of_engine(warehouse: Warehouse) -> Iterator[Finding]:
         detail=f"run `carat migrate`: no {', '.join(missing)}" if missing else "pd, dwh, history, etl",
     )
     yield from _privileges(warehouse)
+
+
+def _map_fit(warehouse: Warehouse) -> Iterator[Finding]:
+    """Whether the endpoint map fits the calls of the last days built."""
+    check = "endpoint map fits"
+    if not warehouse.scalar("EXISTS dwh.map_fit"):  # before the first `carat migrate` of this version
+        return
+    misfits = map_misfits(warehouse)
+    for row in misfits.iter_rows(named=True):
+        place = f"{row['entry']} {row['field']}".rstrip()
+        detail = f"{row['last_day']}, {place}: {row['problem']}. Fix: {row['fix']}"
+        yield Finding(check, is_ok=True, detail=detail, is_warning=True)
+    if misfits.is_empty():
+        yield Finding(check, is_ok=True, detail="nothing looks wrong in the calls of the last days built")
 
 
 def _privileges(warehouse: Warehouse) -> Iterator[Finding]:

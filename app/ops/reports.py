@@ -7,6 +7,8 @@ from app.core import console
 from app.core.errors import AuditError, ShopError
 
 if TYPE_CHECKING:
+    from datetime import date
+
     import polars as pl
 
     from app.jobs.build.backfill import Backfill
@@ -14,9 +16,10 @@ if TYPE_CHECKING:
     from app.jobs.forget.erase import Erasure
     from app.jobs.hourly import Hour
     from app.jobs.load.delivery import Delivery
-    from app.jobs.raw_calls import Ingested
-    from app.jobs.verify_days import Verification
+    from app.jobs.raw_calls import LoadResult
+    from app.jobs.verify import Verification
     from app.ops.doctor import Finding
+    from app.rules.fit import Finding as Misfit
 
 _SNAPSHOT_COUNTS = ("rows", "inserts", "updates", "deletes")
 _SNAPSHOT_COLUMNS = ("table", *_SNAPSHOT_COUNTS, "error")
@@ -30,7 +33,7 @@ def print_changes(changes: Sequence[str], *, as_json: bool) -> None:
         console.say("\n".join(changes) or "nothing to do: every table is up to date")
 
 
-def print_ingested(totals: "Ingested", *, as_json: bool) -> None:
+def print_ingested(totals: "LoadResult", *, as_json: bool) -> None:
     """How many records were stored, were there already, or were rejected."""
     from app.jobs.raw_calls import ingest_summary  # noqa: PLC0415  takes Polars, which other reports do without
 
@@ -142,8 +145,14 @@ def print_findings(findings: "Sequence[Finding]", *, as_json: bool) -> None:
     if as_json:
         console.say_json([vars(finding) for finding in findings])
         return
-    rows = [("ok" if finding.is_ok else "FIX", finding.check, finding.detail) for finding in findings]
+    rows = [(_verdict(finding), finding.check, finding.detail) for finding in findings]
     console.say_table("doctor", ("", "check", "what was found"), rows)
+
+
+def _verdict(finding: "Finding") -> str:
+    if not finding.is_ok:
+        return "FIX"
+    return "warning" if finding.is_warning else "ok"
 
 
 def print_erasure(erasure: "Erasure", *, as_json: bool) -> None:
@@ -194,7 +203,7 @@ def require_erased(erasure: "Erasure") -> None:
     """Raise AuditError where something still names the person."""
     if erasure.is_dry or erasure.is_proven:
         return
-    left = ", ".join(f"{trace.table}.{trace.column} ({trace.rows:,} rows)" for trace in erasure.traces)
+    left = ", ".join(f"{found.table}.{found.column} ({found.rows:,} rows)" for found in erasure.occurrences)
     raise AuditError(
         f"the person is still named in {left or 'old parts'}. An open segment of the spool is closed within seconds; "
         "a column of history must be listed as `person` in the snapshot plan. Then run the same command again"
@@ -204,8 +213,9 @@ def require_erased(erasure: "Erasure") -> None:
 def _backfill_report(backfill: "Backfill") -> dict[str, Any]:
     return {
         "stale": [day.report for day in backfill.stale],
-        "built": [vars(day) for day in backfill.built],
+        "built": [day.report for day in backfill.built],
         "failed": [str(failure) for failure in backfill.failures],
+        "warnings": [{"day": day.day, **vars(misfit)} for day in backfill.built for misfit in day.misfits],
     }
 
 
@@ -225,9 +235,25 @@ def _say_built(backfill: "Backfill") -> None:
     if not backfill.stale:
         print_stale([], as_json=False)
         return
-    from app.contracts import DWH_TABLES  # noqa: PLC0415  takes Polars, which other reports do without
+    from app.contracts import dwh_tables  # noqa: PLC0415  takes Polars, which other reports do without
 
-    names = [table.name for table in DWH_TABLES]
+    names = [table.name for table in dwh_tables()]
     rows = [(b.day, b.calls, *(b.rows.get(name) for name in names), b.unreadable, b.seconds) for b in backfill.built]
     columns = ("day", "calls read", *names, "unreadable", "seconds")
     console.say_table(f"built {len(backfill.built)} of {len(backfill.stale)} day(s)", columns, rows, right=columns[1:])
+    _say_misfits(backfill)
+
+
+def _say_misfits(backfill: "Backfill") -> None:
+    """Where the endpoint map does not fit the days that were built: each place once, as the last of its days says."""
+    days: dict[tuple[str, str, str], list[date]] = {}
+    last: dict[tuple[str, str, str], Misfit] = {}
+    for built in backfill.built:
+        for misfit in built.misfits:
+            place = (misfit.entry, misfit.field, misfit.fix)
+            days.setdefault(place, []).append(built.day)
+            last[place] = misfit
+    for place, misfit in last.items():
+        first, *others = days[place]
+        when = f"{first}" if not others else f"{len(days[place])} days, the last {others[-1]}"
+        console.say(f"warning ({when}): {misfit}")

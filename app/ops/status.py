@@ -1,34 +1,34 @@
-"""The state of the warehouse: freshness and rows of each table, the spool, last snapshots and runs, rejects."""
+"""The state of the warehouse: freshness and rows, the spool, last snapshots and runs, rejects, how the map fits."""
 
 from datetime import UTC, datetime
 
 import polars as pl
 
-from app.contracts import API_CALLS, DWH_TABLES
-from app.intake.spool import delivery_lag_s, spool_depth
+from app.contracts import API_CALLS, dwh_tables
+from app.intake.spool import delivery_lag_s, spool_backlog
 from app.settings import Settings
 from app.warehouse import Warehouse
 
-_NEWEST = {"api_calls": "max(toDate(ts))"}
+_RECENT_DAYS = 7
 
 
 def freshness(warehouse: Warehouse) -> pl.DataFrame:
     """`table, rows, newest_day, built_at` of the raw calls and of each table of dwh."""
-    parts = []
-    for table in (API_CALLS, *DWH_TABLES):
-        newest = _NEWEST.get(table.name, f"max({table.partition_by})")
-        built = f"(SELECT max(built_at) FROM etl.ledger WHERE job = '{table.name}')"
-        built = "max(received_at)" if table is API_CALLS else built
-        parts.append(
-            f"SELECT '{table.full_name}' AS table, count() AS rows, if(rows = 0, NULL, {newest}) AS newest_day, "
-            f"if(rows = 0, NULL, {built}) AS built_at FROM {table.full_name}"
-        )
+    newest = {API_CALLS.full_name: ("max(toDate(ts))", "max(received_at)")} | {
+        table.full_name: (f"max({table.day})", f"(SELECT max(built_at) FROM etl.ledger WHERE job = '{table.name}')")
+        for table in dwh_tables()
+    }
+    parts = [
+        f"SELECT '{name}' AS table, count() AS rows, if(rows = 0, NULL, {day}) AS newest_day, "
+        f"if(rows = 0, NULL, {built_at}) AS built_at FROM {name}"
+        for name, (day, built_at) in newest.items()
+    ]
     return warehouse.query(" UNION ALL ".join(f"SELECT * FROM ({part})" for part in parts)).sort("table")
 
 
 def spool_state(settings: Settings) -> pl.DataFrame:
     """`segments, bytes` that wait for delivery, since when the oldest does, and how long the last one delivered did."""
-    depth = spool_depth(settings.spool)
+    depth = spool_backlog(settings.spool)
     oldest_at = datetime.fromtimestamp(depth.oldest_at_ms / 1000, tz=UTC) if depth.oldest_at_ms else None
     row = {
         "segments": depth.segments,
@@ -54,6 +54,16 @@ def last_runs(warehouse: Warehouse, *, limit: int = 10) -> pl.DataFrame:
         "SELECT started_at, job, day, state, rows_in, rows_out, rows_rejected AS rejected, seconds, error "
         "FROM etl.runs ORDER BY started_at DESC "
         f"LIMIT 2 BY if(job = 'load', job, run_id) LIMIT {limit}"
+    )
+
+
+def map_misfits(warehouse: Warehouse) -> pl.DataFrame:
+    """Where the endpoint map does not fit the calls of the last seven days built: each place as its last day says."""
+    return warehouse.query(
+        "SELECT max(day) AS last_day, count() AS days, if(map_entry = '', 'the map', map_entry) AS entry, field, "
+        "argMax(found.problem, day) AS problem, argMax(found.fix, day) AS fix FROM dwh.map_fit AS found "
+        f"WHERE found.problem != '' AND day > (SELECT max(day) FROM etl.coverage) - {_RECENT_DAYS} "
+        "GROUP BY map_entry, field ORDER BY map_entry != '', max(calls) DESC, map_entry, field"
     )
 
 

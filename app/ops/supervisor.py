@@ -1,10 +1,10 @@
-"""`carat serve`: collector, loader, hourly schedule and live dashboards on one machine, by one command.
+"""`carat serve`: collector, loader, hourly schedule and live dashboards on one machine, started by one command.
 
-Two child processes: the collector, which answers within milliseconds because no engine runs in it, and the scheduler
-(`app/ops/scheduler.py`), which owns the warehouse and serves the dashboards. The supervisor starts them, restarts one
-that exits, and stops them in order: the collector first, so that what it sealed last is still delivered.
+There are two child processes: the collector, which answers within milliseconds because no engine runs in it, and the
+scheduler (`app/ops/scheduler.py`), which holds the warehouse and serves the dashboards. The supervisor starts them,
+restarts one that exits, and stops the collector first, so that the scheduler still delivers what it sealed last.
 
-The socket is opened here and stays open while a collector is started again: who sends meanwhile waits a little.
+The collector's socket is opened here and stays open during a restart: senders wait for a moment instead of failing.
 """
 
 import ctypes
@@ -16,111 +16,123 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from app.core import console, watchdog
+from app.core.backoff import Backoff
 from app.core.errors import CaratError, LockedError, SettingsError
 
-_LOOK_S = 0.2
+_POLL_S = 0.2
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
-_HEALTHY_S = 30.0  # who ran for so long and ends is started again at once
-_MOST_FAILURES = 5
+_HEALTHY_S = 30.0  # a process that ran this long restarts after the shortest pause
+_MAX_FAILURES = 5
 _STOP_S = 40.0
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-@dataclass
-class Part:
-    """One of the processes. Where a vital one cannot be started, there is no point in going on."""
-
-    name: str
-    arguments: Sequence[str]
-    is_vital: bool
-    handles: tuple[int, ...] = ()
-    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
-    failures: int = field(default=0, init=False)  # in a row
-    has_run: bool = field(default=False, init=False)
-    _changed_at: float = field(default=0.0, init=False)
-
-    def start(self) -> None:
-        environment = {name: value for name, value in os.environ.items() if name not in _OF_SYSTEMD}
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "app", *self.arguments],  # a folder called app beside it is not Carat
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            pass_fds=self.handles,
-            process_group=0,  # Ctrl-C comes here alone
-            preexec_fn=_end_with_parent,  # noqa: PLW1509  no thread of this process holds a lock that it could need
-        )
-        self._changed_at = time.monotonic()
-
-    def tend(self) -> None:
-        """Start it again where it ended, after a while where it does so often."""
-        if self.process is None:
-            if time.monotonic() - self._changed_at >= self._pause_s:
-                self.start()
-            return
-        code = self.process.poll()
-        ran_s = time.monotonic() - self._changed_at
-        self.has_run = self.has_run or ran_s >= _HEALTHY_S
-        if code is None:
-            return
-        self.process = None
-        self._changed_at = time.monotonic()
-        self.failures = 1 if ran_s >= _HEALTHY_S else self.failures + 1
-        self._require_hope(code)
-        console.log.warning(f"{self.name} ended, it is started again", code=code, in_s=self._pause_s)
-
-    def stop(self) -> None:
-        """End it in order, or after a while without."""
-        if self.process is None:
-            return
-        self.process.terminate()
-        try:
-            self.process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            console.log.warning(f"{self.name} did not end in time, it is killed; nothing is lost by that")
-            self.process.kill()
-            self.process.wait()
-        self.process = None
-
-    @property
-    def _pause_s(self) -> float:
-        return min(_FIRST_PAUSE_S * 2.0 ** max(self.failures - 1, 0), _LONGEST_PAUSE_S)
-
-    def _require_hope(self, code: int) -> None:
-        if self.has_run:
-            return
-        if code == SettingsError.exit_code:
-            raise SettingsError(f"{self.name} cannot be started, see its message above")
-        if self.is_vital and self.failures >= _MOST_FAILURES:
-            kind = LockedError if code == LockedError.exit_code else CaratError
-            raise kind(f"{self.name} ended {self.failures} times in a row, with {code}; see its messages above")
-
-
 _OF_SYSTEMD = frozenset(
     {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"}
 )
 
 
+class ChildProcess:
+    """A `carat` command that is kept running. If an essential one cannot be started, the supervisor gives up."""
+
+    def __init__(
+        self, name: str, arguments: Sequence[str], *, is_essential: bool, inherited_fds: tuple[int, ...] = ()
+    ) -> None:
+        self._name = name
+        self._arguments = arguments
+        self._is_essential = is_essential
+        self._inherited_fds = inherited_fds
+        self._process: subprocess.Popen[bytes] | None = None
+        self._backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
+        self._failures_in_a_row = 0
+        self._was_healthy = False
+        self._started_at = 0.0
+        self._restart_at = 0.0
+
+    def start(self) -> None:
+        """Start the command, without the variables by which systemd addresses the supervisor."""
+        environment = {name: value for name, value in os.environ.items() if name not in _OF_SYSTEMD}
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "app", *self._arguments],  # -P: do not import a folder `app` of the user's
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            pass_fds=self._inherited_fds,
+            process_group=0,  # Ctrl-C reaches only the supervisor
+            preexec_fn=_end_with_parent,  # noqa: PLW1509  no other thread holds a lock that it could need
+        )
+        self._started_at = time.monotonic()
+
+    def poll(self) -> None:
+        """Restart the command if it exited, after a pause that grows while it keeps failing."""
+        if self._process is None:
+            if time.monotonic() >= self._restart_at:
+                self.start()
+            return
+        code = self._process.poll()
+        is_healthy = time.monotonic() - self._started_at >= _HEALTHY_S
+        self._was_healthy = self._was_healthy or is_healthy
+        if code is None:
+            return
+        self._process = None
+        if is_healthy:
+            self._failures_in_a_row = 0
+            self._backoff.reset()
+        self._failures_in_a_row += 1
+        self._give_up_if_hopeless(code)
+        pause_s = self._backoff.next_s()
+        self._restart_at = time.monotonic() + pause_s
+        console.log.warning(f"{self._name} exited and is restarted", code=code, in_s=pause_s)
+
+    def stop(self) -> None:
+        """Terminate the command, and kill it if it does not exit in time."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            console.log.warning(f"{self._name} did not exit in time and is killed; no data is lost")
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+    def _give_up_if_hopeless(self, code: int) -> None:
+        if self._was_healthy:
+            return
+        if code == SettingsError.exit_code:
+            raise SettingsError(f"{self._name} cannot be started, see its message above")
+        if self._is_essential and self._failures_in_a_row >= _MAX_FAILURES:
+            kind = LockedError if code == LockedError.exit_code else CaratError
+            raise kind(
+                f"{self._name} exited {self._failures_in_a_row} times in a row, last with code {code}; "
+                "see its messages above"
+            )
+
+
 def serve(sockets: Sequence[socket.socket], *, page_port: int, stopped: threading.Event) -> None:
-    """Run collector and keeper until told to stop; CaratError where one of them cannot be started."""
-    handles = tuple(listener.fileno() for listener in sockets)
-    collector = Part("the collector", ("collect", "--fd", str(handles[0])), is_vital=True, handles=handles)
-    parts = (collector, Part("the keeper of the warehouse", ("keep", "--page-port", str(page_port)), is_vital=False))
+    """Run collector and scheduler until `stopped` is set; CaratError if one of them cannot be started."""
+    fds = tuple(listener.fileno() for listener in sockets)
+    children = (
+        ChildProcess("the collector", ("collect", "--fd", str(fds[0])), is_essential=True, inherited_fds=fds),
+        ChildProcess("the scheduler", ("schedule", "--page-port", str(page_port)), is_essential=False),
+    )
     try:
-        for part in parts:
-            part.start()
-        while not stopped.wait(_LOOK_S):
+        for child in children:
+            child.start()
+        while not stopped.wait(_POLL_S):
             watchdog.progress()
-            for part in parts:
-                part.tend()
+            for child in children:
+                child.poll()
     finally:
-        for part in parts:
-            part.stop()
+        for child in children:
+            child.stop()
 
 
 def _end_with_parent() -> None:
-    """Let the kernel end this child when its parent dies, however it does."""
+    """Have the kernel end this child when the thread that started it ends, however that happens.
+
+    That is the main thread here. The readers of the shop's database are started by any thread, so they watch their
+    stdin instead (`app/shop/reader.py`).
+    """
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

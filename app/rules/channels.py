@@ -7,9 +7,12 @@ import csv
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+from publicsuffixlist import PublicSuffixList
 from pydantic import AfterValidator, Field, GetPydanticSchema, WrapValidator, create_model, model_validator
 
 from app.core.errors import SettingsError
@@ -37,7 +40,7 @@ class ClickId(RuleModel):
     """A parameter of an advertiser's link, and the source and medium that it stands for.
 
     `yields_to_tags`: it counts only where there is neither utm_source nor utm_medium. `prefers_referrer`: the source is
-    the referring site, if it is a known one.
+    the referring site, if it is a known one. `identifies_click`: its value goes into `click_id`.
     """
 
     parameter: LowerText
@@ -45,6 +48,7 @@ class ClickId(RuleModel):
     medium: LowerText
     yields_to_tags: bool = False
     prefers_referrer: bool = False
+    identifies_click: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class ChannelRules:
     """Channels, click ids and sites in the order in which they are tried; `digest` changes when their meaning does.
 
     `categories`: source and its category. `own_hosts` and `payment_hosts`: visits from these hosts and their
-    subdomains are not referrals.
+    subdomains are not referrals. `payment_patterns`: nor are those from hosts of these patterns.
     """
 
     channels: tuple[Channel, ...]
@@ -91,11 +95,17 @@ class ChannelRules:
     categories: tuple[tuple[str, str], ...]
     own_hosts: tuple[str, ...]
     payment_hosts: tuple[str, ...]
+    payment_patterns: tuple[str, ...]
     search_parameters: tuple[str, ...]
 
     @property
     def digest(self) -> str:
-        return digest_of(self)
+        return digest_of((self, f"publicsuffixlist {version('publicsuffixlist')}"))
+
+    @property
+    def unreferring(self) -> str:
+        """The pattern of hosts from which visits are not referrals; empty for none."""
+        return any_pattern((host_pattern((*self.own_hosts, *self.payment_hosts)), *self.payment_patterns))
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -168,6 +178,7 @@ class _ChannelsFile(RuleModel):
     categories: Texts = ()
     own_hosts: Hosts = ()
     payment_hosts: Hosts = ()
+    payment_pattern: Pattern = ""
     search_parameters: LowerTexts = ()
     click_id: Tables[ClickId] = ()
     site: Tables[_SiteTable] = ()
@@ -185,6 +196,7 @@ def load_channel_rules(path: Path, *, own_hosts: Sequence[str] = ()) -> ChannelR
         tuple(pair for name in tables.categories for pair in _categories(path.parent / name)),
         tables.own_hosts,
         tables.payment_hosts,
+        (tables.payment_pattern,) if tables.payment_pattern else (),
         tables.search_parameters,
     )
     if tables.extends:
@@ -195,14 +207,34 @@ def load_channel_rules(path: Path, *, own_hosts: Sequence[str] = ()) -> ChannelR
 
 
 def _site(table: _SiteTable) -> Site:
-    patterns = [text for text in (host_pattern(table.domains), table.pattern) if text]
-    return Site(table.name, table.category, table.medium, "|".join(f"(?:{text})" for text in patterns), table.aliases)
+    pattern = any_pattern((host_pattern(table.domains), table.pattern))
+    return Site(table.name, table.category, table.medium, pattern, table.aliases)
+
+
+def any_pattern(patterns: Iterable[str]) -> str:
+    """The pattern of what any of these that is not empty matches; empty for none."""
+    return "|".join(f"(?:{pattern})" for pattern in patterns if pattern)
 
 
 def host_pattern(domains: Iterable[str]) -> str:
     """The pattern of these domains and all below them; empty for none."""
     names = "|".join(re.escape(domain.strip(".")) for domain in domains)
     return rf"(?:^|\.)(?:{names})$" if names else ""
+
+
+def registrable_site(host: str) -> str:
+    """The domain that somebody registered, or was given by a platform, with all hosts below it.
+
+    That of m.shop.co.uk is shop.co.uk, that of shop.myshopify.com is itself. The host itself, where there is none.
+    """
+    if not host or host.rpartition(".")[2].isdigit():  # an address
+        return host
+    return _public_suffixes().privatesuffix(host) or host
+
+
+@cache
+def _public_suffixes() -> PublicSuffixList:
+    return PublicSuffixList()
 
 
 def _categories(path: Path) -> Iterable[tuple[str, str]]:

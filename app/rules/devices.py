@@ -6,8 +6,8 @@ TOML file like the shipped app/rules/devices.toml. docs/devices.md says why we c
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, Self, get_args
@@ -16,9 +16,11 @@ from crawleruseragents import CRAWLER_USER_AGENTS_DATA
 from pydantic import Field, model_validator
 
 from app.rules.toml_file import Pattern, RuleModel, Tables, Text, TomlFile, digest_of, mistake, wrong_pattern
+from app.settings import SHIPPED_DEVICES
 
 DeviceType = Literal["desktop", "mobile", "tablet", "tv", "bot", "other"]
 DEVICE_TYPES: tuple[DeviceType, ...] = get_args(DeviceType)
+_PERSON = ""
 # Distributions whose releases change what a user agent means.
 _MAINTAINED = ("ua-parser", "ua-parser-builtins", "crawler-user-agents")
 
@@ -35,21 +37,35 @@ class DeviceRule:
 class DeviceRules:
     """Patterns in the order in which they are tried; `digest` changes when they may classify a user agent differently.
 
-    `people`: patterns of user agents that are never bots. `bots`: reason and pattern. `systems`, `browsers` and
-    `brands` map uap-core's names to ours.
+    `bots`: reason and pattern; an empty reason marks people. `systems`, `browsers` and `brands` map uap-core's names to
+    ours.
     """
 
-    people: tuple[str, ...]
     bots: tuple[tuple[str, str], ...]
     devices: tuple[DeviceRule, ...]
     systems: tuple[tuple[str, str], ...]
     browsers: tuple[tuple[str, str], ...]
     brands: tuple[tuple[str, str], ...]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         releases = [f"{name} {version(name)}" for name in _MAINTAINED]
         return digest_of((self, releases))
+
+    def before(self, other: "DeviceRules") -> "DeviceRules":
+        """These rules, then the others; of two names for one system, browser or brand the first counts."""
+        return DeviceRules(
+            self.bots + other.bots,
+            self.devices + other.devices,
+            *(
+                tuple((dict(theirs) | dict(ours)).items())
+                for ours, theirs in (
+                    (self.systems, other.systems),
+                    (self.browsers, other.browsers),
+                    (self.brands, other.brands),
+                )
+            ),
+        )
 
 
 class _Person(RuleModel):
@@ -74,6 +90,7 @@ class _Device(RuleModel):
 
 
 class _DevicesFile(RuleModel):
+    extends: bool = False
     person: Tables[_Person] = ()
     bot: Tables[_Bot] = ()
     device: Tables[_Device] = ()
@@ -84,15 +101,19 @@ class _DevicesFile(RuleModel):
 
 def load_device_rules(path: Path) -> DeviceRules:
     """The rules in a TOML file, then the maintained patterns of bots; SettingsError names file, line and key."""
-    rules = TomlFile.read(path, setting="CARAT_DEVICES").parse(_DevicesFile)
-    return DeviceRules(
-        tuple(person.pattern for person in rules.person),
-        (*((bot.reason, bot.pattern) for bot in rules.bot), *crawler_patterns()),
-        tuple(_device_rule(device) for device in rules.device),
-        tuple(rules.os.items()),
-        tuple(rules.browser.items()),
-        tuple(rules.brand.items()),
+    tables = TomlFile.read(path, setting="CARAT_DEVICES").parse(_DevicesFile)
+    people = tuple((_PERSON, person.pattern) for person in tables.person)
+    bots = tuple((bot.reason, bot.pattern) for bot in tables.bot)
+    rules = DeviceRules(
+        people + bots,
+        tuple(_device_rule(device) for device in tables.device),
+        tuple(tables.os.items()),
+        tuple(tables.browser.items()),
+        tuple(tables.brand.items()),
     )
+    if tables.extends:
+        return rules.before(load_device_rules(SHIPPED_DEVICES))
+    return replace(rules, bots=rules.bots + crawler_patterns())
 
 
 def _device_rule(device: _Device) -> DeviceRule:

@@ -20,6 +20,7 @@ from app.rules.expressions import (
     parse_condition,
     parse_expression,
     placeholders_of,
+    roots_of,
 )
 from app.rules.field_path import Kind
 from app.rules.toml_file import RuleModel, Tables, Text, TomlFile, digest_of, mistake, wrong_pattern
@@ -140,6 +141,15 @@ class MappedCall:
     def readings(self) -> Iterator[Reading]:
         for readings in (*self.fields.values(), *self.filters.values()):
             yield from readings
+
+    @property
+    def roots(self) -> frozenset[str]:
+        """The parts of the record that the entry reads."""
+        expressions = [reading.expression for reading in self.readings]
+        expressions += [r.minor_units for r in self.readings if isinstance(r.minor_units, Expression)]
+        expressions += [part for memory in self.memories for part in (memory.value, memory.key)]
+        read = frozenset().union(*(expression.roots for expression in expressions if expression))
+        return read | roots_of(self.when) if self.when else read
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def _say(**message: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """Have the system end this process with its parent: connectorx holds Python's lock while it waits for rows."""
+    """Have the kernel end this process with its parent: connectorx holds the GIL while it waits for rows."""
     fcntl.fcntl(sys.stdin, fcntl.F_SETOWN, os.getpid())  # its end of the pipe, closed, is a signal
     fcntl.fcntl(sys.stdin, fcntl.F_SETFL, fcntl.fcntl(sys.stdin, fcntl.F_GETFL) | os.O_ASYNC)
     if select.select([sys.stdin], [], [], 0)[0]:

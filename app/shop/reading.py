@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -173,6 +173,13 @@ class ReaderProcess:
         self._messages.put((table, {"state": "died", "how": how, "at": at}))
 
 
+class TableReader(Protocol):
+    """Reads tables of the shop, each once."""
+
+    def follow(self, table: str) -> Iterator[pa.RecordBatch]:
+        """The batches of a table while it is being read; ShopError if it could not be read completely."""
+
+
 @dataclass(frozen=True)
 class ShopReading:
     """Tables of the shop that are being read, and what is guaranteed about the instant of each.
@@ -180,7 +187,7 @@ class ShopReading:
     `counts`: how many rows a table had at that instant, where known. `errors`: why a table is not read at all.
     """
 
-    reader: ReaderProcess
+    reader: TableReader
     guarantees: dict[str, str]
     counts: Mapping[str, Callable[[], int]] = field(default_factory=dict)
     errors: Mapping[str, str] = field(default_factory=dict)

@@ -1,29 +1,32 @@
 """A shop in an SQLite file, like the demo's: copies its tables in one transaction and reads the copy.
 
-One transaction is one instant for all tables. The copy's columns have the types that the reader expects: SQLite itself
-accepts any value in any column, and the reader would take a column's type from its first row.
+One transaction is one instant for all tables. Each of the copy's columns holds values of one type: SQLite itself
+accepts any value in any column.
 """
 
 import math
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import pyarrow as pa
+
 from app.core.errors import ShopError
 from app.rules.snapshot_plan import SnapshotTable
 from app.shop.columns import ShopColumn, sqlite_column
-from app.shop.reading import ReaderProcess, Reading, ShopReading
+from app.shop.reading import ShopReading
 
 _BATCH_BYTES = 16 * 1024**2
 _BATCH_ROWS = 8192
 _WAIT_FOR_WRITERS_S = 10
 _STORED_AS = {"Int64": "INTEGER", "Float64": "REAL"}
+_ARROW_TYPES = {"INTEGER": pa.int64(), "REAL": pa.float64(), "TEXT": pa.large_string(), "BLOB": pa.large_binary()}
 _REFUSED = "CHECK constraint failed: "
 _MODES_OF_WRITING = slice(18, 20)  # offsets in the file's header
 _WRITE_AHEAD = b"\x02\x02"
@@ -84,20 +87,11 @@ class SQLiteShop:
             raise ShopError(f"{self.name}: {self._problem(error, limit_s)}; nothing was changed") from None
         finally:
             self._connection.set_progress_handler(None, 0)
-        readings = [
-            Reading(
-                name,
-                f"SELECT * FROM {_quoted(name)}",
-                folder / f"{name}.arrow",
-                batch_rows=max(1, min(_BATCH_ROWS, _BATCH_BYTES * count // copy.stat().st_size)),
-            )
-            for name, count in rows.items()
-        ]
-        reader = ReaderProcess(f"sqlite://{quote(str(copy))}", readings, limit_s=limit_s)
-        with reader.started():
-            reader.go()
+        # The copy is a local file that nobody else has open, so reading it needs no time limit.
+        with closing(sqlite3.connect(f"file:{quote(str(copy))}?mode=ro", uri=True)) as connection:
+            connection.text_factory = bytes  # Arrow takes it as it is, and checks that it is UTF-8
             yield ShopReading(
-                reader,
+                _CopyReader(connection, rows, copy.stat().st_size),
                 dict.fromkeys((table.name for table in tables), "one instant for all tables"),
                 {name: partial(int, count) for name, count in rows.items()},
                 errors,
@@ -155,6 +149,37 @@ class SQLiteShop:
         if "readonly database" in text and self._sibling("-journal").exists():
             return "whoever wrote to it died in the middle; open it once with the shop, which puts it in order"
         return text
+
+
+class _CopyReader:
+    """Reads tables of the copy; `rows` is the number of rows of each, `size` the bytes of all."""
+
+    def __init__(self, connection: sqlite3.Connection, rows: dict[str, int], size: int) -> None:
+        self._connection = connection
+        self._rows = rows
+        self._size = size
+
+    def follow(self, table: str) -> Iterator[pa.RecordBatch]:
+        """The batches of a table in the order in which it was copied; ShopError if it cannot be read."""
+        batch_rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES * self._rows[table] // self._size))
+        try:
+            declared = self._connection.execute(f"PRAGMA table_info({_quoted(table)})").fetchall()
+            schema = pa.schema([(name.decode(), _ARROW_TYPES[type_.decode()]) for _, name, type_, *_ in declared])
+            cursor = self._connection.execute(f"SELECT * FROM {_quoted(table)}")
+            while rows := cursor.fetchmany(batch_rows):
+                columns = zip(schema, zip(*rows, strict=True), strict=True)
+                yield pa.record_batch([_array(field, values) for field, values in columns], schema=schema)
+        except sqlite3.Error as error:
+            raise ShopError(f"could not be read whole: {error}") from None
+
+
+def _array(field: pa.Field, values: tuple[Any, ...]) -> pa.Array:
+    try:
+        return pa.array(values, field.type)
+    except pa.ArrowInvalid:  # all else was checked when the value was copied
+        raise ShopError(
+            f"could not be read whole: {field.name} holds text that is not UTF-8: fix it there, or exclude the column"
+        ) from None
 
 
 def _decimal_of(value: Any, scale: int) -> Any:

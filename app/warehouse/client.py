@@ -1,11 +1,11 @@
-"""One code path for both engines: everything goes through clickhouse-connect, in and out as Arrow.
+"""The connection to either engine through clickhouse-connect, with data in Arrow both ways.
 
 `chdb://path` runs the engine in this process, `clickhouse://…` speaks HTTP to a server.
 """
 
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, cast
@@ -18,13 +18,15 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
 from polars.datatypes import DataType
 
-from app.contracts import MONEY, Column, Table, sql_text
+from app.contracts import MONEY, Column, Table
 from app.core.errors import WarehouseError, WarehouseGoneError
 from app.core.service_url import ServiceUrl
+from app.core.sql import quote
 
-ANSWER_S = 3600  # the longest that a statement may take
-_NEEDED_ROOM_BYTES = 64 * 1024**2
-# Set once a connection: a per-query setting costs the embedded engine a SET and its undoing.
+QUERY_TIMEOUT_S = 3600  # the longest that a statement may take
+_WRITTEN_IDS = 2000
+_NEEDED_FREE_BYTES = 64 * 1024**2
+# Set once per connection: a per-query setting costs the embedded engine a SET and a reset.
 _CONNECTION_SETTINGS: dict[str, Any] = {
     "output_format_arrow_string_as_string": 1,
     "output_format_arrow_compression_method": "none",  # the reader is in the same process or on the same network
@@ -32,6 +34,12 @@ _CONNECTION_SETTINGS: dict[str, Any] = {
     "session_timezone": "UTC",
     "max_query_size": 16 * 1024 * 1024,
     "mutations_sync": 1,
+}
+# A server keeps what it compiles for all clients. A single run seldom repeats an expression often enough to pay for it.
+_EMBEDDED_SETTINGS: dict[str, Any] = {
+    "compile_expressions": 0,
+    "compile_aggregate_expressions": 0,
+    "compile_sort_description": 0,
 }
 # Tables travel with their buffers compressed: product_sessions shrinks more than tenfold.
 _IPC_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
@@ -50,17 +58,17 @@ class Warehouse:
         with self._readable_errors():
             self._client = connect()
 
-    def another(self) -> "Warehouse":
-        """One more connection to the same engine: a thread needs one of its own."""
-        return Warehouse(self._connect, url=self.url, secret=self._secret).guarded_by(self._guard)
+    def new_connection(self) -> "Warehouse":
+        """One more connection to the same engine: each thread needs its own."""
+        return Warehouse(self._connect, url=self.url, secret=self._secret).with_guard(self._guard)
 
-    def guarded_by(self, guard: "Callable[[Warehouse], None]") -> Self:
-        """The same connection, whose `require_lease` asks this."""
+    def with_guard(self, guard: "Callable[[Warehouse], None]") -> Self:
+        """Make `guard` the check of `require_lease`, and return the connection."""
         self._guard = guard
         return self
 
     def require_lease(self) -> None:
-        """Raise LockedError if another writer has taken over meanwhile: to be asked before what must not be doubled."""
+        """Raise LockedError if another writer has taken over; call it before whatever must not happen twice."""
         self._guard(self)
 
     def __enter__(self) -> Self:
@@ -69,18 +77,18 @@ class Warehouse:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
-    def require_room(self) -> None:
-        """Raise WarehouseError where a write could fill the disk: the embedded engine survives that badly.
+    def require_free_space(self) -> None:
+        """Raise WarehouseError if a write could fill the disk, which the embedded engine does not survive.
 
-        A statement that creates a table on a full disk leaves a broken one behind, with which it never opens again.
+        A table that is created on a full disk is broken, and the engine then never opens again.
         """
         if self.is_embedded:
             folder = self.url.removeprefix("chdb://")
             free = shutil.disk_usage(folder).free
-            if free < _NEEDED_ROOM_BYTES:
+            if free < _NEEDED_FREE_BYTES:
                 raise WarehouseError(
                     f"the disk is full: {free // 1024**2} MiB free at {folder}, a write needs "
-                    f"{_NEEDED_ROOM_BYTES // 1024**2} MiB. Free some space and run the same command again"
+                    f"{_NEEDED_FREE_BYTES // 1024**2} MiB. Free some space and run the same command again"
                 )
 
     @property
@@ -93,10 +101,10 @@ class Warehouse:
             self._client.command(sql, parameters=dict(parameters or {}))
 
     def query_arrow(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
-        """The result of a query as Arrow; UUIDs as their 16 bytes."""
+        """The result of a query as Arrow, UUIDs as 16 bytes."""
         with self._readable_errors():
             stream = self._client.raw_query(sql, parameters=dict(parameters or {}), fmt="ArrowStream")
-        if not stream:  # the embedded engine answers an empty result with no schema at all
+        if not stream:  # the embedded engine returns an empty result without a schema
             return pa.table({})
         table = pa.ipc.open_stream(stream).read_all()
         for index, field in enumerate(table.schema):
@@ -110,7 +118,7 @@ class Warehouse:
     ) -> pl.DataFrame:
         """The result of a query as a frame, in this schema if one is given.
 
-        Without one an empty result has no columns where the embedded engine answers.
+        Without a schema, an empty result of the embedded engine has no columns.
         """
         frame = pl.from_arrow(self.query_arrow(sql, parameters))
         assert isinstance(frame, pl.DataFrame)
@@ -123,9 +131,9 @@ class Warehouse:
         return self.query(sql, parameters).item()
 
     def counts(self, tables: Mapping[str, tuple[str, str]]) -> dict[str, int]:
-        """How many rows each table has that meet its condition, all in one statement; by the names given."""
+        """Per name, the number of rows of a table that meet a condition, all in one statement."""
         parts = (
-            f"SELECT {sql_text(name)} AS name, count() AS rows FROM {table} WHERE {where}"
+            f"SELECT {quote(name)} AS name, count() AS rows FROM {table} WHERE {where}"
             for name, (table, where) in tables.items()
         )
         return dict(self.query(" UNION ALL ".join(parts)).iter_rows()) if tables else {}
@@ -136,7 +144,7 @@ class Warehouse:
             return bytes(self._client.raw_query(sql, parameters=dict(parameters or {}), fmt=fmt))
 
     def read_only(self, settings: Mapping[str, Any]) -> None:
-        """Have the engine refuse, on this connection from now on, what changes data; with these settings."""
+        """Make this connection read-only from now on, with these settings."""
         with self._readable_errors():
             for name, value in (dict(settings) | {"readonly": 2}).items():
                 self._client.set_client_setting(name, value)
@@ -146,7 +154,7 @@ class Warehouse:
         plain = "output_format_arrow_string_as_string = 0, output_format_arrow_compression_method = 'none'"
         with self._readable_errors():
             if self.is_embedded:
-                target = f"INSERT INTO FUNCTION file({sql_text(str(path.resolve()))}, 'Arrow')"
+                target = f"INSERT INTO FUNCTION file({quote(str(path.resolve()))}, 'Arrow')"
                 self._client.command(f"{target} {sql} SETTINGS {plain}, engine_file_truncate_on_insert = 1")
             else:
                 with self._client.raw_stream(f"{sql} SETTINGS {plain}", fmt="Arrow") as source, path.open("wb") as file:
@@ -155,14 +163,14 @@ class Warehouse:
     def insert(self, table: Table, frame: pl.DataFrame, *, into: str | None = None, token: str = "") -> None:
         """Append a frame to a table (or to `into`, a table of the same contract), after checking it.
 
-        Of several inserts with the same token into a table that remembers them, one alone is kept.
+        Of several inserts with the same token into a table that remembers inserts, only one is stored.
         """
         target = into or table.full_name
         checked = table.validate(frame, where=f"writing {target}")
         if checked.is_empty():
             return
-        self.require_room()
-        # What is a column's default throughout is what the engine makes of a column that is not sent.
+        self.require_free_space()
+        # A column that holds only its default need not be sent: the engine fills it in.
         sent = [column.name for column in table.written if not _is_default(checked[column.name], column)] or [
             table.written[0].name
         ]
@@ -171,16 +179,40 @@ class Warehouse:
             if column.type == "UUID":
                 index = sent.index(column.name)
                 arrow = arrow.set_column(index, column.name, arrow.column(index).cast(pa.binary(16)))
-        # A table that remembers inserts takes equal ones for one: so each that has no token gets one of its own.
+        # A table that remembers inserts drops equal ones, so an insert without a token gets a unique one.
         settings = {"insert_deduplication_token": token or uuid.uuid4().hex} if table.remembers_inserts else {}
         self._insert_arrow(target, arrow, settings)
 
-    def keep_aside(self, name: str, values: pl.Series, *, column: str = "id", kind: str = "UUID") -> None:
-        """Put values into a table in memory that holds them alone; UUIDs as 16 bytes each."""
+    def create_temp_table(self, name: str, values: pl.Series, *, column: str = "id", kind: str = "UUID") -> None:
+        """Create or replace an in-memory table that holds just these values; UUIDs are 16 bytes each."""
         self.command(f"CREATE OR REPLACE TABLE {name} (`{column}` {kind}) ENGINE = Memory")
         arrow = values.to_arrow(compat_level=pl.CompatLevel.oldest())
         if len(values):
             self._insert_arrow(name, pa.table({column: arrow.cast(pa.binary(16)) if kind == "UUID" else arrow}))
+
+    @contextmanager
+    def held_ids(self, ids: pl.Series, *, table: str) -> Iterator[str]:
+        """A query of these UUIDs, of 16 bytes each: written out if they are few, else of a temporary table."""
+        if len(ids) <= _WRITTEN_IDS:
+            text = ",".join(ids.bin.encode("hex"))  # one literal: the engine analyzes each
+            yield f"SELECT toUUID(arrayJoin(splitByChar(',', '{text}')))"
+            return
+        self.create_temp_table(table, ids)
+        try:
+            yield f"SELECT id FROM {table}"
+        finally:
+            self.drop_tables([table])
+
+    def drop_tables(self, names: Sequence[str]) -> None:
+        """Drop those of the tables that exist."""
+        self.command(f"DROP TABLE IF EXISTS {', '.join(names)} SYNC")
+
+    def one_rows(self, queries: Sequence[str]) -> list[tuple[Any, ...]]:
+        """The rows of queries that each return one row, all in one statement."""
+        if not queries:
+            return []
+        named = ", ".join(f"(SELECT tuple(*) FROM ({sql})) AS row{number}" for number, sql in enumerate(queries))
+        return [tuple(row.values()) for row in self.query(f"SELECT {named}").row(0)]
 
     @contextmanager
     def _readable_errors(self) -> Iterator[None]:
@@ -191,7 +223,7 @@ class Warehouse:
             if self._secret:
                 message = message.replace(self._secret, "***")
             kind = WarehouseGoneError if _is_gone(error, message) else WarehouseError
-            raise kind(f"{self.url}: {message}{_mend(message)}") from error
+            raise kind(f"{self.url}: {message}{_how_to_fix(message)}") from error
 
     def _insert_arrow(self, target: str, arrow: pa.Table, settings: dict[str, Any] | None = None) -> None:
         sink = pa.BufferOutputStream()
@@ -209,14 +241,14 @@ def connect_embedded(path: Path) -> Warehouse:
 
     def connect() -> Client:
         client = create_client(dsn=url)
-        for name, value in _CONNECTION_SETTINGS.items():
+        for name, value in (_CONNECTION_SETTINGS | _EMBEDDED_SETTINGS).items():
             client.set_client_setting(name, value)
         return client
 
     return Warehouse(connect, url=url)
 
 
-def connect_server(url: ServiceUrl, *, answer_s: int = ANSWER_S) -> Warehouse:
+def connect_server(url: ServiceUrl, *, query_timeout_s: int = QUERY_TIMEOUT_S) -> Warehouse:
     password = url.password.get_secret_value()
 
     def connect() -> Client:
@@ -228,8 +260,8 @@ def connect_server(url: ServiceUrl, *, answer_s: int = ANSWER_S) -> Warehouse:
             secure=url.is_secure,
             verify=url.is_verified,
             connect_timeout=30,
-            send_receive_timeout=answer_s,
-            compress=False,  # what is sent is compressed already
+            send_receive_timeout=query_timeout_s,
+            compress=False,  # inserts are compressed already
             settings=_CONNECTION_SETTINGS,
         )
 
@@ -237,23 +269,23 @@ def connect_server(url: ServiceUrl, *, answer_s: int = ANSWER_S) -> Warehouse:
 
 
 def _is_default(values: pl.Series, column: Column) -> bool:
-    """Whether every value is the one an insert without this column would give: null, or zero where null cannot be."""
+    """Whether every value is what an insert without this column gives: null, or zero where it is not nullable."""
     if column.is_nullable:
         return values.null_count() == len(values)
     return column.type in _COUNTS and not (values != 0).any()
 
 
 def _is_gone(error: ClickHouseError, message: str) -> bool:
-    """Whether nobody answered, rather than refused."""
+    """Whether the server did not answer, as opposed to refusing."""
     has_no_code = "Code:" not in message and "DB::Exception" not in message
     return isinstance(error, OperationalError) and has_no_code
 
 
-def _mend(message: str) -> str:
+def _how_to_fix(message: str) -> str:
     if "NOT_ENOUGH_SPACE" in message or "No space left" in message or "Cannot reserve" in message:
-        return ". The disk is full: free some space and run the same command again, nothing half-done is shown"
+        return ". The disk is full: free some space and run the same command again; readers see no partial data"
     if "Connections to mysql failed" in message:
-        return ". The database mysql is a link to the shop's: check that it runs, and CARAT_SHOP_DB"
+        return ". The database mysql links to the shop's: check that it runs, and CARAT_SHOP_DB"
     is_older = "UNKNOWN_IDENTIFIER" in message and "FROM etl.ledger" in message
     if is_older or "UNKNOWN_DATABASE" in message or "UNKNOWN_TABLE" in message:
         return ". Run `carat migrate` first"

@@ -1,7 +1,7 @@
-"""What a table holds, as sums of hashes by moment, kept once a part: what has not changed is never read again.
+"""Fingerprints of a table's content: sums of row hashes by time, stored per part, so that no part is read twice.
 
-Parts never change: whatever happens to a table's rows, by whomever, appears as parts of other content. So a part's
-fingerprints stay true for as long as there is a part with the same checksum.
+Parts are immutable: any change of a table's rows, whoever makes it, creates parts with other checksums. So stored
+fingerprints are valid as long as a part with the same checksum exists.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from app.warehouse.client import Warehouse
 
 _TRIES = 3
 _PARTS_A_READ = 500
-_DEAD_SHARE = 4  # so many times more parts remembered than there are: time to forget
+_MAX_STORED_PER_PART = 4  # with more stored parts per existing one, those that are gone are deleted
 _SUMS = {name: FINGERPRINTS.schema[name] for name in ("at", "rows", "fingerprint")}
 _BY_PART = pl.Schema({"part": FINGERPRINTS.schema["part"], **_SUMS})
 _PARTS = {"name": pl.String(), "part": pl.String()}
@@ -23,8 +23,8 @@ _NEVER = datetime.fromtimestamp(0, tz=UTC)
 
 
 @dataclass(frozen=True)
-class Hashed:
-    """A table whose rows are hashed: the SQL of the moment by which sums are made, and of a row's hash (UInt64)."""
+class FingerprintSource:
+    """A table to fingerprint: the SQL of the instant by which hashes are summed, and of a row's hash (UInt64)."""
 
     full_name: str
     at: str
@@ -40,24 +40,28 @@ class Hashed:
         return f"{self.at} AS at, toUInt64(count()) AS rows, sum({self.content}) AS fingerprint"
 
 
-def fingerprints(warehouse: Warehouse, table: Hashed, *, keep: bool) -> pl.DataFrame:
-    """`at, rows, fingerprint` of a table, by moment; with `keep` what had to be computed is remembered.
+def fingerprints(warehouse: Warehouse, table: FingerprintSource, *, keep: bool) -> pl.DataFrame:
+    """`at, rows, fingerprint` of a table, by instant; with `keep` new fingerprints are stored.
 
-    Sums wrap around at 2**64. `rows` tells equal sums of different numbers of rows apart.
+    Sums wrap around at 2**64; `rows` distinguishes equal sums of different numbers of rows.
     """
     for _ in range(_TRIES):
         parts = _active_parts(warehouse, table)
         known = _known(warehouse, table)
         unknown = parts.join(known, on="part", how="anti")
         computed = _computed(warehouse, table, unknown)
-        if unknown.is_empty() or unknown.join(_active_parts(warehouse, table), on="name", how="anti").is_empty():
-            break  # else a part was merged away before it could be read
+        without_rows = unknown.join(computed.filter(pl.col("rows") > 0), on="part", how="anti")
+        if (
+            without_rows.is_empty()
+            or without_rows.join(_active_parts(warehouse, table), on="name", how="anti").is_empty()
+        ):
+            break  # else a part was merged before it could be read
     else:
         return warehouse.query(f"SELECT {table.sums} FROM {table.full_name} GROUP BY at", schema=_SUMS).sort("at")
     if keep:
         warehouse.insert(FINGERPRINTS, computed.with_columns(source=pl.lit(table.source)))
-        if known["part"].n_unique() > _DEAD_SHARE * (parts.height + 10):
-            _forget_dead(warehouse, table, parts)
+        if known["part"].n_unique() > _MAX_STORED_PER_PART * (parts.height + 10):
+            _delete_outdated(warehouse, table, parts)
     return (
         parts.join(pl.concat([known, computed]), on="part")  # two parts of the same content both count
         .filter(pl.col("rows") > 0)
@@ -67,7 +71,7 @@ def fingerprints(warehouse: Warehouse, table: Hashed, *, keep: bool) -> pl.DataF
     )
 
 
-def _active_parts(warehouse: Warehouse, table: Hashed) -> pl.DataFrame:
+def _active_parts(warehouse: Warehouse, table: FingerprintSource) -> pl.DataFrame:
     database, _, name = table.full_name.partition(".")
     return warehouse.query(
         "SELECT name, hash_of_all_files AS part FROM system.parts "
@@ -77,7 +81,7 @@ def _active_parts(warehouse: Warehouse, table: Hashed) -> pl.DataFrame:
     )
 
 
-def _known(warehouse: Warehouse, table: Hashed) -> pl.DataFrame:
+def _known(warehouse: Warehouse, table: FingerprintSource) -> pl.DataFrame:
     return warehouse.query(
         "SELECT part, at, any(rows) AS rows, any(fingerprint) AS fingerprint FROM etl.fingerprints "
         "WHERE source = {source:String} GROUP BY part, at",
@@ -86,8 +90,8 @@ def _known(warehouse: Warehouse, table: Hashed) -> pl.DataFrame:
     )
 
 
-def _computed(warehouse: Warehouse, table: Hashed, parts: pl.DataFrame) -> pl.DataFrame:
-    """The sums of these parts; a part of which every row is deleted has one of nothing, so that it is known."""
+def _computed(warehouse: Warehouse, table: FingerprintSource, parts: pl.DataFrame) -> pl.DataFrame:
+    """The sums of these parts; a part whose rows are all deleted gets an empty sum, so that it counts as known."""
     found = [pl.DataFrame(schema=_BY_PART)]
     for some in parts.iter_slices(_PARTS_A_READ):
         sums = warehouse.query(
@@ -103,7 +107,7 @@ def _computed(warehouse: Warehouse, table: Hashed, parts: pl.DataFrame) -> pl.Da
     return pl.concat(found).unique(["part", "at"])
 
 
-def _forget_dead(warehouse: Warehouse, table: Hashed, parts: pl.DataFrame) -> None:
+def _delete_outdated(warehouse: Warehouse, table: FingerprintSource, parts: pl.DataFrame) -> None:
     warehouse.command(
         "DELETE FROM etl.fingerprints WHERE source = {source:String} AND part NOT IN {parts:Array(String)}",
         {"source": table.source, "parts": parts["part"].to_list()},

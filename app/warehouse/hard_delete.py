@@ -1,7 +1,7 @@
-"""Deletes rows so that no byte of them stays: parts are written anew, and the old ones removed from the disk at once.
+"""Deletes rows physically: parts are rewritten without them, and the old parts are removed from the disk at once.
 
-What is to go is kept in a journal first, a table of `etl`: statements name that table and no id, as the warehouse
-keeps the text of a deletion; and a process that was killed finds there what it had found before it deleted anything.
+What is to be deleted is written to a journal first, a table of `etl`. Statements refer to that table instead of ids,
+because the warehouse stores the text of deletions; and a process that was killed finds there what it was deleting.
 """
 
 import time
@@ -15,15 +15,15 @@ from app.contracts import LABEL, Column, Table
 from app.core.errors import WarehouseError
 from app.warehouse.client import Warehouse
 
-# No partition is called so: dropping it removes nothing but the parts that are no longer active.
+# No partition has this id: dropping it only removes parts that are no longer active.
 _NO_PARTITION = "19700101"
-_PATIENCE_S = 60.0
+_REMOVAL_TIMEOUT_S = 60.0
 _PAUSE_S = 0.5
 _SYNCHRONOUS = "SETTINGS mutations_sync = 2"
 
 
 class Journal:
-    """What one erasure is to remove: values by kind, kept until it is done."""
+    """What one erasure deletes: values by kind, stored until it is done."""
 
     def __init__(self, warehouse: Warehouse, name: str) -> None:
         self._warehouse = warehouse
@@ -49,7 +49,7 @@ class Journal:
         return found["value"].to_list()
 
     def select(self, kind: str, *, as_type: str = "String") -> str:
-        """The SQL of the values of a kind."""
+        """The query of the values of a kind."""
         value = "toUUID(value)" if as_type == "UUID" else "value"
         return f"SELECT {value} FROM {self.table.full_name} WHERE kind = '{kind}'"
 
@@ -58,9 +58,9 @@ class Journal:
 
 
 def delete_rows(warehouse: Warehouse, table: str, where: str, *, days: Sequence[date] | None = None) -> None:
-    """Write the parts that hold such rows anew without them; with `days` those of these partitions only."""
+    """Rewrite the parts that hold such rows without them; with `days` only in these partitions."""
     warehouse.require_lease()
-    warehouse.require_room()
+    warehouse.require_free_space()
     clauses = [""] if days is None else _partitions(warehouse, table, days)
     if clauses:
         deletions = ", ".join(f"DELETE {within} WHERE {where}" for within in clauses)
@@ -68,29 +68,29 @@ def delete_rows(warehouse: Warehouse, table: str, where: str, *, days: Sequence[
 
 
 def update_rows(warehouse: Warehouse, table: str, assignment: str, where: str) -> None:
-    """Write the parts that hold such rows anew with other values."""
+    """Rewrite the parts that hold such rows with other values."""
     warehouse.require_lease()
-    warehouse.require_room()
+    warehouse.require_free_space()
     warehouse.command(f"ALTER TABLE {table} UPDATE {assignment} WHERE {where} {_SYNCHRONOUS}")
 
 
 def remove_masked(warehouse: Warehouse, table: str, days: Sequence[date]) -> None:
-    """Write parts of these days and of those beside them anew without the rows that were masked there."""
+    """Rewrite the parts of these days and their neighbours without the rows that are masked there."""
     around = [day + timedelta(days=n) for day in days for n in (-1, 0, 1)]
     clauses = _partitions(warehouse, table, around, among="has_lightweight_delete")
     if clauses:
-        warehouse.require_room()
+        warehouse.require_free_space()
         applied = ", ".join(f"APPLY DELETED MASK {within}" for within in clauses)
         warehouse.command(f"ALTER TABLE {table} {applied} {_SYNCHRONOUS}")
 
 
 def remove_old_parts(warehouse: Warehouse, old: Mapping[str, AbstractSet[str]]) -> None:
-    """Remove these parts, which others have replaced, from the disk now; WarehouseError where readers hold them.
+    """Remove these replaced parts from the disk now; WarehouseError if readers still hold them.
 
-    Parts that are replaced meanwhile are no concern: they were merged of what was clean.
+    Parts that are replaced meanwhile do not matter: they were merged from clean ones.
     """
     for table, names in old.items():
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + _REMOVAL_TIMEOUT_S
         if not names & inactive_parts(warehouse, table):
             continue
         warehouse.command(f"ALTER TABLE {table} MODIFY SETTING old_parts_lifetime = 0")
@@ -99,7 +99,7 @@ def remove_old_parts(warehouse: Warehouse, old: Mapping[str, AbstractSet[str]]) 
                 warehouse.command(f"ALTER TABLE {table} DROP PARTITION ID '{_NO_PARTITION}'")
                 if time.monotonic() > deadline:
                     raise WarehouseError(
-                        f"{table}: old parts are still on the disk, somebody reads them. Run the same command again"
+                        f"{table}: a query still reads old parts, so they are on the disk. Run the same command again"
                     )
                 if names & inactive_parts(warehouse, table):
                     time.sleep(_PAUSE_S)
@@ -108,13 +108,13 @@ def remove_old_parts(warehouse: Warehouse, old: Mapping[str, AbstractSet[str]]) 
 
 
 def inactive_parts(warehouse: Warehouse, table: str) -> set[str]:
-    """The parts of the table that are on the disk though others have replaced them."""
+    """The parts of the table that are on the disk although they have been replaced."""
     sql = "SELECT name FROM system.parts WHERE NOT active AND database || '.' || table = {table:String}"
     return set(warehouse.query(sql, {"table": table}, schema={"name": pl.String()})["name"])
 
 
 def _partitions(warehouse: Warehouse, table: str, days: Sequence[date], *, among: str = "1") -> list[str]:
-    """The clauses of these days' partitions, as far as there are parts of them among those that are meant."""
+    """The IN PARTITION clauses of these days, where the partition has a part that fulfils `among`."""
     there = warehouse.query(
         f"SELECT DISTINCT partition_id FROM system.parts WHERE active AND {among} "
         "AND database || '.' || table = {table:String}",

@@ -1,12 +1,14 @@
 """`history`: append-only versions of the shop's rows, each snapshot exactly once.
 
-A snapshot's new versions are staged in `etl` and attached in one step, or, where columns came or changed their type,
-the whole table is written anew beside the old one and exchanged with it. Either is announced in `etl.snapshots` first,
-so that `recover_snapshots` finishes what a killed process began. A staged table is dropped only when that is recorded.
+A snapshot's new versions are staged in `etl` and attached in one step. Where columns were added or changed their type,
+the whole table is rewritten in staging and exchanged with the old one. Either step is announced in `etl.snapshots`
+first, so that `recover_snapshots` finishes what a killed process began. A staged table is dropped only after its step
+is recorded as done.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,10 +16,11 @@ from typing import Any
 
 import polars as pl
 
-from app.contracts import LABEL, SNAPSHOTS, TIME, Column, Table, sql_text
+from app.contracts import LABEL, SNAPSHOTS, TIME, Column, Table
 from app.core.errors import ContractError, WarehouseError
+from app.core.sql import quote
 from app.warehouse.client import Warehouse
-from app.warehouse.views import View, replace_view
+from app.warehouse.views import View, differing_views
 
 _STAGED = "etl.staged_history_{}".format
 _FILLS = "etl.staged_fills_{}".format
@@ -33,19 +36,19 @@ _VERSION_NAMES = frozenset(column.name for column in _VERSION)
 _VALID_TO = Column("valid_to", f"Nullable({TIME})", "when this version ceased to hold; null for the latest")
 _INSERTED_ROWS, _INSERTED_BYTES = 524_288, 128 * 1024**2
 _MANY_VERSIONS = 2  # of a row
-_LOST = "a process was killed while it published this, and what it had staged is gone: nothing was changed"
+_LOST = "a process was killed while it published this, and the staged rows are gone: nothing was changed"
 _SORTED_BY = re.compile(r"`([^`]*)`|([^\s,`]+)")
-# A type has blanks within parentheses only, a name may have them anywhere.
+# A type has spaces only within parentheses, a name may have them anywhere.
 _NAME_AND_TYPE = re.compile(r"(.*) ([A-Za-z]\w*(?:\([^()]*\))?)", re.DOTALL)
 
 
-# ---- what there is -----------------------------------------------------------------------------------------------
+# ---- reading -----------------------------------------------------------------------------------------------
 
 
 def history_table(name: str, columns: Sequence[Column], key: Sequence[str]) -> Table:
-    """The contract of a history table: the shop's columns, then what a version says of itself.
+    """The contract of a history table: the shop's columns, then those of the version.
 
-    To the warehouse text and bytes are one type: frames hold both as bytes, and so compare and sort as it does.
+    The warehouse has one type for text and bytes: frames hold both as bytes, so that they compare and sort alike.
     """
     order_by = ", ".join(f"`{column}`" for column in (*key, "version"))
     comment = f"Versions of the shop's {name}, append-only; read {name}_current, {name}_versions or {name}_at(ts = …)"
@@ -65,83 +68,82 @@ def columns_of_shop(table: Table) -> dict[str, Column]:
     return {column.name: column for column in table.columns if column.name not in _VERSION_NAMES}
 
 
-def existing_history(warehouse: Warehouse, name: str) -> Table | None:
-    """The contract of a history table as it is in the warehouse; None where there is none."""
-    columns = _columns(warehouse, name)
-    if not columns:
-        return None
-    sorted_by = warehouse.scalar(
-        "SELECT sorting_key FROM system.tables WHERE database = 'history' AND name = {name:String}", {"name": name}
+def existing_histories(warehouse: Warehouse) -> dict[str, Table]:
+    """The contracts of the history tables as they are in the warehouse, by name."""
+    found = warehouse.query(
+        "SELECT t.name AS table, t.sorting_key, c.name, c.type, c.comment FROM system.tables AS t "
+        "INNER JOIN system.columns AS c ON c.database = t.database AND c.table = t.name "
+        "WHERE t.database = 'history' AND c.database = 'history' AND t.engine LIKE '%MergeTree' "
+        "ORDER BY table, c.position"
     )
-    key = [quoted or bare for quoted, bare in _SORTED_BY.findall(sorted_by)]
+    columns, sorted_by = defaultdict[str, list[Column]](list), dict[str, str]()
+    for table, sorting_key, *column in found.iter_rows():
+        sorted_by[table] = sorting_key
+        columns[table].append(Column(*column))
+    return {name: _history_of(name, columns[name], sorting_key) for name, sorting_key in sorted_by.items()}
+
+
+def _history_of(name: str, columns: Sequence[Column], sorting_key: str) -> Table:
+    key = [quoted or bare for quoted, bare in _SORTED_BY.findall(sorting_key)]
     return history_table(name, [column for column in columns if column.name not in _VERSION_NAMES], key[:-1])
 
 
-def history_names(warehouse: Warehouse) -> list[str]:
-    """The history tables that there are."""
-    found = warehouse.query("SELECT name FROM system.tables WHERE database = 'history' AND engine LIKE '%MergeTree'")
-    return sorted(found["name"]) if found.height else []
+def write_versions(
+    warehouse: Warehouse, table: Table, columns: Sequence[str], path: Path, *, live_rows: int | None
+) -> None:
+    """Write versions, including the latest of each key, to an Arrow file in the order of key and version.
 
-
-def _columns(warehouse: Warehouse, name: str) -> list[Column]:
-    found = warehouse.query(
-        "SELECT name, type, comment FROM system.columns "
-        "WHERE database = 'history' AND table = {name:String} ORDER BY position",
-        {"name": name},
-    )
-    return [Column(*row) for row in found.iter_rows()]
-
-
-def write_versions(warehouse: Warehouse, table: Table, columns: Sequence[str], path: Path) -> None:
-    """Write versions in the order of key and version, the latest of each key among them, to an Arrow file.
-
-    To leave out all but the latest costs the engine as much as to write twice as many: it does where there are more.
+    Filtering for the latest costs the engine as much as writing twice the rows, so it is done only above that.
+    `live_rows` is the number of rows that the last snapshot found, if known.
     """
     selected = ", ".join(f"`{name}`" for name in columns)
-    rows = warehouse.query(
-        "SELECT rows FROM etl.snapshots WHERE table = {table:String} AND state = 'done' "
-        "ORDER BY recorded_at DESC LIMIT 1",
-        {"table": table.name},
-    )
     key = ", ".join(f"`{name}`" for name in key_of(table))
     order_by = f"{key}, version"
-    if rows.height and _count(warehouse, table.full_name) > _MANY_VERSIONS * rows.item():
+    if live_rows is not None and _count(warehouse, table.full_name) > _MANY_VERSIONS * live_rows:
         order_by = f"{key}, version DESC LIMIT 1 BY {key}"
     warehouse.write_arrow_file(f"SELECT {selected} FROM {table.full_name} ORDER BY {order_by}", path)
 
 
-# ---- what the journal knows --------------------------------------------------------------------------------------
+# ---- the journal --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class LastSnapshot:
-    """When a table was last taken, and the columns that the shop's table had."""
+    """When a table was last snapshotted, and the columns and rows that the shop's table had; no rows if unknown."""
 
     at: datetime
     columns: tuple[str, ...]
+    rows: int | None = None
 
 
 @dataclass(frozen=True)
 class Absence:
-    """A column's last snapshot before it went, and the first without it."""
+    """The last snapshot that had a dropped column, and the first without it."""
 
     last_seen: datetime
     since: datetime
 
 
-def last_snapshot(warehouse: Warehouse, table: Table) -> LastSnapshot | None:
-    """The last snapshot of a history table that was done; None where there is no version either.
+def last_snapshots(warehouse: Warehouse, tables: Collection[Table]) -> dict[str, LastSnapshot]:
+    """The last completed snapshots of history tables, by name; without tables that have neither one nor a version.
 
-    Versions that the journal knows nothing of are not forgotten: they say when the last snapshot was at the earliest.
+    Versions that the journal does not know still say when the last snapshot was at the earliest.
     """
-    for taken in _taken(warehouse, table.name, "LIMIT 1"):
-        return taken
-    latest = warehouse.query(f"SELECT max(valid_from) AS at FROM {table.full_name} HAVING count() > 0")
-    return LastSnapshot(latest.item(), tuple(columns_of_shop(table))) if latest.height else None
+    done = warehouse.query(
+        "SELECT table, at, columns, rows FROM etl.snapshots WHERE state = 'done' AND (table, recorded_at) IN "
+        "(SELECT table, max(recorded_at) FROM etl.snapshots WHERE state = 'done' GROUP BY table)"
+    )
+    found = {table: LastSnapshot(at, _names(columns), rows) for table, at, columns, rows in done.iter_rows()}
+    for table in tables:
+        if table.name not in found:
+            latest = warehouse.query(f"SELECT max(valid_from) AS at FROM {table.full_name} HAVING count() > 0")
+            if latest.height:
+                found[table.name] = LastSnapshot(latest.item(), tuple(columns_of_shop(table)))
+    return {table.name: found[table.name] for table in tables if table.name in found}
 
 
 def absences(warehouse: Warehouse, table: str, columns: Sequence[str]) -> dict[str, Absence]:
-    """Since when the named columns have been gone from the shop's table; without those that never were part of it."""
+    """Since when the named columns have been missing in the shop's table; without those that it never had."""
     found = dict[str, Absence]()
     since = dict[str, datetime]()
     if not columns:
@@ -159,25 +161,30 @@ def absences(warehouse: Warehouse, table: str, columns: Sequence[str]) -> dict[s
     return found
 
 
-def _taken(warehouse: Warehouse, table: str, limit: str = "") -> Iterator[LastSnapshot]:
-    """A table's snapshots that were done, the last one first, back to where its history began."""
+def _taken(warehouse: Warehouse, table: str) -> Iterator[LastSnapshot]:
+    """A table's completed snapshots, newest first, back to where its history began."""
     done = warehouse.query(
         "SELECT at, columns, mode FROM etl.snapshots WHERE table = {table:String} AND state = 'done' "
-        f"ORDER BY recorded_at DESC {limit}",
+        "ORDER BY recorded_at DESC",
         {"table": table},
     )
     for at, columns, mode in done.iter_rows():
-        names = (_NAME_AND_TYPE.fullmatch(column) for column in columns)
-        yield LastSnapshot(at, tuple(match[1] for match in names if match))
+        yield LastSnapshot(at, _names(columns))
         if mode == "rebuild":
             return
+
+
+def _names(columns: Sequence[str]) -> tuple[str, ...]:
+    """The names of columns that are recorded as name and type."""
+    matches = (_NAME_AND_TYPE.fullmatch(column) for column in columns)
+    return tuple(match[1] for match in matches if match)
 
 
 # ---- writing -----------------------------------------------------------------------------------------------------
 
 
 class StagedVersions:
-    """The new versions of one snapshot of one table, aside until they are published."""
+    """The new versions of one snapshot of one table, staged until they are published."""
 
     def __init__(self, warehouse: Warehouse, table: Table, *, filled: Sequence[str]) -> None:
         self._warehouse = warehouse
@@ -193,12 +200,12 @@ class StagedVersions:
         self._hold(_STAGED(self._table.name), versions)
 
     def fill(self, unchanged: pl.DataFrame) -> None:
-        """Values of columns that rows get without a new version."""
+        """Add values of columns that unchanged rows get without a new version."""
         if self._filled:
             self._hold(_FILLS(self._table.name), unchanged)
 
     def _hold(self, name: str, frame: pl.DataFrame) -> None:
-        """Keep rows until there are enough of them: each insert costs time of its own, and makes a part."""
+        """Buffer rows until there are enough of them: each insert has a fixed cost and creates a part."""
         if frame.height:
             self._waiting[name].append(frame)
             waiting = self._waiting[name]
@@ -214,9 +221,9 @@ class StagedVersions:
             self._warehouse.insert(table, pl.concat(waiting), into=name)
 
     def publish(self, snapshot: dict[str, Any], *, old: Table | None) -> None:
-        """Make the versions part of history and record the snapshot as done; `old` is the table as it is there."""
+        """Make the versions part of history and record the snapshot as done; `old` is the table as it is now."""
         mode, staged = snapshot["mode"], _STAGED(self._table.name)
-        self._warehouse.require_room()
+        self._warehouse.require_free_space()
         if mode != "append":
             self._make()
         if old is None:  # so that there is something to exchange
@@ -231,7 +238,9 @@ class StagedVersions:
             if mode == "append":
                 self._join_parts()
             snapshot["staged_uuid"] = _uuids(self._warehouse, staged)[staged]
-            self._is_announced = True  # from here on only what is recorded as done may be dropped
+            self._is_announced = (
+                True  # from here on the staged table is dropped only after the snapshot is recorded as done
+            )
             _record(self._warehouse, snapshot, state="publishing")
             if not _swap(self._warehouse, snapshot):
                 raise WarehouseError(f"{staged} vanished before it could become part of {self._table.full_name}")
@@ -240,10 +249,10 @@ class StagedVersions:
         self.discard()
         has_new_words = mode == "append" and old is not None and self._renew_comments(old)
         if mode != "append" or snapshot["dropped"] or has_new_words:
-            refresh_history_views(self._warehouse, self._table)
+            refresh_history_views(self._warehouse, [self._table])
 
     def discard(self) -> None:
-        """Forget what is staged, unless it is announced: the next start then finishes what this one could not."""
+        """Drop what is staged, unless it is announced: then the next start finishes it."""
         if self._is_made and not self._is_announced:
             for name in (_STAGED(self._table.name), _FILLS(self._table.name)):
                 self._warehouse.command(f"DROP TABLE IF EXISTS {name} SYNC")
@@ -257,7 +266,7 @@ class StagedVersions:
     def _make(self) -> None:
         if self._is_made:
             return
-        self._warehouse.require_room()
+        self._warehouse.require_free_space()
         staged, fills = _STAGED(self._table.name), _FILLS(self._table.name)
         self._is_made = True
         self._warehouse.command(f"DROP TABLE IF EXISTS {staged} SYNC")
@@ -267,7 +276,7 @@ class StagedVersions:
             self._warehouse.command(self._fills_table.create_statement(name=fills))
 
     def _rewrite(self, old: Table) -> None:
-        """Stage the old versions, too, in the new types; those that hold now get the values that came with it."""
+        """Stage the old versions in the new types as well; current ones get the values of the new columns."""
         columns = [column.name for column in self._table.columns]
         had = {column.name: column.type for column in old.columns}
         selected = ", ".join(
@@ -277,7 +286,7 @@ class StagedVersions:
         before = f"SELECT {selected} FROM {old.full_name}"
         if self._filled:
             joined = " AND ".join(f"h.`{name}` = f.`{name}`" for name in self._table.unique_key)
-            # No version is 0: that is how one that has nothing to be filled with is told.
+            # Versions begin at 1, so 0 marks a row that has nothing to be filled with.
             chosen = ", ".join(
                 f"if(f.version = 0, h.`{name}`, f.`{name}`)" if name in self._filled else f"h.`{name}`"
                 for name in columns
@@ -289,24 +298,24 @@ class StagedVersions:
         self._warehouse.command(f"INSERT INTO {target} {before} SETTINGS {settings}")
 
     def _require_complete(self, rewritten: Table | None) -> None:
-        """Raise ContractError unless what is staged is what was appended, beside the versions written anew."""
+        """Raise ContractError unless what is staged is what was appended and rewritten."""
         staged = _STAGED(self._table.name)
         wanted = self.rows + (_count(self._warehouse, rewritten.full_name) if rewritten else 0)
         if (found := _count(self._warehouse, staged)) != wanted:
             raise ContractError(f"{staged} holds {found} versions, {wanted} were written: nothing was changed")
 
     def _join_parts(self) -> None:
-        """Make the staged versions one part: attaching several is atomic to readers, but not where it is killed."""
+        """Merge the staged versions into one part: attaching several is atomic to readers, but not when killed."""
         staged = _STAGED(self._table.name)
         parts = "SELECT count() FROM system.parts WHERE active AND database || '.' || table = {name:String}"
         if self._warehouse.scalar(parts, {"name": staged}) > 1:
             self._warehouse.command(f"OPTIMIZE TABLE {staged} FINAL")
 
     def _renew_comments(self, old: Table) -> bool:
-        """Say of the columns what the shop now declares, where that took no new type."""
+        """Update column comments that the shop has changed; returns whether any was."""
         had = {column.name: column.comment for column in old.columns}
         changed = [
-            f"COMMENT COLUMN `{column.name}` {sql_text(column.comment)}"
+            f"COMMENT COLUMN `{column.name}` {quote(column.comment)}"
             for column in self._table.columns
             if had[column.name] != column.comment
         ]
@@ -316,25 +325,25 @@ class StagedVersions:
 
 
 def _converted(name: str, was: str | None, now: str) -> str:
-    """SQL of a column in its new type, exactly; null where it is new."""
+    """The SQL of a column in its new type, without loss; null where the column is new."""
     if was is None:
         return f"CAST(NULL AS {now})"
     if was == now:
         return f"`{name}`"
-    if "Decimal" in was and "Float64" in now:  # the engine multiplies by a power of ten, which rounds twice
+    if "Decimal" in was and "Float64" in now:  # the engine's own cast multiplies by a power of ten, which rounds twice
         return f"CAST(toString(`{name}`) AS {now})"
     return f"CAST(`{name}` AS {now})"
 
 
 def record_failed(warehouse: Warehouse, snapshot: dict[str, Any]) -> None:
-    """Write down a snapshot that changed nothing, with its reason."""
+    """Record a snapshot that changed nothing, with its reason."""
     _record(warehouse, snapshot, state="failed")
 
 
 def recover_snapshots(warehouse: Warehouse) -> list[str]:
-    """Finish the snapshots that a killed process had announced; the tables they are of.
+    """Finish the snapshots that a killed process had announced; returns their tables.
 
-    One whose staged versions are gone changes nothing: the next snapshot finds the same differences again.
+    A snapshot whose staged versions are gone changes nothing: the next one finds the same differences.
     """
     interrupted = warehouse.query(
         "SELECT * FROM etl.snapshots WHERE state = 'publishing' "
@@ -347,19 +356,17 @@ def recover_snapshots(warehouse: Warehouse) -> list[str]:
             continue
         _record(warehouse, snapshot, state="done")
         finished.append(snapshot["table"])
-        table = existing_history(warehouse, snapshot["table"])
-        assert table is not None
-        refresh_history_views(warehouse, table)
+        refresh_history_views(warehouse, [existing_histories(warehouse)[snapshot["table"]]])
     return finished
 
 
 def _swap(warehouse: Warehouse, snapshot: dict[str, Any], *, is_repeated: bool = False) -> bool:
-    """Bring the staged table into history; repeating it after a kill at any moment gives the same.
+    """Bring the staged table into history; repeating it after a kill at any moment has the same result.
 
-    False where that cannot be, as what was staged is gone: history then is as it was before.
+    Returns false if what was staged is gone; history is then unchanged.
     """
     name, staged = f"history.{snapshot['table']}", _STAGED(snapshot["table"])
-    warehouse.require_room()
+    warehouse.require_free_space()
     uuids = _uuids(warehouse, name, staged)
     is_staged = bool(uuids.get(staged) == snapshot["staged_uuid"])
     if name not in uuids:
@@ -383,7 +390,7 @@ def _swap(warehouse: Warehouse, snapshot: dict[str, Any], *, is_repeated: bool =
     before = _count(warehouse, name)
     warehouse.command(f"ALTER TABLE {name} ATTACH PARTITION ID 'all' FROM {staged}")
     if (found := _count(warehouse, name) - before) != expected:  # a client may send a statement twice
-        raise ContractError(f"{name} got {found} versions of {expected}: the next command of Carat mends that")
+        raise ContractError(f"{name} got {found} versions of {expected}: the next command of Carat repairs that")
     return True
 
 
@@ -392,7 +399,7 @@ def _count(warehouse: Warehouse, full_name: str) -> int:
 
 
 def _record(warehouse: Warehouse, snapshot: dict[str, Any], *, state: str) -> None:
-    """Add a row to the journal, later than the table's other rows even where the clock went back."""
+    """Add a row to the journal, later than the table's other rows even if the clock was set back."""
     last = warehouse.scalar(
         "SELECT max(recorded_at) FROM etl.snapshots WHERE table = {table:String}", {"table": snapshot["table"]}
     )
@@ -403,7 +410,7 @@ def _record(warehouse: Warehouse, snapshot: dict[str, Any], *, state: str) -> No
 
 
 def _uuids(warehouse: Warehouse, *full_names: str) -> dict[str, str]:
-    """What tells each of the tables from others of its name; without those that are not there."""
+    """The UUID of each of the tables that exist."""
     found = warehouse.query(
         "SELECT database || '.' || name AS full_name, toString(uuid) FROM system.tables "
         "WHERE database IN ('etl', 'history') AND full_name IN {names:Array(String)}",
@@ -415,42 +422,61 @@ def _uuids(warehouse: Warehouse, *full_names: str) -> dict[str, str]:
 # ---- views -------------------------------------------------------------------------------------------------------
 
 
-def refresh_history_views(warehouse: Warehouse, table: Table) -> list[str]:
-    """Create the views of a history table, or replace those of another meaning; what was changed, a line each."""
-    last = last_snapshot(warehouse, table)
-    gone = [name for name in columns_of_shop(table) if last is not None and name not in last.columns]
-    missing = {name: absence.since for name, absence in absences(warehouse, table.name, gone).items()}
+def refresh_history_views(warehouse: Warehouse, tables: Collection[Table]) -> list[str]:
+    """Create the views of history tables, or replace those that differ; returns a line for each change."""
+    if not tables:
+        return []
+    last = last_snapshots(warehouse, tables)
+    declared = dict[str, list[Column]]()
+    views = list[View]()
+    for table in tables:
+        seen = last.get(table.name)
+        gone = [name for name in columns_of_shop(table) if seen is not None and name not in seen.columns]
+        missing = {name: absence.since for name, absence in absences(warehouse, table.name, gone).items()}
+        for view, columns in history_views(table, missing):
+            views.append(view)
+            declared[view.full_name] = columns
+    differing = {view.full_name: exists for view, exists in differing_views(warehouse, views)}
+    stored = _view_columns(warehouse)
     lines = []
-    for view, columns in history_views(table, missing):
-        if not columns:
-            lines += replace_view(warehouse, view)
-        # A view keeps the columns and types that it was made with, whatever became of its table.
-        elif not _selects(warehouse, view) or _columns(warehouse, view.full_name.partition(".")[2]) != columns:
-            declared = ",\n  ".join(column.ddl for column in columns)
-            warehouse.require_room()
-            warehouse.command(
-                f"CREATE OR REPLACE VIEW {view.full_name}\n(\n  {declared}\n)\nAS {view.select}\n"
-                f"COMMENT {sql_text(view.comment)}"
-            )
-            lines.append(f"made view {view.full_name}")
+    for view in views:
+        columns = declared[view.full_name]
+        # A view keeps the columns and types it was created with, even if its table changes.
+        if view.full_name in differing or (columns and stored.get(view.full_name) != columns):
+            _make_view(warehouse, view, columns)
+            lines.append(f"{'replaced' if differing.get(view.full_name, True) else 'created'} view {view.full_name}")
     return lines
 
 
-def _selects(warehouse: Warehouse, view: View) -> bool:
-    """Whether there is a view that selects this."""
-    return bool(
-        warehouse.scalar(
-            "SELECT formatQuerySingleLine({select:String}) IN "
-            "(SELECT as_select FROM system.tables WHERE database = 'history' AND name = {name:String})",
-            {"select": view.select, "name": view.full_name.partition(".")[2]},
+def _make_view(warehouse: Warehouse, view: View, columns: Sequence[Column]) -> None:
+    warehouse.require_free_space()
+    if columns:
+        declared = ",\n  ".join(column.ddl for column in columns)
+        warehouse.command(
+            f"CREATE OR REPLACE VIEW {view.full_name}\n(\n  {declared}\n)\nAS {view.select}\n"
+            f"COMMENT {quote(view.comment)}"
         )
+    else:
+        warehouse.command(view.create_statement)
+
+
+def _view_columns(warehouse: Warehouse) -> dict[str, list[Column]]:
+    """The columns of the views of `history`, by the views' full names."""
+    found = warehouse.query(
+        "SELECT 'history.' || table AS view, name, type, comment FROM system.columns WHERE database = 'history' "
+        "AND table IN (SELECT name FROM system.tables WHERE database = 'history' AND engine = 'View') "
+        "ORDER BY view, position"
     )
+    columns = defaultdict[str, list[Column]](list)
+    for view, *column in found.iter_rows():
+        columns[view].append(Column(*column))
+    return columns
 
 
 def history_views(table: Table, missing: Mapping[str, datetime]) -> list[tuple[View, list[Column]]]:
     """The views of a history table and their columns; `missing`: columns the shop no longer has, and since when.
 
-    Versions remember what such a column was when they began, and hold on after it went.
+    A version keeps the value of such a column from when it began, although the column was dropped while it was valid.
     """
     key = ", ".join(f"`{name}`" for name in key_of(table))
     latest = f"ORDER BY {key}, version DESC LIMIT 1 BY {key}"
@@ -489,7 +515,7 @@ def history_views(table: Table, missing: Mapping[str, datetime]) -> list[tuple[V
                 f"WHERE valid_from <= {{ts:{TIME}}} {latest}) WHERE NOT is_deleted",
                 {},
             ),
-            [],  # a view with a parameter keeps no columns
+            [],  # a parameterised view stores no columns
         ),
     ]
 

@@ -1,13 +1,13 @@
-"""One writer at a time on a ClickHouse server, and a dead one not for ever: a lease that is renewed while it is held.
+"""The lease of the one writer on a ClickHouse server: renewed while it is held, free soon after its holder dies.
 
-ClickHouse has no compare-and-set, but of all who create the same table one succeeds. So the lease is the table
-`etl.writer_lease_<n>` with the highest n, and its comment says who holds it, and until when by the server's clock; no
-other clock is asked. Whoever finds it free makes the next one, and holds it if that is still the highest. A table is
-dropped only by one who has seen a higher one: numbers never come back, so one who acts on what it saw long ago makes a
-table that exists, or one that is not the highest.
+ClickHouse has no compare-and-set, but of several processes that create the same table only one succeeds. So the lease
+is the table `etl.writer_lease_<n>` with the highest n. Its comment says who holds it and until when, by the server's
+clock; no other clock matters. A process that finds the lease free creates the next table, and holds the lease if that
+is still the highest. A process drops only tables lower than one it has seen. So numbers are never reused, and a process
+that acts on an old observation creates a table that exists already, or one that is not the highest.
 
 A holder renews before its time is over, or never again. What it does right after `require` has a whole lease's time.
-This holds for one server: replicas that learn of a table later would each name a holder.
+This holds for a single server: replicas that learn of a table later could each name a holder.
 """
 
 import os
@@ -23,15 +23,16 @@ from typing import Any
 
 import msgspec
 
-from app.contracts import DATABASES, sql_text
+from app.contracts import DATABASES
 from app.core.errors import CaratError, LockedError, WarehouseError
+from app.core.sql import quote
 from app.warehouse.client import Warehouse
 
 LEASE_S = 60.0
 _TABLE = "etl.writer_lease_{}"
 _ATTEMPTS = 5
-# A comment may be younger than `now`, by as long as the query stood still: an hour at most, then its client has given
-# up. What is further ahead was written before the server's clock was set back, and must not hold until then.
+# A comment may be newer than `now` by as long as the query was paused: an hour at most, then its client has given up.
+# One that is further ahead was written before the server's clock was set back, and does not hold the lease.
 _AHEAD_MS = 3_600_000
 _LOOK = """
     SELECT toUnixTimestamp64Milli(now64(3)) AS now_ms, max(n) AS number, groupArray(n) AS numbers,
@@ -50,13 +51,13 @@ class _Note(msgspec.Struct, frozen=True):
     token: str
     since: str
     renewed_ms: int
-    lease_ms: int  # the holder's own: who comes may count otherwise
+    lease_ms: int  # the holder's own: another process may use another duration
     released: bool = False
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """The lease as it was at one moment of the server's clock; number 0 when there has never been one."""
+    """The lease at one moment of the server's clock; number 0 if there has never been one."""
 
     now_ms: int
     number: int
@@ -87,27 +88,27 @@ class Lease:
         self.token = note.token
 
     def require(self, through: Warehouse | None = None) -> None:
-        """Raise LockedError unless the lease is still held, and renew it: call right before what must not be doubled.
+        """Renew the lease, or raise LockedError if it is lost; call it right before whatever must not happen twice.
 
-        Through the connection that it was taken with, or one that belongs to the calling thread.
+        Uses the connection that the lease was taken with, or one that belongs to the calling thread.
         """
         self._renew(through or self._warehouse)
 
     def keep_renewed(self, stop: Event) -> None:
-        """Renew until told to stop or the lease is lost, by connections that nobody else uses."""
+        """Renew until `stop` is set or the lease is lost, through connections of its own."""
         lease_s = pause_s = self._note.lease_ms / 1000
         while not stop.wait(pause_s / 4):
             try:
-                with self._warehouse.another() as own:
+                with self._warehouse.new_connection() as own:
                     self._renew(own)
                 pause_s = lease_s
             except LockedError:
                 return
-            except Exception:  # noqa: BLE001  the next attempt may succeed; if none does in time, `require` tells
+            except Exception:  # noqa: BLE001  the next attempt may succeed; if none does in time, `require` raises
                 pause_s = lease_s / 5
 
     def release(self) -> None:
-        """Let others have it at once. Where that fails, it frees itself."""
+        """Free the lease at once. If that fails, it expires."""
         with suppress(CaratError):
             self._write(self._warehouse, self._held(self._warehouse), released=True)
 
@@ -136,14 +137,14 @@ class Lease:
 
     def _lost(self, why: str) -> LockedError:
         return LockedError(
-            f"lost the lease on the warehouse {self._warehouse.url}: {why}. Nothing half-done is shown; run the same "
+            f"lost the lease on the warehouse {self._warehouse.url}: {why}. Readers see no partial data; run the same "
             "command again"
         )
 
 
 @contextmanager
 def hold_lease(warehouse: Warehouse, *, purpose: str, lease_s: float = LEASE_S) -> Iterator[Lease]:
-    """Hold the server's warehouse for this process; LockedError says who else does, and since when."""
+    """Hold the server's warehouse for this process; LockedError says which process holds it and since when."""
     lease = _acquire(warehouse, purpose, round(lease_s * 1000))
     stop = Event()
     keeper = Thread(target=lease.keep_renewed, args=(stop,), name="writer-lease", daemon=True)
@@ -152,27 +153,27 @@ def hold_lease(warehouse: Warehouse, *, purpose: str, lease_s: float = LEASE_S) 
         yield lease
     finally:
         stop.set()
-        keeper.join(timeout=lease_s)  # a renewal that hangs must not hold up the end
+        keeper.join(timeout=lease_s)  # a hanging renewal must not delay the end
         lease.release()
 
 
 def lent_token(warehouse: Warehouse) -> str:
-    """What others need to write under the lease by which this connection is guarded: for `require_lent`."""
+    """The token with which other processes write under this connection's lease: see `require_lent`."""
     warehouse.require_lease()
     return _look(warehouse, 0).note.token
 
 
 def require_lent(warehouse: Warehouse, *, token: str) -> None:
-    """Raise LockedError unless the lease with this token is held, by another process, for half of its time more.
+    """Raise LockedError unless another process holds the lease with this token for at least half of its time.
 
-    Only the holder renews it, every quarter of that time: one that died must not go on holding by those to whom it
-    lent. Where less is left, the next renewal is awaited, or the end.
+    Only the holder renews it, every quarter of that time, so that a dead holder's lease is not kept alive by the
+    processes it was lent to. If less time is left, waits for the next renewal or the end of the lease.
     """
     while True:
         seen = _look(warehouse, 0)
         if seen.note.token != token or not seen.is_held:
             by = f": held by {seen.who}" if seen.is_held else ""
-            raise LockedError(f"the process that lent its lease on {warehouse.url} does not hold it any more{by}")
+            raise LockedError(f"the process that lent its lease on {warehouse.url} no longer holds it{by}")
         if 2 * seen.age_ms < seen.note.lease_ms:
             return
         time.sleep(min(1.0, seen.note.lease_ms / 20_000))
@@ -181,7 +182,7 @@ def require_lent(warehouse: Warehouse, *, token: str) -> None:
 def _acquire(warehouse: Warehouse, purpose: str, lease_ms: int) -> Lease:
     token = str(uuid.uuid4())
     seen = _look(warehouse, lease_ms)
-    for _ in range(_ATTEMPTS):  # every attempt that fails, somebody else has succeeded
+    for _ in range(_ATTEMPTS):  # whenever an attempt fails, another process has succeeded
         if seen.is_held:
             break
         number, since = seen.number + 1, _text(seen.now_ms)
@@ -189,7 +190,7 @@ def _acquire(warehouse: Warehouse, purpose: str, lease_ms: int) -> Lease:
         is_mine = _create(warehouse, number, note)
         seen = _look(warehouse, lease_ms)
         if is_mine and seen.number == number and seen.is_held:
-            with suppress(WarehouseError):  # what stays is no longer looked at, and falls to the next holder
+            with suppress(WarehouseError):  # tables that remain are ignored; the next holder drops them
                 _drop(warehouse, *(lower for lower in seen.numbers if lower < number))
             return Lease(warehouse, number, note)
         if is_mine and seen.number > number:
@@ -202,9 +203,9 @@ def _acquire(warehouse: Warehouse, purpose: str, lease_ms: int) -> Lease:
 
 
 def _create(warehouse: Warehouse, number: int, note: _Note) -> bool:
-    """Make the lease's table; false when there is one already."""
+    """Create the lease's table; false if it exists already."""
     if number == 1 and not warehouse.scalar("SELECT count() FROM system.databases WHERE name = 'etl'"):
-        warehouse.command(f"CREATE DATABASE IF NOT EXISTS etl COMMENT {sql_text(DATABASES['etl'])}")
+        warehouse.command(f"CREATE DATABASE IF NOT EXISTS etl COMMENT {quote(DATABASES['etl'])}")
     try:
         warehouse.command(
             f"CREATE TABLE {_TABLE.format(number)} (nothing UInt8 COMMENT 'the lease is the comment of its table') "
@@ -226,7 +227,7 @@ def _look(warehouse: Warehouse, lease_ms: int) -> _Seen:
     row: dict[str, Any] = warehouse.query(_LOOK).row(0, named=True)
     try:
         note = msgspec.json.decode(row["note"], type=_Note)
-    except msgspec.DecodeError:  # not ours, or damaged: somebody's until it has been left alone for a while
+    except msgspec.DecodeError:  # not ours, or damaged: counts as held until it has not changed for a lease's time
         changed_ms = row["changed_s"] * 1000
         note = _Note("an unknown process", "", 0, "", _text(changed_ms), changed_ms, lease_ms)
     return _Seen(row["now_ms"], row["number"], row["numbers"], note)
@@ -237,4 +238,4 @@ def _text(ms: int) -> str:
 
 
 def _comment(note: _Note) -> str:
-    return sql_text(msgspec.json.encode(note).decode())
+    return quote(msgspec.json.encode(note).decode())

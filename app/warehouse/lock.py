@@ -1,6 +1,5 @@
-"""Who holds the embedded warehouse: the engine allows one process, and says so only in an opaque way."""
+"""The lock of an embedded warehouse. The engine allows one process, and its own error does not say which."""
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -9,32 +8,29 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from app.core.errors import LockedError, SettingsError
+from app.core.file_lock import take_lock
 
 _UNTIL_STOPPED = frozenset(
     {"carat serve", "carat dashboards preview --serve"}
-)  # commands that hold it for as long as they run
+)  # commands that hold the lock for as long as they run
 
 
 @contextmanager
 def hold_embedded(path: Path, *, purpose: str) -> Iterator[None]:
-    """Hold the warehouse directory for this process; LockedError says who else does, and since when.
-
-    The kernel frees the lock with the process, however it dies, so there is never a stale one to remove.
-    """
+    """Lock the warehouse directory for this process; LockedError says who holds it and since when."""
+    file = path / "carat.lock"
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)  # it may hold the login of a linked shop
-        handle = os.open(path / "carat.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)  # it may contain the login of a linked shop
+        handle = take_lock(file, mode=0o644)
     except OSError as error:
         raise SettingsError(f"CARAT_WAREHOUSE: cannot use the directory {path}: {error.strerror}") from None
+    if handle is None:
+        who, command = _holder(file)
+        fix = "stop it first: it holds it until it ends" if command in _UNTIL_STOPPED else "try again later"
+        raise LockedError(f"the warehouse {path} is held by {who}; {fix}", holder=command)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            who, command = _holder(handle)
-            mend = "stop it first: it holds it until it ends" if command in _UNTIL_STOPPED else "try again later"
-            raise LockedError(f"the warehouse {path} is held by {who}; {mend}", holder=command) from None
         since = datetime.now(tz=UTC).isoformat(timespec="seconds")
-        with suppress(OSError):  # on a full disk the lock still holds, only its holder has no name
+        with suppress(OSError):  # on a full disk the lock still works, only the holder's name is missing
             os.ftruncate(handle, 0)
             os.pwrite(handle, json.dumps({"pid": os.getpid(), "command": purpose, "since": since}).encode(), 0)
         yield
@@ -42,10 +38,10 @@ def hold_embedded(path: Path, *, purpose: str) -> Iterator[None]:
         os.close(handle)
 
 
-def _holder(handle: int) -> tuple[str, str]:
-    """Who holds it, in words, and their command, if that is known."""
+def _holder(file: Path) -> tuple[str, str]:
+    """A description of the holder, and its command if known."""
     try:
-        holder = json.loads(os.pread(handle, 4096, 0))
+        holder = json.loads(file.read_bytes())
         return f"`{holder['command']}` (process {holder['pid']}) since {holder['since']}", holder["command"]
     except (OSError, ValueError, KeyError):
         return "another process", ""

@@ -1,51 +1,44 @@
 """Creates and upgrades databases, tables and views from the contracts; safe to repeat."""
 
-from app.contracts import API_CALLS, DATABASES, TABLES, Column, Table, sql_text
+from app.contracts import API_CALLS, DATABASES, Column, Table, all_tables, raw_calls
 from app.core.errors import WarehouseError
+from app.core.sql import quote
 from app.settings import Settings
+from app.warehouse.call_ids import existing_columns, upgrade_call_ids
 from app.warehouse.client import Warehouse
-from app.warehouse.history import existing_history, history_names, refresh_history_views
-from app.warehouse.views import replace_view, views
+from app.warehouse.dwh_views import dwh_views
+from app.warehouse.history import existing_histories, refresh_history_views
+from app.warehouse.views import replace_views
 
 _FIXED_SETTINGS = ("index_granularity",)  # as the table was created
 
 
 def migrate(warehouse: Warehouse, settings: Settings) -> list[str]:
-    """What was changed, a line each; empty when everything was as the contracts say."""
+    """Create and upgrade what differs from the contracts; returns a line for each change."""
     changes = []
-    warehouse.require_room()
+    warehouse.require_free_space()
     known = set(warehouse.query("SELECT name FROM system.databases")["name"])
     for name, comment in DATABASES.items():
         if name not in known:
-            warehouse.command(f"CREATE DATABASE IF NOT EXISTS {name} COMMENT {sql_text(comment)}")
+            warehouse.command(f"CREATE DATABASE IF NOT EXISTS {name} COMMENT {quote(comment)}")
             changes.append(f"created database {name}")
-    existing = {
-        (row["database"], row["table"], row["name"]): row
-        for row in warehouse.query(
-            "SELECT database, table, name, type, comment FROM system.columns "
-            "WHERE database IN {databases:Array(String)}",
-            {"databases": list(DATABASES)},
-        ).iter_rows(named=True)
-    }
+    existing = existing_columns(warehouse)
     tables = {(database, table) for database, table, _ in existing}
-    for table in TABLES:
+    calls = raw_calls(settings.no_id_values)
+    for table in [calls if table is API_CALLS else table for table in all_tables()]:
         if (table.database, table.name) not in tables:
             ttl = f"toDateTime(ts) + INTERVAL {settings.raw_retention_days} DAY"
-            is_kept_for_a_time = table is API_CALLS and settings.raw_retention_days
+            is_kept_for_a_time = table is calls and settings.raw_retention_days
             warehouse.command(table.create_statement(ttl=ttl if is_kept_for_a_time else ""))
             changes.append(f"created table {table.full_name}")
             continue
         for column in table.columns:
             found = existing.get((table.database, table.name, column.name))
             changes += _upgrade_column(warehouse, table, column, found)
+    changes += upgrade_call_ids(warehouse, calls, existing)
     changes += _upgrade_settings(warehouse)
-    for view in views(settings):
-        changes += replace_view(warehouse, view)
-    for name in history_names(warehouse):
-        history = existing_history(warehouse, name)
-        assert history is not None
-        changes += refresh_history_views(warehouse, history)
-    return changes
+    changes += replace_views(warehouse, dwh_views(settings))
+    return changes + refresh_history_views(warehouse, existing_histories(warehouse).values())
 
 
 def _upgrade_column(warehouse: Warehouse, table: Table, column: Column, found: dict[str, str] | None) -> list[str]:
@@ -60,13 +53,13 @@ def _upgrade_column(warehouse: Warehouse, table: Table, column: Column, found: d
             "table away and run `carat migrate` again"
         )
     if found["comment"] != column.comment:
-        warehouse.command(f"ALTER TABLE {table.full_name} COMMENT COLUMN `{column.name}` {sql_text(column.comment)}")
+        warehouse.command(f"ALTER TABLE {table.full_name} COMMENT COLUMN `{column.name}` {quote(column.comment)}")
         return [f"updated the comment of {table.full_name}.{column.name}"]
     return []
 
 
 def _upgrade_settings(warehouse: Warehouse) -> list[str]:
-    """Give existing tables the settings of their contracts, as far as they can be changed."""
+    """Give existing tables the settings of their contracts that can be changed."""
     changes = []
     engines = warehouse.query(
         "SELECT database || '.' || name AS name, engine_full FROM system.tables "
@@ -74,7 +67,7 @@ def _upgrade_settings(warehouse: Warehouse) -> list[str]:
         {"databases": list(DATABASES)},
     )
     found = dict(engines.iter_rows())
-    for table in TABLES:
+    for table in all_tables():
         wanted = [text for text in table.settings.split(", ") if text and not text.startswith(_FIXED_SETTINGS)]
         missing = [text for text in wanted if text not in found[table.full_name]]
         if missing:

@@ -1,12 +1,12 @@
-"""Publishing a day: build aside in `etl`, then swap whole partitions, so that a reader sees the old day or the new.
+"""Publishes a day: it is built in staging tables of `etl`, then whole partitions are swapped.
 
-`REPLACE PARTITION` is atomic to readers, but a process killed inside it can leave the old rows beside the new, and
-the tables of a day are replaced one after the other. So what is about to be replaced is written to a journal first
-(`etl.publications`, one row, atomic), the staged tables stay until it is done, and `recover` runs an interrupted
-publication again. Repeating a replacement is harmless.
+A reader sees the old day or the new one. `REPLACE PARTITION` is atomic to readers, but a process killed inside it can
+leave old and new rows together, and the tables of a day are replaced one after the other. So the replacement is written
+to a journal first (`etl.publications`, one row, atomic), the staged tables stay until it is done, and `recover` repeats
+an interrupted publication. Repeating a replacement is harmless.
 
-A day of which few sessions changed begins as a copy of what is published, without the rows of those: parts are shared
-between tables, so that costs next to nothing however long the day is.
+A day of which few sessions changed starts as a copy of the published day without those sessions' rows. Parts are shared
+between tables, so the copy costs almost nothing, however large the day is.
 """
 
 import time
@@ -18,54 +18,63 @@ from threading import Lock
 
 import polars as pl
 
-from app.contracts import DWH_TABLES, PUBLICATIONS, Table
+from app.contracts import PUBLICATIONS, DwhTable
 from app.core.errors import AuditError, ContractError, WarehouseError
 from app.warehouse.client import Warehouse
 
-# Merging parts that are about to move would take the cores that the build needs, and a deletion would wait for it.
+# Merging parts that are about to move would take the build's CPU time, and deletions would wait for it.
 _UNMERGED = "max_bytes_to_merge_at_max_space_in_pool = 1"
 _MASKING_POLL_S = 0.02
-_BY_NAME = {table.name: table for table in DWH_TABLES}
 
 
 class Staging:
-    """The tables of one business day while they are being built, beside the published ones.
+    """The staging tables of one business day.
 
-    `rows`: how many each holds. With `replaced`, a query of session ids, they begin as they are published, without
-    the rows of these sessions; `kept` says how many that are.
+    `rows` is the number of rows in each. With `replaced`, a query of session ids, they start as published, without the
+    rows of these sessions; `published` is the number of rows of each table as published, `kept` of those they start
+    with.
     """
 
-    def __init__(self, warehouse: Warehouse, day: date, tables: Sequence[Table], *, replaced: str = "") -> None:
-        warehouse.require_room()
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        day: date,
+        tables: Sequence[DwhTable],
+        *,
+        replaced: str = "",
+        published: Mapping[str, int] | None = None,
+    ) -> None:
+        warehouse.require_free_space()
         self._warehouse = warehouse
         self._counting = Lock()
         self.day = day
         self.build_id = uuid.uuid4().hex[:12]
         self.replaced = replaced
+        self.tables = tuple(tables)
         self.rows = dict.fromkeys((table.name for table in tables), 0)
         for table in tables:
             warehouse.command(table.create_statement(name=self.name(table.name), settings=_UNMERGED))
-            if replaced:
-                self.rows[table.name] = self._begin_as_published(table)
+        if replaced:
+            self._begin_as_published(published or {})
         self.kept: Mapping[str, int] = dict(self.rows)
 
     def name(self, table: str) -> str:
         """The staged table of this name."""
         return _staged(table, self.day, self.build_id)
 
-    def append(self, table: Table, frame: pl.DataFrame, *, through: Warehouse) -> None:
-        """Add rows by a connection of the calling thread's own."""
+    def append(self, table: DwhTable, frame: pl.DataFrame, *, through: Warehouse) -> None:
+        """Add rows, through a connection that belongs to the calling thread."""
         table.require_unique(frame, where=f"building {self.day}")
         through.insert(table, frame, into=self.name(table.name))
         with self._counting:
             self.rows[table.name] += frame.height
 
     def require_complete(self) -> None:
-        """Raise ContractError unless what is staged is what was kept and appended, in this day's partition alone."""
+        """Raise ContractError unless the tables hold what was kept and appended, in this day's partition only."""
         if self.replaced:
             self._await_masking()
         in_day = self._warehouse.counts(
-            {name: (self.name(name), f"{_BY_NAME[name].partition_by} = toDate('{self.day}')") for name in self.rows}
+            {table.name: (self.name(table.name), table.is_day(self.day)) for table in self.tables}
         )
         for name, expected in self.rows.items():
             if in_day[name] != expected:
@@ -74,12 +83,12 @@ class Staging:
                 )
 
     def publish(self, *, now: datetime) -> None:
-        """Replace the day of these tables by what is staged for it."""
+        """Replace the published day by the staged one."""
         publish(self._warehouse, self.day, list(self.rows), build_id=self.build_id, now=now)
 
     @contextmanager
     def dropped_on_failure(self) -> Iterator[None]:
-        """Nothing is left of what is staged when the checks say no."""
+        """Drop the staging tables if a check inside fails."""
         try:
             yield
         except (AuditError, ContractError):
@@ -87,19 +96,26 @@ class Staging:
             raise
 
     def drop(self) -> None:
-        """Remove the staged tables."""
+        """Drop the staging tables."""
         _drop_staged(self._warehouse, self.day, list(self.rows), self.build_id)
 
-    def _begin_as_published(self, table: Table) -> int:
-        """Share the published parts, and begin to mask the rows of the replaced sessions; how many others there are.
+    def _begin_as_published(self, published: Mapping[str, int]) -> None:
+        """Share the published parts and start to mask the replaced sessions' rows.
 
-        The engine masks them when it gets to it, in the parts that are there now; so meanwhile rows can be added.
+        Masking runs in the background, on the parts that exist now, so rows can be added meanwhile.
         """
-        staged, replaced = self.name(table.name), f"session_id IN ({self.replaced})"
-        self._warehouse.command(f"ALTER TABLE {staged} ATTACH {_partition(self.day)} FROM {table.full_name}")
-        rows = self._warehouse.counts({"all": (staged, "1"), "replaced": (staged, replaced)})  # the latter by its index
-        self._warehouse.command(f"DELETE FROM {staged} WHERE {replaced} SETTINGS lightweight_deletes_sync = 0")
-        return rows["all"] - rows["replaced"]
+        staged = {table.name: self.name(table.name) for table in self.tables}
+        replaced = {table.name: f"{table.session_column} IN ({self.replaced})" for table in self.tables}
+        for table in self.tables:
+            attach = f"ATTACH {_partition(self.day)} FROM {table.full_name}"
+            self._warehouse.command(f"ALTER TABLE {staged[table.name]} {attach}")
+        found = self._warehouse.counts({name: (staged[name], replaced[name]) for name in staged})  # by the index
+        for name, rows in found.items():
+            self.rows[name] = published[name] - rows
+            if rows:
+                self._warehouse.command(
+                    f"DELETE FROM {staged[name]} WHERE {replaced[name]} SETTINGS lightweight_deletes_sync = 0"
+                )
 
     def _await_masking(self) -> None:
         names = [self.name(table).partition(".")[2] for table in self.rows]
@@ -117,7 +133,7 @@ class Staging:
 
 
 def publish(warehouse: Warehouse, day: date, tables: Sequence[str], *, build_id: str, now: datetime) -> None:
-    """Replace a day of the named tables by what this build staged for it."""
+    """Replace a day of the named tables by what this build has staged."""
     warehouse.require_lease()
     journal = pl.DataFrame(
         {
@@ -130,14 +146,14 @@ def publish(warehouse: Warehouse, day: date, tables: Sequence[str], *, build_id:
         schema=PUBLICATIONS.schema,
     )
     warehouse.insert(PUBLICATIONS, journal)
-    warehouse.require_room()
+    warehouse.require_free_space()
     _replace_partitions(warehouse, day, tables, build_id)
     warehouse.insert(PUBLICATIONS, journal.with_columns(state=pl.lit("published")))
     _drop_staged(warehouse, day, tables, build_id)
 
 
 def recover(warehouse: Warehouse) -> list[date]:
-    """Finish what a killed process left half-done; the days that were published again."""
+    """Finish interrupted publications and drop left-over temporary tables; returns the days that were published."""
     publications = warehouse.query(
         "SELECT publication_id, max(at) AS at, any(day) AS day, any(tables) AS tables, "
         "countIf(state = 'published') > 0 AS is_done FROM etl.publications GROUP BY publication_id "
@@ -149,9 +165,9 @@ def recover(warehouse: Warehouse) -> list[date]:
     for number, row in enumerate(rows):
         if row["is_done"]:
             continue
-        # Where a table was published by another build since, that one counts.
+        # A later build of the same table and day replaces this one.
         later = {name for other in rows[number + 1 :] if other["day"] == row["day"] for name in other["tables"]}
-        warehouse.require_room()
+        warehouse.require_free_space()
         _replace_partitions(
             warehouse, row["day"], [name for name in row["tables"] if name not in later], row["publication_id"]
         )
@@ -163,8 +179,8 @@ def recover(warehouse: Warehouse) -> list[date]:
     leftover = warehouse.query(
         "SELECT name FROM system.tables WHERE database = 'etl' AND match(name, '^(staged|changed|unread)_')"
     )
-    for name in leftover.iter_rows():
-        warehouse.command(f"DROP TABLE IF EXISTS etl.{name[0]} SYNC")
+    if leftover.height:
+        warehouse.drop_tables([f"etl.{name}" for name in leftover["name"]])
     return days
 
 
@@ -177,7 +193,7 @@ def _replace_partitions(warehouse: Warehouse, day: date, tables: Sequence[str], 
     rows = dict(found.iter_rows())
     for table, name in staged.items():
         in_parts = rows.get(name.removeprefix("etl."))
-        if in_parts is None:  # a staged table is dropped only after its publication is in the journal as done
+        if in_parts is None:  # dropped already: its publication is done
             continue
         if in_parts:
             warehouse.command(f"ALTER TABLE dwh.{table} REPLACE {_partition(day)} FROM {name}")
@@ -186,8 +202,7 @@ def _replace_partitions(warehouse: Warehouse, day: date, tables: Sequence[str], 
 
 
 def _drop_staged(warehouse: Warehouse, day: date, tables: Sequence[str], build_id: str) -> None:
-    for table in tables:
-        warehouse.command(f"DROP TABLE IF EXISTS {_staged(table, day, build_id)} SYNC")
+    warehouse.drop_tables([_staged(table, day, build_id) for table in tables])
 
 
 def _staged(table: str, day: date, build_id: str) -> str:

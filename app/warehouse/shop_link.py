@@ -1,7 +1,7 @@
-"""Database `mysql`: the shop's tables, live, inside the warehouse, through ClickHouse's own MySQL engine."""
+"""The database `mysql`: the shop's live tables inside the warehouse, through ClickHouse's MySQL engine."""
 
-from app.contracts import sql_text
 from app.core.errors import WarehouseError
+from app.core.sql import quote
 from app.shop import MySQLShop
 from app.warehouse.client import Warehouse
 
@@ -11,22 +11,22 @@ _COMMENT = "The shop's tables as they are now, read from its own MySQL; Carat ne
 
 
 def link_shop(warehouse: Warehouse, shop: MySQLShop) -> list[str]:
-    """Link the shop's database, anew where there was a link; what was changed, a line each.
+    """Create or replace the link to the shop's database; returns a line for each change.
 
-    The password is kept in a named collection where the warehouse has them, else in the database's definition.
+    The password is stored in a named collection where the warehouse has them, else in the database's definition.
     """
     engine = warehouse.query("SELECT engine FROM system.databases WHERE name = {name:String}", {"name": _DATABASE})
     if engine.height and engine.item() != "MySQL":
         raise WarehouseError(
-            f"database {_DATABASE} is no link to a shop but somebody's own ({engine.item()}): rename it, then run "
+            f"database {_DATABASE} is not a link to a shop, its engine is {engine.item()}: rename it, then run "
             "`carat migrate` again"
         )
     values: dict[str, str | int] = {
         "host": shop.host, "port": shop.port, "user": shop.user, "password": shop.password, "database": shop.database,
     }  # fmt: skip
     pairs = ", ".join(f"{name} = {_literal(value)}" for name, value in values.items())
-    inline = f"{sql_text(f'{shop.host}:{shop.port}')}, " + ", ".join(
-        sql_text(text) for text in (shop.database, shop.user, shop.password)
+    inline = f"{quote(f'{shop.host}:{shop.port}')}, " + ", ".join(
+        quote(text) for text in (shop.database, shop.user, shop.password)
     )
     try:
         warehouse.command(f"DROP DATABASE IF EXISTS {_DATABASE}")
@@ -34,9 +34,9 @@ def link_shop(warehouse: Warehouse, shop: MySQLShop) -> list[str]:
             warehouse.command(f"CREATE NAMED COLLECTION IF NOT EXISTS {_COLLECTION} AS {pairs}")
             warehouse.command(f"ALTER NAMED COLLECTION {_COLLECTION} SET {pairs}")
             arguments, kept = _COLLECTION, f"named collection {_COLLECTION}"
-        except WarehouseError:  # an old server, or a user who may not
+        except WarehouseError:  # an old server, or a user without the privilege
             arguments, kept = inline, "its definition: this user may not create named collections"
-        warehouse.command(f"CREATE DATABASE {_DATABASE} ENGINE = MySQL({arguments}) COMMENT {sql_text(_COMMENT)}")
+        warehouse.command(f"CREATE DATABASE {_DATABASE} ENGINE = MySQL({arguments}) COMMENT {quote(_COMMENT)}")
     except WarehouseError as error:
         text = str(error)
         if shop.password:
@@ -49,4 +49,4 @@ def link_shop(warehouse: Warehouse, shop: MySQLShop) -> list[str]:
 
 
 def _literal(value: str | int) -> str:
-    return str(value) if isinstance(value, int) else sql_text(value)
+    return str(value) if isinstance(value, int) else quote(value)

@@ -1,18 +1,16 @@
-"""Views of dwh: what depends on a visitor's whole past, asked at query time and never frozen into a day.
+"""Views: created, and replaced where their meaning changed."""
 
-A person is a user where one is known. The person of a session is its own user; else that of the next session on the
-same visitor in which somebody was signed in, else of the last one before; else the visitor. Bots are left out.
-"""
-
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from app.contracts import SESSIONS, sql_text
-from app.settings import Settings
+from app.core.sql import quote
 from app.warehouse.client import Warehouse
 
 
 @dataclass(frozen=True)
 class View:
+    """A view: its query, and comments for it and its columns."""
+
     full_name: str
     comment: str
     select: str
@@ -20,184 +18,35 @@ class View:
 
     @property
     def create_statement(self) -> str:
-        return f"CREATE OR REPLACE VIEW {self.full_name} AS\n{self.select}\nCOMMENT {sql_text(self.comment)}"
+        return f"CREATE OR REPLACE VIEW {self.full_name} AS\n{self.select}\nCOMMENT {quote(self.comment)}"
 
 
-def replace_view(warehouse: Warehouse, view: View) -> list[str]:
-    """Create the view, or replace one of another meaning; what was changed, a line."""
-    database, _, name = view.full_name.partition(".")
-    wanted = warehouse.scalar("SELECT formatQuerySingleLine({select:String})", {"select": view.select})
+def replace_views(warehouse: Warehouse, views: Sequence[View]) -> list[str]:
+    """Create the views that do not exist, replace those whose query differs; returns a line for each change."""
+    return [_replace(warehouse, view, exists=exists) for view, exists in differing_views(warehouse, views)]
+
+
+def differing_views(warehouse: Warehouse, views: Sequence[View]) -> Iterator[tuple[View, bool]]:
+    """The views that do not exist or have another query, and whether each exists."""
+    if not views:
+        return
+    wanted = warehouse.query(
+        "SELECT arrayMap(sql -> formatQuerySingleLine(sql), {selects:Array(String)}) AS selects",
+        {"selects": [view.select for view in views]},
+    ).item()
     found = warehouse.query(
-        "SELECT as_select FROM system.tables WHERE database = {database:String} AND name = {name:String}",
-        {"database": database, "name": name},
+        "SELECT database || '.' || name AS full_name, as_select FROM system.tables WHERE engine = 'View'"
     )
-    if not found.is_empty() and found.item() == wanted:
-        return []
-    warehouse.require_room()
+    stored = dict(found.iter_rows())
+    for view, select in zip(views, wanted, strict=True):
+        if stored.get(view.full_name) != select:
+            yield view, view.full_name in stored
+
+
+def _replace(warehouse: Warehouse, view: View, *, exists: bool) -> str:
+    warehouse.require_free_space()
     warehouse.command(view.create_statement)
-    for column, comment in view.columns.items():
-        warehouse.command(f"ALTER TABLE {view.full_name} COMMENT COLUMN IF EXISTS `{column}` {sql_text(comment)}")
-    return [f"{'created' if found.is_empty() else 'replaced'} view {view.full_name}"]
-
-
-_PEOPLE = "FROM dwh.sessions WHERE NOT is_bot"
-_SPAN = "session_date BETWEEN {first:Date} AND {last:Date}"
-_ATTRIBUTED = ("channel", "source", "medium", "campaign")
-_ATTRIBUTION_DAYS = 30
-
-
-def views(settings: Settings) -> tuple[View, ...]:
-    """The views, in the order in which they depend on each other."""
-    zone = sql_text(settings.timezone)
-    of_visits = {column.name: column.comment for column in SESSIONS.columns if not column.expression} | _OF_VISITS
-    return (
-        View(
-            "dwh.visitors",
-            "One row per person (a user with all devices, else a visitor): first and last seen, first order, first "
-            "channel, and what they did in all. Without bots.",
-            _visitors(),
-            _OF_VISITORS,
-        ),
-        View(
-            "dwh.visits",
-            "dwh.sessions without bots, each with its person and what the person's past says of it: new or returning, "
-            "customer, visit number, channel. Of a span of days dwh.visits_between(first = …, last = …) says it faster",
-            _visits(settings),
-            of_visits,
-        ),
-        View(
-            "dwh.visits_between",
-            "dwh.visits of the days from first to last: dwh.visits_between(first = '2026-03-01', last = '2026-03-31'); "
-            "of other days only its people are read",
-            f"SELECT * FROM ({_visits(settings, among=f' AND visitor_hash IN ({_visitors_of_span()})')}) WHERE {_SPAN}",
-            {},
-        ),
-        View(
-            "dwh.days",
-            "One row per business day from the first session to the last: what dates are chosen by, and the default.",
-            f"""SELECT arrayJoin(range(if(sessions > 0, last_day - first_day + 1, 0))) + first_day AS day,
-    day > last_whole_day - recent_days AND day <= last_whole_day AS is_recent,
-    first_day AS history_begins,
-    {zone} AS time_zone
-FROM (
-    SELECT min(session_date) AS first_day, max(session_date) AS last_day, count() AS sessions,
-        greatest(first_day, least(last_day, toDate(now(), {zone}) - 1)) AS last_whole_day,
-        intDiv(last_whole_day - first_day + 1, 2) AS half,
-        half < 7 ? greatest(half, 1) : least(28, half - half % 7) AS recent_days
-    FROM dwh.sessions
-)""",
-            {
-                "day": "the business day",
-                "is_recent": "the last 28 whole days, or fewer whole weeks while there are not as many days before "
-                "them: what is shown where no date is chosen, and can be compared weekday by weekday",
-                "history_begins": "the first business day with a session",
-                "time_zone": "the business time zone",
-            },
-        ),
-    )
-
-
-def _stitched(*, among: str = "") -> str:
-    """Each session of people with `person`, a hash, and `person_user`, empty where nobody but a visitor is known.
-
-    `among`: a condition on `visitor_hash` that all sessions of a visitor fulfil, or none. Hashes and names are told
-    one by the other's rule, so that a query that needs no name reads none.
-    """
-    devices = ", ".join(
-        f"any({user}) AS any_{user}, if(min(user_hash) = max(user_hash), [], "
-        f"arraySort(groupArray((started_at, {user})))) AS moments_of_{user}"
-        for user in ("user_hash", "user_id")
-    )
-    return f"""SELECT sessions.*, {_whose("user_id", "''")} AS person_user,
-        if({_whose("user", "0", of="user_hash")} = 0, visitor, {_whose("user", "0", of="user_hash")}) AS person
-    FROM (SELECT *, visitor_hash AS visitor, user_hash AS user {_PEOPLE}{among}) AS sessions
-    ANY LEFT JOIN (
-        SELECT visitor_hash, {devices} {_PEOPLE} AND user_hash != 0 GROUP BY visitor_hash
-    ) AS devices ON sessions.visitor = devices.visitor_hash"""
-
-
-def _whose(own: str, none: str, *, of: str = "user_id") -> str:
-    """The user of a session: its own, else the device's only one, else the next or the last one before."""
-    moments = f"moments_of_{of}"
-    following = f"arrayFirst(moment -> moment.1 > started_at, {moments}).2"
-    return f"""multiIf({own} != {none}, {own},
-            empty({moments}), ifNull(any_{of}, {none}),
-            {following} != {none}, {following},
-            {moments}[-1].2)"""
-
-
-def _visitors_of_span() -> str:
-    """The visitors of the span, and the other devices of the users among them."""
-    of_span = f"SELECT visitor_hash {_PEOPLE} AND {_SPAN}"
-    users = f"SELECT user_hash {_PEOPLE} AND user_hash != 0 AND visitor_hash IN ({of_span})"
-    return f"{of_span} UNION DISTINCT SELECT visitor_hash {_PEOPLE} AND user_hash != 0 AND user_hash IN ({users})"
-
-
-def _visitors() -> str:
-    return f"""SELECT if(user_id = '', visitor_id, user_id) AS person_id,
-    any(person_user) AS user_id,
-    argMin(stitched.visitor_id, (started_at, visitor)) AS visitor_id,
-    arraySort(groupUniqArray(stitched.visitor_id)) AS visitor_ids,
-    min(started_at) AS first_seen_at,
-    max(ended_at) AS last_seen_at,
-    if(sum(stitched.orders) = 0, NULL, minIf(started_at, stitched.orders > 0)) AS first_order_at,
-    argMin(channel, (started_at, visitor)) AS first_channel,
-    count() AS sessions,
-    sum(stitched.orders) AS orders,
-    sum(stitched.revenue) AS revenue
-FROM ({_stitched()}) AS stitched GROUP BY person"""
-
-
-def _visits(settings: Settings, *, among: str = "") -> str:
-    timeout_s = settings.session_timeout.total_seconds()
-    own = {name: f"utm_{name}" if name == "campaign" else name for name in _ATTRIBUTED}
-    attributed = ",\n    ".join(
-        f"if(is_by_earlier, earlier.{number}, {column}) AS attributed_{name}"
-        for number, (name, column) in enumerate(own.items(), start=2)
-    )
-    in_order = "PARTITION BY person ORDER BY started_at, visitor ROWS BETWEEN"
-    inner = "person, person_user, visitor, user, previous_at, earlier_orders, earlier, is_by_earlier"
-    return f"""SELECT * EXCEPT ({inner}),
-    if(person_user = '', visitor_id, person_user) AS person_id,
-    visit_number = 1 AS is_new_visitor,
-    earlier_orders > 0 AS is_customer,
-    if(visit_number = 1, NULL, dateDiff('millisecond', previous_at, started_at) / 86400000) AS days_since_last_visit,
-    ended_at > now64(3, 'UTC') - INTERVAL {timeout_s:.0f} SECOND AS is_open,
-    {attributed}
-FROM (
-    SELECT *,
-        row_number() OVER (PARTITION BY person ORDER BY started_at, visitor) AS visit_number,
-        any(started_at) OVER ({in_order} 1 PRECEDING AND 1 PRECEDING) AS previous_at,
-        sum(orders) OVER before AS earlier_orders,
-        anyLastIf((started_at, {", ".join(own.values())}), channel != 'Direct') OVER before AS earlier,
-        channel = 'Direct' AND earlier.1 >= started_at - INTERVAL {_ATTRIBUTION_DAYS} DAY AS is_by_earlier
-    FROM ({_stitched(among=among)})
-    WINDOW before AS ({in_order} UNBOUNDED PRECEDING AND 1 PRECEDING)
-)"""
-
-
-_OF_VISITORS = {
-    "person_id": "the user_id where one is known, else the visitor_id",
-    "user_id": "the user; empty for a guest",
-    "visitor_id": "visitor key of the first device",
-    "visitor_ids": "visitor keys of all devices",
-    "first_seen_at": "time of the visitor's first call",
-    "last_seen_at": "time of the visitor's last call",
-    "first_order_at": "start of the first session with an order; null if there was none",
-    "first_channel": "channel of the first session",
-    "sessions": "sessions in all",
-    "orders": "orders in all",
-    "revenue": "revenue in all",
-}
-_OF_VISITS = {
-    "person_id": "the user: of the session, else of the next or last one signed in on the visitor; else the visitor_id",
-    "is_new_visitor": "whether this is the person's first session",
-    "is_customer": "whether the person bought before this session began",
-    "visit_number": "1 for the person's first session, 2 for the next, …",
-    "days_since_last_visit": "days since the person's session before this one began; null for the first",
-    "is_open": "whether the session may still grow, asked now",
-} | {
-    f"attributed_{name}": f"{name} of the session; where it came directly, of the last session of the person's that "
-    f"did not, if that began within {_ATTRIBUTION_DAYS} days before"
-    for name in _ATTRIBUTED
-}
+    if view.columns:  # in one statement, since each analyses the whole view
+        comments = (f"COMMENT COLUMN IF EXISTS `{name}` {quote(text)}" for name, text in view.columns.items())
+        warehouse.command(f"ALTER TABLE {view.full_name} {', '.join(comments)}")
+    return f"{'replaced' if exists else 'created'} view {view.full_name}"

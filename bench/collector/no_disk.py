@@ -22,7 +22,7 @@ class Nowhere:
 
     async def close(self) -> None: ...
 
-    def refusal(self) -> str | None:
+    def problem(self) -> str | None:
         return None
 
     def stats(self) -> SpoolStats:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.jobs.runs import prepare, take_snapshot
+from app.jobs.snapshot import take_snapshot
 from app.settings import load_settings
 from app.warehouse import open_warehouse
 
@@ -23,7 +23,6 @@ def contender(folder: Path, url: str) -> Iterator[Callable[[str], dict[str, obje
         _env_file=None, warehouse=f"chdb://{folder / 'carat'}", shop_db=url, snapshots=plan, scratch=folder / "scratch"
     )
     with open_warehouse(settings, purpose="bench") as warehouse:
-        prepare(warehouse, settings)
 
         def work(_: str) -> dict[str, object]:
             (taken,) = take_snapshot(warehouse, settings)

@@ -17,6 +17,8 @@ from carat_client import CallSender, CaratASGI, CaratWSGI, ClientSettings
 from carat_client.captured import Body, Captured, new_call_id
 from tests.carat_client.test_asgi import answering, body, call, http_scope, start
 from tests.carat_client.test_wsgi import CATALOG, environ, whole
+from tests.support.deadline import deadline
+from tests.support.effort import repeated
 from tests.support.paths import CHECKOUT
 from tests.support.receivers import (
     KEY,
@@ -29,7 +31,7 @@ from tests.support.receivers import (
     unreachable,
 )
 
-SOAK_S = float(os.environ.get("CARAT_SOAK_S", "1.5"))
+SOAK_S = repeated(1, 60)
 
 
 @pytest.fixture
@@ -51,9 +53,9 @@ def captured(path: str = "/", *, size: int = 0) -> Captured:
     return Captured(new_call_id(), time.time_ns(), 0.0, "GET", path, "", "", {}, None, 200, None, response)
 
 
-def offer(sender: CallSender, count: int) -> None:
+def enqueue(sender: CallSender, count: int) -> None:
     for number in range(count):
-        sender.offer(captured(f"/{number}"))
+        sender.enqueue(captured(f"/{number}"))
 
 
 def endpoints(collector) -> list[str]:
@@ -71,7 +73,7 @@ def endpoints(collector) -> list[str]:
 def test_what_passes_is_tried_again_until_it_is_taken(trouble, collector):
     collector.answers.extend([trouble, trouble])
     sender = make_sender(collector.url, read_timeout_s=0.2)
-    offer(sender, 3)
+    enqueue(sender, 3)
     collector.await_records(3)
     await_that(lambda: sender.stats.delivered == 3)
     assert endpoints(collector)[-3:] == ["/0", "/1", "/2"]
@@ -83,7 +85,7 @@ def test_what_passes_is_tried_again_until_it_is_taken(trouble, collector):
 def test_a_batch_whose_answer_was_lost_is_sent_again_with_the_same_ids(collector):
     collector.answers.append(Answer(after_s=0.4))
     sender = make_sender(collector.url, read_timeout_s=0.2)
-    offer(sender, 2)
+    enqueue(sender, 2)
     first, second, *again = collector.await_records(4)
     assert [record["call_id"] for record in again] == [first["call_id"], second["call_id"]]
     sender.close()
@@ -95,7 +97,7 @@ def test_the_collector_says_when_to_come_again(form, collector):
     later = format_datetime(datetime.now(tz=UTC) + timedelta(seconds=2), usegmt=True)
     collector.answers.append(Answer(429, {"Retry-After": "1" if form == "seconds" else later}))
     sender = make_sender(collector.url)
-    offer(sender, 1)
+    enqueue(sender, 1)
     collector.await_records(1)
     assert 0.9 <= collector.times[1] - collector.times[0] < 2.5
     sender.close(0)
@@ -104,10 +106,10 @@ def test_the_collector_says_when_to_come_again(form, collector):
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 415, 301])
 def test_what_is_refused_for_good_is_dropped_and_counted(status, collector):
     collector.answers.append(Answer(status))
-    sender = make_sender(collector.url)
-    offer(sender, 3)
+    sender = make_sender(collector.url, flush_interval_s=0.5)  # one batch
+    enqueue(sender, 3)
     await_that(lambda: sender.stats.dropped == {f"refused with {status}": 3})
-    offer(sender, 1)
+    enqueue(sender, 1)
     assert sender.flush(5)
     assert endpoints(collector) == ["/0"]
     sender.close()
@@ -116,7 +118,7 @@ def test_what_is_refused_for_good_is_dropped_and_counted(status, collector):
 def test_a_batch_that_is_too_large_is_halved_until_it_fits():
     with receiving(largest_batch=3) as collector:
         sender = make_sender(collector.url, flush_interval_s=0.2)
-        offer(sender, 20)
+        enqueue(sender, 20)
         collector.await_records(20)
         assert endpoints(collector) == [f"/{number}" for number in range(20)]
         assert max(collector.batches) == 3
@@ -126,7 +128,7 @@ def test_a_batch_that_is_too_large_is_halved_until_it_fits():
 def test_a_record_that_is_too_large_alone_is_dropped():
     with receiving(largest_batch=0) as collector:
         sender = make_sender(collector.url)
-        offer(sender, 4)
+        enqueue(sender, 4)
         await_that(lambda: sender.stats.dropped == {"refused with 413": 4})
         sender.close()
 
@@ -134,19 +136,19 @@ def test_a_record_that_is_too_large_alone_is_dropped():
 def test_records_that_the_collector_finds_bad_are_counted(collector):
     collector.answer.body = {"accepted": 1, "rejected": [{"index": 0, "reason": "no time"}]}
     sender = make_sender(collector.url, flush_interval_s=0.1)
-    offer(sender, 2)
+    enqueue(sender, 2)
     await_that(lambda: (sender.stats.delivered, sender.stats.rejected) == (1, 1))
     sender.close()
 
 
-def test_batches_go_over_one_connection_and_a_closed_one_is_opened_anew(collector):
+def test_batches_go_over_one_connection_and_a_closed_one_is_reopened(collector):
     sender = make_sender(collector.url)
     for number in range(5):
-        offer(sender, 1)
+        enqueue(sender, 1)
         collector.await_records(number + 1)
     assert collector.connections == 1
     collector.answers.append(Answer(closes=True))
-    offer(sender, 1)
+    enqueue(sender, 1)
     collector.await_records(6)
     assert (collector.connections, sender.stats.retries) == (2, 0)
     sender.close()
@@ -154,7 +156,7 @@ def test_batches_go_over_one_connection_and_a_closed_one_is_opened_anew(collecto
 
 def test_batches_are_as_large_as_they_may_be(collector):
     sender = make_sender(collector.url, flush_interval_s=0.3, batch_calls=40)
-    offer(sender, 100)
+    enqueue(sender, 100)
     collector.await_records(100)
     assert collector.batches == [40, 40, 20]
     sender.close()
@@ -162,7 +164,7 @@ def test_batches_are_as_large_as_they_may_be(collector):
     collector.batches.clear()
     sender = make_sender(collector.url, flush_interval_s=0.3, batch_bytes=20_000)
     for _ in range(10):
-        sender.offer(captured(size=10_000))
+        sender.enqueue(captured(size=10_000))
     collector.await_records(10)
     assert collector.batches == [2] * 5
     sender.close()
@@ -170,7 +172,7 @@ def test_batches_are_as_large_as_they_may_be(collector):
 
 def test_a_record_is_never_longer_than_the_collector_takes(collector):
     sender = make_sender(collector.url, max_body_bytes=1_000_000, max_record_bytes=10_000)
-    sender.offer(captured(size=50_000))
+    sender.enqueue(captured(size=50_000))
     assert collector.await_records(1)[0]["response"] == {"_truncated": 50_000}
     sender.close()
 
@@ -178,13 +180,13 @@ def test_a_record_is_never_longer_than_the_collector_takes(collector):
 def test_of_a_full_queue_the_newest_are_dropped_and_counted_and_said_once(caplog):
     with caplog.at_level(logging.WARNING, logger="carat.client"), refused() as url:
         sender = make_sender(url, max_queued_calls=100, batch_calls=10, flush_interval_s=60)
-        offer(sender, 130)
+        enqueue(sender, 130)
         stats = sender.stats
         assert stats.captured == 130
         assert 20 <= stats.dropped["queue full"] <= 30  # at most a batch is on its way already
         assert stats.queued == 130 - stats.dropped["queue full"]
         await_that(lambda: "queue full" in caplog.text)
-        offer(sender, 500)
+        enqueue(sender, 500)
         time.sleep(0.1)
         assert caplog.text.count("queue full") == 1
         assert KEY not in caplog.text
@@ -196,7 +198,7 @@ def test_the_bytes_of_the_queue_are_bounded_too():
     with refused() as url:
         sender = make_sender(url, max_queued_bytes=1_000_000, flush_interval_s=60, batch_bytes=10_000_000)
         for _ in range(50):
-            sender.offer(captured(size=100_000))
+            sender.enqueue(captured(size=100_000))
         assert sender.stats.queued in {8, 9}
         assert sender.stats.queued_bytes <= 1_000_000
         sender.close(0)
@@ -205,7 +207,7 @@ def test_the_bytes_of_the_queue_are_bounded_too():
 def test_what_was_queued_while_the_collector_was_away_comes_in_order_when_it_is_back(collector):
     collector.answer.status = 503
     sender = make_sender(collector.url, batch_calls=7)
-    offer(sender, 50)
+    enqueue(sender, 50)
     await_that(lambda: sender.stats.retries >= 3)
     collector.answer.status = 200
     collector.await_records(50)
@@ -216,9 +218,9 @@ def test_what_was_queued_while_the_collector_was_away_comes_in_order_when_it_is_
 
 
 @pytest.mark.slow
-def test_threads_offer_at_the_same_time_and_each_call_is_counted_once(collector):
+def test_threads_enqueue_at_the_same_time_and_each_call_is_counted_once(collector):
     sender = make_sender(collector.url, max_queued_calls=100_000)
-    threads = [threading.Thread(target=offer, args=(sender, 500)) for _ in range(8)]
+    threads = [threading.Thread(target=enqueue, args=(sender, 500)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -231,26 +233,20 @@ def test_threads_offer_at_the_same_time_and_each_call_is_counted_once(collector)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("collector_state", [refused, black_holed, unreachable, slow])
-def test_the_shop_answers_as_fast_as_ever_whatever_the_collector_does(collector_state):
+def test_neither_a_request_nor_the_end_waits_for_the_collector(collector_state):
+    """Whoever waited for one that does not answer would wait longer than the deadline, with the first request."""
     messages = [start(), body(b'{"id": 17}')]
     with collector_state() as url:
-        sender = make_sender(url, connect_timeout_s=1.0, read_timeout_s=1.0, flush_timeout_s=0.3)
+        sender = make_sender(url, connect_timeout_s=120.0, read_timeout_s=120.0, flush_timeout_s=0.3)
         app = CaratASGI(answering(*messages), sender)
         wsgi_app = CaratWSGI(whole, sender)
-        slowest = 0.0
-        until = time.monotonic() + 0.6
-        count = 0
-        while time.monotonic() < until:
-            began = time.perf_counter()
-            assert call(app, http_scope()) == messages
-            assert wsgi_app(environ(), lambda *_: None) == [CATALOG]
-            slowest = max(slowest, time.perf_counter() - began)
-            count += 2
-            time.sleep(0.001)
-        assert slowest < 0.7  # a loaded machine may be away for that long; a wait for the collector is longer
-        began = time.monotonic()
-        sender.close()
-        assert time.monotonic() - began < 0.3 + 0.5
+        count = 400
+        with deadline():
+            for _ in range(count // 2):
+                assert call(app, http_scope()) == messages
+                assert wsgi_app(environ(), lambda *_: None) == [CATALOG]
+                time.sleep(0.001)
+            sender.close()
         stats = sender.stats
         assert stats.captured == count
         assert stats.failures == 0
@@ -259,9 +255,9 @@ def test_the_shop_answers_as_fast_as_ever_whatever_the_collector_does(collector_
 
 def test_a_forked_child_sends_its_own_calls_and_the_parent_sends_its_own(collector):
     sender = make_sender(collector.url, flush_interval_s=0.2)
-    offer(sender, 3)  # the thread runs, and these wait
+    enqueue(sender, 3)  # the thread runs, and these wait
     child = _fork(sender)
-    sender.offer(captured("/parent"))
+    sender.enqueue(captured("/parent"))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert sender.flush(5)
     assert sorted(endpoints(collector)) == ["/0", "/1", "/2", "/child", "/parent"]
@@ -275,7 +271,7 @@ def _fork(sender: CallSender) -> int:
     if child:
         return child
     try:
-        sender.offer(captured("/child"))
+        sender.enqueue(captured("/child"))
         is_sent = sender.flush(5)
         os._exit(0 if is_sent and (sender.stats.captured, sender.stats.delivered) == (1, 1) else 1)
     finally:
@@ -285,7 +281,9 @@ def _fork(sender: CallSender) -> int:
 PROGRAM = """
 import sys
 from carat_client import CallSender, CaratWSGI, ClientSettings
-sender = CallSender(ClientSettings(url=sys.argv[1], write_key="k", flush_interval_s=60, flush_timeout_s=1))
+sender = CallSender(
+    ClientSettings(url=sys.argv[1], write_key="k", flush_interval_s=60, flush_timeout_s=1, read_timeout_s=300)
+)
 def app(environ, start_response):
     start_response("200 OK", [("Content-Type", "application/json")])
     return [b"{}"]
@@ -300,7 +298,7 @@ def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         cwd=CHECKOUT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
 
@@ -314,11 +312,9 @@ def test_what_is_queued_goes_out_when_the_process_ends(collector):
 @pytest.mark.slow
 def test_a_process_whose_collector_is_deaf_ends_all_the_same():
     with black_holed() as url:
-        began = time.monotonic()
         done = run(PROGRAM, url)
         assert done.returncode == 0
         assert "not sent before the end" in done.stderr
-        assert time.monotonic() - began < 8
 
 
 def test_the_client_needs_nothing_but_pythons_own_library():
@@ -340,11 +336,11 @@ from carat_client.records import RecordMaker
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"url": "collector.example"}, "url: 'collector.example' is no address such as https://collector.example"),
+        ({"url": "collector.example"}, "url: 'collector.example' is not an address such as https://collector.example"),
         ({"write_key": " "}, "write_key: is missing"),
-        ({"write_key": "a\nb"}, "write_key: is missing or has characters that no key has"),
-        ({"sample": 1.5}, "sample: 1.5 is no share between 0 and 1"),
-        ({"allow": "id"}, "allow: must be a tuple of texts: ('id',)"),
+        ({"write_key": "a\nb"}, "write_key: is missing or contains invalid characters"),
+        ({"sample": 1.5}, "sample: 1.5 is not between 0 and 1"),
+        ({"allow": "id"}, "allow: must be a tuple of strings: ('id',)"),
         ({"deny": ("a..b",)}, "'a..b' is neither a name nor a dotted path such as response.items.id"),
         ({"batch_calls": 0}, "batch_calls: must be more than 0"),
         ({"trusted_proxies": -1}, "trusted_proxies: must not be negative"),
@@ -370,20 +366,20 @@ def test_every_call_is_accounted_for_whatever_the_collector_answers(collector):
         Answer(400), Answer(after_s=0.15), Answer(body={"rejected": [{"index": 0, "reason": "no time"}]}), Answer(body=[]),
     ]  # fmt: skip
     sender = make_sender(collector.url, read_timeout_s=0.1, batch_calls=5, max_queued_calls=60, longest_backoff_s=0.02)
-    offered = 0
+    enqueued = 0
     until = time.monotonic() + SOAK_S
     while time.monotonic() < until:
         collector.answers.append(rng.choice(kinds))
         for _ in range(rng.randrange(6)):
-            sender.offer(captured(f"/{offered}", size=rng.choice([0, 100, 3000])))
-            offered += 1
+            sender.enqueue(captured(f"/{enqueued}", size=rng.choice([0, 100, 3000])))
+            enqueued += 1
         time.sleep(rng.choice([0, 0.001, 0.01]))
     collector.answers.clear()
     assert sender.flush(20)
     stats = sender.stats
-    assert stats.captured == offered > 100
+    assert stats.captured == enqueued > 100
     assert (stats.queued, stats.queued_bytes, stats.failures) == (0, 0, 0)
-    assert stats.delivered + stats.rejected + sum(stats.dropped.values()) == offered
+    assert stats.delivered + stats.rejected + sum(stats.dropped.values()) == enqueued
     assert min(stats.delivered, stats.rejected, stats.retries, stats.dropped["refused with 400"]) > 0
     arrived = {record["call_id"] for record in collector.records}
     assert len(arrived) >= stats.delivered + stats.rejected  # and those whose refusal followed a lost answer
@@ -423,13 +419,13 @@ def test_calls_go_over_tls_to_a_collector_whose_certificate_is_trusted_and_to_no
     context.load_cert_chain(*certificate)
     with receiving(tls=context) as collector:
         sender = make_sender(collector.url, ca_file=certificate[0])
-        offer(sender, 3)
+        enqueue(sender, 3)
         assert len(collector.await_records(3)) == 3
         sender.close()
         collector.records.clear()
         with caplog.at_level(logging.WARNING, logger="carat.client"):
             sender = make_sender(collector.url)
-            offer(sender, 3)
+            enqueue(sender, 3)
             await_that(lambda: sender.stats.retries >= 2)
         assert collector.records == []
         assert "SSLCertVerificationError" in caplog.text

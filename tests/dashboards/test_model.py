@@ -1,4 +1,4 @@
-"""The files in `metabase/` as dataclasses; a mistake that makes one meaningless is told with its file and key."""
+"""The files in `metabase/` as dataclasses; a mistake that makes one unusable is reported with its file and key."""
 
 import shutil
 import subprocess
@@ -27,7 +27,7 @@ def small(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def broken(small, tmp_path):
-    """Replaces text in one of the files, and says what loading them says."""
+    """Replaces text in one of the files, and returns the error of loading them."""
 
     def run(file: str, old: str, new: str) -> str:
         shutil.copytree(small, tmp_path / "files", dirs_exist_ok=True)
@@ -42,7 +42,7 @@ def broken(small, tmp_path):
     return run
 
 
-def test_all_dashboards_of_the_product_officer_are_there_in_their_order():
+def test_the_product_officers_dashboards_are_complete_and_in_order():
     library = load_library()
     assert [dashboard.name for dashboard in library.dashboards] == [
         "Store overview",
@@ -57,7 +57,7 @@ def test_all_dashboards_of_the_product_officer_are_there_in_their_order():
     assert all(dashcard.card for dashboard in library.dashboards for dashcard in dashboard.dashcards)
 
 
-def test_card_knows_its_sql_its_filters_and_how_it_is_shown():
+def test_a_card_has_its_sql_filters_and_formats():
     card = next(card for card in load_library().cards if card.name == "Revenue per visit")
     assert (card.display, card.database) == ("smartscalar", "Carat")
     assert "FROM dwh.sessions" in card.sql
@@ -70,7 +70,7 @@ def test_card_knows_its_sql_its_filters_and_how_it_is_shown():
     assert card.tag("nobody") is None
 
 
-def test_dashboard_gives_its_cards_by_tab_in_reading_order():
+def test_a_dashboard_lists_its_cards_by_tab_in_reading_order():
     dashboard = load_library().dashboard("store_overview")
     first, second = dashboard.tabs
     places = [(card.row, card.col) for card in dashboard.on_tab(first)]
@@ -79,41 +79,41 @@ def test_dashboard_gives_its_cards_by_tab_in_reading_order():
     assert dashboard.on_tab(None) == ()
 
 
-def test_unknown_dashboard_is_told_which_there_are(small):
+def test_an_unknown_dashboard_lists_the_known_ones(small):
     with pytest.raises(DashboardError, match="there are Store overview"):
         load_library(small).dashboard("Sales")
 
 
-def test_folder_without_dashboards_says_what_is_expected(tmp_path):
+def test_a_folder_without_dashboards_names_the_option(tmp_path):
     with pytest.raises(DashboardError, match="--folder"):
         load_library(tmp_path)
 
 
-@pytest.mark.parametrize(("file", "old", "new", "said"), [
+@pytest.mark.parametrize(("file", "old", "new", "message"), [
     (SESSIONS, "name: Sessions", "nome: Sessions", "sessions.yaml: name: is missing; text is expected"),
     (SESSIONS, "name: Sessions", "name: 5", "sessions.yaml: name: is 5; text is expected"),
     (SESSIONS, "native: |", "sql: |", "sessions.yaml: dataset_query.stages: one stage with native SQL is expected"),
     (SESSIONS, "[Carat, dwh, days, day]", "[dwh, days, day]", "dataset_query.stages[0].template-tags[0].dimension"),
     (SESSIONS, "model: Card", "form: Card", "serdes/meta[0].model: is missing"),
-    (SESSIONS, "display: smartscalar", "display: smartscalar\ndisplay: table", "line 6: no YAML: display twice"),
-    (SESSIONS, "type: question", "type: [question", "no YAML"),
+    (SESSIONS, "display: smartscalar", "display: smartscalar\ndisplay: table", "line 6: not valid YAML: duplicate key display"),
+    (SESSIONS, "type: question", "type: [question", "not valid YAML"),
     (BOARD, "    row: 0", "    row: top", "store_overview.yaml: dashcards[0].row: is 'top'; a whole number is expected"),
     (BOARD, "          - [template-tag, date]", "          - [tag, date]", "dashcards[0].parameter_mappings[0].target"),
     (BOARD, "parameters:", "parameters:\n  - date", "store_overview.yaml: parameters[0]: is 'date'; a mapping is expected"),
 ])  # fmt: skip
-def test_mistake_is_told_with_file_and_key(broken, file, old, new, said):
-    assert said in broken(file, old, new)
+def test_a_mistake_is_reported_with_file_and_key(broken, file, old, new, message):
+    assert message in broken(file, old, new)
 
 
-def test_file_that_is_no_mapping_is_told(small, tmp_path):
+def test_a_file_that_is_not_a_mapping_is_rejected(small, tmp_path):
     shutil.copytree(small, tmp_path / "files")
     (tmp_path / "files" / SESSIONS).write_text("- a list")
-    with pytest.raises(DashboardError, match=r"sessions.yaml: is no mapping"):
+    with pytest.raises(DashboardError, match=r"sessions.yaml: not a mapping"):
         load_library(tmp_path / "files")
 
 
 @pytest.mark.slow
-def test_installed_package_brings_its_dashboards(tmp_path):
+def test_the_installed_package_contains_its_dashboards(tmp_path):
     """As deploy/systemd/install.sh builds it: away from the checkout, without the network."""
     source, site = tmp_path / "source", tmp_path / "site"
     checkout = DEFAULT_FOLDER.parent
@@ -136,8 +136,8 @@ def test_installed_package_brings_its_dashboards(tmp_path):
     subprocess.run(build, cwd=source, check=True, capture_output=True, timeout=120)
     zipfile.ZipFile(next(tmp_path.glob("carat-*.whl"))).extractall(site)
     ask = "from app.dashboards import load_library; library = load_library(); print(library.folder, len(library.cards))"
-    told = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(site)!r}); {ask}"],
         cwd=tmp_path, check=True, capture_output=True, text=True, timeout=60,
     ).stdout.split()  # fmt: skip
-    assert told == [str(site / "metabase"), str(len(load_library().cards))]
+    assert printed == [str(site / "metabase"), str(len(load_library().cards))]

@@ -13,7 +13,7 @@ import pytest
 
 from app.core.errors import DashboardError, SettingsError, WarehouseError, WarehouseGoneError
 from app.dashboards import load_library
-from app.dashboards.answers import answer_cards, reader_of, result_of, stored_days
+from app.dashboards.card_results import card_results, parse_result, query_runner, stored_days
 from app.dashboards.live import LivePage, asking
 from app.dashboards.preview import chosen_filters, static_page, write_page
 from app.warehouse import migrate
@@ -33,7 +33,7 @@ def read(tmp_path_factory):
     settings = Settings(_env_file=None, warehouse=f"chdb://{folder}")
     with connect_embedded(folder) as warehouse:
         migrate(warehouse, settings)
-        yield reader_of(warehouse)
+        yield query_runner(warehouse)
 
 
 class Parts(HTMLParser):
@@ -69,7 +69,7 @@ def one_card(sql: str, display: str = "table", **settings):
 
 
 def rows_of(read, sql):
-    return result_of(read(sql))["rows"]
+    return parse_result(read(sql))["rows"]
 
 
 def test_values_come_with_the_kind_of_their_column(read):
@@ -77,7 +77,7 @@ def test_values_come_with_the_kind_of_their_column(read):
         "SELECT 7::Nullable(UInt64) AS n, 1.25::Decimal(18, 2) AS d, nan AS f, '2026-03-01'::Date AS day, true AS b, "
         "'2026-03-01 10:20:30'::DateTime64(3) AS at, 'x'::LowCardinality(String) AS s, [1, 2] AS list, NULL AS nothing"
     )
-    result = result_of(read(sql))
+    result = parse_result(read(sql))
     kinds = {column["name"]: column["type"] for column in result["columns"]}
     assert kinds == {
         "n": "number", "d": "number", "f": "number", "day": "date", "b": "boolean", "at": "datetime", "s": "text",
@@ -91,14 +91,14 @@ def test_bytes_that_are_no_text_and_long_texts_and_many_rows_stay_within_bounds(
     [[text]] = rows_of(read, "SELECT repeat('ab', 1000)")
     assert len(text) == 300
     assert text.endswith("…")
-    result = result_of(read("SELECT number FROM numbers(5000)"))
+    result = parse_result(read("SELECT number FROM numbers(5000)"))
     assert (len(result["rows"]), result["is_cut"]) == (2000, True)
 
 
 def test_one_card_that_fails_says_so_and_spoils_no_other(read):
     cards = [a_card("Good", "scalar", "SELECT 1 AS one"), a_card("Bad", "scalar", "SELECT nothing FROM nowhere")]
     dashboard = a_dashboard("Two", cards)
-    answers = answer_cards(read, dashboard, dashboard.dashcards, {})
+    answers = card_results(read, dashboard, dashboard.dashcards, {})
     assert answers["Two-good"]["rows"] == [[1]]
     assert "nowhere" in answers["Two-bad"]["error"]
 
@@ -112,7 +112,7 @@ def test_the_same_question_is_asked_once():
 
     card = a_card("Twice", "scalar", "SELECT 1")
     dashboard = a_dashboard("Both", [card, card], tabs=2)
-    answer_cards(read, dashboard, dashboard.dashcards, {})
+    card_results(read, dashboard, dashboard.dashcards, {})
     assert asked == ["SELECT 1"]
 
 
@@ -122,7 +122,7 @@ def test_a_warehouse_that_is_gone_is_not_a_bad_card():
 
     dashboard = a_dashboard("One", [a_card("The card", "scalar", "SELECT 1")])
     with pytest.raises(WarehouseGoneError):
-        answer_cards(read, dashboard, dashboard.dashcards, {})
+        card_results(read, dashboard, dashboard.dashcards, {})
 
 
 HOSTILE = [
@@ -164,7 +164,7 @@ def test_a_page_of_an_empty_warehouse_has_every_dashboard_and_says_what_is_missi
     content = Parts(path.read_bytes()).content
     assert [dashboard["name"] for dashboard in content["dashboards"]] == [own.name for own in library.dashboards]
     errors = {own["error"] for own in content["results"].values() if "error" in own}
-    assert errors == {"the shop's database was never read: run `carat snapshot`, its history begins with that"}
+    assert errors == {"there is no history of the shop's database yet: run `carat snapshot`"}
     assert content["made"] == "no sessions are stored yet"
     assert "carat etl" in content["until_built"]
     assert [child.name for child in path.parent.iterdir()] == ["page.html"]
@@ -278,9 +278,9 @@ def test_the_live_page_says_what_its_server_knows_of_the_first_sessions(read):
         ("/api/cards?dashboard=one&date=2026-03-01&date=2026-03-02", 400, "one period"),
         (f"/api/cards?dashboard=one&device={'a' * 201}", 400, "too long"),
         ("/api/cards?dashboard=one&device=%00", 400, "too long"),
-        ("/api/cards?dashboard=one&device=%ff", 400, "no query"),
-        ("/api/cards?dashboard", 400, "no query"),
-        (f"/api/cards?dashboard=one{'&device=a' * 30}", 400, "no query"),
+        ("/api/cards?dashboard=one&device=%ff", 400, "not a query string"),
+        ("/api/cards?dashboard", 400, "not a query string"),
+        (f"/api/cards?dashboard=one{'&device=a' * 30}", 400, "not a query string"),
         (f"/api/cards?dashboard=one&device={'a' * 5000}", 414, "too long"),
         ("/etc/passwd", 404, "the page is at /"),
     ],

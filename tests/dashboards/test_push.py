@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from app.core.errors import DashboardError, MetabaseError, SettingsError
-from app.dashboards.metabase_shapes import CARD_MARK
+from app.dashboards.metabase_mapping import CARD_MARK
 from app.dashboards.metabase_state import MARK
 from app.dashboards.model import Dashboard, DashCard, Library, load_library
 from app.dashboards.push import Pushed, push
@@ -329,7 +329,7 @@ def test_what_people_made_is_left_alone(pushed):
     again = pushed.push()
     assert again.changes == []
     assert [note for note in again.notes if "Overview" in note] == [
-        f"a dashboard Overview (number {max(state.dashboards) - 1}) lies in the collection that Carat did not make: it is left alone"
+        f"Carat did not make the dashboard Overview (id {max(state.dashboards) - 1}): it is not touched"
     ]
     assert json.dumps([state.cards[copied], state.dashboards[max(state.dashboards)]]) == before
     pushed.files.pop("details")
@@ -352,7 +352,7 @@ def test_a_collection_of_that_name_that_carat_did_not_make_is_left_alone(metabas
     theirs = metabase.state.make_collection("Carat")
     before = dict(metabase.state.collections[theirs])
     first = metabase.push()
-    assert f"a collection Carat (number {theirs}) is there that Carat did not make" in first.notes[0]
+    assert f"Carat did not make the collection Carat (id {theirs})" in first.notes[0]
     assert metabase.state.collections[theirs] == before
     assert metabase.state.dashboard("Overview")["collection_id"] != theirs
     assert metabase.push().changes == []
@@ -407,7 +407,7 @@ def test_a_database_that_somebody_else_made_is_used_as_it_is(metabase):
     with_client(metabase, "POST", "/api/database", {"name": "Carat", "engine": "clickhouse", "details": theirs})
     pushed = metabase.push()
     assert "create card Sessions" in said(pushed)
-    assert "is used as it is: Carat did not make it" in pushed.notes[0]
+    assert "it is used unchanged" in pushed.notes[0]
     (database,) = metabase.state.databases.values()
     assert (database["details"], database["description"]) == (theirs, None)
     metabase.state.is_admin = False
@@ -423,7 +423,7 @@ def test_columns_that_come_later_are_read_again(pushed):
     pushed.state.columns = {"dwh": {"sessions": COLUMNS["dwh"]["sessions"] | {"channel": "type/Text"}}}
     sql = pushed.files["orders"]["dataset_query"]["stages"][0]
     sql["template-tags"][1]["dimension"][2] = ["Carat", "dwh", "sessions", "channel"]
-    assert "has not read dwh.sessions.channel yet" in pushed.push(dry_run=True).notes[-1]
+    assert "has not scanned dwh.sessions.channel yet" in pushed.push(dry_run=True).notes[-1]
     assert said(pushed.push()) == ["update card Orders"]
     (stage,) = pushed.state.card("Orders")["dataset_query"]["stages"]
     assert column_of(pushed.state, stage["template-tags"]["device"]["dimension"][2])[2] == "channel"
@@ -446,7 +446,7 @@ def test_without_a_sync_in_time_it_says_so_and_the_next_push_goes_on(metabase):
 def test_a_push_that_was_stopped_is_finished_by_the_next(metabase, writes):
     metabase.state.writes_left = writes
     with pytest.raises(
-        MetabaseError, match=r"application database was lost\. \d of 7 changes are made; push again to go on"
+        MetabaseError, match=r"application database was lost\. \d of 7 changes are made; push again to continue"
     ):
         metabase.push()
     metabase.state.writes_left = None
@@ -463,7 +463,7 @@ def test_what_metabase_keeps_otherwise_than_it_was_sent_is_an_error(metabase, mo
     monkeypatch.setattr(server, "stored_query", lambda query: stored(query) | {"database": 77})
     with pytest.raises(
         MetabaseError,
-        match=r"has kept 2 thing\(s\) otherwise than they were sent, such as: update card Orders database: #77 -> Carat",
+        match=r"stores 2 object\(s\) differently than sent, such as: update card Orders database: #77 -> Carat",
     ):
         metabase.push()
 
@@ -500,12 +500,12 @@ def other_engine(state: State) -> None:
 
 
 @pytest.mark.parametrize(("change", "kind", "message"), [
-    (without_driver, MetabaseError, "has no driver for ClickHouse"), (too_old, MetabaseError, r"is Metabase v0\.57\.9: at least 0\.58 is needed"),
-    (never_set_up, MetabaseError, "has never been set up"), (no_admin, MetabaseError, "this API key may not add one. Use a key of the group Administrators"),
+    (without_driver, MetabaseError, "has no ClickHouse driver"), (too_old, MetabaseError, r"is Metabase v0\.57\.9: at least 0\.58 is needed"),
+    (never_set_up, MetabaseError, "has not been set up"), (no_admin, MetabaseError, "this API key may not add one. Use a key of the group Administrators"),
     (unreachable_warehouse, MetabaseError, r"Connection refused for \*\*\*.*reader@warehouse\.example:8123 \(http\).*--database-host"),
     (other_engine, MetabaseError, "its database Carat is a postgres, not a ClickHouse"),
 ])  # fmt: skip
-def test_what_metabase_cannot_do_is_one_readable_line(metabase, change, kind, message):
+def test_an_error_of_metabase_is_one_readable_line(metabase, change, kind, message):
     change(metabase.state)
     with pytest.raises(kind, match=message) as error:
         metabase.push()
@@ -549,10 +549,10 @@ def stranger(status: int, body: bytes, **headers: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("status", "body", "headers", "kind", "message"), [
-    (200, b"<html>Welcome</html>", {}, SettingsError, "answers, but is no Metabase"), (200, b'{"version": "7"}', {}, SettingsError, "answers, but is no Metabase"),
-    (200, b"[]", {}, SettingsError, "answers, but is no Metabase"), (404, b"<html>nothing</html>", {}, SettingsError, "answers, but is no Metabase"),
-    (301, b"", {"location": "https://metabase.example/api/session/properties"}, SettingsError, "sends on to https://metabase.example. Set that address"),
-    (503, b'{"status":"initializing"}', {}, MetabaseError, r"is not ready \(503\)"), (500, b"<html>oops</html>", {}, MetabaseError, "Metabase answers 500$"),
+    (200, b"<html>Welcome</html>", {}, SettingsError, "responds, but is not a Metabase"), (200, b'{"version": "7"}', {}, SettingsError, "responds, but is not a Metabase"),
+    (200, b"[]", {}, SettingsError, "responds, but is not a Metabase"), (404, b"<html>nothing</html>", {}, SettingsError, "responds, but is not a Metabase"),
+    (301, b"", {"location": "https://metabase.example/api/session/properties"}, SettingsError, "redirects to https://metabase.example. Use that address"),
+    (503, b'{"status":"initializing"}', {}, MetabaseError, r"is not ready \(503\)"), (500, b"<html>oops</html>", {}, MetabaseError, "Metabase returns 500$"),
 ])  # fmt: skip
 def test_another_server_at_that_address_is_recognised(metabase, status, body, headers, kind, message):
     with stranger(status, body, **headers) as url:
@@ -581,10 +581,10 @@ def test_an_address_at_which_no_metabase_can_be_reached_is_named(metabase, url, 
 
 @pytest.mark.parametrize(("settings", "host", "message"), [
     ({"metabase_url": None}, None, "CARAT_METABASE_URL is not set"), ({"metabase_api_key": None}, None, "CARAT_METABASE_API_KEY is not set"),
-    ({"warehouse": "chdb:///nowhere"}, None, "is the embedded engine, which no Metabase can reach"), ({}, "http://ch:1", "--database-host http://ch:1: write it as"),
-    ({}, "ch:port", "--database-host ch:port: write it as"), ({}, "u@ch", "write it as clickhouse"),
+    ({"warehouse": "chdb:///nowhere"}, None, "is the embedded engine, which Metabase cannot reach"), ({}, "http://ch:1", "--database-host http://ch:1: expected HOST"),
+    ({}, "ch:port", "--database-host ch:port: expected HOST"), ({}, "u@ch", "such as clickhouse:8123"),
 ])  # fmt: skip
-def test_settings_that_cannot_be_are_named(metabase, settings, host, message):
+def test_invalid_settings_are_named(metabase, settings, host, message):
     given = {"metabase_url": metabase.url, "metabase_api_key": "k", "warehouse": WAREHOUSE} | settings
     with pytest.raises(SettingsError, match=message):
         push(Settings(_env_file=None, **given), metabase.library, database_host=host)
@@ -603,7 +603,7 @@ def test_a_wrong_setting_is_refused_without_showing_it(monkeypatch, name, value)
 
 def test_a_card_outside_the_collections_is_refused(metabase):
     metabase.files["orders"]["collection_id"] = key("nowhere")
-    with pytest.raises(DashboardError, match="orders.yaml: collection_id: a collection of .* is expected"):
+    with pytest.raises(DashboardError, match="orders.yaml: collection_id: no such collection in "):
         metabase.push()
     assert metabase.state.writes == []
 

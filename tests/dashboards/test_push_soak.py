@@ -1,6 +1,6 @@
 """Whatever people do in a Metabase, one push makes Carat's dashboards whole, and leaves theirs alone.
 
-`CARAT_TEST_PUSH_ROUNDS` says how many times people meddle, `CARAT_TEST_PUSH_SEED` with what they begin.
+`CARAT_TEST_PUSH_SEED` says with what they begin; `make test-long` runs many more rounds.
 """
 
 import os
@@ -14,9 +14,10 @@ import pytest
 from app.dashboards.metabase_state import MARK
 from tests.dashboards.small_library import Shop, key
 from tests.support import metabase_server as server
+from tests.support.effort import repeated
 from tests.support.metabase_server import State
 
-ROUNDS = int(os.environ.get("CARAT_TEST_PUSH_ROUNDS", "12"))
+ROUNDS = repeated(12, 200)
 SEED = int(os.environ.get("CARAT_TEST_PUSH_SEED", "1"))
 
 Meddling = Callable[[State, random.Random], None]

@@ -34,7 +34,7 @@ def _filled(sql: str, *tags: Tag, **values) -> str:
 # ---- clauses -----------------------------------------------------------------------------------------------------
 
 
-def test_clause_without_a_value_is_left_out():
+def test_a_clause_without_a_value_is_left_out():
     assert _filled("SELECT 1 [[WHERE {{device}}]] LIMIT 1", DEVICE) == "SELECT 1  LIMIT 1"
 
 
@@ -66,7 +66,7 @@ def test_nothing_chosen_is_no_value(nothing):
     assert _filled("SELECT 1 [[WHERE {{device}}]]", DEVICE, device=nothing) == "SELECT 1 "
 
 
-def test_default_stands_in_where_nothing_is_chosen():
+def test_a_default_is_used_if_nothing_is_chosen():
     tag = replace(DEVICE, default=["desktop"])
     assert "'desktop'" in _filled("SELECT 1 [[WHERE {{device}}]]", tag)
     assert "'desktop'" not in _filled("SELECT 1 [[WHERE {{device}}]]", tag, device="tv")
@@ -74,11 +74,11 @@ def test_default_stands_in_where_nothing_is_chosen():
 
 @pytest.mark.parametrize(("sql", "problem"), [
     ("SELECT {{nobody}}", "not declared"),
-    ("SELECT 1 [[WHERE {{device}}", "not closed"),
-    ("SELECT 1 WHERE {{device}}]]", "not opened"),
+    ("SELECT 1 [[WHERE {{device}}", "no matching ]]"),
+    ("SELECT 1 WHERE {{device}}]]", "no matching [["),
     ("SELECT {{price}}", "needs a value"),
 ])  # fmt: skip
-def test_template_that_means_nothing_is_refused_with_its_file(sql, problem):
+def test_an_invalid_template_is_rejected_with_its_file(sql, problem):
     with pytest.raises(DashboardError, match="card.yaml") as error:
         _filled(sql, DEVICE, PRICE)
     assert problem in str(error.value)

@@ -15,11 +15,11 @@ import yaml
 from app import main
 from app.core.errors import DashboardError
 from app.dashboards import DEFAULT_FOLDER, load_library
-from app.dashboards.answers import reader_of
+from app.dashboards.card_checks import check_cards
+from app.dashboards.card_results import query_runner
 from app.dashboards.findings import Finding
 from app.dashboards.lint import lint
 from app.dashboards.metabase_schema import schema_findings, validator
-from app.dashboards.running import run_cards
 from app.dashboards.sql_lint import problems
 from app.dashboards.validate import validate
 from app.warehouse import Warehouse, open_warehouse
@@ -152,7 +152,7 @@ MISTAKES = [
     # SQL
     Mistake("ratio that may divide by zero", TABLE, _sql("/ nullIf(sessions_at[1], 0)", "/ sessions_at[1]"), "ratios"),
     Mistake("nullIf of something else than zero", TABLE, _sql("/ nullIf(sessions_at[1], 0)", "/ nullIf(sessions_at[1], 1)"), "ratios"),
-    Mistake("machines counted as people", FUNNEL, _sql(" AND NOT is_bot", ""), "machines"),
+    Mistake("bots counted as people", FUNNEL, _sql(" AND NOT is_bot", ""), "bots"),
     Mistake("day cut at midnight UTC", FUNNEL, _sql("WHERE session_date BETWEEN", "WHERE toDate(started_at) BETWEEN"), "days"),
     Mistake("fixed day", FUNNEL, _sql("BETWEEN period.first AND period.last", "BETWEEN '2026-03-01' AND period.last"), "days"),
     Mistake("two statements", FUNNEL, _sql("ORDER BY step", "ORDER BY step; SELECT 1"), "statement"),
@@ -257,7 +257,7 @@ def _found(folder: Path, file: str, warehouse: Warehouse | None) -> list[Finding
         return [Finding("files", folder, "", str(error))]
     cards = [card for card in library.cards if str(card.path).endswith(file)]
     findings = lint(library)
-    return findings + (run_cards(cards, warehouse, reader_of(warehouse)) if warehouse else [])
+    return findings + (check_cards(cards, warehouse, query_runner(warehouse)) if warehouse else [])
 
 
 def test_real_files_are_clean_in_the_lint():
@@ -267,7 +267,7 @@ def test_real_files_are_clean_in_the_lint():
 @pytest.mark.slow
 def test_every_card_answers_with_and_without_its_filters(demo):
     library = load_library()
-    assert [str(finding) for finding in run_cards(library.cards, demo, reader_of(demo))] == []
+    assert [str(finding) for finding in check_cards(library.cards, demo, query_runner(demo))] == []
 
 
 @pytest.mark.slow
@@ -350,8 +350,8 @@ def test_harmless_sql_is_no_finding(sql):
     ("SELECT intDiv(a, b) FROM t", "ratios"),
     ("SELECT toStartOfDay(ts) FROM t", "days"),
     ("SELECT date_trunc('day', ts) FROM t", "days"),
-    ("SELECT count() FROM dwh.sessions WHERE session_id IN (SELECT s FROM t WHERE NOT is_bot)", "machines"),
-    ("SELECT count() FROM dwh.events", "machines"),
+    ("SELECT count() FROM dwh.sessions WHERE session_id IN (SELECT s FROM t WHERE NOT is_bot)", "bots"),
+    ("SELECT count() FROM dwh.events", "bots"),
     ("SELECT * FROM dwh.days", "statement"),
     ("DROP TABLE dwh.sessions", "statement"),
     ("SELECT (1 FROM t", "statement"),

@@ -63,7 +63,7 @@ def by_user_agent(visited: list[list[dict[str, Any]]], pattern: str) -> list[lis
 # -- the same bytes ---------------------------------------------------------------------------------------------------
 
 
-def test_same_seed_writes_same_bytes_in_whatever_order_days_are_made(tmp_path: Path) -> None:
+def test_the_same_seed_writes_the_same_bytes_in_any_order_of_days(tmp_path: Path) -> None:
     done: list[int] = []
     paths = write_month(SHORT, tmp_path, done.append)
     assert [path.name for path in paths] == [f"calls-2026-03-0{day}.ndjson.gz" for day in range(1, 6)]
@@ -76,17 +76,17 @@ def test_same_seed_writes_same_bytes_in_whatever_order_days_are_made(tmp_path: P
     assert [path.read_bytes() for path in write_month(SHORT, tmp_path)] == before
 
 
-def test_other_seed_makes_another_month() -> None:
+def test_another_seed_gives_another_month() -> None:
     other = DemoPlan(calls=SHORT.calls, days=SHORT.days, seed=8)
     assert not set(delivered(SHORT)) & set(delivered(other)) - set(calls._NOT_JSON)
 
 
 @pytest.mark.parametrize("plan", [DemoPlan(calls=5_000), DemoPlan(calls=6_000, days=7), DemoPlan(calls=3_000, days=1)])
-def test_number_of_calls_is_what_was_asked_for(plan: DemoPlan) -> None:
+def test_number_of_calls_is_close_to_the_target(plan: DemoPlan) -> None:
     assert len(delivered(plan)) == pytest.approx(plan.calls, rel=0.03)
 
 
-def test_days_outside_the_plan_are_refused() -> None:
+def test_days_outside_the_plan_are_rejected() -> None:
     with pytest.raises(ValueError, match="day 5"):
         day_arrivals(SHORT, 5)
     with pytest.raises(ValueError, match="at least one call"):
@@ -204,7 +204,7 @@ def test_a_handful_of_lines_cannot_be_read(month: Month) -> None:
 # -- behaviour --------------------------------------------------------------------------------------------------------
 
 
-def test_shoppers_are_lost_on_the_way_to_the_till(month: Month) -> None:
+def test_fewer_shoppers_reach_each_next_step(month: Month) -> None:
     visited = visits(month.records)
     assert 0.50 < share_reaching(visited, "GET /api/v1/products/N") < 0.65
     assert 0.09 < share_reaching(visited, "POST /api/v1/cart/items") < 0.16
@@ -286,7 +286,7 @@ def test_order_totals_add_up_to_the_cent(month: Month) -> None:
             assert f"{float(worth) + order['shipping']:.2f}" == f"{order['total']:.2f}"
 
 
-def test_machines_make_a_small_part_of_the_calls(month: Month) -> None:
+def test_bots_make_a_small_part_of_the_calls(month: Month) -> None:
     machines = [
         r
         for r in month.records

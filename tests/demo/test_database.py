@@ -8,8 +8,8 @@ import connectorx
 import polars as pl
 import pytest
 
-from app.demo.catalogue import build_catalogue
-from app.demo.database import opening_state, write_database, write_state
+from app.demo.catalog import build_catalog
+from app.demo.database import opening_state, write_state
 from app.demo.plan import DemoPlan
 
 from .conftest import Month
@@ -20,7 +20,7 @@ PLAN = DemoPlan(calls=20_000)
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("shop") / "shop.sqlite"
-    write_database(PLAN, path)
+    write_state(opening_state(PLAN), path)
     return path
 
 
@@ -41,12 +41,12 @@ def test_tables_are_read_with_their_types(shop: Path) -> None:
     assert dict(table(shop, "favorites").schema) == {"user_id": pl.Int64, "product_id": pl.Int64, "added_at": moment}
 
 
-def test_items_and_stock_are_the_catalogue(shop: Path) -> None:
-    catalogue = build_catalogue(PLAN.seed, PLAN.start)
+def test_items_and_stock_are_the_catalog(shop: Path) -> None:
+    catalog = build_catalog(PLAN.seed, PLAN.start)
     items = table(shop, "items").rows_by_key("id", named=True, unique=True)
     stock = dict(table(shop, "stock").select("product_id", "quantity").iter_rows())
-    assert set(items) == set(stock) == set(catalogue.by_id)
-    for item in catalogue.items:
+    assert set(items) == set(stock) == set(catalog.by_id)
+    for item in catalog.items:
         assert Decimal(items[item.id]["price"]) == item.price
         assert items[item.id]["title"] == item.title
         assert stock[item.id] == item.stock
@@ -69,10 +69,10 @@ def test_keys_are_declared(shop: Path) -> None:
     assert keys == {"items": {"id"}, "stock": {"product_id"}, "cart": shared, "favorites": shared}
 
 
-def test_same_plan_writes_the_same_rows_over_whatever_was_there(shop: Path, tmp_path: Path) -> None:
+def test_same_plan_writes_the_same_rows_over_any_old_file(shop: Path, tmp_path: Path) -> None:
     again = tmp_path / "shop.sqlite"
     again.write_bytes(b"something else")
-    write_database(PLAN, again)
+    write_state(opening_state(PLAN), again)
     assert again.read_bytes() == shop.read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["shop.sqlite"]
 

@@ -3,13 +3,13 @@ from app.demo.chance import seeded
 from app.demo.shoppers import enter, newcomer, regular
 
 
-def test_sixty_browsers_and_more_on_every_kind_of_device() -> None:
+def test_more_than_sixty_browsers_on_every_kind_of_device() -> None:
     kinds = (user_agents.PHONE_BROWSERS, user_agents.TABLETS, user_agents.DESKTOPS, user_agents.TVS)
     assert len({agent for kind in kinds for agent, _ in kind}) >= 60
     assert all(agent.startswith("Mozilla/5.0 (") for kind in kinds for agent, _ in kind)
 
 
-def test_a_regular_is_the_same_person_whenever_asked() -> None:
+def test_a_regular_is_always_the_same_person() -> None:
     known = regular(7, 42)
     regular.cache_clear()
     assert regular(7, 42) == known

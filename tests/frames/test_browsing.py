@@ -8,10 +8,12 @@ import polars as pl
 
 from app.contracts import EVENTS
 from app.frames.browsing import browse
+from app.frames.carts import with_cart_changes
 from app.frames.catalog_sessions import build_catalog_sessions
 from app.frames.devices import read_user_agents
+from app.frames.orders import counts_as_order, first_order_calls
 from app.frames.product_sessions import build_product_sessions
-from app.frames.sessions import build_sessions, counts_as_order
+from app.frames.sessions import build_sessions
 from app.rules.session_rules import load_session_rules
 from app.settings import Settings
 
@@ -19,6 +21,7 @@ _DEFAULTS = {
     "event_date": date(2026, 3, 1), "session_id": "s1", "visitor_id": "v1", "user_id": "", "event": "other", "product_id": "", "quantity": None,
     "price": None, "order_id": "", "revenue": None, "currency": "", "search_query": "", "section": [], "material": [], "metal": [],
     "price_min": None, "price_max": None, "page": None, "per_page": None, "sort": "", "results_total": None, "shown_products": [],
+    "map_entry": "", "is_error": False, "amount": None, "filters": {},
     "order_products": [], "order_quantities": [], "order_prices": [], "status": 200, "duration_ms": 1, "endpoint": "/",
 }  # fmt: skip
 _SESSION = {"session_number": 0, "ip": "", "user_agent": "", "referrer": "", "page_url": ""}
@@ -38,8 +41,10 @@ def events(*rows: dict) -> pl.DataFrame:
         "referrer": pl.String,
         "page_url": pl.String,
     }
-    return pl.DataFrame(filled, schema=schema).with_columns(
-        session_date=pl.lit(date(2026, 3, 1)), is_counted_order=counts_as_order()
+    events = pl.DataFrame(filled, schema=schema)
+    is_counted = counts_as_order(first_order_calls(events)["call_id"])
+    return events.with_columns(session_date=pl.lit(date(2026, 3, 1)), is_counted_order=is_counted).pipe(
+        with_cart_changes
     )
 
 

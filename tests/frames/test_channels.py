@@ -14,6 +14,8 @@ from tests.support.paths import FIXTURES
 
 RULES = load_channel_rules(SHIPPED_CHANNELS, own_hosts=["carat.example"])
 CASES = pl.read_csv(FIXTURES / "channel_cases.csv", infer_schema=False).fill_null("")
+# Addresses that real shops' sessions began with, and siblings of each.
+ARRIVALS = pl.read_csv(FIXTURES / "arrival_cases.csv", infer_schema=False).fill_null("")
 
 
 def calls(*addresses: tuple[str, str], session: int = 0) -> pl.DataFrame:
@@ -62,6 +64,17 @@ def test_each_case_of_the_table_gets_its_channel_source_and_medium():
     assert wrong == []
 
 
+def test_each_address_that_real_shops_saw_gets_its_channel_source_and_medium():
+    events = pl.concat(
+        calls((page, referrer), session=number)
+        for number, (page, referrer) in enumerate(ARRIVALS.select("page_url", "referrer").rows())
+    )
+    names = ("channel", "source", "medium")
+    found = arrivals(events, RULES).select(ARRIVALS["case"], *names)
+    wanted = ARRIVALS.select("case", *names)
+    assert found.join(wanted, on=wanted.columns, how="anti", nulls_equal=True).to_dicts() == []
+
+
 def test_the_table_covers_every_channel_of_the_shipped_rules_both_ways():
     assert CASES.height >= 150
     assert {channel.name for channel in RULES.channels} | {"Unassigned"} == set(CASES["channel"])
@@ -104,6 +117,63 @@ def test_who_comes_back_from_the_payment_provider_came_from_where_they_came_befo
     )
     assert (found["channel"], found["source"]) == ("Organic Social", "ig")
     assert arrived(("https://shop.example/thanks", "https://www.paypal.com/"))["referrer"] == ""
+
+
+@pytest.mark.parametrize(
+    "referrer", ["https://secure.bank.example/", "https://auth.id.example/", "https://blog.example/"]
+)
+def test_an_unknown_site_begins_a_visit_only_on_its_first_page(referrer):
+    home, done = "https://shop.example/", "https://shop.example/done"
+    assert arrived((home, referrer))["channel"] == "Referral"
+    assert arrived((home, ""), (home, referrer))["channel"] == "Referral"
+    assert arrived(("", ""), (done, referrer))["channel"] == "Referral"
+    assert arrived((home, ""), (done, referrer))["channel"] == "Direct"
+    assert arrived((home, home), ("", referrer))["channel"] == "Direct"
+    assert arrived((home, "https://www.google.com/"), (done, referrer))["channel"] == "Organic Search"
+    assert arrived((home, ""), (f"{done}?utm_source=crm&utm_medium=email", referrer))["channel"] == "Email"
+
+
+@pytest.mark.parametrize("referrer", ["https://www.google.com/", "https://l.facebook.com/", "https://www.etsy.com/"])
+def test_a_known_site_begins_a_visit_on_any_page(referrer):
+    later = arrived(("https://shop.example/", ""), ("https://shop.example/rings", referrer))
+    assert later["referrer"] == referrer
+    assert later["channel"] != "Direct"
+
+
+def test_own_hosts_that_the_shop_names_are_own_on_every_page():
+    for referrer in ("https://blog.carat.example/", "https://m.carat.example/", "https://carat.example/"):
+        assert arrived(("https://shop.example/", referrer))["channel"] == "Direct"
+
+
+def test_what_is_left_of_google_ads_tags_is_not_the_id_of_a_click():
+    assert arrived(("https://shop.example/?gad_source=1&gad_campaignid=22", ""))["click_id"] == ""
+    assert arrived(("https://shop.example/?gad_source=1&gclid=Cj0", ""))["click_id"] == "Cj0"
+
+
+def test_a_shop_can_count_fbclid_as_paid(tmp_path):
+    rules = rules_of(
+        """
+extends = true
+
+[[click_id]]
+parameter = "fbclid"
+source = "facebook"
+medium = "paid_social"
+yields_to_tags = true
+prefers_referrer = true
+""",
+        tmp_path,
+    )
+    found = arrived(("https://shop.example/?fbclid=x", "https://l.instagram.com/"), rules=rules)
+    assert (found["channel"], found["source"], found["medium"]) == ("Paid Social", "instagram", "paid_social")
+    tagged = arrived(("https://shop.example/?fbclid=x&utm_source=ig&utm_medium=social", ""), rules=rules)
+    assert tagged["channel"] == "Organic Social"
+
+
+def test_a_shop_adds_its_own_banks_pages(tmp_path):
+    rules = rules_of("extends = true\npayment_pattern = '^pay-[a-z]+\\.'\n", tmp_path)
+    for referrer in ("https://pay-secure.bank.example/", "https://3ds2.bank.example/"):
+        assert arrived(("https://shop.example/done", referrer), rules=rules)["channel"] == "Direct"
 
 
 def test_tags_are_kept_as_they_were_written_and_compared_in_lower_case():

@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from importlib.util import find_spec
 from unittest.mock import patch
 
 import polars as pl
@@ -15,22 +14,28 @@ from app.frames.devices import read_user_agents
 from app.frames.sessions import is_crowded
 from app.rules.devices import DeviceRules, joined_patterns, load_device_rules
 from app.settings import SHIPPED_DEVICES
-from tests.conftest import SHARED_DATA
 from tests.support.corpora import Reading, read_browsers, read_crawlers, read_devices, uap_cases
 
 RULES = load_device_rules(SHIPPED_DEVICES)
-CORPORA = SHARED_DATA / "corpora"
-needs_corpora = pytest.mark.skipif(
-    not (CORPORA / "uap-core").exists(), reason="no shared/data/corpora/uap-core beside the checkout"
-)
 
-
+PIXEL = "Mozilla/5.0 (Linux; Android 13; SM-A546B) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/116.0.0.0 Mobile Safari/537.36"
 MACHINES = [
     ("Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) HeadlessChrome/138.0.0.0 Safari/537.36", "browser automation"),
     ("curl/8.5.0", "http library"),
     ("python-requests/2.32.3", "http library"),
-    ("okhttp/4.12.0", "http library"),
     ("node", "http library"),
+    ("undici", "http library"),
+    ("node-fetch/3.3.2", "http library"),
+    ("axios/1.7.2", "http library"),
+    ("Mozilla/5.0 Node/v20.11.0", "http library"),
+    ("Mozilla/5.0 Node/22", "http library"),
+    ("Mozilla/5.0", "http library"),
+    ("Mozilla/4.0", "http library"),
+    ("Mozilla/4.0 (compatible;)", "http library"),
+    ("Mozilla/5.0 (compatible)", "http library"),
+    ("okhttp3-scraper/1.0 spider", "http library"),
+    ("Mozilla/5.0 (compatible; SiteScanner/1.0)", "crawler"),
+    ("Dart/3.4 bot", "http library"),
     ("Java/17.0.1", "http library"),
     ("Mozilla/5.0+(compatible; UptimeRobot/2.0; http://www.uptimerobot.com/)", "monitoring"),
     ("facebookexternalhit/1.1 (+http://www.facebook.com/externalhit_uatext.php)", "social preview"),
@@ -41,13 +46,24 @@ MACHINES = [
 ]  # fmt: skip
 PEOPLE = [
     "CaratShop/6.4.0 (Linux; Android 15; SM-S921B) okhttp/5.1.0",
+    "okhttp/4.12.0",
+    "okhttp/5.0.0-alpha.14",
+    "CaratShop/6.4.0 okhttp/4.12.0",
+    "Dart/3.4 (dart:io)",
+    "Dart/2.19 (dart:io)",
+    "CaratShop/2.3 Dart/3.4 (dart:io)",
+    "CaratShop/12 CFNetwork/1494.0.7 Darwin/23.4.0",
+    "Carat%20Shop/3 CFNetwork/1240.0.4 Darwin/20.6.0",
+    f"{PIXEL} QRScanner/3.1",
+    f"{PIXEL} BarcodeScanner/2.0",
+    f"{PIXEL} QR Code Scanner/1.4",
+    "Mozilla/5.0 (Linux; Android 10; Pixel 3) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/86.0.4240.110 Safari/537.36",
     "Mozilla/5.0 (Linux; Android 11; CUBOT X30) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Mobile Safari/537.36",
     "Mozilla/5.0 (Linux; Android 15; CPH2725 Build/AP3A.240617.008; wv) AppleWebKit/537.36 (KHTML, like Gecko) Version/4.0 Chrome/138.0.7204.179 Mobile Safari/537.36",
     "Mozilla/5.0 (Linux; Android 4.1.1; HTC Butterfly Build/JRO03C) AppleWebKit/535.19 (KHTML, like Gecko) Chrome/18.0.1025.166 Mobile Safari/535.19",
     "Mozilla/5.0 (iPhone; CPU iPhone OS 18_6 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Mobile/22G86 [Pinterest/iOS]",
 ]
 NOTHING = ["", " ", "(", "\x00", "%s%n", "💍", "Mozilla/5.0 (", ")(" * 5000]
-PIXEL = "Mozilla/5.0 (Linux; Android 13; SM-A546B) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/116.0.0.0 Mobile Safari/537.36"
 LAPTOP = "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.6 Safari/605.1.15"
 DEMO = (demo.PHONE_BROWSERS, demo.PHONE_APPS, demo.TABLETS, demo.DESKTOPS, demo.TVS, demo.CRAWLERS)
 
@@ -70,33 +86,28 @@ def types(agents) -> list[str]:
     return [read(agent)["device_type"] for agent, *_ in agents]
 
 
-@needs_corpora
 @pytest.mark.slow
 def test_the_class_of_devices_is_right_in_97_of_100_of_the_corpus_that_has_one():
-    reading = read_devices(CORPORA, RULES)
+    reading = read_devices(RULES)
     assert reading.cases > 12_000
     assert reading.share >= 0.97, str(reading)
 
 
-@needs_corpora
 def test_99_of_100_crawlers_of_the_corpus_are_found():
-    reading = read_crawlers(CORPORA, RULES)
+    reading = read_crawlers(RULES)
     assert reading.cases > 2_000
     assert reading.share >= 0.99, str(reading)
 
 
-@needs_corpora
 def test_fewer_than_5_of_1000_browsers_are_called_machines():
-    reading = read_browsers(CORPORA, RULES)
+    reading = read_browsers(RULES)
     assert reading.cases > 400
     assert reading.share > 0.995, str(reading)
 
 
-@needs_corpora
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("ua_parser_rs") is None, reason="the accelerator is not installed here")
 def test_the_accelerator_reads_as_the_parser_without_it_does():
-    agents = pl.Series([case["user_agent_string"] for case in uap_cases(CORPORA, "device")[::20]])
+    agents = uap_cases("devices")["user_agent"].gather_every(20)
     fast = read_user_agents(agents, RULES).sort("user_agent")
     devices._resolver.cache_clear()
     try:
@@ -151,6 +162,36 @@ def test_a_shops_own_rules_decide_of_devices_and_machines(tmp_path):
     assert read("Mirror/1", rules)["device_type"] == "tv"
     assert read("Mirror/1")["device_type"] == "other"
     assert rules.digest != RULES.digest
+
+
+@pytest.mark.parametrize(
+    "user_agent", ["okhttp/4.12.0", "CaratShop/6.4.0 okhttp/4.12.0", "CaratShop/2 Dart/3.4 (dart:io)"]
+)
+def test_a_shop_without_an_app_can_call_its_libraries_bots(user_agent, tmp_path):
+    path = tmp_path / "devices.toml"
+    path.write_text(
+        """
+extends = true
+
+[[bot]]
+reason = "http library"
+pattern = '(?:^| )(?:okhttp|Dart)/'
+
+[os]
+"Mac OS X" = "Mac"
+"""
+    )
+    rules = load_device_rules(path)
+    assert read(user_agent, rules)["bot_reason"] == "user agent: http library"
+    assert read("node", rules)["bot_reason"] == "user agent: http library"
+    phone, laptop = read(PIXEL, rules), read(LAPTOP, rules)
+    assert (phone["device_type"], phone["browser"], laptop["os"]) == ("mobile", "Chrome", "Mac")
+
+
+def test_a_shops_own_people_come_before_the_shipped_bots(tmp_path):
+    path = tmp_path / "devices.toml"
+    path.write_text("extends = true\n[[person]]\npattern = '^axios/'\n")
+    assert read("axios/1.7.2", load_device_rules(path))["bot_reason"] == ""
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """Addresses: whole, relative, broken, international and percent-encoded ones never fail a row."""
 
-import json
-
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, given
@@ -12,10 +10,9 @@ from app.frames.channels import arrivals
 from app.frames.pages import host_of, page_of, url_parameter
 from app.rules.channels import load_channel_rules
 from app.settings import SHIPPED_CHANNELS
-from tests.conftest import SHARED_DATA
+from tests.support.corpora import naughty_strings
 
 RULES = load_channel_rules(SHIPPED_CHANNELS)
-NAUGHTY_STRINGS = SHARED_DATA / "corpora" / "blns" / "blns.json"
 _PARTS = ["", "http://", "https://", "//", "HTTPS://", "android-app://", "/", "?", "#", "&", "=", "%", "%2", "%zz", "%00", "utm_source=",
           "gclid=", "utm_medium=cpc", ";jsessionid=1", "@", ":", "[::1]", "www.", "google.com", "пример.рф", "xn--e1afmkfd", "\\", " ", "\x00"]  # fmt: skip
 _ADDRESSES = st.one_of(st.text(max_size=40), st.lists(st.sampled_from(_PARTS), max_size=9).map("".join))
@@ -94,11 +91,7 @@ def test_no_address_fails_a_row(addresses):
 
 
 def test_no_naughty_string_fails_a_row():
-    naughty = (
-        json.loads(NAUGHTY_STRINGS.read_text(encoding="utf-8"))
-        if NAUGHTY_STRINGS.exists()
-        else ["<script>", "１２３", "\ufeff", "../../etc"]
-    )
+    naughty = naughty_strings()
     around = [f"https://{text}/p?utm_source={text}" for text in naughty] + [
         f"https://s.example/{text}?gclid={text}" for text in naughty
     ]

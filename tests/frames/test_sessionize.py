@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.frames.days import business_day, day_spans
+from app.frames.days import business_day, day_bounds
 from app.frames.sessionize import assign_sessions, first_of_each_call
 
 TIMEOUT_MS = 30 * 60 * 1000
@@ -27,25 +27,25 @@ def frame(calls: list[tuple[int, int]]) -> pl.DataFrame:
 
 def sessions_of_day(calls: list[tuple[int, int]], day: date, zone: ZoneInfo) -> pl.DataFrame:
     """What a build of one day sees and makes, reading no more than it would."""
-    spans = day_spans(day, zone)
+    bounds = day_bounds(day, zone)
     every = frame(calls)
     at = pl.col("ts").dt.epoch("ms")
-    just_before = every.filter(at.is_between(spans.start - TIMEOUT_MS, spans.start, closed="left"))[
+    just_before = every.filter(at.is_between(bounds.start - TIMEOUT_MS, bounds.start, closed="left"))[
         "visitor_hash"
     ].unique()
-    just_before_end = every.filter(at.is_between(spans.end - TIMEOUT_MS, spans.end, closed="left"))[
+    just_before_end = every.filter(at.is_between(bounds.end - TIMEOUT_MS, bounds.end, closed="left"))[
         "visitor_hash"
     ].unique()
     own = every.filter(
-        at.is_between(spans.start, spans.end, closed="left")
-        | at.is_between(spans.end, spans.next_end, closed="left")
+        at.is_between(bounds.start, bounds.end, closed="left")
+        | at.is_between(bounds.end, bounds.next_end, closed="left")
         & pl.col("visitor_hash").is_in(just_before_end.implode())
     )
     earlier = every.filter(
-        at.is_between(spans.previous_start - TIMEOUT_MS, spans.start, closed="left")
+        at.is_between(bounds.previous_start - TIMEOUT_MS, bounds.start, closed="left")
         & pl.col("visitor_hash").is_in(just_before.implode())
     )
-    return assign_sessions(own, earlier, spans=spans, timeout_ms=TIMEOUT_MS)
+    return assign_sessions(own, earlier, bounds=bounds, timeout_ms=TIMEOUT_MS)
 
 
 def at(text: str, zone: str = "UTC") -> int:
@@ -98,11 +98,11 @@ def test_a_first_call_at_midnight_after_a_pause_is_no_whole_day_without_one():
     ("Pacific/Apia", date(2026, 1, 1), 24), ("UTC", date(2026, 3, 29), 24),
 ])  # fmt: skip
 def test_business_days_of_other_lengths_are_right(zone, day, hours):
-    spans = day_spans(day, ZoneInfo(zone))
-    assert (spans.end - spans.start) / 3_600_000 == hours
-    assert business_day(spans.start, ZoneInfo(zone)) == day
-    assert business_day(spans.start - 1, ZoneInfo(zone)) == day - timedelta(days=1)
-    assert business_day(spans.end - 1, ZoneInfo(zone)) == day
+    bounds = day_bounds(day, ZoneInfo(zone))
+    assert (bounds.end - bounds.start) / 3_600_000 == hours
+    assert business_day(bounds.start, ZoneInfo(zone)) == day
+    assert business_day(bounds.start - 1, ZoneInfo(zone)) == day - timedelta(days=1)
+    assert business_day(bounds.end - 1, ZoneInfo(zone)) == day
 
 
 def test_of_two_records_with_one_call_id_the_earlier_counts_then_the_smaller_hash():

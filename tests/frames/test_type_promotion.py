@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from app.contracts import dtype_of
-from app.frames.type_promotion import wider
+from app.frames.type_promotion import common_type
 
 TIME = "DateTime64(6, 'UTC')"
 # Types that shops' columns are kept as, each with values at its ends.
@@ -41,15 +41,15 @@ VALUES: dict[str, list[Any]] = {
     ("Float32", "Float32", "Float32"),
 ])  # fmt: skip
 def test_a_column_is_kept_as_the_narrowest_type_that_holds_both(was, now, expected):
-    assert wider(was, now) == expected
-    assert wider(f"Nullable({was})", now) == wider(was, f"Nullable({now})") == f"Nullable({expected})"
+    assert common_type(was, now) == expected
+    assert common_type(f"Nullable({was})", now) == common_type(was, f"Nullable({now})") == f"Nullable({expected})"
 
 
 @pytest.mark.parametrize(("was", "now"), list(itertools.product(VALUES, VALUES)))
 def test_whichever_came_first_both_fit_in_what_is_kept_exactly_and_it_stays_so(was, now):
-    kept = wider(was, now)
-    assert kept == wider(now, was)
-    assert wider(kept, was) == wider(kept, now) == kept
+    kept = common_type(was, now)
+    assert kept == common_type(now, was)
+    assert common_type(kept, was) == common_type(kept, now) == kept
     if kept == "String":
         return
     for type_ in (was, now):

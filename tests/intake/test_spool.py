@@ -1,4 +1,4 @@
-"""The collector's spool: what it acknowledges is on disk, whatever becomes of the process, the power or the disk."""
+"""The collector's spool: acknowledged records are on disk, whatever happens to the process, the power or the disk."""
 
 import asyncio
 import errno
@@ -21,20 +21,20 @@ from hypothesis import strategies as st
 
 from app.core.errors import LockedError, SettingsError
 from app.intake.spool import (
-    Damage,
+    Corruption,
     Received,
-    Refused,
+    RejectedRecord,
     Spool,
     SpoolError,
     SpoolFullError,
     SpoolLimits,
+    acknowledge,
     delivery_lag_s,
-    mark_delivered,
     read_segment,
     remove_old_deliveries,
-    seal_what_was_left,
+    seal_leftovers,
     sealed_segments,
-    spool_depth,
+    spool_backlog,
     writer,
 )
 from app.intake.spool.format import HEAD_BYTES
@@ -75,31 +75,31 @@ def spooled(folder: Path, *batches: list[bytes], limits: SpoolLimits = LIMITS) -
 
 def records_in(folder: Path) -> list[bytes]:
     frames = [frame for segment in sealed_segments(folder) for frame in read_segment(segment.path)]
-    assert not [frame for frame in frames if isinstance(frame, Damage)]
+    assert not [frame for frame in frames if isinstance(frame, Corruption)]
     return [record for frame in frames for record in frame.records]
 
 
-def test_records_come_back_as_they_were_sent_whatever_bytes_they_hold(folder):
+def test_records_are_read_back_exactly_whatever_bytes_they_contain(folder):
     batches = [[b"{}", b"", b"\n\n", b"\x00\xff\xc4RT1\n"], [bytes(range(256)) * 100], [b"x"] * 5000]
     spooled(folder, *batches)
     (segment,) = sealed_segments(folder)
     assert list(read_segment(segment.path)) == [Received(NOW_MS, batch) for batch in batches]
 
 
-def test_refused_records_come_back_with_their_reason(folder):
-    refused = Refused("too large", "300000 bytes", b"\xff\x00")
+def test_rejected_records_are_read_back_with_their_reason(folder):
+    refused = RejectedRecord("too large", "300000 bytes", b"\xff\x00")
 
     async def run() -> None:
         async with opened(folder) as spool:
-            await spool.append([b"good"], received_at_ms=NOW_MS, refused=[refused])
-            await spool.append([], received_at_ms=NOW_MS, refused=[refused])
+            await spool.append([b"good"], received_at_ms=NOW_MS, rejected=[refused])
+            await spool.append([], received_at_ms=NOW_MS, rejected=[refused])
             await spool.append([], received_at_ms=NOW_MS)
 
     asyncio.run(run())
     assert records_in(folder) == [b"good", refused, refused]
 
 
-def test_batches_that_wait_share_a_sync(folder):
+def test_waiting_batches_share_a_sync(folder):
     syncs = []
 
     async def run() -> None:
@@ -113,7 +113,7 @@ def test_batches_that_wait_share_a_sync(folder):
     assert sorted(map(int, records_in(folder))) == list(range(1500))
 
 
-def test_what_the_kernel_takes_in_pieces_is_written_whole(folder, monkeypatch):
+def test_partial_writes_are_completed(folder, monkeypatch):
     real = os.writev
     monkeypatch.setattr(os, "writev", lambda handle, buffers: real(handle, [memoryview(buffers[0])[:7]]))
     spooled(folder, *([b"record %d" % n] * 3 for n in range(20)))
@@ -132,14 +132,14 @@ def test_an_idle_spool_seals_by_age(folder):
         async with opened(folder, replace(LIMITS, segment_s=0.1)) as spool:
             await spool.append([b"x"], received_at_ms=NOW_MS)
             assert not sealed_segments(folder)
-            assert spool_depth(folder).segments == 1
+            assert spool_backlog(folder).segments == 1
             await asyncio.sleep(0.3)
             assert [segment.bytes for segment in sealed_segments(folder)] == [HEAD_BYTES + 5]
 
     asyncio.run(run())
 
 
-def test_a_name_never_comes_back_though_the_folder_was_emptied(folder):
+def test_a_segment_name_is_never_reused_even_if_the_folder_was_emptied(folder):
     names = set()
     for _ in range(5):
         spooled(folder, [b"x"])
@@ -151,7 +151,7 @@ def test_a_name_never_comes_back_though_the_folder_was_emptied(folder):
 
 @given(cut=st.integers(0, 400), garbage=st.binary(max_size=40))
 @examples(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_a_torn_end_is_cut_at_the_last_whole_frame(tmp_path, cut, garbage):
+def test_an_incomplete_end_is_truncated_to_the_last_complete_entry(tmp_path, cut, garbage):
     folder = tmp_path / "torn"
     shutil.rmtree(folder, ignore_errors=True)
     batches = [[b"batch %d" % n] * n for n in range(1, 8)]
@@ -160,7 +160,7 @@ def test_a_torn_end_is_cut_at_the_last_whole_frame(tmp_path, cut, garbage):
     data = segment.path.read_bytes()
     torn = segment.path.rename(segment.path.with_suffix(".open"))
     torn.write_bytes(data[:cut] + garbage)
-    seal_what_was_left(folder)
+    seal_leftovers(folder)
     whole = [batch for batch, offset in zip(batches, offsets, strict=True) if offset <= cut]
     assert records_in(folder) == [record for batch in whole for record in batch]
     assert not segments(folder, ".open")
@@ -194,11 +194,11 @@ def test_what_was_acknowledged_survives_a_power_cut(folder, tmp_path):
         after.mkdir()
         for name, offset in offsets.items():
             (after / f"{name}.open").write_bytes(whole[name][:offset])
-        seal_what_was_left(after)
+        seal_leftovers(after)
         assert set(promised) <= set(records_in(after))
 
 
-def test_damage_in_the_middle_costs_no_other_frame_and_is_told(folder):
+def test_corruption_in_the_middle_is_reported_and_affects_no_other_entry(folder):
     batches = [[b"batch %d" % n] * 10 for n in range(5)]
     offsets = spooled(folder, *batches)
     (segment,) = sealed_segments(folder)
@@ -209,13 +209,13 @@ def test_damage_in_the_middle_costs_no_other_frame_and_is_told(folder):
     assert list(read_segment(segment.path)) == [
         Received(NOW_MS, batches[0]),
         Received(NOW_MS, batches[1]),
-        Damage(offsets[1], offsets[2] - offsets[1], bytes(data[offsets[1] : offsets[2]])),
+        Corruption(offsets[1], offsets[2] - offsets[1], bytes(data[offsets[1] : offsets[2]])),
         Received(NOW_MS, batches[3]),
-        Damage(offsets[3], offsets[4] - offsets[3], bytes(data[offsets[3] : offsets[4]])),
+        Corruption(offsets[3], offsets[4] - offsets[3], bytes(data[offsets[3] : offsets[4]])),
     ]
 
 
-def test_damage_in_an_open_segment_does_not_cut_what_was_acknowledged_after_it(folder):
+def test_corruption_in_an_open_segment_keeps_what_was_acknowledged_after_it(folder):
     offsets = spooled(folder, [b"first"], [b"second"], [b"third"])
     (segment,) = sealed_segments(folder)
     data = bytearray(segment.path.read_bytes())
@@ -226,13 +226,13 @@ def test_damage_in_an_open_segment_does_not_cut_what_was_acknowledged_after_it(f
     spooled(folder, [b"fourth"])
     frames = [frame for sealed in sealed_segments(folder) for frame in read_segment(sealed.path)]
     assert [f.records for f in frames if isinstance(f, Received)] == [[b"first"], [b"third"], [b"fourth"]]
-    assert [(f.offset, f.size) for f in frames if isinstance(f, Damage)] == [(offsets[0], offsets[1] - offsets[0])]
+    assert [(f.offset, f.size) for f in frames if isinstance(f, Corruption)] == [(offsets[0], offsets[1] - offsets[0])]
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 5000, b"\xc4RT1" * 500, os.urandom(3000)])
-def test_a_file_that_is_no_segment_is_read_as_damage(tmp_path, data):
+def test_a_file_that_is_not_a_segment_is_read_as_corruption(tmp_path, data):
     (tmp_path / "x.sealed").write_bytes(data)
-    assert list(read_segment(tmp_path / "x.sealed")) == ([Damage(0, len(data), data)] if data else [])
+    assert list(read_segment(tmp_path / "x.sealed")) == ([Corruption(0, len(data), data)] if data else [])
 
 
 @contextmanager
@@ -255,7 +255,7 @@ def failing(monkeypatch, name: str, code: int) -> Iterator[None]:
         ("writev", errno.EIO, SpoolError),
     ],
 )
-def test_a_segment_that_failed_is_cut_and_never_used_again(folder, monkeypatch, name, code, kind):
+def test_a_segment_that_failed_is_truncated_and_never_used_again(folder, monkeypatch, name, code, kind):
     async def run() -> None:
         async with opened(folder) as spool:
             await spool.append([b"before"], received_at_ms=NOW_MS)
@@ -274,7 +274,7 @@ def test_a_segment_that_failed_is_cut_and_never_used_again(folder, monkeypatch, 
     assert records_in(folder) == [b"before", b"after"]
 
 
-def test_a_full_disk_refuses_and_takes_records_again_when_there_is_room(folder):
+def test_a_full_disk_refuses_records_until_there_is_space_again(folder):
     """The largest size of a file stands for the disk's: the kernel refuses to write beyond it."""
 
     async def run() -> None:
@@ -295,19 +295,19 @@ def test_a_full_disk_refuses_and_takes_records_again_when_there_is_room(folder):
     assert records_in(folder) == [b"before", b"small", b"y" * 50_000]
 
 
-def test_a_spool_at_its_limit_refuses_until_something_was_delivered(folder, monkeypatch):
-    monkeypatch.setattr(writer, "_LOOK_AGAIN_S", 0)
+def test_a_spool_at_its_limit_refuses_records_until_something_was_delivered(folder, monkeypatch):
+    monkeypatch.setattr(writer, "_RESCAN_WHEN_FULL_S", 0)
     limits = replace(LIMITS, segment_bytes=4000, max_bytes=20_000)
 
     async def run() -> None:
         async with opened(folder, limits) as spool:
             for _ in range(4):
                 await spool.append([b"x" * 4500], received_at_ms=NOW_MS)
-            assert spool.refusal() is None
+            assert spool.problem() is None
             with pytest.raises(SpoolFullError, match="full"):
                 await spool.append([b"x" * 4500], received_at_ms=NOW_MS)
             for segment in sealed_segments(folder):
-                mark_delivered(segment)
+                acknowledge(segment)
             for _ in range(3):  # what was delivered makes room
                 await spool.append([b"y" * 4500], received_at_ms=NOW_MS)
             assert len(delivered_segments(folder)) < 4
@@ -315,17 +315,17 @@ def test_a_spool_at_its_limit_refuses_until_something_was_delivered(folder, monk
     asyncio.run(run())
 
 
-def test_a_disk_with_too_little_room_left_refuses_and_says_so(folder):
+def test_a_disk_with_too_little_free_space_refuses_records(folder):
     async def run() -> None:
         async with opened(folder, replace(LIMITS, min_free_bytes=2**62)) as spool:
-            assert "full" in (spool.refusal() or "")
+            assert "full" in (spool.problem() or "")
             with pytest.raises(SpoolFullError, match="full"):
                 await spool.append([b"x"], received_at_ms=NOW_MS)
 
     asyncio.run(run())
 
 
-def test_a_slow_disk_refuses_what_would_not_fit_into_memory(folder, monkeypatch):
+def test_a_slow_disk_refuses_records_that_would_exceed_the_memory_limit(folder, monkeypatch):
     may_go_on = threading.Event()
     real = os.fdatasync
     monkeypatch.setattr(os, "fdatasync", lambda handle: (may_go_on.wait(10), real(handle)))
@@ -344,7 +344,7 @@ def test_a_slow_disk_refuses_what_would_not_fit_into_memory(folder, monkeypatch)
     assert len(records_in(folder)) == 4
 
 
-def test_who_gives_up_waiting_does_not_take_the_others_with_it(folder, monkeypatch):
+def test_a_cancelled_waiter_does_not_cancel_the_others(folder, monkeypatch):
     may_go_on = threading.Event()
     real = os.fdatasync
     monkeypatch.setattr(os, "fdatasync", lambda handle: (may_go_on.wait(10), real(handle)))
@@ -370,14 +370,14 @@ def test_a_spool_has_one_writer(folder, monkeypatch):
             await spool.append([b"x"], received_at_ms=NOW_MS)
             with pytest.raises(LockedError, match="one writer"):
                 await Spool(folder, LIMITS).open()
-            assert seal_what_was_left(folder) == 0
+            assert seal_leftovers(folder) == 0
         with pytest.raises(SpoolError, match="closed"):
             await spool.append([b"x"], received_at_ms=NOW_MS)
 
     asyncio.run(run())
 
 
-def test_a_folder_that_cannot_be_made_is_a_wrong_setting(tmp_path):
+def test_a_folder_that_cannot_be_created_is_a_settings_error(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(SettingsError, match="CARAT_SPOOL"):
         asyncio.run(Spool(tmp_path / "file" / "spool", LIMITS).open())
@@ -389,14 +389,14 @@ def test_delivered_segments_are_kept_for_a_while(folder):
     old, new = sealed_segments(folder)
     os.utime(old.path, (time.time() - 7200, time.time() - 7200))
     for segment in (old, new):
-        mark_delivered(segment)
-    assert spool_depth(folder).segments == 0
+        acknowledge(segment)
+    assert spool_backlog(folder).segments == 0
     assert 0 <= delivery_lag_s(folder) < 60
     assert remove_old_deliveries(folder, keep_s=3600) == 1
     assert [segment.name for segment in delivered_segments(folder)] == [new.name]
 
 
-def test_the_spool_needs_neither_frames_nor_an_engine():
+def test_the_spool_imports_neither_polars_nor_an_engine():
     code = "import sys, app.intake.spool; print(sorted({'polars', 'chdb', 'clickhouse_connect', 'pyarrow'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, cwd=CHECKOUT)
     assert done.stdout.strip() == b"[]"

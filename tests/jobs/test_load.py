@@ -19,10 +19,11 @@ from app.contracts import API_CALLS
 from app.core.call_record import Line
 from app.core.errors import SpoolError, WarehouseGoneError
 from app.intake.call_frames import read_lines
-from app.intake.spool import Refused, Spool, SpoolLimits, sealed_segments
+from app.intake.spool import RejectedRecord, Spool, SpoolLimits, sealed_segments
 from app.intake.spool.segments import delivered_segments, segments
 from app.jobs.hourly import run_hour
-from app.jobs.load import segments as deliver
+from app.jobs.load import delivery
+from app.jobs.load import segments as chunks
 from app.jobs.load.delivery import deliver_spool, load_spool
 from app.ops.doctor import examine
 from app.ops.status import spool_state
@@ -45,7 +46,7 @@ def call(number: int = 0, **fields: Any) -> dict[str, Any]:
     } | fields  # fmt: skip
 
 
-def collect(folder: Path, *batches: list[dict | bytes], received_at: datetime = T0, refused=(), **limits: Any) -> None:
+def collect(folder: Path, *batches: list[dict | bytes], received_at: datetime = T0, rejected=(), **limits: Any) -> None:
     """Spools batches of records, sealed at the end."""
 
     async def run() -> None:
@@ -53,7 +54,7 @@ def collect(folder: Path, *batches: list[dict | bytes], received_at: datetime = 
         await spool.open()
         for batch in batches:
             data = [record if isinstance(record, bytes) else json.dumps(record).encode() for record in batch]
-            await spool.append(data, received_at_ms=int(received_at.timestamp() * 1000), refused=refused)
+            await spool.append(data, received_at_ms=int(received_at.timestamp() * 1000), rejected=rejected)
         await spool.close()
 
     asyncio.run(run())
@@ -125,7 +126,7 @@ def test_bad_records_and_refused_ones_are_rejects_with_their_place(warehouse, sp
     collect(
         spooling.spool,
         [call(1), b"{bad", call(2, ts=None), b"\xff\n\x00"],
-        refused=[Refused("too large", "9 MB", b"x")],
+        rejected=[RejectedRecord("too large", "9 MB", b"x")],
     )
     done = deliver_spool(warehouse, spooling).require_done()
     (segment,) = delivered_segments(spooling.spool)
@@ -174,7 +175,7 @@ def test_of_two_records_with_one_call_id_the_earlier_counts_in_whatever_order_th
 
 
 def test_what_is_delivered_again_adds_nothing(warehouse, spooling, monkeypatch):
-    monkeypatch.setattr(deliver, "_CHUNK_RECORDS", 10)
+    monkeypatch.setattr(chunks, "CHUNK_RECORDS", 10)
     batches = [[call(n), call(n + 500, ts=(T0 - timedelta(days=n % 3)).isoformat()), b"bad %d" % n] for n in range(20)]
     collect(spooling.spool, *batches, segment_records=21)
     deliver_spool(warehouse, spooling).require_done()
@@ -249,7 +250,7 @@ class _GoneError(Exception):
 
 def test_inserts_with_one_token_are_one_and_those_without_are_never_taken_for_one(warehouse):
     batch = read_lines(
-        [Line(1, json.dumps(call(1)).encode(), 1)], source="x", now=T0, max_record_bytes=10_000
+        [Line(1, json.dumps(call(1)).encode(), 1)], source="x", now=T0
     ).calls  # fmt: skip
     for _ in range(3):
         warehouse.insert(API_CALLS, batch, token="collector:x/0/2026-03-02")
@@ -268,8 +269,8 @@ def test_tables_of_an_earlier_version_get_the_settings_that_keep_calls_safe(ware
 
 def test_small_segments_share_one_search_for_known_calls(warehouse, spooling, monkeypatch):
     asked = []
-    real = deliver.known_calls
-    monkeypatch.setattr(deliver, "known_calls", lambda *given: asked.append(1) or real(*given))
+    real = delivery.known_calls
+    monkeypatch.setattr(delivery, "known_calls", lambda *given: asked.append(1) or real(*given))
     for number in range(30):
         collect(spooling.spool, [call(number)])
     assert deliver_spool(warehouse, spooling).require_done().totals.stored == 30

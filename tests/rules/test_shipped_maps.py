@@ -22,6 +22,8 @@ STRICT = ("product_id", "order_id", "search_query", "revenue")
 # What of the original amount stands in another column where dwh holds the converted one.
 AMOUNTS = ("price", "revenue", "amount", "price_min", "price_max", "order_prices")
 # Where the several products of one cart call stand.
+CONVERTED = {"order_prices", "price_min", "price_max"}
+CONVERTED_LISTS = {"price"}
 LISTS = {"product_id": "order_products", "quantity": "order_quantities", "price": "order_prices"}
 
 pytestmark = pytest.mark.parametrize("engine_url", ["embedded"], indirect=True)
@@ -48,7 +50,11 @@ def differences(expected: dict[str, Any], event: dict[str, Any]) -> Iterator[str
     for field in dict.fromkeys([*STRICT, *expected]):
         if field in {"note", "ignored"}:
             continue
+        if field in CONVERTED and event["currency"] not in {"", "EUR"}:
+            continue  # stored in EUR, without the original
         wanted = expected.get(field)
+        if isinstance(wanted, list) and field in CONVERTED_LISTS and event["currency"] not in {"", "EUR"}:
+            continue
         found = field_value(event, field, is_list=isinstance(wanted, list))
         if field == "filters":
             found = {name: dict(found or {}).get(name) for name in wanted}

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import pytest
 
 import app.shop.mysql
-import app.shop.sqlite
 from tests.shop.taking import InProcessReader
 from tests.support.mariadb import MariaDB, running_mariadb
 
@@ -26,5 +25,4 @@ def server(tmp_path_factory) -> Iterator[MariaDB]:
 @pytest.fixture
 def in_process(monkeypatch) -> None:
     """For what is the server's to answer: without the fifth of a second that a reading process takes to start."""
-    for module in (app.shop.mysql, app.shop.sqlite):
-        monkeypatch.setattr(module, "ReaderProcess", InProcessReader)
+    monkeypatch.setattr(app.shop.mysql, "ReaderProcess", InProcessReader)

@@ -22,38 +22,25 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from app.contracts import DATABASES, DWH_TABLES, TABLES
+from app.contracts import DWH_TABLES
+from app.core.call_record import RecordLimits
 from app.core.errors import CaratError, SettingsError
 from app.intake.files import require_readable
 from app.jobs import ingest
 from app.jobs.build.backfill import build_stale
 from app.jobs.build.day import JOBS
 from app.settings import Settings
-from app.warehouse import Warehouse, migrate, open_warehouse
-from tests.conftest import SHARED_DATA
-from tests.support.clickhouse_http import running_server
+from app.warehouse import Warehouse, open_warehouse
+from tests.support.corpora import json_suite, naughty_strings
+from tests.support.empty_warehouse import make_empty
 from tests.support.paths import CHECKOUT
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 MAX_RECORD_BYTES = 1024 * 1024
-JSON_SUITE = SHARED_DATA / "corpora" / "JSONTestSuite" / "test_parsing"
-NAUGHTY_STRINGS = SHARED_DATA / "corpora" / "blns" / "blns.json"
 # What polars' strip_chars takes away: Unicode white space, which is less than Python's str.strip does.
 WHITE_SPACE = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 
 both_engines = pytest.mark.parametrize("engine_url", ["embedded", "served"], indirect=True)
-
-
-@pytest.fixture(scope="module")
-def engine_url(request, tmp_path_factory) -> Iterator[str]:
-    """The embedded engine, quick and enough where what is tested happens before the warehouse; `both_engines` asks for both."""
-    kind = getattr(request, "param", "embedded")
-    folder = tmp_path_factory.mktemp(f"{kind}-engine")
-    if kind == "embedded":
-        yield f"chdb://{folder}"
-    else:
-        with running_server(folder, password="secret") as server:
-            yield server.url
 
 
 @pytest.fixture(scope="module")
@@ -62,19 +49,14 @@ def open_engine(engine_url) -> Iterator[tuple[Warehouse, Settings]]:
         monkeypatch.setenv("CARAT_WAREHOUSE", engine_url)
         settings = Settings(_env_file=None)
     with open_warehouse(settings, purpose="a test", writes=False) as warehouse:
-        for database in DATABASES:
-            warehouse.command(f"DROP DATABASE IF EXISTS {database} SYNC")
-        migrate(warehouse, settings)
         yield warehouse, settings
 
 
 @pytest.fixture
 def warehouse(open_engine) -> Warehouse:
-    """Emptied rather than made anew: these tests are many and small."""
-    warehouse, _ = open_engine
-    for table in TABLES:
-        warehouse.command(f"TRUNCATE TABLE {table.full_name}")
-    return warehouse
+    """One connection for all tests here, since they are many and small."""
+    make_empty(*open_engine)
+    return open_engine[0]
 
 
 @pytest.fixture
@@ -86,10 +68,10 @@ def build(warehouse, open_engine) -> Callable[[], dict[date, int]]:
 
 
 @pytest.fixture
-def ingest_file(warehouse) -> Callable[..., ingest.Ingested]:
-    def run(path: Path, *, now: datetime = NOW) -> ingest.Ingested:
-        totals = ingest.Ingested()
-        ingest.run(warehouse, str(path), now=now, max_record_bytes=MAX_RECORD_BYTES, totals=totals)
+def ingest_file(warehouse) -> Callable[..., ingest.LoadResult]:
+    def run(path: Path, *, now: datetime = NOW) -> ingest.LoadResult:
+        totals = ingest.LoadResult()
+        ingest.ingest_source(warehouse, str(path), now=now, totals=totals, limits=RecordLimits(MAX_RECORD_BYTES))
         return totals
 
     return run
@@ -220,6 +202,7 @@ def readable_part(data: bytes, suffix: str) -> bytes:
     return zstandard.ZstdDecompressor().decompressobj().decompress(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [300, 30_000], ids=["small", "large"])
 @pytest.mark.parametrize("suffix", ["gz", "zst"])
 def test_a_cut_off_compressed_file_stores_what_is_readable_and_the_whole_one_the_rest(
@@ -234,7 +217,7 @@ def test_a_cut_off_compressed_file_stores_what_is_readable_and_the_whole_one_the
     path = tmp_path / f"calls.ndjson.{suffix}"
     cut = data[: len(data) * 2 // 3]
     path.write_bytes(cut)
-    with pytest.raises(CaratError, match=r"damaged or half-written.*run the same command on the whole file") as caught:
+    with pytest.raises(CaratError, match=r"damaged or incomplete.*run the same command on the complete file") as caught:
         ingest_file(path)
     assert str(path) in str(caught.value)
     readable = readable_part(cut, suffix).count(b"\n")
@@ -244,18 +227,19 @@ def test_a_cut_off_compressed_file_stores_what_is_readable_and_the_whole_one_the
     assert (totals.stored, totals.duplicates, totals.rejected) == (count - readable, readable, {})
 
 
+@pytest.mark.slow
 def test_a_cut_off_compressed_file_ends_the_command_with_exit_1_and_one_line(carat, tmp_path):
     data = gzip.compress(b"\n".join(many_lines(2_000)))
     (tmp_path / "calls.ndjson.gz").write_bytes(data[: len(data) * 2 // 3])
     finished = carat("ingest", "calls.ndjson.gz")
     assert finished.code == 1
-    assert [bool(re.search(r"calls.*is damaged or half-written", told)) for told in error_lines(finished)] == [True]
+    assert [bool(re.search(r"calls.*is damaged or incomplete", told)) for told in error_lines(finished)] == [True]
 
 
 def test_bytes_after_the_end_of_a_gzip_file_lose_no_record_of_it(warehouse, ingest_file, tmp_path):
     path = tmp_path / "calls.ndjson.gz"
     path.write_bytes(gzip.compress(b"\n".join([BEFORE, AFTER, b""])) + b"rubbish")
-    with pytest.raises(CaratError, match="damaged or half-written"):
+    with pytest.raises(CaratError, match="damaged or incomplete"):
         ingest_file(path)
     assert endpoints(warehouse) == ["/after", "/before"]
 
@@ -269,6 +253,7 @@ def test_a_path_that_is_missing_or_a_directory_is_wrong_usage_before_anything_is
         assert caught.value.exit_code == 2
 
 
+@pytest.mark.slow
 def test_the_command_says_in_one_line_which_path_cannot_be_read_and_exits_2(carat, tmp_path):
     (tmp_path / "calls.ndjson").write_bytes(BEFORE)
     finished = carat("ingest", "calls.ndjson", "missing.ndjson")
@@ -276,6 +261,7 @@ def test_the_command_says_in_one_line_which_path_cannot_be_read_and_exits_2(cara
     assert not (tmp_path / "cli").exists()
 
 
+@pytest.mark.slow
 def test_gzipped_records_come_from_stdin(carat):
     finished = carat("ingest", "-", "--json", stdin=gzip.compress(b"\n".join([BEFORE, b"no record", AFTER])))
     assert (finished.code, error_lines(finished)) == (0, [])
@@ -283,11 +269,11 @@ def test_gzipped_records_come_from_stdin(carat):
 
 
 def test_records_come_from_stdin(warehouse, monkeypatch):
-    totals = ingest.Ingested()
+    totals = ingest.LoadResult()
     monkeypatch.setattr(
         sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(b"\n".join([BEFORE, b"no record", AFTER]))))
     )
-    ingest.run(warehouse, "-", now=NOW, max_record_bytes=MAX_RECORD_BYTES, totals=totals)
+    ingest.ingest_source(warehouse, "-", now=NOW, totals=totals, limits=RecordLimits(MAX_RECORD_BYTES))
     assert (totals.stored, rejects(warehouse)) == (2, [("not JSON", b"no record")])
     assert warehouse.query("SELECT source, position FROM etl.rejects").rows() == [("stdin", 2)]
 
@@ -502,8 +488,8 @@ def test_a_record_without_call_id_is_stored_once_whatever_file_and_line_it_comes
 
 
 @pytest.fixture
-def ingest_parquet(ingest_file, tmp_path) -> Callable[..., ingest.Ingested]:
-    def run(columns: dict[str, Any] | pa.Table) -> ingest.Ingested:
+def ingest_parquet(ingest_file, tmp_path) -> Callable[..., ingest.LoadResult]:
+    def run(columns: dict[str, Any] | pa.Table) -> ingest.LoadResult:
         table = columns if isinstance(columns, pa.Table) else pa.table(columns)
         pq.write_table(table, tmp_path / "calls.parquet")
         return ingest_file(tmp_path / "calls.parquet")
@@ -609,29 +595,18 @@ def damaged_parquet(kind: str, folder: Path) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "stored"), [("cut off", 0), ("no footer", 0), ("a page overwritten", 20_000)])
 def test_a_damaged_parquet_file_stores_what_is_readable_and_is_named(warehouse, ingest_file, tmp_path, kind, stored):
     path = tmp_path / "calls.parquet"
     path.write_bytes(damaged_parquet(kind, tmp_path))
-    with pytest.raises(CaratError, match="is no whole Parquet file") as caught:
+    with pytest.raises(CaratError, match="is not a complete Parquet file") as caught:
         ingest_file(path)
     assert str(path) in str(caught.value)
     assert warehouse.scalar("SELECT count() FROM pd.api_calls") == stored
 
 
 # ---- collections of what breaks readers --------------------------------------------------------------------------
-
-
-def json_suite() -> dict[str, bytes]:
-    if not JSON_SUITE.is_dir():
-        pytest.skip(f"no {JSON_SUITE.relative_to(SHARED_DATA.parents[1])} beside the checkout")
-    return {path.stem: path.read_bytes() for path in sorted(JSON_SUITE.iterdir())}
-
-
-def naughty_strings() -> list[str]:
-    if not NAUGHTY_STRINGS.is_file():
-        pytest.skip(f"no {NAUGHTY_STRINGS.relative_to(SHARED_DATA.parents[1])} beside the checkout")
-    return json.loads(NAUGHTY_STRINGS.read_bytes())
 
 
 def test_every_document_of_the_json_test_suite_as_a_record_is_rejected_with_its_bytes(warehouse, ingest_records):
@@ -671,6 +646,7 @@ def catalog_rows(documents: list[str], *, day: int) -> dict[str, list]:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_document_of_the_json_test_suite_as_a_response_is_kept_and_never_fails_a_build(
     warehouse, ingest_parquet, build
 ):
@@ -717,6 +693,7 @@ def test_every_document_of_the_json_test_suite_as_a_response_is_kept_and_never_f
     assert of_wrapped.rows() == [(5, "1"), (7, "good")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_closed", [True, False], ids=["closed", "unclosed"])
 @pytest.mark.parametrize("opening", ["[", '{"a":'], ids=["lists", "objects"])
 def test_a_response_of_100_000_levels_never_fails_a_build(warehouse, ingest_parquet, build, opening, is_closed):
@@ -729,6 +706,7 @@ def test_a_response_of_100_000_levels_never_fails_a_build(warehouse, ingest_parq
     assert events[0] == (3, "shown") or unreadable > 0
 
 
+@pytest.mark.slow
 @both_engines
 def test_every_naughty_string_comes_out_as_it_went_in(warehouse, ingest_records, build):
     expected: dict[bytes, dict[str, Any]] = {}

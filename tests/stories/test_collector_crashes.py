@@ -22,24 +22,26 @@ import pytest
 from app.intake.collector.server import listen
 from app.intake.spool import sealed_segments
 from app.intake.spool.segments import delivered_segments
-from app.jobs.load import delivery as delivery_module
-from app.jobs.load import segments as deliver
-from app.jobs.load.delivery import deliver_spool, follow, load_spool
+from app.jobs.load import delivery, follow, segments
+from app.jobs.load.delivery import deliver_spool, load_spool
+from app.jobs.load.follow import follow_spool
 from app.settings import Settings
 from app.warehouse import Warehouse, migrate, open_warehouse, opening
 from app.warehouse.lease import hold_lease
 from tests.jobs.test_load import call, collect, rejects, replay, stored, wait_until_delivered
 from tests.support.clickhouse_http import running_server
 from tests.support.collecting import KEY
+from tests.support.effort import repeated
 from tests.support.killing import Worker
 from tests.support.paths import CHECKOUT
+from tests.support.receivers import await_that
 from tests.support.senders import Senders
 from tests.support.unreliable import unreliable
 from tests.test_main import carat
 
 pytestmark = pytest.mark.slow
 
-KILLS = int(os.environ.get("CARAT_TEST_COLLECTOR_KILLS", "2"))
+KILLS = repeated(2, 50)
 
 
 def say(what: str) -> None:
@@ -143,12 +145,12 @@ def ending_at(monkeypatch: pytest.MonkeyPatch, number: int) -> Iterator[None]:
     with monkeypatch.context() as patched:
         for name in ("insert", "command"):
             patched.setattr(Warehouse, name, dying(getattr(Warehouse, name)))
-        patched.setattr(deliver, "mark_delivered", dying(deliver.mark_delivered))
+        patched.setattr(delivery, "acknowledge", dying(delivery.acknowledge))
         yield
 
 
 def test_a_loader_that_ends_at_any_statement_delivers_each_call_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(deliver, "_CHUNK_RECORDS", 2)
+    monkeypatch.setattr(segments, "CHUNK_RECORDS", 2)
     settings = Settings(_env_file=None, warehouse=f"chdb://{tmp_path}/warehouse", spool=tmp_path / "spool")
     key = "7f3fb3a4-94c8-4f6b-9c55-5d0f2b1d8a01"
     collect(settings.spool, [call(1), call(2, ts="2026-03-01T10:00:00Z")], [call(91, call_id=key)])
@@ -175,32 +177,29 @@ def test_a_loader_that_ends_at_any_statement_delivers_each_call_once(tmp_path, m
 
 
 def test_the_collector_does_not_notice_what_becomes_of_the_warehouse(tmp_path, monkeypatch):
-    monkeypatch.setattr(delivery_module, "_LOOK_S", 0.05)
-    monkeypatch.setattr(delivery_module, "_LONGEST_BACKOFF_S", 0.5)
+    monkeypatch.setattr(follow, "_POLL_S", 0.05)
+    monkeypatch.setattr(follow, "_LONGEST_BACKOFF_S", 0.5)
     monkeypatch.setattr(opening, "hold_lease", partial(hold_lease, lease_s=3))
     (listener,) = listen("127.0.0.1", 0)
     stopped = threading.Event()
-    seconds = {}
     with running_server(tmp_path / "engine") as server, unreliable(server.port) as between:
         monkeypatch.setenv("CARAT_WAREHOUSE", server.url.replace(f":{server.port}", f":{between.port}"))
         settings = Settings(_env_file=None, spool=tmp_path / "spool")
-        follower = threading.Thread(target=follow, args=(settings,), kwargs={"stopped": stopped})
+        follower = threading.Thread(target=follow_spool, args=(settings,), kwargs={"stopped": stopped})
         with (
             listener,
             a_collector(tmp_path, listener.fileno(), CARAT_SPOOL_SEGMENT_S="0.2"),
             Senders(listener.getsockname()[1], pause_s=0.01) as senders,
         ):
             senders.await_more(20)
-            senders.take_seconds()
             follower.start()
             for state in ("up", "slow", "losing answers", "down", "up again"):
                 between.delay_s = 0.1 if state == "slow" else 0
                 between.answers_to_lose = 1 if state == "losing answers" else 0
                 between.go_down() if state == "down" else between.come_back()
-                until = time.monotonic() + (20 if state == "losing answers" else 1)
-                while time.monotonic() < until and not (state == "losing answers" and between.lost == 1):
-                    time.sleep(0.05)
-                seconds[state] = senders.take_seconds()
+                senders.await_more(50)
+                if state == "losing answers":
+                    await_that(lambda: between.lost == 1, timeout_s=60)
         wait_until_delivered(settings.spool, 60)
         stopped.set()
         follower.join(30)
@@ -209,10 +208,8 @@ def test_the_collector_does_not_notice_what_becomes_of_the_warehouse(tmp_path, m
         with open_warehouse(settings, purpose="a test", writes=False) as warehouse:
             assert senders.acknowledged - call_ids(warehouse) == set()
             assert counts(warehouse)[0] == counts(warehouse)[1]
-    p99_ms = {state: answers[int(len(answers) * 0.99)] * 1000 for state, answers in seconds.items()}
-    say(f"p99 in ms while the warehouse is {p99_ms}")
     assert between.lost == 1
-    assert max(p99_ms.values()) < 4 * p99_ms["up"] + 500  # the machine may be busy with other tests
+    assert senders.unanswered == 0
 
 
 def children_of(pid: int) -> list[int]:
@@ -234,7 +231,7 @@ def test_serve_collects_delivers_and_starts_again_what_was_killed(tmp_path):
     try:
         with Senders(port, threads=2, pause_s=0.02) as senders:
             senders.await_more(2, 60)
-            for victim in (0, 1):  # the collector, then the keeper
+            for victim in (0, 1):  # the collector, then the scheduler
                 killed = children_of(serving.pid)[victim]
                 os.kill(killed, signal.SIGKILL)
                 until = time.monotonic() + 30
@@ -244,7 +241,7 @@ def test_serve_collects_delivers_and_starts_again_what_was_killed(tmp_path):
                 senders.await_more(2, 60)
             until = time.monotonic() + 60
             while not delivered_segments(tmp_path / "spool"):
-                assert time.monotonic() < until, "the keeper delivers nothing"
+                assert time.monotonic() < until, "the scheduler delivers nothing"
                 time.sleep(0.05)
         serving.send_signal(signal.SIGTERM)
         assert serving.wait(60) == 0
@@ -252,7 +249,7 @@ def test_serve_collects_delivers_and_starts_again_what_was_killed(tmp_path):
         serving.kill()
         serving.wait()
     settings = Settings(_env_file=None, warehouse=environment["CARAT_WAREHOUSE"], spool=tmp_path / "spool")
-    load_spool(settings).require_done()  # what the keeper, itself just started, did not get to
+    load_spool(settings).require_done()  # what the scheduler, just restarted, did not get to
     with open_warehouse(settings, purpose="a test") as warehouse:
         assert senders.acknowledged - call_ids(warehouse) == set()
         assert counts(warehouse)[0] == counts(warehouse)[1]

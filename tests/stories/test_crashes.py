@@ -1,7 +1,7 @@
 """Kill -9 at any moment of an ingest, an etl or an hourly run: the next run brings every table to the same rows.
 
-The same sequence of commands is run undisturbed once, and then with kills at random moments. `CARAT_TEST_KILLS` says how
-many there are, `CARAT_TEST_SEED` when; `pytest -s` shows what they hit.
+The same sequence of commands is run undisturbed once, and then with kills at random moments. `CARAT_TEST_SEED`
+says when, `pytest -s` shows what they hit, `make test-long` kills ten times as often.
 """
 
 import json
@@ -30,11 +30,12 @@ from app.jobs.build.backfill import build_stale
 from app.jobs.build.day import JOBS
 from app.warehouse import Warehouse
 from app.warehouse.client import connect_server
+from tests.support.effort import repeated
 from tests.support.killing import COMMAND_LIMIT_S, Finished, Server, Worker, serving
 
 pytestmark = pytest.mark.slow
 
-KILLS = int(os.environ.get("CARAT_TEST_KILLS", "10"))  # a fifth of them on a server
+KILLS = repeated(10, 100)  # a fifth of them on a server
 SEED = int(os.environ.get("CARAT_TEST_SEED", random.randrange(10**6)))
 SERVED_KILLS = KILLS // 5
 EMBEDDED_KILLS = KILLS - SERVED_KILLS
@@ -171,7 +172,7 @@ EVERY_ROW = " UNION ALL ".join(
     f"SELECT '{name}' AS name, toString(tuple(*)) AS row FROM ({sql})" for name, sql in COMPARED.items()
 )
 DAY_STATES = [
-    f"SELECT '{table.name}' AS name, toString({table.partition_by}) AS day, count() AS rows, "
+    f"SELECT '{table.name}' AS name, toString({table.day}) AS day, count() AS rows, "
     f"toString(sum(cityHash64(toString(tuple(*))))) AS content FROM {table.full_name} GROUP BY day"
     for table in DWH_TABLES
 ]
@@ -562,7 +563,7 @@ class DayReader(Thread):
 
     def run(self) -> None:
         try:
-            with self._warehouse.another() as own:
+            with self._warehouse.new_connection() as own:
                 while not self._ended.wait(0.001):
                     for table in DWH_TABLES:
                         self.answers[table.name].append(answer(own, table, self._day))
@@ -578,8 +579,7 @@ class DayReader(Thread):
 def answer(warehouse: Warehouse, table: Table, day: date) -> Answer:
     """How many rows a table has of a day, and a hash of them."""
     return warehouse.query(
-        f"SELECT count(), sum(cityHash64(toString(tuple(*)))) FROM {table.full_name} "
-        f"WHERE {table.partition_by} = {{day:Date}}",
+        f"SELECT count(), sum(cityHash64(toString(tuple(*)))) FROM {table.full_name} WHERE {table.day} = {{day:Date}}",
         {"day": day},
     ).row(0)
 

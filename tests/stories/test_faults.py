@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,16 +24,18 @@ import structlog
 
 import app.jobs.build.day
 import app.main
-from app.contracts import DATABASES, DWH_TABLES, TABLES
+from app.contracts import DATABASES, DWH_TABLES, all_tables
 from app.core.errors import CaratError, SettingsError
-from app.jobs.build.backfill import Rules, build_stale
+from app.jobs.build.backfill import build_stale
 from app.jobs.build.day import JOBS, build_day
-from app.jobs.runs import ingest_paths, prepare
+from app.jobs.build.rules import BuildRules
+from app.jobs.ingest import ingest_paths
 from app.rules.endpoint_map import load_endpoint_map
 from app.rules.snapshot_plan import SnapshotPlan
 from app.settings import SHIPPED_TRACKING, Settings, load_settings
 from app.warehouse import Staging, Warehouse, open_warehouse, publish, recover
-from app.warehouse.views import views
+from app.warehouse.dwh_views import dwh_views
+from app.warehouse.opening import prepare_warehouse
 from tests.support.clickhouse_http import running_server
 from tests.support.paths import CHECKOUT
 
@@ -75,7 +77,7 @@ class Shop:
 
     @contextmanager
     def opened(self) -> Iterator[Warehouse]:
-        with open_warehouse(self.settings, purpose="a test") as warehouse:
+        with open_warehouse(self.settings, purpose="a test", prepare=False) as warehouse:
             yield warehouse
 
     def start(self, *arguments: str, code: str | None = None, **settings: str) -> subprocess.Popen[str]:
@@ -155,7 +157,7 @@ def write_lines(path: Path, calls: list[dict[str, Any]], *rest: bytes) -> Path:
 
 def build_all(shop: Shop, *, force: bool = False) -> None:
     with shop.opened() as warehouse:
-        prepare(warehouse, shop.settings)
+        prepare_warehouse(warehouse, shop.settings)
         build_stale(warehouse, shop.settings, span=(None, None), jobs=JOBS, force=force)
 
 
@@ -171,7 +173,7 @@ def published_in(warehouse: Warehouse) -> Tables:
 
 def of_day(tables: Tables, day: date) -> Tables:
     return {
-        name: frame.filter(pl.col(next(t.partition_by for t in DWH_TABLES if t.name == name)) == day)
+        name: frame.filter(pl.col(next(t.day for t in DWH_TABLES if t.name == name)) == day)
         for name, frame in tables.items()
     }
 
@@ -194,8 +196,8 @@ def raw(warehouse: Warehouse) -> Tables:
 
 def unexpected_tables(warehouse: Warehouse) -> set[str]:
     """Tables that no contract knows: left over from staging, or from replacing a table or view."""
-    shown = {view.full_name for view in views(Settings(_env_file=None))}
-    known = {table.full_name for table in TABLES} | shown | {"etl.incoming_ids"}
+    shown = {view.full_name for view in dwh_views(Settings(_env_file=None))}
+    known = {table.full_name for table in all_tables()} | shown | {"etl.incoming_ids"}
     sql = "SELECT database || '.' || name FROM system.tables WHERE database IN {databases:Array(String)}"
     return set(warehouse.query(sql, {"databases": list(DATABASES)}).to_series()) - known
 
@@ -221,7 +223,7 @@ def history(tmp_path_factory) -> History:
     folder = tmp_path_factory.mktemp("history")
     built = Shop(folder)
     with built.opened() as warehouse:
-        prepare(warehouse, built.settings)
+        prepare_warehouse(warehouse, built.settings)
         ingest_paths(
             warehouse, built.settings, [str(write_lines(folder / "calls.ndjson", shop_calls(2000, days=DAYS, seed=1)))]
         )
@@ -238,17 +240,7 @@ def history(tmp_path_factory) -> History:
     staged = stale.copy(folder / "staged")
     with staged.opened() as warehouse, pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(Staging, "publish", lambda *_, **__: None)
-        endpoint_map = load_endpoint_map(SHIPPED_TRACKING)
-        rules = Rules.load(staged.settings)
-        build_day(
-            warehouse,
-            LATE_DAY,
-            settings=staged.settings,
-            endpoint_map=endpoint_map,
-            plan=SnapshotPlan(()),
-            session_rules=rules.session_rules,
-            user_agents=rules.user_agents,
-        )
+        build_day(warehouse, LATE_DAY, replace(BuildRules.load(staged.settings), plan=SnapshotPlan(())))
     history = History(
         built, stale, staged, published(built), published(after), count_statements(staged.copy(folder / "counted"))
     )
@@ -430,10 +422,8 @@ def test_the_command_with_wrong_settings_exits_2_and_names_each_of_them(shop):
 # ---- a server that is not there, or does not let us in -----------------------------------------------------------
 
 
-def test_an_unreachable_server_is_told_in_one_line_within_seconds_and_without_the_password(shop):
-    started = time.monotonic()
+def test_an_unreachable_server_ends_the_command_with_one_line_without_the_password(shop):
     finished = shop.carat("etl", CARAT_WAREHOUSE=f"clickhouse://carat:{SECRET}@127.0.0.1:9/")
-    assert time.monotonic() - started < 15
     assert finished.code == 1
     (told,) = finished.error_lines
     assert "127.0.0.1:9" in told
@@ -522,16 +512,11 @@ def small_disks(tmp_path) -> Iterator[Callable[[str], SmallDisk]]:
     def mount(name: str) -> SmallDisk:
         folder = tmp_path / f"disk-{name}"
         folder.mkdir()
-        if not shutil.which("mount") or os.geteuid() != 0:
-            pytest.skip("a disk that fills up needs the right to mount one")
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=256m", "carat-test", str(folder)],
-            check=False,
-            capture_output=True,
-            text=True,
+        command = ["mount", "-t", "tmpfs", "-o", "size=256m", "carat-test", str(folder)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, (
+            f"{done.stderr.strip()}; without root, run `unshare --map-root-user --mount make test`"
         )
-        if done.returncode:
-            pytest.skip(f"a disk that fills up cannot be mounted: {done.stderr.strip()}")
         mounted.append(folder)
         return SmallDisk(folder)
 
@@ -670,7 +655,7 @@ def test_etl_killed_at_any_moment_leaves_tables_that_the_next_run_brings_to_the_
     shops = [history.built.copy(tmp_path / str(number)) for number in range(KILLS + 1)]
     for shop, moment in zip(shops[:-1], kill_all(shops, ("etl", "--force"), GATED), strict=True):
         with shop.opened() as warehouse:
-            prepare(warehouse, shop.settings)
+            prepare_warehouse(warehouse, shop.settings)
             assert are_equal(published_in(warehouse), history.old), moment
             assert unexpected_tables(warehouse) == set()
             build_stale(warehouse, shop.settings, span=(None, None), jobs=JOBS, force=True)
@@ -694,7 +679,7 @@ def test_ingest_killed_at_any_moment_stores_and_rejects_the_same_when_run_again(
     assert [frame.height > 0 for frame in expected.values()] == [True, True, True]
     for shop, moment in zip(shops[:-1], moments, strict=True):
         with shop.opened() as warehouse:
-            prepare(warehouse, shop.settings)
+            prepare_warehouse(warehouse, shop.settings)
             ingest_paths(warehouse, shop.settings, [str(path)])
             found = raw(warehouse)
             assert [name for name, frame in found.items() if not frame.equals(expected[name])] == [], moment
@@ -720,7 +705,7 @@ def until_the_kill(statement):
     return run
 
 
-with open_warehouse(Settings(_env_file=None), purpose="a test") as warehouse:
+with open_warehouse(Settings(_env_file=None), purpose="a test", prepare=False) as warehouse:
     build_id = warehouse.scalar("SELECT DISTINCT splitByChar('_', name)[-1] FROM system.tables WHERE name LIKE 'staged%'")
     Warehouse.command, Warehouse.insert = until_the_kill(Warehouse.command), until_the_kill(Warehouse.insert)
     if seconds:

@@ -2,11 +2,10 @@
 
 Stories of ingestion, late calls, deletions, new versions of products, other rules and builds between them; after each,
 what is published equals what an empty warehouse is given from the same raw calls, and what the rules say in plain
-Python. `CARAT_TEST_EXAMPLES` sets how many stories are told.
+Python. `make test-long` tells many more stories.
 """
 
 import hashlib
-import os
 import random
 import sqlite3
 import uuid
@@ -23,17 +22,18 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from app.frames.days import midnight_ms
+from app.jobs.build import day as build_module
 from app.jobs.build.backfill import build_stale, plan_days
 from app.jobs.build.day import JOBS
-from app.jobs.build.day import day as build_module
-from app.jobs.runs import take_snapshot
-from app.jobs.verify_days import verify_days
+from app.jobs.snapshot import take_snapshot
+from app.jobs.verify import verify_days
 from app.settings import Settings
+from tests.support.effort import repeated
 from tests.support.reference import Record, Session, sessions, stored
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = int(os.environ.get("CARAT_TEST_EXAMPLES", "4"))
+EXAMPLES = repeated(4, 100)
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
 MINUTE = 60_000
 HOUR = 60 * MINUTE
@@ -73,6 +73,7 @@ VISITORS: list[Record] = [
     {"session_token": "t1"},
     {"ip": "203.0.113.9", "user_agent": "Mozilla/5.0 (iPhone) Safari/1"},
     {"ip": "203.0.113.9", "user_agent": "curl/8"},
+    {"visitor_id": "undefined", "session_token": " NULL ", "ip": "203.0.113.9", "user_agent": "curl/8"},  # the same one
     {"visitor_id": "v2", "user_agent": "Mozilla/5.0 (X11; Linux) Firefox/1"},
 ]
 MENU: list[Record] = [
@@ -88,7 +89,7 @@ MENU: list[Record] = [
 
 def call(number: int, ts: int, visitor: Record, taste: int = 0) -> Record:
     """A call whose id says nothing of its time; now and then its visitor is signed in."""
-    user = {"user_id": f"u{number}"} if (number + taste) % 3 == 0 else {}
+    user = {"user_id": f"u{number}"} if (number + taste) % 3 == 0 else {"user_id": "0"} if number % 5 == 0 else {}
     call_id = str(uuid.UUID(bytes=hashlib.md5(f"call {number}".encode()).digest()))
     return {"call_id": call_id, "ts": ts, "status": 200} | visitor | MENU[(number + taste) % len(MENU)] | user
 
@@ -196,10 +197,10 @@ def patches(monkeypatch) -> Patches:
     counted = Patches()
     stage_day = build_module.stage_day
 
-    def counting(warehouse, scope, **options):
+    def counting(warehouse, scope, rules, **options):
         counted.built += 1
         counted.patched += bool(scope.sessions)
-        return stage_day(warehouse, scope, **options)
+        return stage_day(warehouse, scope, rules, **options)
 
     monkeypatch.setattr(build_module, "stage_day", counting)
     return counted

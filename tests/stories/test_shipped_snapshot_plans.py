@@ -16,15 +16,15 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from app.contracts import DATABASES
 from app.jobs import ingest
 from app.jobs.build.backfill import build_stale
 from app.jobs.build.day import JOBS
-from app.jobs.runs import take_snapshot
+from app.jobs.snapshot import take_snapshot
 from app.rules.snapshot_plan import PRODUCT_ATTRIBUTES, SnapshotPlan, load_snapshot_plan, parse_snapshot_plan
 from app.rules.toml_file import TomlFile
 from app.settings import SHIPPED_SNAPSHOT_PLANS, Settings
-from app.warehouse import migrate, open_warehouse
+from app.warehouse import open_warehouse
+from tests.support.empty_warehouse import make_empty
 from tests.support.mariadb import MariaDB, running_mariadb
 
 pytestmark = pytest.mark.slow
@@ -309,16 +309,14 @@ def take_twice(system: ShopSystem, server: MariaDB, engine_url: str, folder: Pat
     shop = server.url(database=system.name)
     settings = Settings(_env_file=None, warehouse=engine_url, shop_db=shop, snapshots=plan, scratch=folder / "scratch")
     with open_warehouse(settings, purpose="a test", writes=False) as warehouse:
-        for database in DATABASES:
-            warehouse.command(f"DROP DATABASE IF EXISTS {database} SYNC")
-        migrate(warehouse, settings)
+        make_empty(warehouse, settings)
         first = take_snapshot(warehouse, settings, at=at(0))
         server.execute(f"USE {system.name}", *system.changes)
         second = take_snapshot(warehouse, settings, at=at(9))
         calls = folder / "calls.ndjson"
         views = [VIEW | {"ts": at(hour).isoformat(), "visitor_id": f"at {hour:02}"} for hour in (8, 10)]
         calls.write_text("\n".join(map(json.dumps, views)))
-        ingest.run(warehouse, str(calls), now=at(24), max_record_bytes=1024, totals=ingest.Ingested())
+        ingest.ingest_source(warehouse, str(calls), now=at(24), totals=ingest.LoadResult())
         build_stale(warehouse, settings, span=(None, None), jobs=JOBS)
         tables = load_snapshot_plan(plan)
         return Kept(

@@ -3,7 +3,6 @@
 With `CARAT_TEST_EVERY` it fails before each single statement, else before some of those that change nothing readers see.
 """
 
-import os
 import random
 import sqlite3
 import threading
@@ -21,11 +20,12 @@ import app.frames.snapshots
 import app.shop.sqlite
 import app.warehouse.history
 from app.core.errors import CaratError, ContractError
-from app.jobs.runs import prepare, take_snapshot
+from app.jobs.snapshot import take_snapshot
 from app.settings import Settings
 from app.warehouse import Warehouse, recover, recover_snapshots
-from tests.shop.taking import InProcessReader
+from app.warehouse.opening import prepare_warehouse
 from tests.stories.test_faults import GATED, Shop, kill_all
+from tests.support.effort import repeated
 
 BEFORE = datetime(2026, 3, 1, tzinfo=UTC)
 AFTER = datetime(2026, 3, 2, tzinfo=UTC)
@@ -36,7 +36,6 @@ MODES = {
     "rebuild": (("id INTEGER", "n INTEGER", "x TEXT"), ("id INTEGER", "n INTEGER", "x TEXT")),
 }
 ROWS = 60
-EVERY = bool(os.environ.get("CARAT_TEST_EVERY"))
 MADE = 53  # versions by what changes
 
 
@@ -117,7 +116,6 @@ class Tried:
 
 @pytest.fixture
 def tried(warehouse, tmp_path, monkeypatch) -> Tried:
-    monkeypatch.setattr(app.shop.sqlite, "ReaderProcess", InProcessReader)
     monkeypatch.setattr(app.frames.snapshots, "_PIECE_ROWS", 16)
     monkeypatch.setattr(app.warehouse.history, "_INSERTED_ROWS", 24)  # several parts
     path = tmp_path / "shop.sqlite"
@@ -140,10 +138,10 @@ def test_a_snapshot_that_fails_before_any_statement_is_whole_or_not_there_and_th
     new = everything(warehouse, "undisturbed")
     assert not new.equals(old)
     announced = next(n for n, statement in enumerate(statements) if "name='snapshots'" in statement)
-    # The statements by which history becomes another one; on the embedded engine, which is faster, a third of the others.
+    # The statements by which history becomes another one, and some of the others, in make test-long all of them.
     numbers = set(range(announced - 1, announced + 4))
     if warehouse.is_embedded:
-        numbers |= set(random.sample(range(len(statements)), len(statements) if EVERY else len(statements) // 3))
+        numbers |= set(random.sample(range(len(statements)), repeated(3, len(statements))))
     finished = []
     for number in sorted(numbers):
         table = f"t{number}"
@@ -167,6 +165,7 @@ def test_a_snapshot_that_fails_before_any_statement_is_whole_or_not_there_and_th
     assert len(finished) == 2  # announced, and not yet swapped; and swapped, but not yet recorded as done
 
 
+@pytest.mark.slow
 def test_versions_that_were_attached_in_part_are_attached_whole(tried, monkeypatch):
     tried.begin("items")
 
@@ -184,6 +183,7 @@ def test_versions_that_were_attached_in_part_are_attached_whole(tried, monkeypat
     assert_recovered_exactly_once(tried)
 
 
+@pytest.mark.slow
 def test_a_statement_that_a_client_sends_twice_is_noticed_and_mended(tried, monkeypatch):
     tried.begin("items")
 
@@ -228,6 +228,7 @@ def assert_recovered_exactly_once(tried: Tried) -> None:
     assert recover_snapshots(tried.warehouse) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("lost", ["etl.staged_history_items", "history.items"])
 def test_a_snapshot_whose_tables_are_gone_is_forgotten_and_the_next_one_finds_it_again(tried, monkeypatch, mode, lost):
@@ -261,7 +262,7 @@ def test_readers_see_all_of_a_snapshot_or_nothing_of_it(tried):
     done = threading.Event()
 
     def watch() -> None:
-        with tried.warehouse.another() as reader:
+        with tried.warehouse.new_connection() as reader:
             while not done.is_set():
                 seen.add(reader.scalar("SELECT count() FROM history.items"))
 
@@ -301,7 +302,7 @@ def test_a_snapshot_killed_at_any_moment_is_finished_or_forgotten_and_then_exact
         return Settings(_env_file=None, warehouse=f"chdb://{shop.warehouse_folder}", **of_shop)
 
     with begun.opened() as warehouse:
-        prepare(warehouse, settings(begun))
+        prepare_warehouse(warehouse, settings(begun))
         fill(path, MODES[mode][0], is_later=False, rows=4000)
         take_snapshot(warehouse, settings(begun), at=BEFORE)
         old = everything(warehouse)
@@ -317,7 +318,7 @@ def test_a_snapshot_killed_at_any_moment_is_finished_or_forgotten_and_then_exact
         with shop.opened() as warehouse:
             seen = everything(warehouse)
             assert seen.equals(old) or seen.equals(new), moment
-            prepare(warehouse, settings(shop))
+            prepare_warehouse(warehouse, settings(shop))
             seen = everything(warehouse)
             assert seen.equals(old) or seen.equals(new), moment
             assert leftover(warehouse) == [], moment

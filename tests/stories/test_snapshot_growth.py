@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.jobs.runs import take_snapshot
+from app.jobs.snapshot import take_snapshot
 from app.settings import load_settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("engine_url", ["embedded"], indirect=True)]

@@ -8,9 +8,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from app.jobs.runs import take_snapshot
+from app.jobs.snapshot import take_snapshot
 from app.settings import load_settings
 from app.warehouse import Warehouse
+from tests.support.effort import repeated
 from tests.support.mariadb import MariaDB, running_mariadb
 
 pytestmark = pytest.mark.slow
@@ -39,7 +40,7 @@ def server(tmp_path_factory):
         yield server
 
 
-@hypothesis_settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@hypothesis_settings(max_examples=repeated(4, 50), deadline=None, suppress_health_check=list(HealthCheck))
 @given(fed=states)
 def test_what_was_fed_is_what_history_says_of_every_instant(server, warehouse, settings, tmp_path, fed):
     plan = tmp_path / "plan.toml"

@@ -1,5 +1,6 @@
 """A real shop's clicks (UCI data set 553, see tests/fixtures/README.md) arrive in the warehouse as they were made."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -9,19 +10,17 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from app.contracts import DATABASES
+from app.core.call_record import RecordLimits
 from app.jobs import ingest
 from app.jobs.build.backfill import build_stale
 from app.jobs.build.day import JOBS
 from app.settings import Settings
-from app.warehouse import Warehouse, migrate, open_warehouse
+from app.warehouse import Warehouse, open_warehouse
 from examples import uci_eshop
-from tests.conftest import SHARED_DATA
-from tests.support.paths import FIXTURES
+from tests.support.corpora import write_uci_eshop
+from tests.support.empty_warehouse import make_empty
 
-CUT = FIXTURES / "uci_eshop_cut.parquet"
 CUT_BEGINS = date(2008, 8, 11)
-WHOLE = SHARED_DATA / "uci-eshop-2008.csv"
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 
 COUNTS = """
@@ -49,7 +48,7 @@ SELECT (SELECT count() FROM dwh.catalog_sessions WHERE products_clicked != resul
 class Published:
     """What the warehouse says of the shop once its calls are built."""
 
-    ingested: ingest.Ingested
+    ingested: ingest.LoadResult
     counts: dict[str, int]
     sessions_by_day: dict[date, int]
     views: pl.DataFrame
@@ -58,8 +57,10 @@ class Published:
 
 
 def publish(warehouse: Warehouse, settings: Settings, calls: Path) -> Published:
-    ingested = ingest.Ingested()
-    ingest.run(warehouse, str(calls), now=NOW, max_record_bytes=settings.max_record_bytes, totals=ingested)
+    ingested = ingest.LoadResult()
+    ingest.ingest_source(
+        warehouse, str(calls), now=NOW, totals=ingested, limits=RecordLimits(settings.max_record_bytes)
+    )
     build_stale(warehouse, settings, span=(None, None), jobs=JOBS)
     return Published(
         ingested,
@@ -118,35 +119,58 @@ def test_calls_are_the_same_in_whatever_parts_the_file_is_read(few_clicks, monke
 
 def test_a_file_of_another_kind_is_refused_before_anything_is_written(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        uci_eshop.main([str(CUT), str(tmp_path / "calls.csv")])
+        uci_eshop.main([__file__, str(tmp_path / "calls.csv")])
     assert "name it .ndjson.gz or .parquet" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-# ---- a cut of the data set, over both engines ----------------------------------------------------------------------
+# ---- the last three days of the data set, over both engines --------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data_set(tmp_path_factory) -> tuple[Path, pl.DataFrame]:
+    """The data set's CSV file, and its clicks with the visitors that the example makes of its sessions."""
+    path = tmp_path_factory.mktemp("uci-eshop") / "clicks.csv"
+    return path, write_uci_eshop(path).with_columns(visitor_id=pl.format("uci-553-{}", "session ID"))
+
+
+def test_the_fixture_joins_into_the_published_file(data_set):
+    published = "63ce0c05b93d31837ce10b8734dae6d8e2e49aaef3beb8c5e8af391799d9b7e6"
+    assert hashlib.sha256(data_set[0].read_bytes()).hexdigest() == published
+
+
+@pytest.fixture(scope="module")
+def clicks(data_set) -> pl.DataFrame:
+    return data_set[1]
+
+
+@pytest.fixture(scope="module")
+def calls_of_the_cut(data_set, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("uci-eshop") / "cut.parquet"
+    uci_eshop.main([str(data_set[0]), str(path), "--from", str(CUT_BEGINS)])
+    return path
 
 
 @pytest.fixture
-def cut(warehouse, settings) -> Published:
-    return publish(warehouse, settings, CUT)
+def cut(warehouse, settings, calls_of_the_cut) -> Published:
+    return publish(warehouse, settings, calls_of_the_cut)
 
 
-def test_each_session_of_the_cut_becomes_one_session_of_its_day_with_all_its_views(cut):
-    assert cut.ingested == ingest.Ingested(stored=5_095)
+def in_order_of_clicks(clicks: pl.DataFrame) -> pl.DataFrame:
+    return (
+        clicks.select("visitor_id", "order", product_id="page 2 (clothing model)")
+        .sort("visitor_id", "order")
+        .drop("order")
+    )
+
+
+def test_the_sessions_of_the_last_three_days_arrive_with_all_their_views_in_order_each_credited_to_its_page(
+    cut, clicks
+):
+    assert cut.ingested == ingest.LoadResult(stored=5_095)
     assert cut.counts == {"sessions": 386, "visitors": 386, "views": 2_814, "calls": 5_095}
     assert cut.sessions_by_day == {date(2008, 8, 11): 178, date(2008, 8, 12): 187, date(2008, 8, 13): 21}
-
-
-def test_products_of_each_session_of_the_cut_are_viewed_in_the_order_of_its_clicks(cut):
-    clicks = (
-        pl.read_parquet(CUT)
-        .with_columns(product_id=pl.col("endpoint").str.extract("^/api/v1/products/(.+)$"))
-        .drop_nulls()
-    )
-    assert_frame_equal(cut.views, clicks.select("visitor_id", "product_id").sort("visitor_id", maintain_order=True))
-
-
-def test_each_view_of_the_cut_is_credited_to_the_page_that_showed_the_product(cut):
+    assert_frame_equal(cut.views, in_order_of_clicks(clicks.filter(pl.date("year", "month", "day") >= CUT_BEGINS)))
     assert cut.views_by_page == {1: 1_538, 2: 560, 3: 404, 4: 239, 5: 73}
     assert cut.uncredited == 0
 
@@ -157,46 +181,31 @@ on_embedded_engine = pytest.mark.parametrize("engine_url", ["embedded"], indirec
 
 
 @pytest.fixture(scope="module")
-def clicks() -> pl.DataFrame:
-    if not WHOLE.exists():
-        pytest.skip(f"the whole data set is not at {WHOLE.resolve()}: only the cut of it is tested")
-    return pl.read_csv(WHOLE, separator=";").with_columns(visitor_id=pl.format("uci-553-{}", "session ID"))
-
-
-@pytest.fixture(scope="module")
-def whole(clicks, engine_url, tmp_path_factory) -> Published:
+def whole(data_set, engine_url, tmp_path_factory) -> Published:
     calls = tmp_path_factory.mktemp("uci-eshop") / "calls.ndjson.gz"
-    uci_eshop.main([str(WHOLE), str(calls)])
+    uci_eshop.main([str(data_set[0]), str(calls)])
     settings = Settings(_env_file=None, warehouse=engine_url)
     with open_warehouse(settings, purpose="a test", writes=False) as warehouse:
-        for database in DATABASES:
-            warehouse.command(f"DROP DATABASE IF EXISTS {database} SYNC")
-        migrate(warehouse, settings)
+        make_empty(warehouse, settings)
         return publish(warehouse, settings, calls)
 
 
-def test_the_cut_is_what_the_example_makes_of_the_last_days_of_the_data_set(clicks, tmp_path):
-    uci_eshop.main([str(WHOLE), str(tmp_path / "cut.parquet"), "--from", str(CUT_BEGINS)])
-    assert_frame_equal(pl.read_parquet(tmp_path / "cut.parquet"), pl.read_parquet(CUT))
-
-
-@pytest.mark.slow
+@pytest.mark.long
 @on_embedded_engine
 def test_all_sessions_of_the_shop_are_found_with_all_their_views_on_their_days(whole, clicks):
-    assert whole.ingested == ingest.Ingested(stored=302_106)
+    assert whole.ingested == ingest.LoadResult(stored=302_106)
     assert whole.counts == {"sessions": 24_026, "visitors": 24_026, "views": 165_474, "calls": 302_106}
     days = clicks.group_by(day=pl.date("year", "month", "day")).agg(pl.col("session ID").n_unique())
     assert whole.sessions_by_day == dict(days.iter_rows())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @on_embedded_engine
 def test_products_of_every_session_are_viewed_in_the_order_of_its_clicks(whole, clicks):
-    in_order = clicks.select("visitor_id", "order", product_id="page 2 (clothing model)").sort("visitor_id", "order")
-    assert_frame_equal(whole.views, in_order.drop("order"))
+    assert_frame_equal(whole.views, in_order_of_clicks(clicks))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @on_embedded_engine
 def test_views_credited_to_pages_one_to_five_are_the_clicks_counted_on_them(whole, clicks):
     assert whole.views_by_page == {1: 93_452, 2: 41_037, 3: 19_301, 4: 8_861, 5: 2_823}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from app.intake.collector.server import Collector, listen
-from app.intake.spool import Received, Refused, read_segment, sealed_segments
+from app.intake.spool import Received, RejectedRecord, read_segment, sealed_segments
 from app.settings import Settings, load_settings
 from tests.support.paths import CHECKOUT
 
@@ -96,7 +96,7 @@ def spooled(folder: Path) -> tuple[list[bytes], list[tuple[str, bytes]]]:
         for frame in read_segment(segment.path):
             assert isinstance(frame, Received)
             for record in frame.records:
-                if isinstance(record, Refused):
+                if isinstance(record, RejectedRecord):
                     refused.append((record.reason, record.data))
                 else:
                     kept.append(record)

@@ -1,17 +1,49 @@
-"""Corpora that others maintain, beside the checkout, and how well Carat reads them."""
+"""Corpora that others maintain, kept in tests/fixtures/corpora, and how well Carat reads them."""
 
 import json
+import zipfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import polars as pl
-import yaml
+from crawleruseragents import CRAWLER_USER_AGENTS_DATA
 
 from app.frames.devices import read_user_agents
 from app.rules.devices import DeviceRules
 from tests.support.device_classes import class_of, is_browser
+from tests.support.paths import FIXTURES
+
+CORPORA = FIXTURES / "corpora"
+
+
+def json_suite() -> dict[str, bytes]:
+    """The texts of JSONTestSuite by file name, without its ending: y_ must parse, n_ must not, i_ may."""
+    with zipfile.ZipFile(CORPORA / "JSONTestSuite" / "test_parsing.zip") as suite:
+        return {name.removesuffix(".json"): suite.read(name) for name in sorted(suite.namelist())}
+
+
+def naughty_strings() -> list[str]:
+    """The big list of naughty strings."""
+    strings: list[str] = json.loads((CORPORA / "blns" / "blns.json").read_bytes())
+    return strings
+
+
+def write_uci_eshop(path: Path) -> pl.DataFrame:
+    """Write the clicks of UCI data set 553 as the CSV file that UCI publishes; returns the same clicks."""
+    products = pl.read_csv(CORPORA / "uci-eshop" / "products.csv", separator=";")
+    clicks = (
+        pl.read_parquet(CORPORA / "uci-eshop" / "clicks.parquet")
+        .with_columns(order=pl.int_range(1, pl.len() + 1).over("session ID"))
+        .join(products, on="page 2 (clothing model)", how="left", maintain_order="left")
+        .select(
+            *("year", "month", "day", "order", "country", "session ID", "page 1 (main category)"),
+            *("page 2 (clothing model)", *products.columns[1:]),
+        )
+    )
+    clicks.write_csv(path, separator=";")
+    return clicks
 
 
 @dataclass
@@ -37,34 +69,31 @@ class Reading:
         return f"{self.share:.2%} of {self.cases:,}{f' ({kinds})' if kinds else ''}"
 
 
-def uap_cases(corpora: Path, name: str) -> list[dict[str, Any]]:
-    """The cases of one of uap-core's tests: device, ua or os."""
-    text = (corpora / "uap-core" / "tests" / f"test_{name}.yaml").read_text(encoding="utf-8")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    cases: list[dict[str, Any]] = yaml.load(text, Loader=loader)["test_cases"]
-    return cases
+def uap_cases(name: Literal["browsers", "devices"]) -> pl.DataFrame:
+    """The cases of uap-core's tests of that name: `user_agent` and the `family`, of a device also `brand` and `model`."""
+    return pl.read_parquet(CORPORA / "uap-core" / f"{name}.parquet")
 
 
-def crawlers(corpora: Path) -> list[str]:
+def crawlers() -> list[str]:
     """The user agents that crawler-user-agents gives as instances."""
-    entries = json.loads((corpora / "crawler-user-agents" / "crawler-user-agents.json").read_text(encoding="utf-8"))
-    return [instance for entry in entries for instance in entry.get("instances", ())]
+    return [instance for entry in CRAWLER_USER_AGENTS_DATA for instance in entry.get("instances", ())]
 
 
-def read_devices(corpora: Path, rules: DeviceRules) -> Reading:
+def read_devices(rules: DeviceRules) -> Reading:
     """The class of every device of uap-core's tests that has one."""
-    cases = uap_cases(corpora, "device")
-    expected = {c["user_agent_string"]: class_of(c["family"], c["brand"], c["model"]) for c in cases}
+    cases = uap_cases("devices").select("user_agent", "family", "brand", "model")
+    expected = {agent: class_of(family, brand, model) for agent, family, brand, model in cases.iter_rows()}
     return _read({agent: kind for agent, kind in expected.items() if kind}, rules)
 
 
-def read_crawlers(corpora: Path, rules: DeviceRules) -> Reading:
-    return _read(dict.fromkeys(crawlers(corpora), "bot"), rules)
+def read_crawlers(rules: DeviceRules) -> Reading:
+    return _read(dict.fromkeys(crawlers(), "bot"), rules)
 
 
-def read_browsers(corpora: Path, rules: DeviceRules) -> Reading:
+def read_browsers(rules: DeviceRules) -> Reading:
     """That no browser of uap-core's tests is a machine's."""
-    browsers = [case["user_agent_string"] for case in uap_cases(corpora, "ua") if is_browser(case["family"])]
+    cases = uap_cases("browsers").select("user_agent", "family")
+    browsers = [agent for agent, family in cases.iter_rows() if is_browser(family)]
     return _read(dict.fromkeys(browsers, "person"), rules)
 
 

@@ -13,11 +13,12 @@ from pydantic import SecretStr
 
 from app.demo.calls import write_month
 from app.demo.database import opening_state, write_state
-from app.demo.life import written_states
 from app.demo.plan import DemoPlan
+from app.demo.shop_timeline import written_states
 from app.jobs.build.backfill import build_stale
 from app.jobs.build.day import JOBS
-from app.jobs.runs import ingest_paths, prepare, take_snapshot
+from app.jobs.ingest import ingest_paths
+from app.jobs.snapshot import take_snapshot
 from app.settings import Settings
 from app.warehouse import open_warehouse
 
@@ -51,7 +52,6 @@ def _make(folder: Path) -> None:
     settings = _settings(folder)
     paths = [str(path) for path in write_month(plan, folder, lambda _: None)]
     with open_warehouse(settings, purpose="a test") as warehouse:
-        prepare(warehouse, settings)
         ingest_paths(warehouse, settings, paths, now=datetime.fromtimestamp(plan.ends_ms / 1000, tz=UTC))
         first = datetime.fromtimestamp(plan.starts_ms / 1000, tz=UTC)
         evenings = [(first, opening_state(plan)), *written_states(plan, folder, hours=(24,))]

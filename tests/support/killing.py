@@ -178,7 +178,8 @@ class _PinnedClock(datetime):
 
 def main() -> None:
     import app.intake.files
-    import app.jobs.runs
+    import app.jobs.ingest
+    import app.jobs.snapshot.take
     import app.main
     import app.shop.sqlite
     import app.warehouse.opening
@@ -196,7 +197,7 @@ def main() -> None:
         answer(state="publishing")
         publish(staging, **options)
 
-    app.jobs.runs.datetime = _PinnedClock  # type: ignore[misc]
+    app.jobs.ingest.datetime = app.jobs.snapshot.take.datetime = _PinnedClock  # type: ignore[misc]
     app.intake.files._BATCH_RECORDS = BATCH_RECORDS
     app.warehouse.opening.hold_lease = partial(hold_lease, lease_s=float(os.environ["TEST_LEASE_S"]))
     Staging.publish = publish_and_tell  # type: ignore[method-assign]

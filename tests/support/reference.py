@@ -11,6 +11,10 @@ from zoneinfo import ZoneInfo
 Record = dict[str, object]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NO_IDS = {
+    "", "0", "-1", "null", "undefined", "none", "nan", "guest", "anonymous", "[object object]",
+    "00000000-0000-0000-0000-000000000000",
+}  # fmt: skip
 _CONTENT = (
     "ts", "visitor_id", "session_token", "user_id", "method", "endpoint", "status", "duration_ms", "ip", "user_agent",
     "referrer", "page_url", "request", "response",
@@ -56,7 +60,7 @@ def sessions(records: Iterable[Record], zone: ZoneInfo, timeout_ms: int) -> list
     found = []
     for _, calls in groupby(ordered, key=_visitor):
         for session in _of_visitor(list(calls), zone, timeout_ms):
-            users = [str(call["user_id"]) for call in session if call.get("user_id")]
+            users = [user for call in session if (user := _id(call, "user_id"))]
             found.append(
                 Session(
                     _day(session[0], zone),
@@ -70,8 +74,14 @@ def sessions(records: Iterable[Record], zone: ZoneInfo, timeout_ms: int) -> list
 
 
 def _visitor(record: Record) -> tuple[str, ...]:
-    key = record.get("visitor_id") or record.get("session_token")
-    return (str(key),) if key else ("", str(record.get("ip", "")), str(record.get("user_agent", "")))
+    key = _id(record, "visitor_id") or _id(record, "session_token")
+    return (key,) if key else ("", str(record.get("ip", "")), str(record.get("user_agent", "")))
+
+
+def _id(record: Record, name: str) -> str:
+    """The id that a record carries; empty where it carries none, or one that says that there is none."""
+    value = str(record.get(name) or "")
+    return "" if value.strip().lower() in _NO_IDS else value
 
 
 def _day(record: Record, zone: ZoneInfo) -> date:

@@ -203,7 +203,6 @@ def test_without_mariadb_one_line_tells_how_to_get_it(tmp_path, monkeypatch):
     assert "\n" not in mariadb.MISSING
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
 def test_it_does_not_outlive_a_killed_test_run(tmp_path):
     program = """if True:
         import sys

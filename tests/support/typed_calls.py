@@ -8,7 +8,8 @@ import polars as pl
 import pyarrow as pa
 
 from app.frames.events import TypedCalls, type_calls
-from app.rules.endpoint_map import EndpointMap, Lookup, load_endpoint_map, parse_endpoint_map
+from app.frames.money import MONEY
+from app.rules.endpoint_map import MONEY_FIELDS, EndpointMap, Lookup, load_endpoint_map, parse_endpoint_map
 from app.settings import SHIPPED_ENDPOINT_MAPS
 
 DEMO = load_endpoint_map(SHIPPED_ENDPOINT_MAPS / "demo.toml")
@@ -45,7 +46,13 @@ def typed(
     }
     table = pa.table({side: pa.array(column, pa.large_string()) for side, column in texts.items()})
     chosen = map_of(endpoint_map) if isinstance(endpoint_map, str) else endpoint_map
-    return type_calls(calls.drop("visitor"), table, endpoint_map=chosen, lookups=lookups)
+    exact = type_calls(calls.drop("visitor"), table, endpoint_map=chosen, lookups=lookups)
+    cents = [
+        pl.col(name).cast(pl.List(MONEY) if isinstance(dtype, pl.List) else MONEY)
+        for name, dtype in exact.calls.schema.items()
+        if name in MONEY_FIELDS
+    ]
+    return TypedCalls(exact.calls.with_columns(cents), exact.unreadable)
 
 
 def event_of(record: dict[str, Any], endpoint_map: EndpointMap | str = DEMO) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def test_every_dwh_table_is_partitioned_by_its_business_day(warehouse):
             "SELECT name, partition_key FROM system.tables WHERE database = 'dwh' AND engine = 'MergeTree'"
         ).rows()
     )
-    assert keys == {table.name: table.partition_by for table in DWH_TABLES}
+    assert keys == {table.name: table.day for table in DWH_TABLES}
 
 
 def test_values_come_back_as_they_were_written(warehouse):

@@ -100,7 +100,7 @@ def test_other_work_goes_on_while_the_linked_shop_is_down(tmp_path, warehouse, l
         shop = MySQLShop(ServiceUrl.parse(other.url(), "mysql"), max_replica_lag_s=300)
         link_shop(warehouse, shop)
         shop.close()
-    from app.jobs.runs import prepare
+    from app.warehouse.opening import prepare_warehouse
 
-    prepare(warehouse, settings)
+    prepare_warehouse(warehouse, settings)
     assert ingest_records({"ts": "2026-03-01T00:00:00Z", "method": "GET", "endpoint": "/x"}).stored == 1

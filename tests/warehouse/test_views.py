@@ -1,6 +1,5 @@
 """People across devices, and what their past says of a visit: the views against the same rules in plain Python."""
 
-import os
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,8 +14,9 @@ from hypothesis import strategies as st
 from app.contracts import SESSIONS
 from app.warehouse import migrate
 from app.warehouse.client import connect_embedded
+from tests.support.effort import repeated
 
-EXAMPLES = int(os.environ.get("CARAT_TEST_VISITS", "8"))
+EXAMPLES = repeated(8, 200)
 FIRST = datetime(2026, 3, 1, tzinfo=UTC)
 
 

@@ -276,7 +276,7 @@
     apply();
   }
 
-  // Before there are sessions: once there are, the page comes anew, with what its filters offer.
+  // Before there are sessions: once there are, the page is loaded again, with the values of its filters.
   function lookAgain() {
     setTimeout(async () => {
       const answer = await fetch("./").catch(() => null);

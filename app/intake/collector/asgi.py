@@ -1,4 +1,4 @@
-"""The two ends of a request as ASGI hands them over: its body, read within bounds, and its answer."""
+"""Reads request bodies within limits and sends answers, over ASGI."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -6,7 +6,7 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
-from app.intake.collector.refusal import RefusedRequestError
+from app.intake.collector.http_error import HTTPError
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -14,12 +14,12 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = tuple[tuple[bytes, bytes], ...]
 
 JSON = b"application/json"
-_DRAINED_BYTES = 64 * 1024**2
+_MAX_DRAIN_BYTES = 64 * 1024**2
 _DRAIN_S = 10.0
 
 
 class DisconnectedError(Exception):
-    """The sender is gone before its request was whole: nobody waits for an answer."""
+    """The sender disconnected before its request was complete; there is nobody to answer."""
 
 
 class Answer(NamedTuple):
@@ -32,69 +32,69 @@ class Answer(NamedTuple):
 
 
 class Body:
-    """The body of a request that comes in."""
+    """The body of an incoming request."""
 
     def __init__(self, receive: Receive, headers: dict[bytes, bytes]) -> None:
         self._receive = receive
         self._length = int(headers.get(b"content-length", b"0"))
-        self._is_whole = not self._length and b"transfer-encoding" not in headers
+        self._is_complete = not self._length and b"transfer-encoding" not in headers
 
     @property
-    def is_to_come(self) -> bool:
-        """Whether some of it was not read."""
-        return not self._is_whole
+    def has_more(self) -> bool:
+        """Whether part of it was not read yet."""
+        return not self._is_complete
 
     async def read(self, *, limit: int, hold: Callable[[int], None]) -> bytes:
-        """The whole body; `hold` is told of each piece and may refuse it. The server bounds how long it may take."""
+        """Read the whole body. `hold` is called with each chunk's size and may raise. The server limits the time."""
         if self._length > limit:
             raise _too_large(limit)
-        pieces: list[bytes] = []
+        chunks: list[bytes] = []
         size = 0
-        while not self._is_whole:
-            piece = await self._next()
-            size += len(piece)
+        while not self._is_complete:
+            chunk = await self._next()
+            size += len(chunk)
             if size > limit:
                 raise _too_large(limit)
-            hold(len(piece))
-            pieces.append(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            hold(len(chunk))
+            chunks.append(chunk)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def drain(self) -> None:
-        """Read on and forget it, within bounds: who still sends would not see the answer if this end closed now."""
-        left = _DRAINED_BYTES
+        """Read and discard the rest, within limits: otherwise a client that still sends would not see the answer."""
+        left = _MAX_DRAIN_BYTES
         with suppress(DisconnectedError, TimeoutError):
             async with asyncio.timeout(_DRAIN_S):
-                while left > 0 and not self._is_whole:
+                while left > 0 and not self._is_complete:
                     left -= len(await self._next())
 
     async def _next(self) -> bytes:
         message = await self._receive()
         if message["type"] != "http.request":
             raise DisconnectedError
-        self._is_whole = not message["more_body"]
-        piece: bytes = message["body"]
-        return piece
+        self._is_complete = not message["more_body"]
+        chunk: bytes = message["body"]
+        return chunk
 
 
 async def send_answer(send: Send, answer: Answer, body: Body) -> None:
-    """Send the answer; where some of the body is still to come, the connection ends with it."""
+    """Send the answer. If part of the body was not read, drain it and close the connection."""
     headers = [
         (b"content-type", answer.content_type),
         (b"content-length", str(len(answer.content)).encode()),
         *answer.headers,
     ]
-    is_last = body.is_to_come
-    if is_last:
+    must_drain = body.has_more
+    if must_drain:
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": int(answer.status), "headers": headers})
-    await send({"type": "http.response.body", "body": answer.content, "more_body": is_last})
-    if is_last:
+    await send({"type": "http.response.body", "body": answer.content, "more_body": must_drain})
+    if must_drain:
         await body.drain()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _too_large(limit: int) -> RefusedRequestError:
-    return RefusedRequestError(
+def _too_large(limit: int) -> HTTPError:
+    return HTTPError(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        f"the body is larger than {limit} bytes (CARAT_COLLECT_MAX_BODY_BYTES): send less at once",
+        f"the body is larger than {limit} bytes (CARAT_COLLECT_MAX_BODY_BYTES): send smaller batches",
     )

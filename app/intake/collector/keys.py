@@ -1,4 +1,4 @@
-"""The write keys: who may send calls. Several hold at once, so that one can be replaced without a gap."""
+"""The write keys that allow sending calls. Several are valid at once, so keys can be rotated without downtime."""
 
 import hashlib
 import hmac
@@ -15,7 +15,7 @@ _SCHEME = b"bearer "
 
 
 class WriteKeys:
-    """The keys that hold now. Only their hashes are kept, and all of them are compared, whichever fits."""
+    """The valid keys. Only their hashes are kept, and every check compares all of them in constant time."""
 
     def __init__(self, settings: Settings) -> None:
         self._file = secret_file("write_keys")
@@ -23,25 +23,25 @@ class WriteKeys:
         self._digests = _digests(_keys(settings))
 
     def admits(self, authorization: bytes) -> bool:
-        """Whether an Authorization header carries one of the keys."""
+        """Whether an Authorization header contains a valid key."""
         if authorization[: len(_SCHEME)].lower() != _SCHEME:
             return False
         sent = _digest(authorization[len(_SCHEME) :].strip())
-        return any([hmac.compare_digest(sent, digest) for digest in self._digests])  # noqa: C419  no shortcut
+        return any([hmac.compare_digest(sent, digest) for digest in self._digests])  # noqa: C419  no early exit
 
     def reload(self) -> None:
-        """Read the keys again; where that fails, or none would be left, those of before hold on."""
+        """Read the keys again. If that fails or no key is left, the previous keys stay valid."""
         self._changed_at = _changed_at(self._file)
         try:
             digests = _digests(_keys(load_settings()))
         except CaratError as error:
-            console.log.error("write keys could not be read again: those of before hold on", error=str(error))
+            console.log.error("write keys could not be read again: the previous keys stay valid", error=str(error))
             return
         console.log.info("write keys read", keys=len(digests), new=len(set(digests) - set(self._digests)))
         self._digests = digests
 
     def reload_if_changed(self) -> None:
-        """Read the keys again if their file is another than before."""
+        """Read the keys again if their file has changed."""
         if self._file and _changed_at(self._file) not in {self._changed_at, None}:
             self.reload()
 
@@ -51,11 +51,11 @@ def _keys(settings: Settings) -> list[bytes]:
     keys = [key.encode() for key in text.replace(",", " ").split()]
     if not keys:
         raise SettingsError(
-            "CARAT_WRITE_KEYS is not set: name the keys that may send calls, or their file in CARAT_WRITE_KEYS_FILE. "
-            "`openssl rand -hex 24` makes one"
+            "CARAT_WRITE_KEYS is not set: set it to the write keys, or CARAT_WRITE_KEYS_FILE to a file with them. "
+            "`openssl rand -hex 24` generates a key"
         )
     if any(len(key) < _SHORT for key in keys):
-        console.log.warning(f"a write key has less than {_SHORT} characters: it can be guessed")
+        console.log.warning(f"a write key has fewer than {_SHORT} characters: it could be guessed")
     return keys
 
 
@@ -68,7 +68,7 @@ def _digest(key: bytes) -> bytes:
 
 
 def _changed_at(path: Path | None) -> tuple[int, int] | None:
-    """What changes with a file: its time, and its number where it was replaced by another."""
+    """The modification time and inode of a file: they differ after a change or a replacement."""
     try:
         found = path.stat() if path else None
     except OSError:

@@ -1,7 +1,10 @@
-"""HTTP as the collector speaks it: uvicorn's, with bounds on what an unhurried or hostile sender can hold up.
+"""uvicorn's HTTP protocol with limits against slow or hostile senders.
 
-A request's head has to come in time and be of reasonable size, and only so many connections stay open. Those that wait
-for a request make room for new ones, the longest waiting first, so that idle connections never shut anybody out.
+The head of a request must arrive in time and be of reasonable size, and the number of connections is limited. Idle
+connections are closed in favor of new ones, longest idle first, so they never lock anybody out.
+
+This subclasses uvicorn's httptools protocol and uses its internals, so pyproject.toml pins uvicorn to a minor version.
+Check this file and run tests/intake/collector before raising the pin.
 """
 
 import asyncio
@@ -18,11 +21,11 @@ from app.settings import Settings
 
 _MAX_HEAD_BYTES = 64 * 1024
 _LAST_BODY_S = 5.0
-_GONE = 499  # what a request is counted as whose sender did not wait for an answer
+_GONE = 499  # counted for requests whose sender disconnected before the answer
 
 
 class ServerConfig(uvicorn.Config):
-    """uvicorn's configuration, and what its connections share here."""
+    """uvicorn's configuration, and the state shared by its connections."""
 
     def __init__(self, app: Any, settings: Settings, metrics: Metrics, *, stop_timeout_s: int) -> None:
         super().__init__(
@@ -43,11 +46,11 @@ class ServerConfig(uvicorn.Config):
         self.idle_timeout_s = settings.collect_idle_timeout_s
         self.max_connections = settings.collect_max_connections
         self.metrics = metrics
-        self.waiting: dict[CollectorProtocol, None] = {}  # connections without a request, the longest waiting first
+        self.idle: dict[CollectorProtocol, None] = {}  # idle connections, longest idle first
 
 
-class _Joining(asyncio.Transport):
-    """A transport that keeps the head of an answer back until its content comes, so that both go at once."""
+class _HeadBuffer(asyncio.Transport):
+    """A transport that delays the head of an answer until its content, so that both are sent in one write."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         super().__init__()
@@ -66,7 +69,7 @@ class _Joining(asyncio.Transport):
             self._head = b""
 
     def flush(self) -> None:
-        """Send a head that nothing follows."""
+        """Send a head that no content follows."""
         if self._head:
             self.write(b"")
 
@@ -79,7 +82,7 @@ class CollectorProtocol(HttpToolsProtocol):
     """One connection."""
 
     config: ServerConfig
-    transport: _Joining
+    transport: _HeadBuffer
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -90,27 +93,27 @@ class CollectorProtocol(HttpToolsProtocol):
         self._is_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a request; where too many connections are open, in the place of another that waits."""
-        super().connection_made(_Joining(transport))
+        """Wait for a request. If too many connections are open, replace an idle one."""
+        super().connection_made(_HeadBuffer(transport))
         self._deadline = self.loop.call_later(self.config.head_timeout_s, self._end_late_head)
-        waiting = self.config.waiting
+        idle = self.config.idle
         if len(self.connections) > self.config.max_connections:
-            if waiting:
-                next(iter(waiting)).give_way()
+            if idle:
+                next(iter(idle)).give_way()
             else:
                 self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections are open", b"retry-after: 1\r\n")
                 return
-        waiting[self] = None
+        idle[self] = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
-        self._stop_waiting()
+        """Clean up after a closed connection."""
+        self._leave_idle()
         if self.cycle and self.cycle.more_body and not self.cycle.response_started and not self._is_refused:
-            self.config.metrics.answered(_GONE)
+            self.config.metrics.count_answer(_GONE)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read on, but never an endless head."""
+        """Parse more data, but not an endless head."""
         if self.transport.is_closing():
             return
         if self._is_in_head:
@@ -119,9 +122,9 @@ class CollectorProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._refuse(HTTPStatus.BAD_REQUEST, "no other protocol is spoken here")
+            self._refuse(HTTPStatus.BAD_REQUEST, "protocol upgrades are not supported")
         except httptools.HttpParserError as error:
-            self._refuse(HTTPStatus.BAD_REQUEST, f"this is no HTTP request: {error}")
+            self._refuse(HTTPStatus.BAD_REQUEST, f"not a valid HTTP request: {error}")
         else:
             if not self._is_in_head:
                 if self.cycle.more_body and not self._deadline:
@@ -130,7 +133,7 @@ class CollectorProtocol(HttpToolsProtocol):
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the head of the request is too large")
 
     def on_message_begin(self) -> None:
-        """A request begins: its head has to be whole in time."""
+        """A request begins: its head must be complete in time."""
         super().on_message_begin()
         if not self._is_in_head:
             self._is_in_head = True
@@ -138,13 +141,13 @@ class CollectorProtocol(HttpToolsProtocol):
             self._deadline = self.loop.call_later(self.config.head_timeout_s, self._end_late_head)
 
     def on_headers_complete(self) -> None:
-        """The head is whole: the request is no longer one that is waited for."""
+        """The head is complete: the connection is no longer idle."""
         self._is_in_head = False
-        self._stop_waiting()
+        self._leave_idle()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """The body is whole, too."""
+        """The body is complete."""
         if self._deadline:
             self._deadline.cancel()
             self._deadline = None
@@ -155,50 +158,50 @@ class CollectorProtocol(HttpToolsProtocol):
         self.transport.flush()
         super().on_response_complete()
         if self.cycle.response_complete and not self.transport.is_closing():
-            self.config.waiting[self] = None
+            self.config.idle[self] = None
 
     def shutdown(self) -> None:
-        """The server stops: nothing new, and no long wait for a body that is still on its way."""
+        """The server stops: accept nothing new, and wait only briefly for an incomplete body."""
         super().shutdown()
         if self.cycle and self.cycle.more_body and not self.cycle.response_complete:
-            self._stop_waiting()
+            self._leave_idle()
             wait_s = min(self.config.body_timeout_s, _LAST_BODY_S)
             self._deadline = self.loop.call_later(wait_s, self._end_late_body)
 
     def give_way(self) -> None:
-        """End the connection for the sake of another."""
-        self._stop_waiting()
+        """Close the connection in favor of another."""
+        self._leave_idle()
         self.transport.close()
 
-    def _stop_waiting(self) -> None:
-        self.config.waiting.pop(self, None)
+    def _leave_idle(self) -> None:
+        self.config.idle.pop(self, None)
         if self._deadline:
             self._deadline.cancel()
             self._deadline = None
 
     def _end_late_head(self) -> None:
         self._deadline = None
-        if self.cycle and not self.cycle.response_complete:  # one request is being answered, the next began
+        if self.cycle and not self.cycle.response_complete:  # the previous request is still being answered
             self._deadline = self.loop.call_later(self.config.head_timeout_s, self._end_late_head)
         elif self._head_bytes:
-            self._refuse(HTTPStatus.REQUEST_TIMEOUT, "the head of the request did not come in time")
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, "the head of the request did not arrive in time")
         else:
             self.give_way()
 
     def _end_late_body(self) -> None:
         self._deadline = None
-        self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"the body did not come within {self.config.body_timeout_s:g} s")
+        self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"the body did not arrive within {self.config.body_timeout_s:g} s")
 
     def _refuse(self, status: HTTPStatus, reason: str, header: bytes = b"") -> None:
-        """End the connection with an answer; where a whole request waits for its own, after that."""
-        self._stop_waiting()
+        """Answer with an error and close the connection; a complete request in progress is answered first."""
+        self._leave_idle()
         is_answering = self.cycle and not self.cycle.response_complete
         if is_answering and not self.cycle.more_body:
             self.cycle.keep_alive = False
             self.flow.pause_reading()
             return
         if not is_answering or not self.cycle.response_started:
-            self.config.metrics.answered(status)
+            self.config.metrics.count_answer(status)
             self._is_refused = True
             content = msgspec.json.encode({"reason": reason})
             line = b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode())

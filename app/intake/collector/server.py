@@ -1,4 +1,4 @@
-"""Runs the collector: its sockets, its event loop, its signals, and what systemd and the log are told."""
+"""Runs the collector: sockets, event loop, signals, systemd notifications and log."""
 
 import asyncio
 import gc
@@ -18,25 +18,25 @@ import uvloop
 from app.core import console, watchdog
 from app.core.errors import CaratError, SettingsError
 from app.intake.collector.application import Application
-from app.intake.collector.intake import Intake
 from app.intake.collector.keys import WriteKeys
 from app.intake.collector.metrics import Metrics
 from app.intake.collector.protocol import ServerConfig
+from app.intake.collector.receiving import Receiver
 from app.intake.spool import Spool, SpoolLimits
 from app.settings import Settings
 
 _FIRST_INHERITED = 3  # by systemd's convention
 _BACKLOG = 2048
-_STOP_S = 25  # what was begun may take so long to end
-_HANG_S = 15.0  # an event loop that does not turn for so long is no longer reported to be alive
-_SWITCH_S = 0.0005  # after a sync, the spool's thread waits no longer for a busy event loop to let it go on
-_LOOK_AT_KEYS_S = 5.0
+_STOP_S = 25  # the time that requests in progress get on shutdown
+_HANG_S = 15.0  # systemd pings stop if the event loop does not turn for this long
+_SWITCH_S = 0.0005  # after a sync, the spool's thread gets the GIL from a busy event loop within this time
+_RELOAD_KEYS_S = 5.0
 _SUMMARY_S = 60.0
 _TICKS_A_SECOND = 10  # of uvicorn's main loop
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Sockets that listen there."""
+    """Open a listening socket."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return [socket.create_server((host, port), family=family, backlog=_BACKLOG)]
@@ -46,7 +46,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
 
 
 def inherited_sockets(fd: int | None = None) -> list[socket.socket]:
-    """The sockets that systemd, or whoever else started this process, opened for it; none where there are none."""
+    """The listening sockets passed by systemd (or as `fd`); empty if there are none."""
     count = os.environ.get("LISTEN_FDS", "")
     is_meant = os.environ.get("LISTEN_PID") == str(os.getpid()) and count.isdecimal()
     fds = [fd] if fd is not None else range(_FIRST_INHERITED, _FIRST_INHERITED + int(count)) if is_meant else []
@@ -57,17 +57,15 @@ def inherited_sockets(fd: int | None = None) -> list[socket.socket]:
             sockets.append(socket.socket(fileno=number))
             is_listening = sockets[-1].getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         except OSError as error:
-            raise SettingsError(
-                f"file descriptor {number} is no socket that was handed over: {error.strerror}"
-            ) from None
+            raise SettingsError(f"file descriptor {number} is not an inherited socket: {error.strerror}") from None
         if not is_listening:
             sockets[-1].close()
-            raise SettingsError(f"the socket at file descriptor {number} does not listen")
+            raise SettingsError(f"the socket at file descriptor {number} is not listening")
     return sockets
 
 
 class Collector:
-    """One collector; it listens on sockets that are open already."""
+    """A collector on sockets that are already open."""
 
     def __init__(self, settings: Settings, sockets: Sequence[socket.socket]) -> None:
         self._settings = settings
@@ -76,12 +74,12 @@ class Collector:
         self._server: _Server | None = None
 
     def run(self) -> None:
-        """Collect until SIGTERM, SIGINT or `stop`; what was begun is finished."""
+        """Collect until SIGTERM, SIGINT or `stop`; requests in progress are finished."""
         _raise_file_limit()
-        _send_warnings_to_our_log()
+        _redirect_uvicorn_log()
         switch_interval_s = sys.getswitchinterval()
         sys.setswitchinterval(_SWITCH_S)
-        gc.freeze()  # what is here by now stays: nothing to look through again and again
+        gc.freeze()  # the objects so far stay: do not traverse them again and again
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(self._run())
@@ -92,18 +90,18 @@ class Collector:
                 listener.close()
 
     def stop(self) -> None:
-        """Let `run` end; from any thread."""
+        """Make `run` return. Can be called from any thread."""
         if self._server:
             self._server.should_exit = True
 
     async def _run(self) -> None:
         metrics = Metrics()
-        spool = Spool(self._settings.spool, SpoolLimits.of(self._settings), on_sync=metrics.synced)
+        spool = Spool(self._settings.spool, SpoolLimits.of(self._settings), on_sync=metrics.count_sync)
         await spool.open()
         try:
-            intake = Intake(self._settings, self._keys, spool, metrics)
+            receiver = Receiver(self._settings, self._keys, spool, metrics)
             application = Application(
-                intake, spool, self._settings.spool, metrics, connections=lambda: len(server.server_state.connections)
+                receiver, spool, self._settings.spool, metrics, connections=lambda: len(server.server_state.connections)
             )
             server = self._server = _Server(
                 ServerConfig(application, self._settings, metrics, stop_timeout_s=_STOP_S),
@@ -113,7 +111,7 @@ class Collector:
             )
             addresses = [_address(listener) for listener in self._sockets]
             console.log.info("collecting", at=addresses)
-            if sys.stderr.isatty():  # where the log has warnings only
+            if sys.stderr.isatty():  # where the log shows only warnings
                 console.say(f"collecting at {', '.join(addresses)}, until Ctrl+C")
             await server.serve(self._sockets)
         finally:
@@ -122,7 +120,7 @@ class Collector:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, whose signals are handled here, and which says how it is doing."""
+    """uvicorn's server with our signal handling, watchdog and log summary."""
 
     def __init__(self, config: ServerConfig, application: Application, keys: WriteKeys, metrics: Metrics) -> None:
         super().__init__(config)
@@ -136,9 +134,9 @@ class _Server(uvicorn.Server):
         self._watched.enter_context(watchdog.watched(patience_s=_HANG_S))
 
     async def on_tick(self, counter: int) -> bool:
-        """What uvicorn does ten times a second; more often than that, an event loop in trouble does not get to it."""
+        """Called by uvicorn ten times a second, unless the event loop is blocked."""
         watchdog.progress()
-        if not counter % round(_LOOK_AT_KEYS_S * _TICKS_A_SECOND):
+        if not counter % round(_RELOAD_KEYS_S * _TICKS_A_SECOND):
             self._keys.reload_if_changed()
         if not counter % round(_SUMMARY_S * _TICKS_A_SECOND) and (figures := self._metrics.since_last()):
             console.log.info("collected", **figures)
@@ -146,7 +144,7 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Finish what was begun, take nothing new."""
+        """Finish requests in progress, accept no new ones."""
         self._application.is_stopping = True
         watchdog.status("stopping")
         await super().shutdown(sockets)
@@ -154,7 +152,7 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT end the server in order; SIGHUP has it read its keys again."""
+        """SIGTERM and SIGINT shut the server down gracefully; SIGHUP reloads the keys."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -169,8 +167,8 @@ class _Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
 
-class _ToOurLog(logging.Handler):
-    """uvicorn's warnings and errors as lines of Carat's log, and their whole story in its file."""
+class _CaratLogHandler(logging.Handler):
+    """Writes uvicorn's warnings and errors to Carat's log, with tracebacks in the log file."""
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
@@ -179,15 +177,15 @@ class _ToOurLog(logging.Handler):
         console.log.error(record.getMessage().strip(), error=str(error or ""))
 
 
-def _send_warnings_to_our_log() -> None:
+def _redirect_uvicorn_log() -> None:
     logger = logging.getLogger("uvicorn")
     logger.setLevel(logging.WARNING)
     logger.propagate = False
-    logger.handlers = [_ToOurLog()]
+    logger.handlers = [_CaratLogHandler()]
 
 
 def _raise_file_limit() -> None:
-    """Each connection is an open file: as many as may be."""
+    """Raise the limit of open files to the maximum: each connection is one."""
     with suppress(OSError, ValueError):
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

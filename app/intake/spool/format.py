@@ -1,7 +1,7 @@
-"""The format of a segment: frames one after the other, each with its length and a checksum over all of it.
+"""The file format of a segment: a sequence of entries, each with its length and a checksum.
 
-A frame is what one request brought: its records, or those of its records that were refused, received at one moment.
-Records are told apart by their lengths, so each comes back as it was sent, whatever bytes it holds.
+An entry holds the accepted, or the rejected, records of one request, all received at the same moment. Each record is
+stored with its length, so it is read back exactly as it was sent, whatever bytes it contains.
 """
 
 import struct
@@ -15,27 +15,27 @@ import msgspec
 
 from app.core.errors import SpoolError
 
-# magic (kind and version of the frame), length of the payload, records, received at (epoch ms)
+# magic (kind and version of the entry), length of the payload, records, received at (epoch ms)
 _HEAD = struct.Struct("<4sIIq")
 _CHECKSUM = struct.Struct("<I")  # CRC-32 of the head and the payload
 HEAD_BYTES = _HEAD.size + _CHECKSUM.size
-MAGIC = b"\xc4RT"  # no text in UTF-8 holds it, so that the next frame is found after damage
+MAGIC = b"\xc4RT"  # not valid UTF-8, so that the next entry can be found after corruption
 _RECORDS = MAGIC + b"1"
-_REFUSED = MAGIC + b"2"
+_REJECTED = MAGIC + b"2"
 _LONGEST_PAYLOAD = 2**31 - 1
 _LENGTH_BYTES = 4
 
 
-class Refused(NamedTuple):
-    """A record that the collector did not accept: why, in few words and exactly, and its bytes."""
+class RejectedRecord(NamedTuple):
+    """A record that the collector rejected: a short reason, the exact detail, and its bytes."""
 
     reason: str
     detail: str
     data: bytes
 
 
-class Frame(NamedTuple):
-    """A frame to be written; its checksum is made where it is, away from the event loop."""
+class Entry(NamedTuple):
+    """An entry to write. The checksum is computed when it is written, outside the event loop."""
 
     head: bytes
     payload: bytes
@@ -51,57 +51,57 @@ class Frame(NamedTuple):
 
 
 class Head(NamedTuple):
-    """The head of a frame that was read."""
+    """The head of an entry."""
 
-    is_refused: bool
+    is_rejected: bool
     length: int
     records: int
     received_at_ms: int
     checksum: int
 
 
-_refused_encoder = msgspec.msgpack.Encoder()
-_refused_decoder = msgspec.msgpack.Decoder(list[Refused])
+_rejected_encoder = msgspec.msgpack.Encoder()
+_rejected_decoder = msgspec.msgpack.Decoder(list[RejectedRecord])
 
 
-def frame_of_records(records: Sequence[bytes | msgspec.Raw], received_at_ms: int) -> Frame:
-    """The records as a frame; SpoolError where they are larger than one can be."""
+def records_entry(records: Sequence[bytes | msgspec.Raw], received_at_ms: int) -> Entry:
+    """The records as an entry; SpoolError if they are too large for one."""
     lengths = array("I", map(len, records))
     if sys.byteorder == "big":
         lengths.byteswap()
-    return _frame(_RECORDS, b"".join((lengths.tobytes(), *records)), len(records), received_at_ms)
+    return _entry(_RECORDS, b"".join((lengths.tobytes(), *records)), len(records), received_at_ms)
 
 
-def frame_of_refused(refused: Sequence[Refused], received_at_ms: int) -> Frame:
-    """The refused records as a frame, each with its reason."""
-    return _frame(_REFUSED, _refused_encoder.encode(refused), len(refused), received_at_ms)
+def rejected_entry(rejected: Sequence[RejectedRecord], received_at_ms: int) -> Entry:
+    """The rejected records, with their reasons, as an entry."""
+    return _entry(_REJECTED, _rejected_encoder.encode(rejected), len(rejected), received_at_ms)
 
 
-def _frame(magic: bytes, payload: bytes, records: int, received_at_ms: int) -> Frame:
+def _entry(magic: bytes, payload: bytes, records: int, received_at_ms: int) -> Entry:
     if len(payload) > _LONGEST_PAYLOAD:
         raise SpoolError(f"a batch of {len(payload)} bytes does not fit into the spool: lower the limits of a request")
-    return Frame(_HEAD.pack(magic, len(payload), records, received_at_ms), payload, records)
+    return Entry(_HEAD.pack(magic, len(payload), records, received_at_ms), payload, records)
 
 
 def parse_head(data: bytes) -> Head | None:
-    """The head at the beginning of the data; None where there is none."""
+    """The head at the start of the data; None if there is none."""
     if len(data) < HEAD_BYTES:
         return None
     magic, length, records, received_at_ms = _HEAD.unpack_from(data)
-    if magic not in {_RECORDS, _REFUSED}:
+    if magic not in {_RECORDS, _REJECTED}:
         return None
-    return Head(magic == _REFUSED, length, records, received_at_ms, *_CHECKSUM.unpack_from(data, _HEAD.size))
+    return Head(magic == _REJECTED, length, records, received_at_ms, *_CHECKSUM.unpack_from(data, _HEAD.size))
 
 
 def is_whole(head: Head, data: bytes, payload: bytes) -> bool:
-    """Whether the payload that follows the head, itself the beginning of the data, is the one that was written."""
+    """Whether the payload matches the checksum; `data` starts with the bytes of the head."""
     return len(payload) == head.length and head.checksum == zlib.crc32(payload, zlib.crc32(data[: _HEAD.size]))
 
 
-def records_of(head: Head, payload: bytes) -> Iterator[bytes | Refused]:
-    """The records of a whole frame, as they were sent."""
-    if head.is_refused:
-        yield from _refused_decoder.decode(payload)
+def records_of(head: Head, payload: bytes) -> Iterator[bytes | RejectedRecord]:
+    """The records of an entry, as they were sent."""
+    if head.is_rejected:
+        yield from _rejected_decoder.decode(payload)
         return
     start = _LENGTH_BYTES * head.records
     lengths = array("I", payload[:start])

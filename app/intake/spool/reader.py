@@ -1,64 +1,64 @@
-"""Reads segments in bounded memory. What is damaged comes as such, and what stands after it is found again."""
+"""Reads segments in bounded memory, and recovers the entries that follow a corrupt part."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from app.intake.spool.format import HEAD_BYTES, MAGIC, Head, Refused, is_whole, parse_head, records_of
+from app.intake.spool.format import HEAD_BYTES, MAGIC, Head, RejectedRecord, is_whole, parse_head, records_of
 
 _CHUNK_BYTES = 1024 * 1024
-_KEPT_DAMAGE_BYTES = 64 * 1024 * 1024  # of a longer stretch, only its beginning comes
+_MAX_CORRUPTION_BYTES = 64 * 1024 * 1024  # of a longer part, only the start is returned
 
 
 class Received(NamedTuple):
-    """The records of one frame, in the order in which they were sent."""
+    """The records of one entry, in the order in which they were sent."""
 
     received_at_ms: int
-    records: list[bytes | Refused]
+    records: list[bytes | RejectedRecord]
 
 
-class Damage(NamedTuple):
-    """A stretch of a segment that is no whole frame: where it stands, how long it is, and its bytes."""
+class Corruption(NamedTuple):
+    """A part of a segment that is not a valid entry: its offset, its size, and its bytes."""
 
     offset: int
     size: int
     data: bytes
 
 
-def read_segment(path: Path) -> Iterator[Received | Damage]:
-    """The frames of a segment; what is damaged between, before or after them comes as Damage."""
+def read_segment(path: Path) -> Iterator[Received | Corruption]:
+    """The entries of a segment; anything else in it is returned as Corruption."""
     with path.open("rb") as file:
-        for start, end, frame in _stretches(file):
-            if frame is None:
+        for start, end, entry in _parts(file):
+            if entry is None:
                 file.seek(start)
-                yield Damage(start, end - start, file.read(min(end - start, _KEPT_DAMAGE_BYTES)))
+                yield Corruption(start, end - start, file.read(min(end - start, _MAX_CORRUPTION_BYTES)))
             else:
-                head, payload = frame
+                head, payload = entry
                 yield Received(head.received_at_ms, list(records_of(head, payload)))
 
 
-def end_of_frames(path: Path) -> int:
-    """The offset after the last whole frame: what stands behind it was never acknowledged."""
+def end_of_entries(path: Path) -> int:
+    """The offset after the last valid entry: what follows was never acknowledged."""
     with path.open("rb") as file:
-        return max((end for _, end, frame in _stretches(file) if frame), default=0)
+        return max((end for _, end, entry in _parts(file) if entry), default=0)
 
 
-def _stretches(file: IO[bytes]) -> Iterator[tuple[int, int, tuple[Head, bytes] | None]]:
-    """Where each frame begins and ends, with the frame; None stands for what is none."""
+def _parts(file: IO[bytes]) -> Iterator[tuple[int, int, tuple[Head, bytes] | None]]:
+    """Start, end and content of each entry; the content is None for a corrupt part."""
     size = file.seek(0, 2)
     offset = 0
     while offset < size:
-        frame = _frame_at(file, offset, size)
-        end = offset + HEAD_BYTES + frame[0].length if frame else _next_frame(file, offset, size)
-        yield offset, end, frame
+        entry = _entry_at(file, offset, size)
+        end = offset + HEAD_BYTES + entry[0].length if entry else _next_entry(file, offset, size)
+        yield offset, end, entry
         offset = end
 
 
-def _next_frame(file: IO[bytes], damaged: int, size: int) -> int:
-    """Where the next whole frame begins after a damaged one; the end of the file where there is none."""
-    at = damaged + 1
+def _next_entry(file: IO[bytes], corrupt: int, size: int) -> int:
+    """The offset of the next valid entry after a corrupt part; the end of the file if there is none."""
+    at = corrupt + 1
     while (at := _find_magic(file, at)) != -1:
-        if _frame_at(file, at, size):
+        if _entry_at(file, at, size):
             return at
         at += 1
     return size
@@ -76,8 +76,8 @@ def _find_magic(file: IO[bytes], at: int) -> int:
     return -1
 
 
-def _frame_at(file: IO[bytes], offset: int, size: int) -> tuple[Head, bytes] | None:
-    """The whole frame that begins there, or None."""
+def _entry_at(file: IO[bytes], offset: int, size: int) -> tuple[Head, bytes] | None:
+    """The valid entry at this offset, or None."""
     file.seek(offset)
     data = file.read(HEAD_BYTES)
     head = parse_head(data)

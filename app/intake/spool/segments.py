@@ -1,7 +1,7 @@
-"""The files of a spool: `<segment>.open` while it is written, then `.sealed`; in `delivered/` once it was delivered.
+"""The files of a spool: `<segment>.open`, then `<segment>.sealed`, then `delivered/<segment>.sealed`.
 
-Delivered segments are kept a while, so that a warehouse that lost something can be given it again.
-A segment's name never comes back: the warehouse knows by it what it was given already.
+Delivered segments are kept for a while, so that they can be delivered again if the warehouse loses data. A segment name
+is never reused: the warehouse recognizes by it what was delivered before.
 """
 
 import os
@@ -20,7 +20,7 @@ DELIVERED = "delivered"
 
 @dataclass(frozen=True, order=True)
 class Segment:
-    """One file of a spool. In the order of their names, segments are in the order in which they were begun."""
+    """One file of a spool. Sorted by name, segments are in the order in which they were started."""
 
     name: str
     path: Path
@@ -29,14 +29,14 @@ class Segment:
 
     @property
     def begun_at_ms(self) -> int:
-        """When it was begun: names begin with it."""
+        """When it was started, which its name starts with."""
         begun = self.name.partition("-")[0]
         return int(begun) if begun.isdecimal() else self.written_at_ms
 
 
 @dataclass(frozen=True)
-class Depth:
-    """What of a spool is to be delivered: segments, their bytes, and since when the oldest waits."""
+class Backlog:
+    """What waits for delivery: segments, their bytes, and when the oldest was started."""
 
     segments: int
     bytes: int
@@ -44,33 +44,33 @@ class Depth:
 
 
 def segments(folder: Path, *states: str) -> list[Segment]:
-    """The segments in these states (open and sealed if none is named), the oldest first; none without a folder."""
+    """The segments in these states (default: open and sealed), oldest first. Empty if the folder does not exist."""
     with spool_errors(folder):
         return sorted(_scan(folder, frozenset(states or (OPEN, SEALED))))
 
 
 def sealed_segments(folder: Path) -> list[Segment]:
-    """What can be delivered, the oldest first."""
+    """The segments that can be delivered, oldest first."""
     return segments(folder, SEALED)
 
 
 def delivered_segments(folder: Path) -> list[Segment]:
-    """What was delivered and is kept, the oldest first."""
+    """The delivered segments that are still kept, oldest first."""
     return segments(folder / DELIVERED, SEALED)
 
 
-def spool_depth(folder: Path) -> Depth:
+def spool_backlog(folder: Path) -> Backlog:
     """What waits for delivery now."""
     waiting = [segment for segment in segments(folder) if segment.bytes]
-    return Depth(
+    return Backlog(
         segments=len(waiting),
         bytes=sum(segment.bytes for segment in waiting),
         oldest_at_ms=min((segment.begun_at_ms for segment in waiting), default=None),
     )
 
 
-def mark_delivered(segment: Segment) -> None:
-    """Note that the warehouse has it. Should the note be lost with the power, it is delivered again, to no effect."""
+def acknowledge(segment: Segment) -> None:
+    """Mark a segment as delivered. If a power cut loses the mark, it is delivered again, without effect."""
     kept = segment.path.parent / DELIVERED
     with spool_errors(segment.path.parent):
         kept.mkdir(mode=0o700, exist_ok=True)
@@ -78,8 +78,8 @@ def mark_delivered(segment: Segment) -> None:
 
 
 def delivery_lag_s(folder: Path) -> float | None:
-    """How long the segment that was delivered last had taken since its first record came; None where none is kept."""
-    with suppress(FileNotFoundError):  # no folder, or removed meanwhile
+    """The time from the first record of the most recently delivered segment to its delivery; None if none is kept."""
+    with suppress(FileNotFoundError):  # no folder, or just removed
         names = os.listdir(folder / DELIVERED)  # noqa: PTH208  there may be thousands
         newest = max((name for name in names if name.endswith(SEALED)), default="")
         begun = newest.partition("-")[0]
@@ -89,7 +89,7 @@ def delivery_lag_s(folder: Path) -> float | None:
 
 
 def remove_old_deliveries(folder: Path, *, keep_s: float) -> int:
-    """Remove segments that were delivered and are older than that; how many."""
+    """Remove delivered segments older than `keep_s`; returns how many."""
     oldest_ms = (time.time() - keep_s) * 1000
     old = [segment for segment in delivered_segments(folder) if segment.written_at_ms < oldest_ms]
     with spool_errors(folder):
@@ -99,24 +99,25 @@ def remove_old_deliveries(folder: Path, *, keep_s: float) -> int:
 
 
 def new_name(known: Iterable[str], now_ms: int) -> str:
-    """A name after all known ones, and unlike any that is gone already."""
+    """A name that sorts after all known ones and differs from all that were removed."""
     begun = [int(before) for before, _, _ in (name.partition("-") for name in known) if before.isdecimal()]
     return f"{max((now_ms, *(at + 1 for at in begun))):015d}-{secrets.token_hex(4)}"
 
 
 @contextmanager
 def spool_errors(folder: Path) -> Iterator[None]:
-    """What the system says, as SpoolError."""
+    """Turns OSError into SpoolError."""
     try:
         yield
     except OSError as error:
         raise SpoolError(
-            f"the spool {folder} cannot be used: {error.strerror or error}. Check CARAT_SPOOL, and who may write there"
+            f"the spool {folder} cannot be used: {error.strerror or error}. "
+            "Check CARAT_SPOOL and the permissions of the directory"
         ) from error
 
 
 def sync_folder(folder: Path) -> None:
-    """Make names that were given or changed durable."""
+    """Make new and changed file names durable."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -134,6 +135,6 @@ def _scan(folder: Path, states: frozenset[str]) -> Iterator[Segment]:
         if state in states:
             try:
                 found = entry.stat(follow_symlinks=False)
-            except FileNotFoundError:  # renamed or removed meanwhile
+            except FileNotFoundError:  # renamed or removed in the meantime
                 continue
             yield Segment(name, Path(entry.path), found.st_size, found.st_mtime_ns // 1_000_000)

@@ -1,17 +1,15 @@
-"""The one writer of a spool: acknowledges a batch when it is on disk, and shares each sync among all that wait.
+"""The only writer of a spool: acknowledges a batch when it is on disk. Waiting batches share one sync (group commit).
 
-There is no timer: while one sync runs, the batches that come in are gathered for the next. All that touches the disk
-happens in one thread of its own, in order, so that the event loop never waits for it.
+There is no timer: batches that arrive during a sync are written together with the next one. All disk access happens in
+order in a single thread, so the event loop never waits for the disk.
 
-A segment that could not be written or synced is never tried again: after a failed fsync the kernel may call pages
-clean that are lost. It is cut where it was last known to be on disk, and a new one is begun.
+A segment that could not be written or synced is never written again: after a failed fsync, the kernel may report lost
+pages as clean. The segment is truncated to the part that is known to be on disk, and a new one is started.
 """
 
 import asyncio
 import errno
-import fcntl
 import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,38 +21,40 @@ from typing import Self
 import msgspec
 
 from app.core import console
+from app.core.disk import free_bytes
 from app.core.errors import LockedError, SettingsError, SpoolError, SpoolFullError
-from app.intake.spool.format import Frame, Refused, frame_of_records, frame_of_refused
-from app.intake.spool.reader import end_of_frames
+from app.core.file_lock import take_lock
+from app.intake.spool.format import Entry, RejectedRecord, records_entry, rejected_entry
+from app.intake.spool.reader import end_of_entries
 from app.intake.spool.segments import (
     DELIVERED,
     OPEN,
     SEALED,
-    Depth,
+    Backlog,
     Segment,
     delivered_segments,
     new_name,
     remove_old_deliveries,
     segments,
-    spool_depth,
+    spool_backlog,
     spool_errors,
     sync_folder,
 )
 from app.settings import Settings
 
 _LOCK = "spool.lock"
-_BUFFERS_A_WRITE = 1020  # the kernel takes 1024 at once
-_LOOK_S = 5.0  # how old what is known of the folder may be
-_LOOK_AGAIN_S = 1.0  # … while there is no room
-_TIDY_S = 60.0
-_TEND_S = 1.0
-_LOCK_WAIT_S = 5.0  # a loader holds the lock for a moment where it finds what a dead collector has left
+_BUFFERS_A_WRITE = 1020  # the kernel accepts at most 1024
+_SCAN_S = 5.0  # how often the folder is scanned
+_RESCAN_WHEN_FULL_S = 1.0
+_CLEANUP_S = 60.0
+_MAINTENANCE_S = 1.0
+_LOCK_WAIT_S = 5.0  # a loader holds the lock for a moment while it seals what a dead collector left
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True)
 class SpoolLimits:
-    """When a segment is sealed, and how much the spool may take; 0 bytes mean no limit."""
+    """When a segment is sealed, and how large the spool may become; `max_bytes=0` means no limit."""
 
     segment_bytes: int = 64 * 1024**2
     segment_records: int = 200_000
@@ -77,7 +77,7 @@ class SpoolLimits:
 
 @dataclass(frozen=True)
 class SpoolStats:
-    """What was written since the spool was opened, what waits to be, and what is to be delivered."""
+    """What waits for delivery, and what was written since the spool was opened."""
 
     segments: int
     bytes: int
@@ -87,92 +87,92 @@ class SpoolStats:
     waiting_bytes: int
 
 
-# Told of each sync: the segment, up to where it is on disk now, and how many seconds that took.
+# Called after each sync with the segment, the bytes of it that are on disk, and the seconds it took.
 OnSync = Callable[[Path, int, float], None]
 
 
 class Spool:
-    """The writer of a folder of segments; to be used from one event loop."""
+    """Writes segments into a folder. Must be used from a single event loop."""
 
     def __init__(self, folder: Path, limits: SpoolLimits, *, on_sync: OnSync = lambda *_: None) -> None:
         self._folder = folder
         self._limits = limits
-        self._waiting: list[Frame] = []
+        self._waiting: list[Entry] = []
         self._waiting_bytes = 0
         self._durable: asyncio.Future[None] | None = None
         self._writing: asyncio.Task[None] | None = None
-        self._tending: asyncio.Task[None] | None = None
+        self._maintenance: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
         self._writer = _Writer(folder, limits, on_sync)
         self._is_closed = True
 
     async def open(self) -> None:
-        """Take the folder for this process, and seal what another has left; LockedError where one writes there."""
+        """Lock the folder and seal what a dead process left; LockedError if another process writes there."""
         await self._in_thread(self._writer.open)
-        self._tending = asyncio.create_task(self._tend())
+        self._maintenance = asyncio.create_task(self._maintain())
         self._is_closed = False
 
     async def append(
-        self, records: Sequence[bytes | msgspec.Raw], *, received_at_ms: int, refused: Sequence[Refused] = ()
+        self, records: Sequence[bytes | msgspec.Raw], *, received_at_ms: int, rejected: Sequence[RejectedRecord] = ()
     ) -> None:
-        """Return when the records, and those that were refused, are on disk.
+        """Write accepted and rejected records; returns when they are on disk.
 
-        Raises SpoolFullError where there is no room for them, SpoolError where the disk failed: then they may, or may
-        not, be delivered, and the sender should send them again.
+        Raises SpoolFullError if there is no room. Raises SpoolError if the disk failed: the records may or may not be
+        delivered then, and the sender should send them again.
         """
         if self._is_closed:
             raise SpoolError(f"the spool {self._folder} is closed")
-        frames = [frame_of_records(records, received_at_ms)] if records else []
-        if refused:
-            frames.append(frame_of_refused(refused, received_at_ms))
-        if not frames:
+        entries = [records_entry(records, received_at_ms)] if records else []
+        if rejected:
+            entries.append(rejected_entry(rejected, received_at_ms))
+        if not entries:
             return
-        size = sum(frame.size for frame in frames)
+        size = sum(entry.size for entry in entries)
         if self._waiting_bytes and self._waiting_bytes + size > self._limits.max_waiting_bytes:
             raise SpoolFullError(
                 f"the disk of the spool {self._folder} is too slow: {self._waiting_bytes} bytes wait to be written"
             )
-        self._waiting += frames
+        self._waiting += entries
         self._waiting_bytes += size
         if self._durable is None:
             self._durable = asyncio.get_running_loop().create_future()
         durable = self._durable
         if self._writing is None:
             self._writing = asyncio.create_task(self._write_what_waits())
-        await asyncio.shield(durable)  # who gives up waiting must not cancel it for the others
+        await asyncio.shield(durable)  # a cancelled waiter must not cancel the others
 
-    def refusal(self) -> str | None:
-        """Why records would be refused now; None where they would not."""
-        return f"the spool {self._folder} is closed" if self._is_closed else self._writer.refusal()
+    def problem(self) -> str | None:
+        """Why records cannot be written now; None if they can."""
+        return f"the spool {self._folder} is closed" if self._is_closed else self._writer.problem()
 
     def stats(self) -> SpoolStats:
-        """How the spool is doing; of the folder, as it was when last looked at."""
+        """Figures about the spool; those about the folder are from its latest scan."""
         return self._writer.stats(self._waiting_bytes)
 
     async def close(self) -> None:
-        """Write what waits, seal the segment, and let the folder go."""
+        """Write what waits, seal the segment, and unlock the folder."""
         self._is_closed = True
         while self._writing is not None:
             await asyncio.wait({self._writing})
-        if self._tending:
-            self._tending.cancel()
+        if self._maintenance:
+            self._maintenance.cancel()
         await self._in_thread(self._writer.close)
         self._thread.shutdown()
 
     async def _write_what_waits(self) -> None:
         try:
             while self._waiting:
-                frames, durable = self._waiting, self._durable
+                entries, durable = self._waiting, self._durable
                 written_bytes = self._waiting_bytes
                 assert durable is not None
                 self._waiting, self._durable = [], None
                 try:
-                    await self._in_thread(self._writer.write, frames)
-                except Exception as error:  # noqa: BLE001  whatever it is, who waits must hear of it
+                    await self._in_thread(self._writer.write, entries)
+                except Exception as error:  # noqa: BLE001  whatever failed, the waiters must learn of it
                     durable.set_exception(
                         error if isinstance(error, SpoolError) else SpoolError(f"the spool {self._folder}: {error}")
                     )
-                    durable.exception()  # all of those who waited may have gone
+                    durable.exception()  # marks it as retrieved: all waiters may be gone
                 else:
                     durable.set_result(None)
                 finally:
@@ -180,18 +180,18 @@ class Spool:
         finally:
             self._writing = None
 
-    async def _tend(self) -> None:
-        """Seal by age though nothing comes in, and keep the folder in order."""
+    async def _maintain(self) -> None:
+        """Seal by age even if nothing arrives, and clean up."""
         while True:
-            await asyncio.sleep(min(self._limits.segment_s / 4, _TEND_S))
-            await self._in_thread(self._writer.tend)
+            await asyncio.sleep(min(self._limits.segment_s / 4, _MAINTENANCE_S))
+            await self._in_thread(self._writer.maintain)
 
     async def _in_thread(self, action: Callable[..., None], *arguments: object) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, action, *arguments)
 
 
 class _Writer:
-    """What the spool's thread does; nothing else calls it, but for `stats`."""
+    """The part of Spool that runs in its thread. Only `stats` and `problem` are called from outside."""
 
     def __init__(self, folder: Path, limits: SpoolLimits, on_sync: OnSync) -> None:
         self._folder = folder
@@ -199,26 +199,26 @@ class _Writer:
         self._on_sync = on_sync
         self._lock: int | None = None
         self._segment: _OpenSegment | None = None
-        self._unsealed: list[Path] = []  # whole, but could not be renamed yet
+        self._unsealed: list[Path] = []  # complete, but not yet renamed
         self._last_name = ""
-        self._seen = Depth(0, 0, None)
+        self._backlog = Backlog(0, 0, None)
         self._kept_bytes = 0
-        self._written_since = self._begun_since = 0
-        self._looked_at = self._tidied_at = -float("inf")
+        self._written_since = self._started_since = 0
+        self._scanned_at = self._cleaned_at = -float("inf")
         self._records = self._syncs = 0
 
     def open(self) -> None:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             (self._folder / DELIVERED).mkdir(mode=0o700, exist_ok=True)
-            self._lock = _take_lock(self._folder, wait_s=_LOCK_WAIT_S)
+            self._lock = take_lock(self._folder / _LOCK, wait_s=_LOCK_WAIT_S)
         except OSError as error:
             raise SettingsError(f"CARAT_SPOOL: cannot use the directory {self._folder}: {error.strerror}") from None
         if self._lock is None:
-            raise LockedError(f"another collector writes to the spool {self._folder}: a spool has one writer")
+            raise LockedError(f"another collector writes to the spool {self._folder}: a spool can have only one writer")
         _seal_left(self._folder)
-        self._look()
-        self._tidy()
+        self._scan()
+        self._clean_up()
 
     def close(self) -> None:
         if self._segment:
@@ -227,55 +227,55 @@ class _Writer:
             os.close(self._lock)
             self._lock = None
 
-    def write(self, frames: Sequence[Frame]) -> None:
-        """Put the frames on disk, behind each other in one segment."""
-        size = sum(frame.size for frame in frames)
-        self._require_room(size)
+    def write(self, entries: Sequence[Entry]) -> None:
+        """Append the entries to the segment and sync it."""
+        size = sum(entry.size for entry in entries)
+        self._require_space(size)
         try:
             segment = self._segment = self._segment or self._begin()
             started = time.perf_counter()
-            segment.write(frames)
+            segment.write(entries)
             seconds = time.perf_counter() - started
         except OSError as error:
             self._abandon()
-            self._looked_at = -float("inf")
+            self._scanned_at = -float("inf")
             kind = SpoolFullError if error.errno in _FULL else SpoolError
             raise kind(f"the spool {self._folder} could not be written: {error.strerror or error}") from error
         self._written_since += size
-        self._records += sum(frame.records for frame in frames)
+        self._records += sum(entry.records for entry in entries)
         self._syncs += 1
         self._on_sync(segment.path, segment.durable, seconds)
         if segment.durable >= self._limits.segment_bytes or segment.records >= self._limits.segment_records:
             self._seal()
 
-    def tend(self) -> None:
-        """Seal what is old enough, try again what could not be sealed, see what was delivered, remove what is old."""
+    def maintain(self) -> None:
+        """Seal an old segment, retry failed renames, rescan the folder, remove old deliveries."""
         if self._segment and self._segment.age_s >= self._limits.segment_s:
             self._seal()
         for path in self._unsealed[:]:
             self._rename(path)
         with suppress(OSError, SpoolError):
-            if time.monotonic() - self._looked_at >= _LOOK_S:
-                self._look()
-                if not self._has_room(0):
-                    self._make_room(0)
-            if time.monotonic() - self._tidied_at >= _TIDY_S:
-                self._tidy()
+            if time.monotonic() - self._scanned_at >= _SCAN_S:
+                self._scan()
+                if not self._has_space(0):
+                    self._make_space(0)
+            if time.monotonic() - self._cleaned_at >= _CLEANUP_S:
+                self._clean_up()
 
-    def refusal(self) -> str | None:
+    def problem(self) -> str | None:
         try:
-            return None if self._has_room(0) else self._no_room
+            return None if self._has_space(0) else self._no_space
         except OSError as error:
             return f"the spool {self._folder} cannot be used: {error.strerror}"
 
     def stats(self, waiting_bytes: int) -> SpoolStats:
         segment = self._segment
-        oldest_ms = self._seen.oldest_at_ms
+        oldest_ms = self._backlog.oldest_at_ms
         if oldest_ms is None and segment:
             oldest_ms = segment.begun_at_ms
         return SpoolStats(
-            segments=self._seen.segments + self._begun_since,
-            bytes=self._seen.bytes + self._written_since,
+            segments=self._backlog.segments + self._started_since,
+            bytes=self._backlog.bytes + self._written_since,
             oldest_at_ms=oldest_ms,
             records=self._records,
             syncs=self._syncs,
@@ -287,15 +287,15 @@ class _Writer:
         self._last_name = new_name([self._last_name, *(found.name for found in segments(self._folder))], now_ms)
         segment = _OpenSegment(self._folder / f"{self._last_name}{OPEN}", now_ms)
         try:
-            sync_folder(self._folder)  # else the segment, with all that is in it, could be gone after a power cut
+            sync_folder(self._folder)  # otherwise a power cut could remove the whole segment
         except OSError:
-            segment.give_up()
+            segment.abandon()
             raise
-        self._begun_since += 1
+        self._started_since += 1
         return segment
 
     def _seal(self) -> None:
-        """Let the segment be delivered. Where its name cannot be changed now, it is tried again: it is on disk."""
+        """Release the segment for delivery. If it cannot be renamed now, `maintain` retries: its data is on disk."""
         segment, self._segment = self._segment, None
         assert segment is not None
         segment.close()
@@ -314,57 +314,57 @@ class _Writer:
     def _abandon(self) -> None:
         segment, self._segment = self._segment, None
         if segment is not None:
-            if segment.give_up():
+            if segment.abandon():
                 self._rename(segment.path)
-            _tell("a segment of the spool was given up", segment=segment.path.name, bytes=segment.durable)
+            _warn("a segment of the spool was abandoned", segment=segment.path.name, bytes=segment.durable)
 
-    def _require_room(self, size: int) -> None:
-        if self._has_room(size):
+    def _require_space(self, size: int) -> None:
+        if self._has_space(size):
             return
-        if time.monotonic() - self._looked_at >= _LOOK_AGAIN_S:
-            self._look()
-            self._make_room(size)
-            if self._has_room(size):
+        if time.monotonic() - self._scanned_at >= _RESCAN_WHEN_FULL_S:
+            self._scan()
+            self._make_space(size)
+            if self._has_space(size):
                 return
-        raise SpoolFullError(self._no_room)
+        raise SpoolFullError(self._no_space)
 
     @property
-    def _no_room(self) -> str:
+    def _no_space(self) -> str:
         return (
-            f"the spool {self._folder} is full: {self._seen.bytes + self._written_since} bytes wait for delivery, "
-            f"{shutil.disk_usage(self._folder).free} are free there (CARAT_SPOOL_MAX_BYTES, "
-            "CARAT_SPOOL_MIN_FREE_BYTES). Free some room, or see why nothing is delivered"
+            f"the spool {self._folder} is full: {self._backlog.bytes + self._written_since} bytes wait for delivery, "
+            f"{free_bytes(self._folder)} are free there (CARAT_SPOOL_MAX_BYTES, "
+            "CARAT_SPOOL_MIN_FREE_BYTES). Free some space, or check why nothing is delivered"
         )
 
-    def _has_room(self, size: int) -> bool:
-        held = self._seen.bytes + self._written_since + self._kept_bytes + size
-        free = shutil.disk_usage(self._folder).free - size
+    def _has_space(self, size: int) -> bool:
+        held = self._backlog.bytes + self._written_since + self._kept_bytes + size
+        free = free_bytes(self._folder) - size
         return (not self._limits.max_bytes or held <= self._limits.max_bytes) and free >= self._limits.min_free_bytes
 
-    def _make_room(self, size: int) -> None:
-        """Remove what was delivered, the oldest first, until there is room for this and for some time to come."""
+    def _make_space(self, size: int) -> None:
+        """Remove delivered segments, oldest first, until there is space for this and for one more segment."""
         kept = delivered_segments(self._folder)
         self._kept_bytes = sum(segment.bytes for segment in kept)
-        wanted = size + self._limits.segment_bytes
+        needed = size + self._limits.segment_bytes
         for segment in kept:
-            if self._has_room(wanted):
+            if self._has_space(needed):
                 break
             segment.path.unlink(missing_ok=True)
             self._kept_bytes -= segment.bytes
 
-    def _look(self) -> None:
-        self._seen = spool_depth(self._folder)
-        self._written_since = self._begun_since = 0
-        self._looked_at = time.monotonic()
+    def _scan(self) -> None:
+        self._backlog = spool_backlog(self._folder)
+        self._written_since = self._started_since = 0
+        self._scanned_at = time.monotonic()
 
-    def _tidy(self) -> None:
+    def _clean_up(self) -> None:
         remove_old_deliveries(self._folder, keep_s=self._limits.keep_s)
         self._kept_bytes = sum(segment.bytes for segment in delivered_segments(self._folder))
-        self._tidied_at = time.monotonic()
+        self._cleaned_at = time.monotonic()
 
 
 class _OpenSegment:
-    """The segment that is being written; `durable` bytes of it are on disk."""
+    """The segment being written; `durable` bytes of it are on disk."""
 
     def __init__(self, path: Path, begun_at_ms: int) -> None:
         self.path = path
@@ -378,25 +378,25 @@ class _OpenSegment:
     def age_s(self) -> float:
         return time.monotonic() - self._begun
 
-    def write(self, frames: Sequence[Frame]) -> None:
-        """Append the frames and wait until they are on disk."""
+    def write(self, entries: Sequence[Entry]) -> None:
+        """Append the entries and sync."""
         buffers: list[bytes | memoryview] = []
-        for frame in frames:
-            buffers += (frame.head + frame.checksum, frame.payload)
+        for entry in entries:
+            buffers += (entry.head + entry.checksum, entry.payload)
         for first in range(0, len(buffers), _BUFFERS_A_WRITE):
             _write_all(self._handle, buffers[first : first + _BUFFERS_A_WRITE])
         os.fdatasync(self._handle)
-        self.durable += sum(frame.size for frame in frames)
-        self.records += sum(frame.records for frame in frames)
+        self.durable += sum(entry.size for entry in entries)
+        self.records += sum(entry.records for entry in entries)
 
     def close(self) -> None:
         os.close(self._handle)
 
-    def give_up(self) -> bool:
-        """Cut what may not be on disk, and say whether anything is left. What cannot be cut was not acknowledged."""
+    def abandon(self) -> bool:
+        """Truncate to what is known to be on disk, all of which was acknowledged; returns whether anything is left."""
         with suppress(OSError):
             os.ftruncate(self._handle, self.durable)
-        with suppress(OSError):  # reports the same failure once more
+        with suppress(OSError):  # fails again for the same reason
             os.close(self._handle)
         if not self.durable:
             with suppress(OSError):
@@ -404,12 +404,12 @@ class _OpenSegment:
         return bool(self.durable)
 
 
-def seal_what_was_left(folder: Path) -> int:
-    """Seal what a collector that is gone has left open; how many segments. Nothing while one is running."""
+def seal_leftovers(folder: Path) -> int:
+    """Seal segments that a dead collector left open; returns how many. Does nothing while a collector runs."""
     if not segments(folder, OPEN):
         return 0
     with spool_errors(folder):
-        lock = _take_lock(folder, wait_s=0)
+        lock = take_lock(folder / _LOCK)
         if lock is None:
             return 0
         try:
@@ -419,26 +419,26 @@ def seal_what_was_left(folder: Path) -> int:
 
 
 def _seal_left(folder: Path) -> int:
-    """Cut torn ends off the segments that a process left open, and seal them; how many."""
+    """Truncate incomplete entries of segments left open, and seal them; returns how many."""
     left = segments(folder, OPEN)
     for segment in left:
         try:
-            end = end_of_frames(segment.path)
+            end = end_of_entries(segment.path)
             if end < segment.bytes:
-                _cut(segment, end)
+                _truncate(segment, end)
             if end:
                 segment.path.rename(segment.path.with_suffix(SEALED))
             else:
                 segment.path.unlink()
-        except OSError as error:  # what comes in now must not be refused for it
-            _tell("a segment of the spool cannot be read", segment=segment.path.name, error=str(error))
+        except OSError as error:  # new records must still be accepted
+            _warn("a segment of the spool cannot be read", segment=segment.path.name, error=str(error))
     if left:
         sync_folder(folder)
     return len(left)
 
 
-def _cut(segment: Segment, end: int) -> None:
-    _tell("cut the torn end of a segment", segment=segment.path.name, bytes=segment.bytes - end)
+def _truncate(segment: Segment, end: int) -> None:
+    _warn("truncated an incomplete entry of a segment", segment=segment.path.name, bytes=segment.bytes - end)
     handle = os.open(segment.path, os.O_WRONLY)
     try:
         os.ftruncate(handle, end)
@@ -447,25 +447,9 @@ def _cut(segment: Segment, end: int) -> None:
         os.close(handle)
 
 
-def _tell(what: str, **details: object) -> None:
-    with suppress(OSError):  # the log may be on the disk that is full
+def _warn(what: str, **details: object) -> None:
+    with suppress(OSError):  # the log may be on the same full disk
         console.log.warning(what, **details)
-
-
-def _take_lock(folder: Path, *, wait_s: float) -> int | None:
-    """The handle that holds the folder until it is closed; None where another process does for so long."""
-    handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    until = time.monotonic() + wait_s
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= until:
-                os.close(handle)
-                return None
-            time.sleep(_LOCK_WAIT_S / 20)
-        else:
-            return handle
 
 
 def _write_all(handle: int, buffers: list[bytes | memoryview]) -> None:

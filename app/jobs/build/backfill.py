@@ -1,60 +1,30 @@
-"""Builds stale days: which, in what order, how many at once, and what becomes of those that cannot be built."""
+"""Builds stale days: which ones, in what order, how many at once, and what happens to those that fail."""
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
-from typing import TypeVar
 
 import stamina
 
+from app.contracts import EVENTS
 from app.core import console
-from app.core.errors import AuditError, CaratError, ContractError, WarehouseGoneError, require_none
-from app.frames.days import day_spans
-from app.jobs.build.boundaries import read_reach
+from app.core.errors import CaratError, WarehouseGoneError, require_none
+from app.frames.days import day_bounds
+from app.jobs.build.coverage import record_coverage
 from app.jobs.build.day import DayBuilt, build_day
+from app.jobs.build.days import ALL_DAYS, DAY_ERRORS, Span, is_within, run_parallel
 from app.jobs.build.ledger import Inputs, StaleDay, compare, read_inputs, record_built, record_untouched
-from app.jobs.build.user_agents import UserAgents
-from app.jobs.run_log import Run
-from app.rules.endpoint_map import EndpointMap, load_endpoint_map
-from app.rules.session_rules import SessionRules, load_session_rules
-from app.rules.snapshot_plan import SnapshotPlan, load_snapshot_plan
+from app.jobs.build.rules import BuildRules
+from app.jobs.runs import recorded
 from app.settings import Settings
 from app.warehouse import Warehouse
 
-# A day that cannot be built does not keep the others from being built.
-OF_ONE_DAY = (AuditError, ContractError)
-Day = TypeVar("Day")
-Done = TypeVar("Done")
-Span = tuple[date | None, date | None]
-ALL_DAYS: Span = (None, None)
-
-
-@dataclass(frozen=True)
-class Rules:
-    """By what days are built: the settings and the files they name, read once."""
-
-    settings: Settings
-    endpoint_map: EndpointMap
-    plan: SnapshotPlan
-    session_rules: SessionRules
-    user_agents: UserAgents
-
-    @classmethod
-    def load(cls, settings: Settings, *, remember_user_agents: bool = True) -> "Rules":
-        session_rules = load_session_rules(settings)
-        return cls(
-            settings,
-            load_endpoint_map(settings.tracking),
-            load_snapshot_plan(settings.snapshots),
-            session_rules,
-            UserAgents(session_rules.devices, remember=remember_user_agents),
-        )
+_ROUNDS = 4  # of days that are stale because others were built; two suffice unless calls arrive meanwhile
 
 
 @dataclass
 class Backfill:
-    """What was stale, oldest first, what became of each day, and why some could not be built."""
+    """The days that were stale, oldest first, those that were built, and why some could not be."""
 
     stale: list[StaleDay] = field(default_factory=list)
     built: list[DayBuilt] = field(default_factory=list)
@@ -68,29 +38,24 @@ class Backfill:
 
 @dataclass(frozen=True)
 class Work:
-    """Days to build, oldest first, from what and by what, and the bar that shows how far that is."""
+    """Days to build, oldest first, their inputs and rules, and the progress bar."""
 
     inputs: Inputs
     days: Sequence[StaleDay]
-    rules: Rules
-    believe_size: bool
+    rules: BuildRules
+    skip_row_count_check: bool
     bar: console.Bar
 
 
-# Builds days, begun in order, and tells what became of each as they end; none is begun after an error.
-Builder = Callable[[Warehouse, Work], Iterator[DayBuilt | CaratError]]
+# Builds days, begun in order, and yields the outcome of each as they end; none is begun after an error.
+DayRunner = Callable[[Warehouse, Work], Iterator[DayBuilt | CaratError]]
 
 
 def plan_days(
-    warehouse: Warehouse,
-    settings: Settings,
-    *,
-    jobs: Sequence[str],
-    span: Span = ALL_DAYS,
+    warehouse: Warehouse, settings: Settings, *, jobs: Sequence[str] | None = None, span: Span = ALL_DAYS
 ) -> list[StaleDay]:
-    """The stale days, oldest first, without touching anything."""
-    rules = Rules.load(settings)
-    inputs = read_inputs(warehouse, settings, rules.endpoint_map, rules.plan, rules.session_rules, keep=False)
+    """The stale days, oldest first; nothing is written."""
+    inputs = read_inputs(warehouse, BuildRules.load(settings), keep=False)
     return [day for day in compare(warehouse, inputs, jobs=jobs)[0] if is_within(day.day, span)]
 
 
@@ -99,143 +64,102 @@ def build_stale(
     settings: Settings,
     *,
     span: Span = ALL_DAYS,
-    jobs: Sequence[str],
+    jobs: Sequence[str] | None = None,
     force: bool = False,
     dry_run: bool = False,
-    believe_size: bool = False,
-    builder: Builder | None = None,
+    skip_row_count_check: bool = False,
+    runner: DayRunner | None = None,
 ) -> Backfill:
-    """Build the stale days in the span (with `force` all of its days), oldest first, some at once.
+    """Build the stale days in the span (with `force` all of its days), oldest first, some in parallel.
 
-    Here, unless another `builder` takes the days elsewhere.
+    `jobs` names the tables, by default all. `runner` builds the days elsewhere than in this process.
     """
-    rules = Rules.load(settings)
-    inputs = read_inputs(warehouse, settings, rules.endpoint_map, rules.plan, rules.session_rules, keep=not dry_run)
+    rules = BuildRules.load(settings)
+    inputs = read_inputs(warehouse, rules, keep=not dry_run)
     stale, untouched = compare(warehouse, inputs, jobs=jobs, force=force)
     backfill = Backfill([day for day in stale if is_within(day.day, span)])
     if dry_run:
         return backfill
     record_untouched(warehouse, inputs, untouched=untouched, now=datetime.now(tz=UTC))
-    with console.progress("etl", sum(inputs.of_day(day.day)["calls"] for day in backfill.stale)) as bar:
-        work = Work(inputs, backfill.stale, rules, believe_size, bar)
-        for outcome in (builder or _build_here)(warehouse, work):
-            if isinstance(outcome, DayBuilt):
-                backfill.built.append(outcome)
-            else:
-                backfill.failures.append(outcome)
+    failed: set[date] = set()
+    days = list(backfill.stale)
+    for _ in range(_ROUNDS):
+        if not days:
+            break
+        with console.progress("etl", sum(inputs.of_day(day.day)["calls"] for day in days)) as bar:
+            work = Work(inputs, days, rules, skip_row_count_check, bar)
+            built = _build_round(warehouse, work, backfill, runner or _build_here)
+        failed |= {day.day for day in days} - built
+        # A day's orders decide whether those of other days count, so days that were up to date can be stale now.
+        inputs = inputs.after_builds(warehouse)
+        stale, _ = compare(warehouse, inputs, jobs=jobs)
+        days = [day for day in stale if is_within(day.day, span) and day.day not in failed]
     backfill.built.sort(key=lambda built: built.day)
     return backfill
 
 
+def _build_round(warehouse: Warehouse, work: Work, backfill: Backfill, runner: DayRunner) -> set[date]:
+    """Build these days and add what became of them; returns the days that were built."""
+    known = {day.day for day in backfill.stale}
+    backfill.stale += [day for day in work.days if day.day not in known]
+    backfill.stale.sort(key=lambda stale: stale.day)
+    built: dict[date, DayBuilt] = {}
+    for outcome in runner(warehouse, work):
+        if isinstance(outcome, DayBuilt):
+            built[outcome.day] = outcome
+        else:
+            backfill.failures.append(outcome)
+    backfill.built[:] = [day for day in backfill.built if day.day not in built] + list(built.values())
+    return {*built}
+
+
 def _build_here(warehouse: Warehouse, work: Work) -> Iterator[DayBuilt | CaratError]:
-    rules = share_workers(work.rules, len(work.days))
+    rules = work.rules.for_parallel_days(len(work.days))
 
     def build(day: StaleDay, through: Warehouse) -> DayBuilt | CaratError:
         work.bar.label(f"etl {day.day}")
+        check = {"skip_row_count_check": work.skip_row_count_check}
         try:
-            return build_one(
-                through, work.inputs, day, rules=rules, believe_size=work.believe_size, on_calls=work.bar.advance
-            )
-        except OF_ONE_DAY as error:
+            return build_and_record(through, work.inputs, day, rules, **check, on_calls=work.bar.advance)
+        except DAY_ERRORS as error:
             return error
 
-    return at_once(warehouse, work.days, build, number=rules.settings.days_at_once)
+    return run_parallel(warehouse, work.days, build, number=rules.settings.days_at_once)
 
 
-def build_one(
+def build_and_record(
     warehouse: Warehouse,
     inputs: Inputs,
     day: StaleDay,
+    rules: BuildRules,
     *,
-    rules: Rules,
-    believe_size: bool = False,
+    skip_row_count_check: bool = False,
     on_calls: Callable[[int], None] = lambda _: None,
 ) -> DayBuilt:
-    """Build a stale day and write it into the ledger; tried again for a while if the warehouse is gone meanwhile."""
-    run = Run(warehouse, "etl", day=day.day)
-    try:
+    """Build a stale day, count what the endpoint map made of it, write it into the ledger and the log of runs.
+
+    Retried while the warehouse is unreachable.
+    """
+    with recorded(warehouse, "etl", day=day.day) as run:
         for attempt in stamina.retry_context(
             on=WarehouseGoneError, attempts=None, timeout=rules.settings.patience_s, wait_initial=0.5, wait_max=20
         ):
             with attempt:
-                built = _build(warehouse, inputs, day, rules, believe_size=believe_size, on_calls=on_calls)
-    except BaseException as error:
-        run.end(error=error)
-        raise
-    run.end(rows_in=built.calls, rows_out=sum(built.rows.values()), rejected=built.unreadable)
+                # Read before the build reads anything: calls that arrive meanwhile are found by the next comparison.
+                boundaries = inputs.read_boundaries(warehouse, day_bounds(day.day, rules.zone))
+                built = build_day(
+                    warehouse,
+                    day.day,
+                    rules,
+                    jobs=day.jobs,
+                    reuse_plan=inputs.reuse_plan(day, boundaries),
+                    skip_row_count_check=skip_row_count_check,
+                    on_calls=on_calls,
+                )
+                warehouse.require_lease()  # a writer that lost the lease must not say what the day was built from
+                now = datetime.now(tz=UTC)
+                if EVENTS.name in built.rows:
+                    built = replace(built, misfits=record_coverage(warehouse, built, rules.endpoint_map, now=now))
+                record_built(warehouse, inputs, built, boundaries, now=now)
+        run.count(rows_in=built.calls, rows_out=sum(built.rows.values()), rejected=built.unreadable)
     return built
-
-
-def _build(
-    warehouse: Warehouse,
-    inputs: Inputs,
-    day: StaleDay,
-    rules: Rules,
-    *,
-    believe_size: bool,
-    on_calls: Callable[[int], None],
-) -> DayBuilt:
-    settings = rules.settings
-    # What is recorded is what was there before the build read anything: what comes meanwhile is found the next time.
-    reach = read_reach(warehouse, day_spans(day.day, settings.zone), timeout_ms=settings.session_timeout_ms)
-    built = build_day(
-        warehouse,
-        day.day,
-        settings=settings,
-        endpoint_map=rules.endpoint_map,
-        plan=rules.plan,
-        session_rules=rules.session_rules,
-        user_agents=rules.user_agents,
-        jobs=day.jobs,
-        basis=inputs.basis(day, reach),
-        believe_size=believe_size,
-        on_calls=on_calls,
-    )
-    warehouse.require_lease()  # one who was overtaken since must not say what the day was built from
-    record_built(
-        warehouse,
-        inputs,
-        day=day.day,
-        reach=reach,
-        until=built.until,
-        rows=built.rows,
-        unreadable=built.unreadable,
-        now=datetime.now(tz=UTC),
-    )
-    return built
-
-
-def is_within(day: date, span: Span) -> bool:
-    """Whether a day lies between the two, both included; None is no bound."""
-    first, last = span
-    return (first is None or first <= day) and (last is None or day <= last)
-
-
-def share_workers(rules: Rules, days: int) -> Rules:
-    """The rules for each of so many days: those that are built at the same time share the workers."""
-    settings = rules.settings
-    number = max(1, min(settings.days_at_once, days))
-    return replace(rules, settings=settings.model_copy(update={"workers": max(1, settings.workers // number)}))
-
-
-def at_once(
-    warehouse: Warehouse, days: Sequence[Day], work: Callable[[Day, Warehouse], Done], *, number: int
-) -> Iterator[Done]:
-    """What `work` makes of each day, as they end, so many at once, each with a connection of its own.
-
-    They are begun in order; none is begun after an error.
-    """
-
-    def attempt(day: Day) -> Done:
-        with warehouse.another() as own:
-            return work(day, own)
-
-    with ThreadPoolExecutor(number) as pool:
-        waiting = {pool.submit(attempt, day) for day in days}
-        try:
-            while waiting:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                yield from [future.result() for future in done]
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise

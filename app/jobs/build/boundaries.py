@@ -1,65 +1,63 @@
-"""Reads how a day's sessions reach over its two midnights: what of its neighbours' calls the day depends on."""
+"""Fingerprints of the calls beyond a day's two midnights that its sessions depend on."""
 
 from dataclasses import dataclass
 
 import polars as pl
 
-from app.contracts import API_CALLS
-from app.frames.days import DaySpans
+from app.frames.days import DayBounds
 from app.frames.sessionize import reached_calls
+from app.jobs.build.call_sql import CALL_HASH, MOMENT_SCHEMA, crossing_visitors, instant
 from app.warehouse import Warehouse
 
-# A quarter of an hour lies in one business day, wherever clocks are.
-QUARTER = "toDateTime64(toStartOfInterval(ts, INTERVAL 15 MINUTE, 'UTC'), 3, 'UTC')"
-CALL_HASH = "cityHash64(call_id, content_hash)"
-# When a call was, and whose: what sessions are made by.
-MOMENT = {"visitor_hash": pl.UInt64(), "ts": API_CALLS.schema["ts"], "call_id": API_CALLS.schema["call_id"]}
-TS = "fromUnixTimestamp64Milli({{{}:Int64}}, 'UTC')".format
+_QUARTER_HOUR_MS = 15 * 60 * 1000
 
 
 @dataclass(frozen=True)
-class Reach:
-    """What of its neighbours' calls a day depends on, as sums of hashes.
+class BoundaryFingerprints:
+    """Fingerprints of the neighbouring days' calls that can change this day's sessions, as sums of hashes.
 
-    Of the day before: when those visitors called who went on past midnight. Of the day after: the calls that go on,
-    without a pause, from calls of this day.
+    `earlier_fingerprint` covers the calls of the day before by visitors who continued past midnight;
+    `later_fingerprint` the calls of the day after that continue sessions of this day without a pause.
     """
 
     earlier_fingerprint: int
     later_fingerprint: int
 
 
-def crossing_visitors(midnight: str, *, among: str = "1") -> str:
-    """The SQL of the visitors whose calls may go on over a midnight (the name of a parameter, epoch ms)."""
-    at, timeout = f"{{{midnight}:Int64}}", "{timeout_ms:Int64}"
-    before = f"ts >= fromUnixTimestamp64Milli({at} - {timeout}, 'UTC') AND ts < {TS(midnight)}"
-    after = f"ts >= {TS(midnight)} AND ts <= fromUnixTimestamp64Milli({at} + {timeout}, 'UTC')"
-    return (
-        f"SELECT visitor_hash FROM pd.api_calls WHERE {among} AND {before} "
-        f"AND visitor_hash IN (SELECT visitor_hash FROM pd.api_calls WHERE {among} AND {after})"
-    )
-
-
-def read_reach(warehouse: Warehouse, spans: DaySpans, *, timeout_ms: int) -> Reach:
-    """What of its neighbours' calls the day depends on, as it is now."""
+def read_boundary_fingerprints(
+    warehouse: Warehouse, bounds: DayBounds, *, quarter_hours: pl.DataFrame, timeout_ms: int
+) -> BoundaryFingerprints:
+    """The fingerprints of the raw calls; `quarter_hours` says, in `at`, in which quarters of an hour there are any."""
     parameters = {
-        "previous_start": spans.previous_start - timeout_ms,
-        "start": spans.start,
-        "end": spans.end,
-        "next_end": spans.next_end,
+        "previous_start": bounds.previous_start - timeout_ms,
+        "start": bounds.start,
+        "end": bounds.end,
+        "next_end": bounds.next_end,
         "timeout_ms": timeout_ms,
     }
-    earlier = warehouse.scalar(
-        f"SELECT sum(cityHash64(visitor_hash, ts, call_id)) FROM pd.api_calls "
-        f"WHERE ts >= {TS('previous_start')} AND ts < {TS('start')} AND visitor_hash IN ({crossing_visitors('start')})",
-        parameters,
-    )
-    around = warehouse.query(
-        f"SELECT visitor_hash, ts, call_id, {CALL_HASH} AS hash FROM pd.api_calls "
-        f"WHERE ts >= fromUnixTimestamp64Milli({{end:Int64}} - {{timeout_ms:Int64}}, 'UTC') AND ts < {TS('next_end')} "
-        f"AND visitor_hash IN ({crossing_visitors('end')})",
-        parameters,
-        schema=MOMENT | {"hash": pl.UInt64()},
-    )
-    later = reached_calls(around, midnight=spans.end, timeout_ms=timeout_ms)["hash"].sum()
-    return Reach(int(earlier), int(later))
+    called = quarter_hours["at"].dt.epoch("ms")
+    earlier = later = 0
+    if _may_be_crossed(called, bounds.start, timeout_ms):
+        earlier = warehouse.scalar(
+            "SELECT sum(cityHash64(visitor_hash, ts, call_id, content_hash)) FROM pd.api_calls "
+            f"WHERE ts >= {instant('previous_start')} AND ts < {instant('start')} "
+            f"AND visitor_hash IN ({crossing_visitors('start')})",
+            parameters,
+        )
+    if _may_be_crossed(called, bounds.end, timeout_ms):
+        around = warehouse.query(
+            f"SELECT visitor_hash, ts, call_id, {CALL_HASH} AS hash FROM pd.api_calls "
+            "WHERE ts >= fromUnixTimestamp64Milli({end:Int64} - {timeout_ms:Int64}, 'UTC') "
+            f"AND ts < {instant('next_end')} AND visitor_hash IN ({crossing_visitors('end')})",
+            parameters,
+            schema=MOMENT_SCHEMA | {"hash": pl.UInt64()},
+        )
+        later = int(reached_calls(around, midnight=bounds.end, timeout_ms=timeout_ms)["hash"].sum())
+    return BoundaryFingerprints(int(earlier), later)
+
+
+def _may_be_crossed(called: pl.Series, midnight: int, timeout_ms: int) -> bool:
+    """Whether any of these quarters of an hour, in epoch ms, are within the timeout before and after a midnight."""
+    before = called.is_between(midnight - timeout_ms - _QUARTER_HOUR_MS, midnight, closed="left")
+    after = called.is_between(midnight, midnight + timeout_ms)
+    return bool(before.any() and after.any())

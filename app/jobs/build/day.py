@@ -1,6 +1,7 @@
-"""Builds one business day: its shards through the jobs into staging, then audited and published as a whole."""
+"""Builds one business day: its shards into staging, then audited and published as a whole."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -12,299 +13,378 @@ from typing import Any
 
 import polars as pl
 
-from app.contracts import DWH_TABLES, EVENTS, PRODUCT_SESSIONS
+from app.contracts import DWH_TABLES, ORDER_CALLS, DwhTable, Input, dwh_tables
 from app.core.errors import AuditError, ContractError
-from app.frames.browsing import browse
-from app.frames.days import DaySpans, day_spans
-from app.jobs.build import catalog_sessions, events, product_sessions, sessions
-from app.jobs.build.audit import Tally, audit, kept_sums
-from app.jobs.build.incremental import Changes, find_changes
+from app.frames.days import DayBounds, day_bounds
+from app.jobs.build.audit import CarriedOver, ControlTotals, DayToAudit, audit, carried_over
+from app.jobs.build.builders import BUILDERS, DayContext, ShardContent
+from app.jobs.build.incremental import ChangedSessions, find_changed_sessions
+from app.jobs.build.lookups import read_lookups
+from app.jobs.build.orders import NO_CALLS, OrderCheck, check_order_calls
 from app.jobs.build.product_history import read_product_versions
-from app.jobs.build.shards import Scope, count_calls, read_shard, shard_count
-from app.jobs.build.user_agents import UserAgents
-from app.rules.endpoint_map import EndpointMap
-from app.rules.session_rules import SessionRules
-from app.rules.snapshot_plan import SnapshotPlan
-from app.settings import Settings
+from app.jobs.build.rules import BuildRules
+from app.jobs.build.shards import BuildScope, ShardKey, count_calls, read_shard, shard_count
+from app.rules.fit import Finding
 from app.warehouse import Staging, Warehouse
 
 JOBS = tuple(table.name for table in DWH_TABLES)
-_WHOLE_SHARE = 0.7  # where more of a day's calls are to be built anew, copying the rest is no gain
+_ORDER_PASSES = 4  # the second is needed where two shards hold calls of one order, others where other days change
+_WHOLE_SHARE = 0.7  # where more of a day's calls are to be rebuilt, copying the rest is not worth it
 
 
 @dataclass(frozen=True)
-class Basis:
-    """What of a published day a build may take over; by default nothing: all is made from the raw calls.
+class ReusePlan:
+    """What a build may take over from the published day; by default nothing: all is built from the raw calls.
 
-    `reusable_days`: days whose `dwh.events` were typed by today's map and rules. `rows`: of the tables as they were
-    published, where they may be kept but for visitors whose calls changed: `quarters` are the day's raw calls by
-    quarter of an hour, `around` whether calls of the day before and of the day after changed.
+    `reusable_days` are days whose `dwh.events` were typed by today's endpoint map and code. `rows` are the rows of the
+    tables as published, where all may be kept except those of visitors whose calls changed: `quarter_hours` are the
+    raw calls by quarter of an hour, `around` says whether calls of the day before and of the day after changed.
+    `orders_elsewhere` is a hash of its orders that were placed on another day.
     """
 
     reusable_days: tuple[date, ...] = ()
     rows: Mapping[str, int] = field(default_factory=dict)
-    quarters: pl.DataFrame | None = None
+    quarter_hours: pl.DataFrame | None = None
     around: tuple[bool, bool] = (False, False)
     until: datetime | None = None
+    orders_elsewhere: int = 0
+
+
+class KeptOrdersError(ContractError):
+    """Orders of sessions that a patch keeps count otherwise, so that the whole day is to be built."""
 
 
 @dataclass(frozen=True)
 class DayBuilt:
-    """What became of a day: raw calls in, rows out per table, JSON values that could not be read, seconds.
+    """A day that was built: calls read, rows per table, seconds.
 
-    `calls`: those that were read. `until`: the last call of its sessions.
+    `until` is the time of its sessions' last call. `unreadable_values` counts by entry of the map and field the JSON
+    values that could not be read in the calls that were typed: all of them, or with `took_events_over` those that were
+    not typed before. `misfits` say where the endpoint map does not fit the day's calls.
+    `has_foreign_amounts`: whether a call that was read names another currency than the warehouse's. `is_patch`: whether
+    only some of the day's sessions were read.
+    `orders_elsewhere` is a hash of its orders placed on another day.
     """
 
     day: date
     calls: int
     rows: dict[str, int]
-    unreadable: int
     seconds: float
     until: datetime
+    unreadable_values: Counter[tuple[str, str]] = field(default_factory=Counter)
+    took_events_over: bool = False
+    misfits: tuple[Finding, ...] = ()
+    has_foreign_amounts: bool = False
+    is_patch: bool = False
+    orders_elsewhere: int = 0
+
+    @property
+    def unreadable(self) -> int:
+        return self.unreadable_values.total()
+
+    @property
+    def report(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("day", "calls", "rows", "unreadable", "seconds", "until")}
 
 
 def build_day(
     warehouse: Warehouse,
     day: date,
+    rules: BuildRules,
     *,
-    settings: Settings,
-    endpoint_map: EndpointMap,
-    plan: SnapshotPlan,
-    session_rules: SessionRules,
-    user_agents: UserAgents,
-    jobs: Sequence[str] = JOBS,
-    basis: Basis | None = None,
-    believe_size: bool = False,
+    jobs: Sequence[str] | None = None,
+    reuse_plan: ReusePlan | None = None,
+    skip_row_count_check: bool = False,
     on_calls: Callable[[int], None] = lambda _: None,
 ) -> DayBuilt:
-    """Build the named tables of one day and publish them; what is published stays as it was if anything fails."""
+    """Build a day's tables (those named by `jobs`, else all) and publish them; if anything fails, nothing changes."""
     build = partial(
         _build_upon,
         warehouse,
         day,
-        settings=settings,
-        endpoint_map=endpoint_map,
-        plan=plan,
-        session_rules=session_rules,
-        user_agents=user_agents,
-        jobs=jobs,
-        believe_size=believe_size,
+        rules,
+        tables=dwh_tables(jobs),
+        skip_row_count_check=skip_row_count_check,
         on_calls=on_calls,
     )
-    if basis is None:
-        return build(Basis())
+    if reuse_plan is None:
+        return build(ReusePlan())
     try:
-        return build(basis)
-    except AuditError:  # what it was built upon may be at fault: what is made from the raw calls alone decides
-        return build(Basis())
+        return build(reuse_plan)
+    except KeptOrdersError:
+        return build(ReusePlan(reuse_plan.reusable_days))
+    except AuditError:  # what was taken over may be at fault: a build from the raw calls alone decides
+        return build(ReusePlan())
 
 
 def _build_upon(
     warehouse: Warehouse,
     day: date,
-    basis: Basis,
+    rules: BuildRules,
+    reuse_plan: ReusePlan,
     *,
-    settings: Settings,
-    endpoint_map: EndpointMap,
-    plan: SnapshotPlan,
-    session_rules: SessionRules,
-    user_agents: UserAgents,
-    jobs: Sequence[str],
-    believe_size: bool,
+    tables: Sequence[DwhTable],
+    skip_row_count_check: bool,
     on_calls: Callable[[int], None],
 ) -> DayBuilt:
     started = time.perf_counter()
-    spans = day_spans(day, settings.zone)
-    day_calls = count_calls(warehouse, spans)
+    bounds = day_bounds(day, rules.zone)
+    day_calls = count_calls(warehouse, bounds, rules.endpoint_map)
     _require_raw(warehouse, day, day_calls)
 
-    scope = Scope(spans, endpoint_map, settings.session_timeout_ms, reusable_days=basis.reusable_days)
-    with _changes(warehouse, scope, basis, jobs=jobs, day_calls=day_calls) as changes:
-        if changes and changes.session_ids.is_empty():
-            return DayBuilt(day, 0, dict(basis.rows), 0, time.perf_counter() - started, basis.until or _start(spans))
-        if changes:
+    scope = BuildScope(bounds, rules.endpoint_map, rules.timeout_ms, reusable_days=reuse_plan.reusable_days)
+    with _changed_sessions(warehouse, scope, reuse_plan, tables=tables, day_calls=day_calls) as changed:
+        if changed and changed.session_ids.is_empty():
+            seconds = time.perf_counter() - started
+            until = reuse_plan.until or _start(bounds)
+            return DayBuilt(
+                day,
+                0,
+                dict(reuse_plan.rows),
+                seconds,
+                until,
+                took_events_over=True,
+                is_patch=True,
+                orders_elsewhere=reuse_plan.orders_elsewhere,
+            )
+        if changed:
             scope = replace(
                 scope,
-                visitors=changes.visitors,
-                sessions=changes.sessions,
-                session_ids=changes.session_ids,
-                blocks=changes.blocks,
+                visitors=changed.visitors,
+                sessions=changed.sessions,
+                session_ids=changed.session_ids,
+                blocks=changed.blocks,
             )
-        calls = changes.calls if changes else day_calls
+        calls = changed.calls if changed else day_calls
         built = stage_day(
-            warehouse,
-            scope,
-            calls=calls,
-            settings=settings,
-            plan=plan,
-            session_rules=session_rules,
-            user_agents=user_agents,
-            jobs=jobs,
-            on_calls=on_calls,
+            warehouse, scope, rules, calls=calls, tables=tables, published=reuse_plan.rows, on_calls=on_calls
         )
         with built.staging.dropped_on_failure():
-            built.staging.require_complete()
-            audit(
-                warehouse,
+            to_audit = DayToAudit(
                 built.staging,
-                built.tally,
-                kept=built.kept,
+                built.controls,
+                built.carried_over,
                 day_calls=day_calls,
-                count_different_calls=partial(count_calls, warehouse, spans, what="uniqExact(call_id)"),
-                is_over=_is_over(warehouse, spans),
-                max_row_factor=0 if believe_size else settings.max_row_factor,
+                count_different_calls=partial(
+                    count_calls, warehouse, bounds, rules.endpoint_map, what="uniqExact(call_id)"
+                ),
+                has_ended=_has_ended(warehouse, bounds),
             )
+            max_row_factor = rules.settings.max_row_factor
+            audit(warehouse, to_audit, max_row_factor=max_row_factor, skip_row_count_check=skip_row_count_check)
             built.staging.publish(now=datetime.now(tz=UTC))
-    until = max(built.until, basis.until or built.until) if changes else built.until
+    until = max(built.until, reuse_plan.until or built.until) if changed else built.until
     seconds = time.perf_counter() - started
-    return DayBuilt(day, built.calls, dict(built.staging.rows), built.unreadable, seconds, until)
+    return DayBuilt(
+        day,
+        built.calls,
+        dict(built.staging.rows),
+        seconds,
+        until,
+        built.unreadable_values,
+        took_events_over=bool(scope.reusable_days),
+        has_foreign_amounts=built.has_foreign_amounts,
+        is_patch=bool(changed),
+        orders_elsewhere=built.orders_elsewhere,
+    )
 
 
 @dataclass(frozen=True)
 class StagedDay:
-    """A day's tables, built and not published: what was in them before, what went in, what could not be read."""
+    """A day's tables, built and not yet published, with what the audit compares them with.
+
+    `calls` is the number of calls read, `until` the time of the last one; `unreadable_values` counts JSON values that
+    could not be read, by entry of the map and field. `orders_elsewhere` is a hash of the orders that were placed on
+    another day.
+    """
 
     staging: Staging
-    kept: Mapping[str, Any]
-    tally: Tally
+    carried_over: CarriedOver
+    controls: ControlTotals
     calls: int
-    unreadable: int
+    unreadable_values: Counter[tuple[str, str]]
     until: datetime
+    has_foreign_amounts: bool
+    orders_elsewhere: int
 
 
 def stage_day(
     warehouse: Warehouse,
-    scope: Scope,
+    scope: BuildScope,
+    rules: BuildRules,
     *,
     calls: int,
-    settings: Settings,
-    plan: SnapshotPlan,
-    session_rules: SessionRules,
-    user_agents: UserAgents,
-    jobs: Sequence[str] = JOBS,
+    tables: Sequence[DwhTable] | None = None,
+    published: Mapping[str, int] | None = None,
     on_calls: Callable[[int], None] = lambda _: None,
 ) -> StagedDay:
-    """Build the named tables of a day beside the published ones, some shards at a time."""
-    tables = [table for table in DWH_TABLES if table.name in jobs]
-    versions = read_product_versions(warehouse, plan, scope.spans) if PRODUCT_SESSIONS in tables else []
-    agents = user_agents.of_scope(warehouse, scope) if tables != [EVENTS] else pl.DataFrame()
-    staging = Staging(warehouse, scope.spans.day, tables, replaced=scope.sessions)
-    kept = kept_sums(warehouse, staging) if scope.sessions else {}
-    tally = Tally()
-    count = shard_count(calls, shard_calls=settings.shard_calls)
-    workers = min(settings.workers, count)
-    with ExitStack() as stack, ThreadPoolExecutor(workers) as pool:
-        connections = SimpleQueue[Warehouse]()
-        for connection in (warehouse, *(stack.enter_context(warehouse.another()) for _ in range(workers - 1))):
-            connections.put(connection)
+    """Build a day's tables in staging, some shards at a time.
 
-        def build(number: int) -> _ShardBuilt:
-            connection = connections.get()
-            try:
-                shard = _build_shard(
-                    connection,
-                    number,
-                    count,
-                    scope,
-                    staging=staging,
-                    tally=tally,
-                    agents=agents,
-                    session_rules=session_rules,
-                    versions=versions,
-                    jobs=jobs,
-                )
-            finally:
-                connections.put(connection)
-            on_calls(shard.calls)
-            return shard
+    `calls`: about how many the scope holds; `published`: the rows of each table as published, for a scope of sessions.
 
-        futures = [pool.submit(build, number) for number in range(count)]
-        try:
-            shards = [future.result() for future in futures]
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    Shards count orders independently of each other. Where two hold calls of one order, the day is staged once more,
+    with the calls that are not the order's first.
+    """
+    tables = dwh_tables() if tables is None else tables
+    context = _day_context(warehouse, scope, rules, tables)
+    for _ in range(_ORDER_PASSES):
+        staged = _stage(warehouse, context, rules, calls=calls, tables=tables, published=published, on_calls=on_calls)
+        with staged.staging.dropped_on_failure():
+            staged.staging.require_complete()
+            orders = _checked_orders(warehouse, staged.staging)
+            if orders.wrong_calls.is_empty():
+                return replace(staged, orders_elsewhere=orders.elsewhere)
+            if scope.session_ids is not None and not orders.wrong_sessions.is_in(scope.session_ids.implode()).all():
+                raise KeptOrdersError(f"{scope.bounds.day}: orders of sessions that were kept count otherwise now")
+        staged.staging.drop()
+        context = replace(context, repeats=pl.concat([context.repeats, orders.wrong_calls]))
+    raise ContractError(f"{scope.bounds.day}: other days' orders kept changing while it was built; build it again")
+
+
+def _checked_orders(warehouse: Warehouse, staging: Staging) -> OrderCheck:
+    if ORDER_CALLS not in staging.tables:
+        return OrderCheck(0, NO_CALLS, pl.Series(dtype=pl.String))
+    return check_order_calls(warehouse, staging.name(ORDER_CALLS.name), staging.day)
+
+
+def _stage(
+    warehouse: Warehouse,
+    context: DayContext,
+    rules: BuildRules,
+    *,
+    calls: int,
+    tables: Sequence[DwhTable],
+    published: Mapping[str, int] | None,
+    on_calls: Callable[[int], None],
+) -> StagedDay:
+    scope = context.scope
+    staging = Staging(warehouse, scope.bounds.day, tables, replaced=scope.sessions, published=published)
+    kept = carried_over(warehouse, staging) if scope.sessions else {}
+    controls = ControlTotals()
+    count = shard_count(calls, shard_calls=rules.settings.shard_calls)
+
+    def build(key: ShardKey, through: Warehouse) -> _ShardBuilt:
+        shard = _build_shard(through, key, context, staging, controls)
+        on_calls(shard.calls)
+        return shard
+
+    keys = [ShardKey(scope, number, count) for number in range(count)]
+    shards = _each_through_a_connection(warehouse, keys, build, workers=rules.settings.workers)
     return StagedDay(
         staging,
         kept,
-        tally,
+        controls,
         sum(shard.calls for shard in shards),
-        sum(shard.unreadable for shard in shards),
-        max((shard.until for shard in shards if shard.until), default=_start(scope.spans)),
+        sum((shard.unreadable_values for shard in shards), Counter()),
+        max((shard.until for shard in shards if shard.until), default=_start(scope.bounds)),
+        any(shard.has_foreign_amounts for shard in shards),
+        orders_elsewhere=0,
+    )
+
+
+def _day_context(warehouse: Warehouse, scope: BuildScope, rules: BuildRules, tables: Sequence[DwhTable]) -> DayContext:
+    needed = {input_ for table in tables for input_ in table.depends_on}
+    return DayContext(
+        scope,
+        rules.session_rules,
+        rules.user_agents.of_scope(warehouse, scope) if Input.SESSION_RULES in needed else pl.DataFrame(),
+        read_product_versions(warehouse, rules.plan, scope.bounds) if Input.PRODUCT_HISTORY in needed else [],
+        rules.currencies,
+        repeats=NO_CALLS,
+        lookups=read_lookups(warehouse, scope.endpoint_map, scope.bounds),
     )
 
 
 @dataclass(frozen=True)
 class _ShardBuilt:
     calls: int = 0
-    unreadable: int = 0
+    unreadable_values: Counter[tuple[str, str]] = field(default_factory=Counter)
     until: datetime | None = None
+    has_foreign_amounts: bool = False
+
+
+def _each_through_a_connection(
+    warehouse: Warehouse,
+    keys: Sequence[ShardKey],
+    build: Callable[[ShardKey, Warehouse], _ShardBuilt],
+    *,
+    workers: int,
+) -> list[_ShardBuilt]:
+    """Build the shards in threads, each of which uses a connection of its own; after an error none is begun."""
+    workers = min(workers, len(keys))
+    with ExitStack() as stack, ThreadPoolExecutor(workers) as pool:
+        connections = SimpleQueue[Warehouse]()
+        for own in (warehouse, *(stack.enter_context(warehouse.new_connection()) for _ in range(workers - 1))):
+            connections.put(own)
+
+        def work(key: ShardKey) -> _ShardBuilt:
+            connection = connections.get()
+            try:
+                return build(key, connection)
+            finally:
+                connections.put(connection)
+
+        futures = [pool.submit(work, key) for key in keys]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
 
 
 def _build_shard(
-    warehouse: Warehouse,
-    number: int,
-    count: int,
-    scope: Scope,
-    *,
-    staging: Staging,
-    tally: Tally,
-    agents: pl.DataFrame,
-    session_rules: SessionRules,
-    versions: Sequence[pl.DataFrame],
-    jobs: Sequence[str],
+    warehouse: Warehouse, key: ShardKey, context: DayContext, staging: Staging, controls: ControlTotals
 ) -> _ShardBuilt:
-    """Run the jobs over one shard."""
-    shard = read_shard(warehouse, number, count, scope)
+    """Build the staged tables' rows of one shard."""
+    shard = read_shard(warehouse, key)
     if shard is None:
         return _ShardBuilt()
-    built = events.run(shard, staging, through=warehouse, scope=scope)
-    tally.add(built.of_sessions)
-    if set(jobs) - {"events"}:
-        of_day = sessions.run(built.of_sessions, agents, staging, rules=session_rules, through=warehouse)
-    if {"catalog_sessions", "product_sessions"} & set(jobs):
-        browsing = browse(built.of_sessions)
-        if "catalog_sessions" in jobs:
-            catalog_sessions.run(browsing, of_day, staging, through=warehouse)
-        if "product_sessions" in jobs:
-            product_sessions.run(browsing, of_day, staging, through=warehouse, versions=versions)
-    until = built.of_sessions["ts"].max()
+    content = ShardContent.of(shard, context, through=warehouse)
+    controls.add(content.events)
+    for table in staging.tables:
+        for rows in BUILDERS[table.name](content):
+            staging.append(table, rows, through=warehouse)
+    until = content.events["ts"].max()
     assert until is None or isinstance(until, datetime)
-    return _ShardBuilt(shard.calls.height, built.unreadable, until)
+    return _ShardBuilt(shard.calls.height, content.unreadable, until, content.has_foreign_amounts)
 
 
 @contextmanager
-def _changes(
-    warehouse: Warehouse, scope: Scope, basis: Basis, *, jobs: Sequence[str], day_calls: int
-) -> Iterator[Changes | None]:
-    """The sessions to build anew; None where the whole day is, because most of it changed or it is not as recorded."""
-    if basis.quarters is None or not _is_as_recorded(warehouse, scope.spans.day, basis.rows, jobs):
+def _changed_sessions(
+    warehouse: Warehouse,
+    scope: BuildScope,
+    reuse_plan: ReusePlan,
+    *,
+    tables: Sequence[DwhTable],
+    day_calls: int,
+) -> Iterator[ChangedSessions | None]:
+    """The sessions to rebuild; None where the whole day is, as most of it changed or it is not as recorded."""
+    quarter_hours = reuse_plan.quarter_hours
+    if quarter_hours is None or not _is_as_recorded(warehouse, scope.bounds.day, reuse_plan.rows, tables):
         yield None
         return
-    with find_changes(warehouse, scope, basis.quarters, around=basis.around) as changes:
-        yield changes if changes and changes.calls <= _WHOLE_SHARE * day_calls else None
+    with find_changed_sessions(warehouse, scope, quarter_hours, around=reuse_plan.around) as changed:
+        yield changed if changed and changed.calls <= _WHOLE_SHARE * day_calls else None
 
 
-def _is_as_recorded(warehouse: Warehouse, day: date, rows: Mapping[str, int], jobs: Sequence[str]) -> bool:
+def _is_as_recorded(warehouse: Warehouse, day: date, rows: Mapping[str, int], tables: Sequence[DwhTable]) -> bool:
     """Whether the published tables hold as many rows as when they were built."""
-    tables = [table for table in DWH_TABLES if table.name in jobs]
-    found = warehouse.counts({t.name: (t.full_name, f"{t.partition_by} = toDate('{day}')") for t in tables})
+    found = warehouse.counts({table.name: (table.full_name, table.is_day(day)) for table in tables})
     return all(found[table.name] == rows[table.name] for table in tables)
 
 
-def _is_over(warehouse: Warehouse, spans: DaySpans) -> bool:
-    """Whether there are calls of a later day: no clock is asked."""
-    return bool(
-        warehouse.scalar("SELECT toUnixTimestamp64Milli(max(ts)) >= {end:Int64} FROM pd.api_calls", {"end": spans.end})
-    )
+def _has_ended(warehouse: Warehouse, bounds: DayBounds) -> bool:
+    """Whether there are calls of a later day; the clock does not matter."""
+    sql = "SELECT toUnixTimestamp64Milli(max(ts)) >= {end:Int64} FROM pd.api_calls"
+    return bool(warehouse.scalar(sql, {"end": bounds.end}))
 
 
-def _start(spans: DaySpans) -> datetime:
-    return datetime.fromtimestamp(spans.start / 1000, tz=UTC)
+def _start(bounds: DayBounds) -> datetime:
+    return datetime.fromtimestamp(bounds.start / 1000, tz=UTC)
 
 
 def _require_raw(warehouse: Warehouse, day: date, calls: int) -> None:
-    """A day whose raw calls are past their retention must not be emptied by building it again."""
+    """Raise ContractError for a day whose raw calls are past their retention: a rebuild would empty it."""
     if calls:
         return
     oldest = "(SELECT if(count() = 0, now64(3), min(ts)) FROM pd.api_calls)"
@@ -313,5 +393,5 @@ def _require_raw(warehouse: Warehouse, day: date, calls: int) -> None:
     )
     if lost:
         raise ContractError(
-            f"{day}: pd.api_calls no longer holds this day's calls, so what is published is kept as it is"
+            f"{day}: pd.api_calls no longer holds this day's calls, so the published day is left unchanged"
         )

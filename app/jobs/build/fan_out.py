@@ -1,7 +1,7 @@
-"""Builds stale days on many machines: the workers of a Dask scheduler, with the ClickHouse server as what they share.
+"""Builds stale days on several machines: the workers of a Dask scheduler, which share a ClickHouse server.
 
 One process holds the lease, compares, and hands out days, oldest first; a worker builds and publishes a day as that
-process would. What travels are days, rules and sums: calls and secrets stay where they are.
+process would. Only days, digests of rules and fingerprints travel; calls and secrets stay where they are.
 """
 
 import logging
@@ -22,10 +22,12 @@ import polars as pl
 from app.core import console
 from app.core.errors import CaratError, ClusterError, LockedError, SettingsError
 from app.core.service_url import ServiceUrl
-from app.frames.days import day_spans
-from app.jobs.build.backfill import OF_ONE_DAY, Builder, Rules, Work, build_one
+from app.frames.days import DayBounds, day_bounds
+from app.jobs.build.backfill import DayRunner, Work, build_and_record
 from app.jobs.build.day import DayBuilt
-from app.jobs.build.ledger import Inputs, StaleDay, read_rules
+from app.jobs.build.days import DAY_ERRORS
+from app.jobs.build.ledger import Inputs, StaleDay
+from app.jobs.build.rules import BuildRules
 from app.settings import Settings, load_settings
 from app.warehouse import Warehouse, open_warehouse, recover
 from app.warehouse.lease import lent_token, require_lent
@@ -45,9 +47,9 @@ _DIFFERENCES = {
 
 @dataclass(frozen=True)
 class DayTask:
-    """A day to be built elsewhere: all that goes over the wire.
+    """A day to be built by a worker: all that goes over the wire.
 
-    `inputs` are those of this day alone. `raw_table` is the identity of `pd.api_calls`: a host may have many names.
+    `inputs` are those of this day only. `raw_table` is the UUID of `pd.api_calls`, as a server may have several names.
     """
 
     day: StaleDay
@@ -55,12 +57,12 @@ class DayTask:
     raw_table: str
     token: str
     max_row_factor: float
-    believe_size: bool
+    skip_row_count_check: bool
 
 
 @contextmanager
-def open_builder(settings: Settings, address: str | None, *, dry_run: bool = False) -> Iterator[Builder | None]:
-    """What builds days on the workers of the scheduler at this address; None where no other machine is needed."""
+def open_runner(settings: Settings, address: str | None, *, dry_run: bool = False) -> Iterator[DayRunner | None]:
+    """Yield what builds days on the workers of the scheduler at this address; None without an address."""
     if address is None:
         yield None
         return
@@ -79,45 +81,46 @@ def open_builder(settings: Settings, address: str | None, *, dry_run: bool = Fal
 
 
 def build_on_worker(task: DayTask) -> DayBuilt | CaratError:
-    """Build a day in this process, a worker's, by its own settings and files; refused where they mean something else.
+    """Build a day in a worker by its own settings and files; SettingsError if they differ from the sender's.
 
-    A failure is returned as its text alone: what caused it may hold what must not travel. This machine's log has it.
+    A failure is returned with its text only, because its cause may hold what must not travel; this machine's log has
+    the whole.
     """
     try:
         settings = load_settings().model_copy(update={"max_row_factor": task.max_row_factor})
-        rules = Rules.load(settings)
-        _require_same_rules(
-            task.inputs.rules, read_rules(settings, rules.endpoint_map, rules.plan, rules.session_rules)
-        )
+        rules = BuildRules.load(settings)
+        _require_same_rules(task.inputs.rules, rules.digests)
         if not settings.has_server:
             raise SettingsError("has no ClickHouse server in CARAT_WAREHOUSE")
         with open_warehouse(settings, purpose="carat etl", writes=False) as warehouse:
             _require_same_warehouse(warehouse, task.raw_table)
-            warehouse.guarded_by(partial(require_lent, token=task.token)).require_lease()
-            # The worker writes the ledger, right after publishing and under the same lease. One that dies in between
-            # leaves a day that is built and still stale: it is built once more. If the process that handed the day out
-            # wrote instead, its death would cost every day of which it did not hear in time.
-            return build_one(warehouse, task.inputs, task.day, rules=rules, believe_size=task.believe_size)
+            warehouse.with_guard(partial(require_lent, token=task.token)).require_lease()
+            # The worker writes the ledger, right after publishing and under the same lease. If it dies in between, the
+            # day is built and still stale, so it is built once more. If the sender wrote the ledger instead, its death
+            # would cost every day whose result it had not yet received.
+            return build_and_record(
+                warehouse, task.inputs, task.day, rules, skip_row_count_check=task.skip_row_count_check
+            )
     except CaratError as error:
         console.record_failure(error)
-        where = "" if isinstance(error, OF_ONE_DAY) else f"worker {_worker_name()} "
+        where = "" if isinstance(error, DAY_ERRORS) else f"worker {_worker_name()} "
         return type(error)(f"{where}{error}")
 
 
 @dataclass(frozen=True)
 class _Cluster:
-    """A scheduler that answered."""
+    """A scheduler that has answered."""
 
     distributed: Any
     client: Any
     address: str
 
     def submit(self, task: DayTask) -> Any:
-        key = f"carat-etl-{task.day.day}-{uuid4().hex}"  # one of its own: what an earlier run asked for is another day
+        key = f"carat-etl-{task.day.day}-{uuid4().hex}"  # unique, so that it never meets a task of an earlier run
         return self.client.submit(build_on_worker, task, key=key, pure=False)
 
     def count_threads(self) -> int:
-        """How many days can be built at the same time."""
+        """The number of days that can be built at the same time."""
         try:
             return sum(self.client.nthreads().values())
         except (OSError, RuntimeError, self.distributed.client.ClosedClientError):
@@ -139,7 +142,7 @@ class _Cluster:
         )
 
     def outcome(self, future: Any, day: StaleDay) -> DayBuilt | CaratError | None:
-        """What became of a day; None where its result was lost with its worker, so that it is built once more."""
+        """The outcome of a day; None if its result was lost with its worker, so that it is built once more."""
         if future.cancelled():
             raise self.gone()
         if future.status == "error":
@@ -166,17 +169,17 @@ def _build_there(cluster: _Cluster, warehouse: Warehouse, work: Work) -> Iterato
         raw_table=_raw_table(warehouse),
         token=lent_token(warehouse),
         max_row_factor=work.rules.settings.max_row_factor,
-        believe_size=work.believe_size,
+        skip_row_count_check=work.skip_row_count_check,
     )
 
     def submit(day: StaleDay) -> Any:
-        # A day is built from its calls as a whole: a patch would trust the published day, which an attempt that died
-        # while publishing left as a mixture.
+        # Days are built whole: a patch would trust the published day, which may be a mixture after an attempt that died
+        # while publishing.
         whole = replace(day, can_patch=False)
         return cluster.submit(task_of(whole, _inputs_of(work.inputs, whole)))
 
     failure: CaratError | None = None
-    for day, outcome in _handed_out(cluster, work.days, submit, patience_s=work.rules.settings.patience_s):
+    for day, outcome in _handed_out(cluster, work.days, submit, retry_timeout_s=work.rules.settings.patience_s):
         work.bar.label(f"etl {day.day}")
         work.bar.advance(work.inputs.of_day(day.day)["calls"])
         if _ends_the_run(outcome):
@@ -184,7 +187,7 @@ def _build_there(cluster: _Cluster, warehouse: Warehouse, work: Work) -> Iterato
         else:
             yield outcome
     if not isinstance(failure, LockedError):
-        # What a worker that died left half-done is finished, and one that was only thought dead finds its tables gone.
+        # Finish what a dead worker has left; one that was only thought dead finds its tables gone.
         warehouse.require_lease()
         for published in recover(warehouse):
             console.log.warning("published again after a worker died", day=str(published))
@@ -193,12 +196,12 @@ def _build_there(cluster: _Cluster, warehouse: Warehouse, work: Work) -> Iterato
 
 
 def _handed_out(
-    cluster: _Cluster, days: Sequence[StaleDay], submit: Callable[[StaleDay], Any], *, patience_s: float
+    cluster: _Cluster, days: Sequence[StaleDay], submit: Callable[[StaleDay], Any], *, retry_timeout_s: float
 ) -> Iterator[tuple[StaleDay, DayBuilt | CaratError]]:
-    """What became of each day, as they end.
+    """The outcome of each day, as they end.
 
-    As many days are handed out as there are threads: so they are begun in order, and none after an error that is not
-    a day's own, while those that were begun are awaited.
+    As many days are handed out as there are threads, so they are begun in order. After an error that is not a single
+    day's, none is begun, and those that run are awaited.
     """
     waiting, running = deque(days), dict[Any, StaleDay]()
     threads, counted_at, worked_at = 0, 0.0, time.monotonic()
@@ -207,10 +210,10 @@ def _handed_out(
         if now - counted_at >= _COUNT_S:  # workers come and go
             threads, counted_at = cluster.count_threads(), now
             worked_at = now if threads else worked_at
-        if not threads and now - worked_at > patience_s:
+        if not threads and now - worked_at > retry_timeout_s:
             raise ClusterError(
-                f"the scheduler at {cluster.address} has had no worker for {patience_s:g} s. What was built is kept; "
-                "run the same command again for the rest"
+                f"the scheduler at {cluster.address} has had no worker for {retry_timeout_s:g} s. What was built is "
+                "kept; run the same command again for the rest"
             )
         while waiting and len(running) < threads:
             day = waiting.popleft()
@@ -227,25 +230,31 @@ def _handed_out(
 
 
 def _ends_the_run(outcome: DayBuilt | CaratError) -> TypeGuard[CaratError]:
-    """Whether it is an error that other days would meet, too."""
-    return isinstance(outcome, CaratError) and not isinstance(outcome, (*OF_ONE_DAY, ClusterError))
+    """Whether it is an error that other days would meet as well."""
+    return isinstance(outcome, CaratError) and not isinstance(outcome, (*DAY_ERRORS, ClusterError))
 
 
 def _inputs_of(inputs: Inputs, stale: StaleDay) -> Inputs:
-    """What of the inputs one day's build asks for."""
-    spans = day_spans(stale.day, inputs.zone)
+    """The part of the inputs that the build of one day uses."""
+    bounds = day_bounds(stale.day, inputs.zone)
     around = (stale.day, stale.day + timedelta(days=1))
-    # A session may reach into the next day: its products are as of its last call. The sums are cumulative.
     at = pl.col("at").dt.epoch("ms")
-    before = inputs.versions.filter(at < spans.start).tail(1)
-    within = inputs.versions.filter(at.is_between(spans.start, spans.next_end))
     return replace(
         inputs,
         days=inputs.days.filter(pl.col("day") == stale.day),
-        quarters=inputs.quarters.clear(),
-        versions=pl.concat([before, within]),
+        quarter_hours=inputs.quarter_hours.filter(at.is_between(bounds.previous_start, bounds.next_end)),
+        versions=_versions_of(inputs.versions, bounds),
+        lookup_versions=_versions_of(inputs.lookup_versions, bounds),
+        orders_elsewhere={},
         built={key: row for key, row in inputs.built.items() if key[0] in around},
     )
+
+
+def _versions_of(versions: pl.DataFrame, bounds: DayBounds) -> pl.DataFrame:
+    """Those up to the next day, into which sessions may reach; one row before, as the sums are cumulative."""
+    at = pl.col("at").dt.epoch("ms")
+    before = versions.filter(at < bounds.start).tail(1)
+    return pl.concat([before, versions.filter(at.is_between(bounds.start, bounds.next_end))])
 
 
 def _require_same_rules(theirs: dict[str, Any], own: dict[str, Any]) -> None:
@@ -268,11 +277,11 @@ def _raw_table(warehouse: Warehouse) -> str:
 
 
 def _worker_name() -> str:
-    """The worker that runs this, as whoever started it knows it."""
+    """The name and host of the worker that runs this."""
     host = socket.gethostname()
     try:
         return f"{_distributed().get_worker().name} on {host}"
-    except ValueError:  # called by no worker
+    except ValueError:  # not called by a worker
         return f"on {host}"
 
 
@@ -287,13 +296,13 @@ def _distributed() -> Any:
 
 
 def _require_address(distributed: Any, address: str) -> None:
-    """A client that was given none of these does not end well."""
+    """Raise SettingsError unless the address is complete: Dask's own errors are hard to read."""
     try:
         url = ServiceUrl.parse(address, "tcp", "tls")
     except ValueError:
         url = None
     if url is None or not url.port:
-        raise SettingsError(f"--on {address!r} is no address of a scheduler, such as tcp://scheduler:8786")
+        raise SettingsError(f"--on {address!r} is not the address of a scheduler, such as tcp://scheduler:8786")
     if url.scheme == "tls" and not distributed.Security().get_connection_args("client").get("ssl_context"):
         raise SettingsError(
             "--on tls://… needs a certificate: set DASK_DISTRIBUTED__COMM__TLS__CA_FILE and …__CLIENT__CERT, …__KEY"
@@ -302,7 +311,7 @@ def _require_address(distributed: Any, address: str) -> None:
 
 @contextmanager
 def _connected(distributed: Any, address: str) -> Iterator[Any]:
-    for name in ("distributed", "distributed.client"):  # what they say comes as an error, too
+    for name in ("distributed", "distributed.client"):  # what they log also arrives as an error
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         client = distributed.Client(address, timeout=_CONNECT_S, set_as_default=False, name="carat-etl")
@@ -314,5 +323,5 @@ def _connected(distributed: Any, address: str) -> Iterator[Any]:
     try:
         yield client
     finally:
-        with suppress(OSError):  # a scheduler that does not answer any more must not hold up the end
+        with suppress(OSError):  # a scheduler that no longer answers must not delay the end
             client.close(timeout=_CONNECT_S)

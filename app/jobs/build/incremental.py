@@ -1,32 +1,31 @@
-"""Finds the sessions whose calls are others than those from which a published day was built."""
+"""Finds the sessions that a published day no longer holds as the raw calls say."""
 
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
 from app.contracts import API_CALLS, VISITOR_OF_SESSION
-from app.frames.days import DaySpans
 from app.frames.sessionize import assign_sessions, changed_sessions
-from app.jobs.build.boundaries import CALL_HASH, QUARTER, TS
-from app.jobs.build.shards import Scope, blocks_of, read_moments, read_published, shard_count
-from app.warehouse import Hashed, Warehouse
+from app.jobs.build.call_sql import CALL_HASH, QUARTER_HOUR, fits, instant, is_counted
+from app.jobs.build.shards import BuildScope, ShardKey, blocks_of, read_moments, read_published, shard_count
+from app.warehouse import FingerprintSource, Warehouse
 
-_CALLS_AT_ONCE = 1_000_000
+_SHARD_CALLS = 1_000_000
 _MOMENTS = pl.DataFrame(schema={"session_id": pl.String(), "ts": API_CALLS.schema["ts"], "is_there": pl.Boolean()})
 _CALL = "(call_id, content_hash)"
-_EVENTS = Hashed("dwh.events", at=QUARTER, content=CALL_HASH)  # as the raw calls are
-_IN_DAY = f"ts >= {TS('start')} AND ts < {TS('end')}"
-_IN_QUARTERS = f"toUnixTimestamp64Milli({QUARTER}) IN {{quarters:Array(Int64)}}"
+_EVENTS = FingerprintSource("dwh.events", at=QUARTER_HOUR, content=CALL_HASH)  # as the raw calls are
+_IN_DAY = f"ts >= {instant('start')} AND ts < {instant('end')}"
+_IN_QUARTER_HOURS = f"toUnixTimestamp64Milli({QUARTER_HOUR}) IN {{quarter_hours:Array(Int64)}}"
 
 
 @dataclass(frozen=True)
-class Changes:
-    """The sessions of a day that are built anew, when their calls are, queries of them and of their visitors.
+class ChangedSessions:
+    """The sessions of a day that are to be rebuilt, the blocks and number of their calls.
 
-    `calls`: how many these sessions have.
+    `sessions` and `visitors` are queries of their `session_id` and of their visitors' `visitor_hash`.
     """
 
     session_ids: pl.Series
@@ -37,33 +36,33 @@ class Changes:
 
 
 @contextmanager
-def find_changes(
-    warehouse: Warehouse, scope: Scope, quarters: pl.DataFrame, *, around: tuple[bool, bool]
-) -> Iterator[Changes | None]:
-    """The sessions of which the day's raw calls and `dwh.events` differ; kept aside in tables in memory meanwhile.
+def find_changed_sessions(
+    warehouse: Warehouse, scope: BuildScope, quarter_hours: pl.DataFrame, *, around: tuple[bool, bool]
+) -> Iterator[ChangedSessions | None]:
+    """The sessions whose calls in `pd.api_calls` and in `dwh.events` differ, held in temporary tables.
 
-    None where that cannot be told, so that the whole day is to be built.
+    None where this cannot be determined, so that the whole day is to be built.
 
-    `quarters`: `at, rows, fingerprint` of the raw calls by quarter of an hour. `around` says whether calls of the day
-    before and of the day after changed: then visitors and sessions near a midnight are looked at, too (whether a
-    session goes on past the midnight at the day's end can depend on whether it came over that at its beginning).
+    `quarter_hours`: `at, rows, fingerprint` of the raw calls. `around` says whether calls of the day before and of the
+    day after changed. If so, sessions near a midnight are compared as well: whether a session continues past the
+    midnight at the day's end can depend on whether it crossed the one at its beginning.
     """
-    suffix = f"{scope.spans.day:%Y%m%d}_{uuid.uuid4().hex[:12]}"  # another attempt at the day never meets them
+    suffix = f"{scope.bounds.day:%Y%m%d}_{uuid.uuid4().hex[:12]}"  # so that attempts at the same day share nothing
     visitors, sessions = f"etl.changed_visitors_{suffix}", f"etl.changed_sessions_{suffix}"
-    warehouse.command(f"CREATE TABLE {visitors} (visitor_hash UInt64) ENGINE = Memory")
     try:
-        visitor_calls = _keep_visitors(warehouse, scope, quarters, around, into=visitors)
-        some = Scope(scope.spans, scope.endpoint_map, scope.timeout_ms, visitors=f"SELECT visitor_hash FROM {visitors}")
-        count = shard_count(visitor_calls, shard_calls=_CALLS_AT_ONCE)
-        found = [_changed(warehouse, number, count, some, reaches_on=any(around)) for number in range(count)]
+        visitor_calls = _find_visitors(warehouse, scope, quarter_hours, around, into=visitors)
+        some = replace(scope, visitors=f"SELECT visitor_hash FROM {visitors}", reusable_days=())
+        count = shard_count(visitor_calls, shard_calls=_SHARD_CALLS)
+        keys = [ShardKey(some, number, count) for number in range(count)]
+        found = [_changed_in_shard(warehouse, key, reaches_on=any(around)) for key in keys]
         known = [shard for shard in found if shard is not None]
         if len(known) < count:
             yield None
             return
         moments = pl.concat([_MOMENTS, *known])
         session_ids = moments["session_id"].unique()
-        warehouse.keep_aside(sessions, session_ids, column="session_id", kind="String")
-        yield Changes(
+        warehouse.create_temp_table(sessions, session_ids, column="session_id", kind="String")
+        yield ChangedSessions(
             session_ids,
             tuple(blocks_of(moments["ts"])),
             int(moments["is_there"].sum()),
@@ -71,24 +70,23 @@ def find_changes(
             some.visitors,
         )
     finally:
-        for table in (visitors, sessions):
-            warehouse.command(f"DROP TABLE IF EXISTS {table} SYNC")
+        warehouse.drop_tables([visitors, sessions])
 
 
-def _keep_visitors(
-    warehouse: Warehouse, scope: Scope, quarters: pl.DataFrame, around: tuple[bool, bool], *, into: str
+def _find_visitors(
+    warehouse: Warehouse, scope: BuildScope, quarter_hours: pl.DataFrame, around: tuple[bool, bool], *, into: str
 ) -> int:
-    """Keep aside the visitors with a call that is there now and was not then, or the other way; their calls."""
-    spans = scope.spans
+    """Create `into`, the visitors with a call that came or went; returns the number of calls they have on the day."""
+    bounds = scope.bounds
     parameters = {
-        "day": spans.day,
-        "start": spans.start,
-        "end": spans.end,
+        "day": bounds.day,
+        "start": bounds.start,
+        "end": bounds.end,
         "timeout_ms": scope.timeout_ms,
-        "quarters": _differing(warehouse, spans, quarters),
+        "quarter_hours": _differing(warehouse, scope, quarter_hours),
     }
-    raw = f"FROM pd.api_calls WHERE {_IN_DAY} AND {_IN_QUARTERS}"
-    typed = f"FROM dwh.events WHERE event_date = {{day:Date}} AND {_IN_QUARTERS}"
+    raw = f"FROM pd.api_calls WHERE {_IN_DAY} AND {_IN_QUARTER_HOURS} AND {is_counted(scope.endpoint_map)}"
+    typed = f"FROM dwh.events WHERE event_date = {{day:Date}} AND {_IN_QUARTER_HOURS}"
     sources = [
         f"SELECT visitor_hash {raw} AND {_CALL} NOT IN (SELECT {_CALL} {typed})",
         f"SELECT {VISITOR_OF_SESSION} {typed} AND {_CALL} NOT IN (SELECT {_CALL} {raw})",
@@ -98,7 +96,8 @@ def _keep_visitors(
     for is_changed, near_midnight in zip(around, (after_start, before_end), strict=True):
         if is_changed:
             sources.append(f"SELECT visitor_hash FROM pd.api_calls WHERE {_IN_DAY} AND {near_midnight}")
-    warehouse.command(f"INSERT INTO {into} {' UNION DISTINCT '.join(sources)}", parameters)
+    create = f"CREATE TABLE {into} (visitor_hash UInt64) ENGINE = Memory AS"
+    warehouse.command(f"{create} {' UNION DISTINCT '.join(sources)}", parameters)
     calls = warehouse.scalar(
         f"SELECT count() FROM pd.api_calls WHERE {_IN_DAY} AND visitor_hash IN (SELECT visitor_hash FROM {into})",
         parameters,
@@ -106,17 +105,18 @@ def _keep_visitors(
     return int(calls)
 
 
-def _changed(warehouse: Warehouse, number: int, count: int, scope: Scope, *, reaches_on: bool) -> pl.DataFrame | None:
-    """`session_id, ts, is_there` of the calls, there now or as published, of the changed sessions of these visitors.
+def _changed_in_shard(warehouse: Warehouse, key: ShardKey, *, reaches_on: bool) -> pl.DataFrame | None:
+    """`session_id, ts, is_there` of the changed sessions' calls, both raw (`is_there`) and published.
 
-    None where a call is there twice, which only a look at all of the visitors' calls can put right.
+    None where a call is stored twice: only all of the visitors' calls together say which one counts.
     """
-    calls, earlier = read_moments(warehouse, number, count, scope)
+    scope = key.scope
+    calls, earlier = read_moments(warehouse, key)
     if calls["call_id"].is_duplicated().any():
         return None
-    published = read_published(warehouse, number, count, scope)
-    sessions = assign_sessions(calls, earlier, spans=scope.spans, timeout_ms=scope.timeout_ms)
-    ids = changed_sessions(sessions, published, spans=scope.spans, timeout_ms=scope.timeout_ms, reaches_on=reaches_on)
+    published = read_published(warehouse, key)
+    sessions = assign_sessions(calls, earlier, bounds=scope.bounds, timeout_ms=scope.timeout_ms)
+    ids = changed_sessions(sessions, published, bounds=scope.bounds, timeout_ms=scope.timeout_ms, reaches_on=reaches_on)
     of_both = [
         frame.select("session_id", "ts", is_there=pl.lit(is_there))
         for frame, is_there in ((sessions, True), (published, False))
@@ -124,13 +124,23 @@ def _changed(warehouse: Warehouse, number: int, count: int, scope: Scope, *, rea
     return pl.concat(of_both).filter(pl.col("session_id").is_in(ids.implode()))
 
 
-def _differing(warehouse: Warehouse, spans: DaySpans, quarters: pl.DataFrame) -> list[int]:
-    """The quarters of an hour, as epoch ms, in which raw calls and `dwh.events` differ: few, so little is compared."""
-    of_day = quarters.filter(pl.col("at").dt.epoch("ms").is_between(spans.start, spans.end, closed="left"))
-    typed = warehouse.query(
-        f"SELECT {_EVENTS.sums} FROM {_EVENTS.full_name} WHERE event_date = {{day:Date}} GROUP BY at",
-        {"day": spans.day},
-        schema=of_day.schema,
+def _differing(warehouse: Warehouse, scope: BuildScope, quarter_hours: pl.DataFrame) -> list[int]:
+    """The quarter hours, as epoch ms, in which the raw calls that count and `dwh.events` differ."""
+    bounds = scope.bounds
+    of_day = quarter_hours.filter(pl.col("at").dt.epoch("ms").is_between(bounds.start, bounds.end, closed="left"))
+    ignored = " OR ".join(f"({fits(pattern)})" for pattern in scope.endpoint_map.ignored) or "0"
+    parts = (
+        f"{_EVENTS.sums} FROM {_EVENTS.full_name} WHERE event_date = {{day:Date}}",
+        f"{_EVENTS.sums} FROM pd.api_calls WHERE {_IN_DAY} AND ({ignored})",
     )
-    differing = pl.concat([of_day, typed]).unique(keep="none")
+    known = [
+        warehouse.query(
+            f"SELECT {part} GROUP BY at",
+            {"day": bounds.day, "start": bounds.start, "end": bounds.end},
+            schema=of_day.schema,
+        )
+        for part in parts
+    ]
+    sums = pl.concat(known).group_by("at").agg(pl.col("rows", "fingerprint").sum()).select(of_day.columns)
+    differing = pl.concat([of_day, sums.cast(of_day.schema)]).unique(keep="none")
     return differing["at"].dt.epoch("ms").unique().to_list()

@@ -1,40 +1,41 @@
-"""What each business day was built from, and so which days are stale: found by comparison, never by a clock."""
+"""What each business day was built from, and so which days are stale: found by comparison, never by a clock.
+
+What a table depends on is declared in its contract (`DwhTable.depends_on`).
+"""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import polars as pl
 
-from app import TRANSFORM_VERSION
-from app.contracts import CATALOG_SESSIONS, LEDGER, PRODUCT_SESSIONS, SESSIONS
-from app.frames.days import day_spans
-from app.jobs.build.boundaries import CALL_HASH, QUARTER, Reach, read_reach
-from app.jobs.build.day import Basis
+from app.contracts import EVENTS, LEDGER, ORDER_CALLS, DwhTable, Input, dwh_tables
+from app.frames.days import DayBounds, day_bounds
+from app.jobs.build.boundaries import BoundaryFingerprints, read_boundary_fingerprints
+from app.jobs.build.call_sql import CALL_HASH, QUARTER_HOUR
+from app.jobs.build.day import DayBuilt, ReusePlan
+from app.jobs.build.lookups import lookup_sums
+from app.jobs.build.orders import read_orders_elsewhere
 from app.jobs.build.product_history import history_sums
-from app.rules.endpoint_map import EndpointMap
-from app.rules.session_rules import SessionRules
-from app.rules.snapshot_plan import SnapshotPlan
-from app.settings import Settings
-from app.warehouse import Hashed, Warehouse, fingerprints
+from app.jobs.build.rules import BuildRules
+from app.rules.currencies import Currencies
+from app.warehouse import FingerprintSource, Warehouse, fingerprints
 
-RAW_CALLS = Hashed("pd.api_calls", at=QUARTER, content=CALL_HASH)
-# Two days back: whether a visitor paused all the day before is told by the call before its first.
+RAW_CALLS = FingerprintSource("pd.api_calls", at=QUARTER_HOUR, content=CALL_HASH)
+# Two days back: whether a visitor paused during the day before depends on the call before their first one on it.
 _AROUND = {"previous_days_fingerprint": (-1, -2), "next_day_fingerprint": (1,)}
-_RULES = {
-    "endpoint_map": "endpoint map changed",
-    "transform_version": "version of Carat changed",
-    "timezone": "time zone changed",
-    "session_timeout_ms": "session timeout changed",
-    "product_plan": "snapshot plan of products changed",
-    "session_rules": "rules for devices, bots, channels or countries changed",
-}
-# Rules that not all tables are built by.
-_RULES_OF_SOME = {
-    "product_plan": {PRODUCT_SESSIONS.name},
-    "session_rules": {SESSIONS.name, CATALOG_SESSIONS.name, PRODUCT_SESSIONS.name},
+# Per rule, a column of the ledger: the input that it belongs to (None: every table depends on it), and the reason.
+_RULES: dict[str, tuple[Input | None, str]] = {
+    "endpoint_map": (Input.ENDPOINT_MAP, "endpoint map changed"),
+    "currency": (Input.ENDPOINT_MAP, "currency changed"),
+    "transform_version": (None, "version of Carat changed"),
+    "timezone": (None, "time zone changed"),
+    "session_timeout_ms": (Input.SESSIONS, "session timeout changed"),
+    "no_ids": (None, "ids that count as none changed"),
+    "product_plan": (Input.PRODUCT_HISTORY, "snapshot plan of products changed"),
+    "session_rules": (Input.SESSION_RULES, "rules for devices, bots, channels or countries changed"),
 }
 
 
@@ -42,8 +43,9 @@ _RULES_OF_SOME = {
 class StaleDay:
     """A day to build: which of its tables, and why.
 
-    `can_reuse_events`: the published events were typed from their calls by the same map and rules. `can_patch`: all of
-    its tables were built from the same calls and nothing but calls changed, so other visitors' rows stay as they are.
+    `can_reuse_events`: the published events were typed by the same endpoint map and code. `can_patch`: all of its
+    tables were built from the same calls, nothing but calls changed, and their rows belong to sessions, so that only
+    changed sessions need to be rebuilt.
     """
 
     day: date
@@ -61,18 +63,25 @@ class StaleDay:
 class Inputs:
     """What the days would be built from now, and what they were built from.
 
-    `days`: `day, calls, raw_fingerprint` and the fingerprints of the whole days around it. `quarters`: `at, rows,
-    fingerprint` of the raw calls. `versions`: `at, fingerprint` of products' versions, summed up to each instant.
-    `built`: the ledger's last row per day and job.
+    `days`: `day, calls, raw_fingerprint` and the fingerprints of the days around it. `quarter_hours`: `at, rows,
+    fingerprint` of the raw calls. `versions`: `at, fingerprint` of products' versions, cumulative;
+    `lookup_versions` the same of the rows that the endpoint map looks up. `built`: the
+    ledger's last row per day and table. `orders_elsewhere`: per day a hash of its orders that were placed on another
+    day. `rules`: the rules of today as columns of the ledger.
+    `reads_calls_alone`: whether the endpoint map makes every event of its call and nothing else.
     """
 
     days: pl.DataFrame
-    quarters: pl.DataFrame
+    quarter_hours: pl.DataFrame
     versions: pl.DataFrame
+    lookup_versions: pl.DataFrame
     built: dict[tuple[date, str], dict[str, Any]]
+    orders_elsewhere: dict[date, int]
     rules: dict[str, Any]
     zone: ZoneInfo
     timeout_ms: int
+    currencies: Currencies
+    reads_calls_alone: bool
 
     def of_day(self, day: date) -> dict[str, Any]:
         return self.days.row(by_predicate=pl.col("day") == day, named=True)
@@ -84,69 +93,67 @@ class Inputs:
         return oldest if isinstance(oldest, date) else None
 
     def verifiable_days(self) -> list[date]:
-        """The days whose raw calls are, or would be, there; others are past the retention of theirs."""
+        """The days whose raw calls are within their retention."""
         oldest = self.oldest_day
         return [day for day in self.days["day"] if oldest and day >= oldest]
 
     def history_fingerprint(self, until: datetime) -> int:
-        """The versions of products' rows that hold from this instant or earlier."""
-        before = self.versions.filter(pl.col("at") <= until)
-        return int(before["fingerprint"][-1]) if before.height else 0
+        """The fingerprint of the versions of products that are valid from this instant or earlier."""
+        return _fingerprint_at(self.versions, until)
 
-    def basis(self, stale: StaleDay, reach: Reach) -> Basis:
-        """What of the published day its build may take over."""
-        if not stale.can_reuse_events:
-            return Basis()
-        following = stale.day + timedelta(days=1)
-        reusable = (stale.day, following) if _can_reuse_events(self, following) else (stale.day,)
-        if not stale.can_patch:
-            return Basis(reusable)
-        last = {job: self.built[stale.day, job] for job in stale.jobs}
-        events = last["events"]
-        return Basis(
-            reusable,
-            rows={job: row["rows"] for job, row in last.items()},
-            quarters=self.quarters,
-            around=(
-                events["earlier_fingerprint"] != reach.earlier_fingerprint,
-                events["later_fingerprint"] != reach.later_fingerprint,
-            ),
-            until=max(row["history_until"] for row in last.values()),
+    def lookup_fingerprint(self, until: datetime) -> int:
+        """The same of the rows that the endpoint map looks up."""
+        return _fingerprint_at(self.lookup_versions, until)
+
+    def read_boundaries(self, warehouse: Warehouse, bounds: DayBounds) -> BoundaryFingerprints:
+        """The fingerprints of calls of the neighbouring days that can change a day's sessions."""
+        return read_boundary_fingerprints(
+            warehouse, bounds, quarter_hours=self.quarter_hours, timeout_ms=self.timeout_ms
         )
 
-    def rules_of(self, job: str) -> dict[str, Any]:
-        """What else than calls and history a table is built by."""
-        foreign = {name: "" for name, tables in _RULES_OF_SOME.items() if job not in tables}
-        return self.rules | foreign
+    def after_builds(self, warehouse: Warehouse) -> "Inputs":
+        """The same inputs, with what was built since and the orders that it placed."""
+        return replace(self, built=_last_built(warehouse), orders_elsewhere=read_orders_elsewhere(warehouse))
+
+    def reuse_plan(self, stale: StaleDay, boundaries: BoundaryFingerprints) -> ReusePlan:
+        """What the build of a stale day may take over from the published day."""
+        if not stale.can_reuse_events:
+            return ReusePlan()
+        following = stale.day + timedelta(days=1)
+        reusable: tuple[date, ...] = (stale.day, following) if _can_reuse_events(self, following) else (stale.day,)
+        if not self.reads_calls_alone:  # an event depends on more than its call
+            reusable = ()
+        if not stale.can_patch:
+            return ReusePlan(reusable)
+        last = {job: self.built[stale.day, job] for job in stale.jobs}
+        events = last[EVENTS.name]
+        if not self.reads_calls_alone and events["earlier_fingerprint"] != boundaries.earlier_fingerprint:
+            return ReusePlan()  # sessions with the same calls may recall something else
+        return ReusePlan(
+            reusable,
+            rows={job: row["rows"] for job, row in last.items()},
+            quarter_hours=self.quarter_hours,
+            around=(
+                events["earlier_fingerprint"] != boundaries.earlier_fingerprint,
+                events["later_fingerprint"] != boundaries.later_fingerprint,
+            ),
+            until=max(row["history_until"] for row in last.values()),
+            orders_elsewhere=last[ORDER_CALLS.name]["orders_elsewhere"],
+        )
+
+    def rules_of(self, table: DwhTable) -> dict[str, Any]:
+        """The rules that the table depends on; the others are empty or 0."""
+        return {
+            name: self.rules[name] if input_ is None or input_ in table.depends_on else type(self.rules[name])()
+            for name, (input_, _) in _RULES.items()
+        }
 
 
-def read_rules(
-    settings: Settings, endpoint_map: EndpointMap, plan: SnapshotPlan, session_rules: SessionRules
-) -> dict[str, Any]:
-    """What else than calls and history days are built by, as columns of the ledger."""
-    return {
-        "endpoint_map": endpoint_map.digest,
-        "transform_version": TRANSFORM_VERSION,
-        "timezone": settings.timezone,
-        "session_timeout_ms": settings.session_timeout_ms,
-        "product_plan": plan.products_digest,
-        "session_rules": session_rules.digest,
-    }
-
-
-def read_inputs(
-    warehouse: Warehouse,
-    settings: Settings,
-    endpoint_map: EndpointMap,
-    plan: SnapshotPlan,
-    session_rules: SessionRules,
-    *,
-    keep: bool,
-) -> Inputs:
-    """What there is to build from, without reading a call twice in its life; with `keep` that is remembered."""
-    quarters = fingerprints(warehouse, RAW_CALLS, keep=keep)
-    local_day = pl.col("at").dt.convert_time_zone(settings.timezone).dt.date()
-    of_days = quarters.group_by(day=local_day).agg(calls=pl.col("rows").sum(), hash=pl.col("fingerprint").sum())
+def read_inputs(warehouse: Warehouse, rules: BuildRules, *, keep: bool) -> Inputs:
+    """What there is to build from; each call is read once in its life, if `keep` stores its fingerprint."""
+    quarter_hours = fingerprints(warehouse, RAW_CALLS, keep=keep)
+    local_day = pl.col("at").dt.convert_time_zone(rules.settings.timezone).dt.date()
+    of_days = quarter_hours.group_by(day=local_day).agg(calls=pl.col("rows").sum(), hash=pl.col("fingerprint").sum())
     built = _last_built(warehouse)
     known = pl.DataFrame({"day": [day for day, _ in built]}, schema={"day": pl.Date})
     wanted = pl.concat([of_days.select("day"), known, _published_days(warehouse)]).unique().sort("day")
@@ -157,44 +164,51 @@ def read_inputs(
         days = days.join(around, on="day", how="left")
     return Inputs(
         days.with_columns(pl.exclude("day").fill_null(0)).sort("day"),
-        quarters,
-        history_sums(warehouse, plan, keep=keep).with_columns(pl.col("fingerprint").cum_sum()),
+        quarter_hours,
+        history_sums(warehouse, rules.plan, keep=keep).with_columns(pl.col("fingerprint").cum_sum()),
+        lookup_sums(warehouse, rules.endpoint_map, keep=keep).with_columns(pl.col("fingerprint").cum_sum()),
         built,
-        read_rules(settings, endpoint_map, plan, session_rules),
-        settings.zone,
-        settings.session_timeout_ms,
+        read_orders_elsewhere(warehouse),
+        rules.digests,
+        rules.zone,
+        rules.timeout_ms,
+        rules.currencies,
+        rules.endpoint_map.reads_calls_alone,
     )
 
 
 def compare(
-    warehouse: Warehouse, inputs: Inputs, *, jobs: Sequence[str], force: bool = False
+    warehouse: Warehouse, inputs: Inputs, *, jobs: Sequence[str] | None = None, force: bool = False
 ) -> tuple[list[StaleDay], list[tuple[date, str]]]:
     """The days whose last build had other inputs than there are now, oldest first; with `force` every day.
 
-    And the days and tables that are as built though a neighbour's calls changed: their sessions reach none of those.
+    Also returns the days and tables that are up to date although calls of a neighbouring day changed, because their
+    sessions reach none of those.
     """
     stale: list[StaleDay] = []
     untouched: list[tuple[date, str]] = []
+    tables = dwh_tables(jobs)
     kept = _past_their_calls(warehouse, inputs)
     for now in inputs.days.iter_rows(named=True):
         day = now["day"]
         if not force and day in kept:
             continue
-        last = {job: inputs.built.get((day, job)) for job in jobs}
-        reasons = {job: _reasons(inputs, now, job, row) for job, row in last.items()}
-        around = [job for job, row in last.items() if row and not reasons[job] and _differs_around(now, row)]
+        last = {table: inputs.built.get((day, table.name)) for table in tables}
+        reasons = {table: _reasons(inputs, now, table, row) for table, row in last.items()}
+        around = [t for t, row in last.items() if row and not reasons[t] and _differs_around(now, t, row)]
         if around:
-            reach = read_reach(warehouse, day_spans(day, inputs.zone), timeout_ms=inputs.timeout_ms)
-            for job in around:
-                reasons[job] = _reasons_around(reach, last[job] or {})
-            untouched += [(day, job) for job in around if not reasons[job]]
-        chosen = tuple(job for job in jobs if reasons[job] or force)
+            bounds = day_bounds(day, inputs.zone)
+            boundaries = inputs.read_boundaries(warehouse, bounds)
+            for table in around:
+                reasons[table] = _reasons_around(boundaries, last[table] or {})
+            untouched += [(day, table.name) for table in around if not reasons[table]]
+        chosen = [table for table in tables if reasons[table] or force]
         if chosen:
-            texts = dict.fromkeys(text for job in chosen for text, _ in reasons[job])
+            texts = dict.fromkeys(text for table in chosen for text, _ in reasons[table])
             stale.append(
                 StaleDay(
                     day,
-                    chosen,
+                    tuple(table.name for table in dwh_tables([table.name for table in chosen])),
                     tuple(texts) or ("forced",),
                     can_reuse_events=not force and _can_reuse_events(inputs, day),
                     can_patch=not force and _can_patch(inputs, day, chosen, reasons),
@@ -204,39 +218,42 @@ def compare(
 
 
 def record_built(
-    warehouse: Warehouse,
-    inputs: Inputs,
-    *,
-    day: date,
-    reach: Reach,
-    until: datetime,
-    rows: dict[str, int],
-    unreadable: int,
-    now: datetime,
+    warehouse: Warehouse, inputs: Inputs, built: DayBuilt, boundaries: BoundaryFingerprints, *, now: datetime
 ) -> None:
-    """Write down what a day's tables were built from; `rows` are theirs, `until` is its sessions' last call."""
-    of_day = inputs.of_day(day)
+    """Write down what a day's tables were built from."""
+    of_day = inputs.of_day(built.day)
+    history, looked_up = inputs.history_fingerprint(built.until), inputs.lookup_fingerprint(built.until)
     entries = [
         of_day
-        | inputs.rules_of(job)
-        | vars(reach)
+        | inputs.rules_of(table)
+        | vars(boundaries)
         | {
-            "job": job,
-            "built_at": _after_the_last(inputs, day, job, now),
-            "history_until": until,
-            "history_fingerprint": inputs.history_fingerprint(until) if job == PRODUCT_SESSIONS.name else 0,
-            "rows": count,
-            "unreadable": unreadable,
+            "job": table.name,
+            "built_at": _after_the_last(inputs, built.day, table.name, now),
+            "history_until": built.until,
+            "history_fingerprint": history if Input.PRODUCT_HISTORY in table.depends_on else 0,
+            "rates": _rates(inputs, built, table),
+            "lookup_fingerprint": looked_up if Input.ENDPOINT_MAP in table.depends_on else 0,
+            "orders_elsewhere": built.orders_elsewhere if Input.ORDERS in table.depends_on else 0,
+            "rows": built.rows[table.name],
+            "unreadable": built.unreadable,
         }
-        for job, count in rows.items()
+        for table in dwh_tables(built.rows)
     ]
     warehouse.insert(LEDGER, pl.DataFrame(entries, schema=LEDGER.schema))
+
+
+def _rates(inputs: Inputs, built: DayBuilt, table: DwhTable) -> str:
+    """The digest of the day's rates where an amount was converted; a patched day keeps what its other sessions need."""
+    last = inputs.built.get((built.day, table.name))
+    is_needed = built.has_foreign_amounts or (built.is_patch and last is not None and last["rates"] != "")
+    return inputs.currencies.rates_digest(built.day) if is_needed else ""
 
 
 def record_untouched(
     warehouse: Warehouse, inputs: Inputs, *, untouched: Iterable[tuple[date, str]], now: datetime
 ) -> None:
-    """Write down that tables are what their inputs say, so that the next look need not read their neighbours' calls."""
+    """Record that tables are up to date, so that the next comparison need not read their neighbours' calls."""
     entries = [
         inputs.built[day, job]
         | {name: inputs.of_day(day)[name] for name in _AROUND}
@@ -248,22 +265,22 @@ def record_untouched(
 
 
 def _after_the_last(inputs: Inputs, day: date, job: str, now: datetime) -> datetime:
-    """Now, or where the clock was set back just after the entry before: the last entry is the one that counts."""
+    """Now, or just after the previous entry where the clock was set back: the latest entry counts."""
     last = inputs.built.get((day, job))
     return max(now, last["built_at"] + timedelta(milliseconds=1)) if last else now
 
 
 def _past_their_calls(warehouse: Warehouse, inputs: Inputs) -> set[date]:
-    """The days before the oldest call, of which what is published is kept: their calls are past their retention.
+    """The days before the oldest call: their calls are past the retention, so the published rows stay.
 
-    Not those by another time zone, whose calls are there but belong to later days by this one.
+    Without days that were built in another time zone, whose calls are there but belong to later days in this one.
     """
     oldest = inputs.oldest_day
     before = {day for day in inputs.days["day"] if oldest is None or day < oldest}
     other_zone = [
         day
         for day in before
-        if (last := inputs.built.get((day, "events"))) and last["timezone"] != inputs.rules["timezone"]
+        if (last := inputs.built.get((day, EVENTS.name))) and last["timezone"] != inputs.rules["timezone"]
     ]
     if not other_zone:
         return before
@@ -276,19 +293,37 @@ def _past_their_calls(warehouse: Warehouse, inputs: Inputs) -> set[date]:
     return before - set(left_over["event_date"])
 
 
-def _reasons(inputs: Inputs, now: dict[str, Any], job: str, last: dict[str, Any] | None) -> list[tuple[str, str]]:
-    """Why a table is stale, as far as its own day says: what a person reads, and whether it is `calls` or not."""
+def _reasons(
+    inputs: Inputs, now: dict[str, Any], table: DwhTable, last: dict[str, Any] | None
+) -> list[tuple[str, Input | None]]:
+    """Why a table is stale, apart from calls of neighbouring days: each reason as text, with its input."""
     if last is None:
-        return [("never built", "rules")]
-    found = []
-    if (now["raw_fingerprint"], now["calls"]) != (last["raw_fingerprint"], last["calls"]):
-        found.append((_calls_changed(now["calls"] - last["calls"]), "calls"))
-    found += [(why, "rules") for name, why in _RULES.items() if last[name] != inputs.rules_of(job)[name]]
-    if job == PRODUCT_SESSIONS.name and last["history_fingerprint"] != inputs.history_fingerprint(
-        last["history_until"]
-    ):
-        found.append(("history of its products changed", "history"))
+        return [("never built", None)]
+    found: list[tuple[str, Input | None]] = []
+    calls_differ = (now["raw_fingerprint"], now["calls"]) != (last["raw_fingerprint"], last["calls"])
+    if Input.CALLS in table.depends_on and calls_differ:
+        found.append((_calls_changed(now["calls"] - last["calls"]), Input.CALLS))
+    today = inputs.rules_of(table)
+    found += [(why, input_) for name, (input_, why) in _RULES.items() if last[name] != today[name]]
+    if last["rates"] and last["rates"] != inputs.currencies.rates_digest(last["day"]):
+        found.append(("rates of exchange changed", Input.ENDPOINT_MAP))
+    if Input.PRODUCT_HISTORY in table.depends_on:
+        history = inputs.history_fingerprint(last["history_until"])
+        if last["history_fingerprint"] != history:
+            found.append(("history of its products changed", Input.PRODUCT_HISTORY))
+    if Input.ENDPOINT_MAP in table.depends_on:
+        looked_up = inputs.lookup_fingerprint(last["history_until"])
+        if last["lookup_fingerprint"] != looked_up:
+            found.append(("a table that the endpoint map looks up changed", Input.ENDPOINT_MAP))
+    elsewhere = inputs.orders_elsewhere.get(now["day"], 0)
+    if Input.ORDERS in table.depends_on and last["orders_elsewhere"] != elsewhere:
+        found.append(("which of its orders were placed on another day changed", Input.ORDERS))
     return found
+
+
+def _fingerprint_at(versions: pl.DataFrame, until: datetime) -> int:
+    before = versions.filter(pl.col("at") <= until)
+    return int(before["fingerprint"][-1]) if before.height else 0
 
 
 def _calls_changed(difference: int) -> str:
@@ -297,32 +332,41 @@ def _calls_changed(difference: int) -> str:
     return f"{abs(difference):,} call{'s' if abs(difference) > 1 else ''} {'came' if difference > 0 else 'went'}"
 
 
-def _differs_around(now: dict[str, Any], last: dict[str, Any]) -> bool:
-    return any(now[name] != last[name] for name in _AROUND)
+def _differs_around(now: dict[str, Any], table: DwhTable, last: dict[str, Any]) -> bool:
+    return Input.SESSIONS in table.depends_on and any(now[name] != last[name] for name in _AROUND)
 
 
-def _reasons_around(reach: Reach, last: dict[str, Any]) -> list[tuple[str, str]]:
+def _reasons_around(boundaries: BoundaryFingerprints, last: dict[str, Any]) -> list[tuple[str, Input | None]]:
     texts = {
         "earlier_fingerprint": "calls of the day before, from which its sessions come, changed",
         "later_fingerprint": "calls of the day after, into which its sessions reach, changed",
     }
-    return [(text, "calls") for name, text in texts.items() if last[name] != getattr(reach, name)]
+    return [(text, Input.CALLS) for name, text in texts.items() if last[name] != getattr(boundaries, name)]
 
 
 def _can_reuse_events(inputs: Inputs, day: date) -> bool:
-    """Whether `dwh.events` holds what the endpoint map says today of the calls it was typed from."""
-    last = inputs.built.get((day, "events"))
-    return last is not None and all(last[name] == inputs.rules[name] for name in ("endpoint_map", "transform_version"))
+    """Whether `dwh.events` holds its calls as today's endpoint map and code type them."""
+    last = inputs.built.get((day, EVENTS.name))
+    if last is None or (last["rates"] and last["rates"] != inputs.currencies.rates_digest(day)):
+        return False
+    return all(last[name] == inputs.rules[name] for name in ("endpoint_map", "currency", "transform_version"))
 
 
-def _can_patch(inputs: Inputs, day: date, jobs: Sequence[str], reasons: dict[str, list[tuple[str, str]]]) -> bool:
-    built = [inputs.built.get((day, job)) for job in ("events", *jobs)]
+def _can_patch(
+    inputs: Inputs,
+    day: date,
+    tables: Sequence[DwhTable],
+    reasons: dict[DwhTable, list[tuple[str, Input | None]]],
+) -> bool:
+    if not {EVENTS, ORDER_CALLS} <= {*tables} or not all(table.session_column for table in tables):
+        return False
+    built = [inputs.built.get((day, table.name)) for table in tables]
     same_calls = {
         (row["raw_fingerprint"], row["calls"], row["earlier_fingerprint"], row["later_fingerprint"]) if row else None
         for row in built
     }
-    only_calls = all(kind == "calls" for job in jobs for _, kind in reasons[job])
-    return "events" in jobs and only_calls and None not in same_calls and len(same_calls) == 1
+    only_calls = all(input_ is Input.CALLS for table in tables for _, input_ in reasons[table])
+    return only_calls and None not in same_calls and len(same_calls) == 1
 
 
 def _last_built(warehouse: Warehouse) -> dict[tuple[date, str], dict[str, Any]]:

@@ -1,20 +1,21 @@
-"""Reads from `history` what a day's product sessions need: versions that held at its start, and those of the day."""
+"""Reads from `history` the versions of products that a day's product sessions can meet."""
 
 from dataclasses import dataclass
 
 import polars as pl
 
-from app.contracts import PRODUCT_SESSIONS, sql_text
-from app.frames.days import DaySpans
-from app.jobs.build.boundaries import TS
+from app.contracts import PRODUCT_SESSIONS, Table
+from app.core.sql import quote
+from app.frames.days import DayBounds
+from app.jobs.build.call_sql import instant
 from app.rules.snapshot_plan import SnapshotPlan, SnapshotTable
-from app.warehouse import Hashed, Warehouse, fingerprints
-from app.warehouse.history import existing_history
+from app.warehouse import FingerprintSource, Warehouse, fingerprints
+from app.warehouse.history import existing_histories
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A history table that says something of products: the SQL of the product's id and of each attribute."""
+    """A history table with product attributes: the SQL of the product's id and of each attribute."""
 
     table: str
     product_id: str
@@ -26,13 +27,12 @@ class _Source:
         return f"toString({self.product_id}) AS product_id, valid_from, {attributes}"
 
 
-def read_product_versions(warehouse: Warehouse, plan: SnapshotPlan, spans: DaySpans) -> list[pl.DataFrame]:
+def read_product_versions(warehouse: Warehouse, plan: SnapshotPlan, bounds: DayBounds) -> list[pl.DataFrame]:
     """Per history table `product_id, valid_from` and the attributes, in the order of a product's versions.
 
-    Only what a session that begins on the day can meet: nothing after the day that follows, and of what was before
-    only the last version.
+    Only versions that a session of the day can meet: the last one before the day, and those of the day and the next.
     """
-    parameters = {"start": spans.start, "end": spans.next_end}
+    parameters = {"start": bounds.start, "end": bounds.next_end}
     frames = []
     for source in _sources(warehouse, plan):
         history = f"history.{source.table}"
@@ -40,10 +40,11 @@ def read_product_versions(warehouse: Warehouse, plan: SnapshotPlan, spans: DaySp
             f"""
 SELECT product_id, valid_from, {", ".join(f"`{name}`" for name in source.attributes)} FROM (
     SELECT {source.selected}, version FROM (
-        SELECT * FROM {history} WHERE valid_from < {TS("start")}
+        SELECT * FROM {history} WHERE valid_from < {instant("start")}
         ORDER BY {source.product_id}, version DESC LIMIT 1 BY {source.product_id})
     UNION ALL
-    SELECT {source.selected}, version FROM {history} WHERE valid_from >= {TS("start")} AND valid_from < {TS("end")}
+    SELECT {source.selected}, version FROM {history}
+    WHERE valid_from >= {instant("start")} AND valid_from < {instant("end")}
 ) ORDER BY product_id, version""",
             parameters,
         )
@@ -54,28 +55,29 @@ SELECT product_id, valid_from, {", ".join(f"`{name}`" for name in source.attribu
 
 
 def history_sums(warehouse: Warehouse, plan: SnapshotPlan, *, keep: bool) -> pl.DataFrame:
-    """`at, fingerprint` of the versions that say something of products, by the instant from which they hold."""
+    """`at, fingerprint` of the versions of products, by the instant from which they are valid."""
     sums = [pl.DataFrame(schema={"at": PRODUCT_SESSIONS.schema["first_seen_at"], "fingerprint": pl.UInt64()})]
     for source in _sources(warehouse, plan):
         content = ", ".join(f"toString({sql})" for sql in (source.product_id, *source.attributes.values()))
-        hashed = Hashed(
+        hashed = FingerprintSource(
             f"history.{source.table}",
             at="valid_from",
-            content=f"cityHash64({sql_text(source.table)}, valid_from, version, is_deleted, [{content}])",
+            content=f"cityHash64({quote(source.table)}, valid_from, version, is_deleted, [{content}])",
         )
         sums.append(fingerprints(warehouse, hashed, keep=keep).select("at", "fingerprint"))
     return pl.concat(sums).group_by("at").agg(pl.col("fingerprint").sum()).sort("at")
 
 
 def _sources(warehouse: Warehouse, plan: SnapshotPlan) -> list[_Source]:
-    """The plan's tables and columns that history really has."""
-    return [source for table in plan.of_products if (source := _source(warehouse, table)) is not None]
+    """The plan's tables and columns of products that exist in history."""
+    if not plan.of_products:
+        return []
+    histories = existing_histories(warehouse)
+    sources = [_source(histories[table.name], table) for table in plan.of_products if table.name in histories]
+    return [source for source in sources if source is not None]
 
 
-def _source(warehouse: Warehouse, table: SnapshotTable) -> _Source | None:
-    history = existing_history(warehouse, table.name)
-    if history is None:
-        return None
+def _source(history: Table, table: SnapshotTable) -> _Source | None:
     columns = {column.name for column in history.columns}
     attributes = {name: f"`{column}`" for name, column in table.product.items() if column in columns}
     product_id = attributes.pop("product_id", None)

@@ -1,4 +1,4 @@
-"""Reads user agents: each distinct one once a run, and none that an earlier run has read by the same rules."""
+"""Parses user agents: each distinct one once per run, and none that an earlier run parsed by the same rules."""
 
 from datetime import UTC, datetime
 from threading import Lock
@@ -7,20 +7,20 @@ import polars as pl
 
 from app.contracts import USER_AGENTS
 from app.frames.devices import DEVICE_SCHEMA, read_user_agents
-from app.jobs.build.boundaries import TS
-from app.jobs.build.shards import Scope
+from app.jobs.build.call_sql import instant
+from app.jobs.build.shards import BuildScope
 from app.rules.devices import DeviceRules
 from app.warehouse import Warehouse
 
-# No more are kept: whoever sends a new user agent with every call fills neither memory nor disk.
+# A limit, so that a client which sends a new user agent with every call fills neither memory nor disk.
 _MOST_KEPT = 200_000
 
 
 class UserAgents:
-    """What the user agents of a run's days say, by one set of rules; for many threads.
+    """The parsed user agents of a run's days, by one set of rules; safe for threads.
 
-    With `remember` it is kept in `etl.user_agents` for later runs, and taken from there. What comes out is the same
-    without: a proof does not rest on what was kept.
+    With `remember` they are stored in `etl.user_agents` for later runs and read from there. The result is the same
+    without it, so that a verification does not rely on what is stored.
     """
 
     def __init__(self, rules: DeviceRules, *, remember: bool = True) -> None:
@@ -30,10 +30,10 @@ class UserAgents:
         self._reading = Lock()
         self._known = pl.DataFrame(schema=DEVICE_SCHEMA)
 
-    def of_scope(self, warehouse: Warehouse, scope: Scope) -> pl.DataFrame:
-        """A row per distinct user agent of the calls that the scope may read, as `read_user_agents` says."""
+    def of_scope(self, warehouse: Warehouse, scope: BuildScope) -> pl.DataFrame:
+        """A row per distinct user agent of the calls that the scope may read, in the shape of `read_user_agents`."""
         wanted = _distinct_user_agents(scope)
-        parameters = {"start": scope.spans.start, "end": scope.spans.next_end, "rules": self._digest}
+        parameters = {"start": scope.bounds.start, "end": scope.bounds.next_end, "rules": self._digest}
         with self._reading:
             found = warehouse.query(wanted, parameters, schema={"user_agent": pl.String()})
             known = self._known.join(found, on="user_agent", how="semi")
@@ -49,9 +49,9 @@ class UserAgents:
         return pl.concat([known, new])
 
 
-def _distinct_user_agents(scope: Scope) -> str:
-    within = f" AND visitor_hash IN ({scope.visitors})" if scope.visitors else ""
-    return f"SELECT DISTINCT user_agent FROM pd.api_calls WHERE ts >= {TS('start')} AND ts < {TS('end')}{within}"
+def _distinct_user_agents(scope: BuildScope) -> str:
+    within = f"ts >= {instant('start')} AND ts < {instant('end')}{scope.selected}"
+    return f"SELECT DISTINCT user_agent FROM pd.api_calls WHERE {within}"
 
 
 def _read_kept(warehouse: Warehouse, wanted: str, parameters: dict[str, object]) -> pl.DataFrame:
@@ -64,7 +64,7 @@ def _read_kept(warehouse: Warehouse, wanted: str, parameters: dict[str, object])
 
 
 def _keep(warehouse: Warehouse, read: pl.DataFrame, *, rules: str) -> None:
-    """Keep what was read by these rules; what was by others, or would be too much, is forgotten."""
+    """Store what was parsed by these rules; drop what others parsed, and everything where it becomes too much."""
     counts = warehouse.counts({"all": ("etl.user_agents", "1"), "others": ("etl.user_agents", f"rules != '{rules}'")})
     if counts["others"] or counts["all"] + read.height > _MOST_KEPT:
         warehouse.command("TRUNCATE TABLE etl.user_agents")

@@ -1,8 +1,8 @@
-"""Removes a person everywhere, raw calls included, and proves it.
+"""Erases a person everywhere, raw calls included, and proves it.
 
-Whose data it is: calls that carry the user, and those of guests that are stitched to the user, as `dwh.visits` says of
-sessions. On a device that others use, too, theirs stay. What is to go is written to a journal first; each step may be
-repeated; so the same command finishes what a killed one began.
+A person's data is the calls that carry the user id, and guests' calls that are stitched to the user as in `dwh.visits`.
+Other people's calls on a shared device stay. What is to be erased is written to a journal first and every step can be
+repeated, so the same command finishes what a killed one began.
 """
 
 import hashlib
@@ -13,16 +13,15 @@ from typing import Any
 
 import polars as pl
 
-from app.contracts import API_CALLS, CATALOG_SESSIONS, DWH_TABLES, EVENTS, PRODUCT_SESSIONS, REJECTS, SESSIONS
+from app.contracts import API_CALLS, REJECTS, DwhTable, PersonKey, dwh_tables
 from app.core import console
 from app.core.errors import SettingsError
 from app.frames.days import business_day
-from app.frames.identity import CALLS, belonging, owned
+from app.frames.identity import CALLS, exclusive_ids, resolve_identity
 from app.intake.call_frames import content_hashes
 from app.jobs.build.backfill import build_stale
-from app.jobs.build.day import JOBS
-from app.jobs.forget.search import Identifiers, Trace, data_tables, find_traces, redacted, rows_that_name
-from app.jobs.forget.spool import redact_spool, traces_in_spool
+from app.jobs.forget.search import Identifiers, Occurrence, data_tables, find_occurrences, redacted, rows_that_name
+from app.jobs.forget.spool import occurrences_in_spool, redact_spool
 from app.jobs.forget.suppression import CALL, TOKEN, USER, VISITOR, remember_forgotten
 from app.rules.snapshot_plan import load_snapshot_plan
 from app.settings import Settings
@@ -31,14 +30,15 @@ from app.warehouse.hard_delete import Journal, delete_rows, inactive_parts, remo
 
 _TEXTS = ("request", "response", "page_url", "referrer")
 _ERRORS = {"etl.runs": "run_id", "etl.snapshots": "snapshot_id"}
-_OF_SESSIONS = (SESSIONS, CATALOG_SESSIONS, PRODUCT_SESSIONS)
-_SESSION, _DAY, _RAW_DAY, _REJECT, _RECORD, _RUN = "session", "day", "raw day", "reject", "record", "run"
+_SESSION, _DAY, _RAW_DAY, _REJECT, _RECORD, _RUN = PersonKey.SESSION, "day", "raw day", "reject", "record", "run"
+_RAW_CALLS = """call_id, ts, visitor_key, valid_visitor_id AS visitor_id, valid_session_token AS session_token,
+    valid_user_id AS user_id"""
 _UNLOGGED = "SETTINGS log_queries = 0"
 
 
 @dataclass(frozen=True)
 class TableErased:
-    """A table: its rows before and after, and those that name the person before and after."""
+    """A table: its rows before and after, and those that named the person before and after."""
 
     table: str
     rows_before: int
@@ -49,7 +49,7 @@ class TableErased:
 
 @dataclass(frozen=True)
 class Erasure:
-    """What was removed, or with `is_dry` would be: calls, devices, tables, files; and what still names the person."""
+    """What was erased, or with `is_dry` would be, and where the person is still named."""
 
     calls: int
     visitors: int
@@ -57,26 +57,27 @@ class Erasure:
     days: tuple[date, ...]
     tables: list[TableErased]
     files: dict[str, int]
-    traces: list[Trace]
+    occurrences: list[Occurrence]
     old_parts: int
     is_dry: bool
 
     @property
     def is_proven(self) -> bool:
-        return not self.is_dry and not self.traces and not self.old_parts
+        return not self.is_dry and not self.occurrences and not self.old_parts
 
     @property
     def report(self) -> dict[str, Any]:
-        return vars(self) | {
+        content = {name: value for name, value in vars(self).items() if name != "occurrences"}
+        return content | {
             "tables": [vars(table) for table in self.tables],
-            "traces": [vars(trace) for trace in self.traces],
+            "traces": [vars(occurrence) for occurrence in self.occurrences],
             "is_proven": self.is_proven,
         }
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What the person's calls are, as far as they are still there, and by which ids only that person is known."""
+    """The person's calls that are still stored, and the ids that only this person has used."""
 
     ids: Identifiers
     calls: list[str] = field(default_factory=list)
@@ -89,10 +90,13 @@ class _Found:
 def forget_user(
     warehouse: Warehouse, settings: Settings, user: str, *, now: datetime, dry_run: bool = False
 ) -> Erasure:
-    """Remove what there is of the user, and look for what is left; with `dry_run` only look."""
+    """Erase the user and search for what is left; with `dry_run` only search."""
     if not user.strip():
-        raise SettingsError("--user is empty: name the user_id whose data is to go")
-    people = _people(warehouse, settings)
+        raise SettingsError("--user is empty: pass the user_id of the person to erase")
+    if settings.is_no_id(user):
+        raise SettingsError(f"--user {user}: CARAT_NO_IDS says that this user_id is nobody's")
+    of_history = _people_of_history(warehouse, settings)
+    people = _columns_of_users(of_history)
     journal = Journal(warehouse, f"forgetting_{hashlib.sha256(user.encode()).hexdigest()[:16]}")
     found = _find(warehouse, settings, user)
     if not dry_run:
@@ -100,7 +104,7 @@ def forget_user(
         found = _with_journal(journal, found)
     tables = data_tables(warehouse)
     before = _counts(warehouse, tables)
-    named = find_traces(warehouse, found.ids, tables, people=people)
+    named = find_occurrences(warehouse, found.ids, tables, people=people)
     if dry_run:
         files = _of_files(settings, found.ids, change=False)
         return _erasure(found, before, before, named, named, files=files, is_dry=True)
@@ -117,18 +121,18 @@ def forget_user(
     )
     _erase_raw(warehouse, settings, journal, found)
     _erase_rejects_and_errors(warehouse, journal, found.ids)
-    for table, column in people.items():
+    for table, column in of_history.items():
         delete_rows(warehouse, table, f"toString(`{column}`) IN ({journal.select(USER)})")
     _erase_days(warehouse, settings, journal)
     files = _of_files(settings, found.ids, change=True)
     old = {table: inactive_parts(warehouse, table) for table in tables}
     remove_old_parts(warehouse, old)
 
-    traces = find_traces(warehouse, found.ids, tables, people=people)
-    traces += traces_in_spool(settings, found.ids)
+    left = find_occurrences(warehouse, found.ids, tables, people=people)
+    left += occurrences_in_spool(settings, found.ids)
     old_parts = sum(len(names & inactive_parts(warehouse, table)) for table, names in old.items())
     erasure = _erasure(
-        found, before, _counts(warehouse, tables), named, traces, files=files, old_parts=old_parts, is_dry=False
+        found, before, _counts(warehouse, tables), named, left, files=files, old_parts=old_parts, is_dry=False
     )
     if erasure.is_proven:
         journal.close()
@@ -139,11 +143,11 @@ def forget_user(
 
 
 def _find(warehouse: Warehouse, settings: Settings, user: str) -> _Found:
-    """The person's calls and sessions in raw and in `dwh`, whose calls may be past their retention."""
-    of_user = "FROM pd.api_calls WHERE user_id = {user:String}"
+    """The person's calls and sessions in `pd` and `dwh`; raw calls may be past their retention."""
+    of_user = "FROM pd.api_calls WHERE valid_user_id = {user:String}"
     raw = warehouse.query(
-        f"SELECT {', '.join(CALLS)} FROM pd.api_calls WHERE visitor_hash IN (SELECT visitor_hash {of_user}) "
-        f"OR session_token != '' AND session_token IN (SELECT session_token {of_user}) {_UNLOGGED}",
+        f"SELECT {_RAW_CALLS} FROM pd.api_calls WHERE visitor_hash IN (SELECT visitor_hash {of_user}) "
+        f"OR valid_session_token != '' AND valid_session_token IN (SELECT valid_session_token {of_user}) {_UNLOGGED}",
         {"user": user},
         schema=CALLS,
     )
@@ -155,7 +159,7 @@ def _find(warehouse: Warehouse, settings: Settings, user: str) -> _Found:
         schema=CALLS | {"session_id": pl.String()},
     )
     both = pl.concat([raw, events.select(CALLS.names()).join(raw, on="call_id", how="anti")])
-    calls = belonging(both, user=user, timeout_ms=settings.session_timeout_ms)
+    calls = resolve_identity(both, user=user, timeout_ms=settings.session_timeout_ms)
     own = calls.filter("belongs")
     sessions = (
         events.join(calls.select("call_id", "belongs"), on="call_id")
@@ -165,8 +169,9 @@ def _find(warehouse: Warehouse, settings: Settings, user: str) -> _Found:
         .filter(pl.col("belongs") | (pl.col("last") == user))["session_id"]
     )
     moments = own["ts"].dt.epoch("ms").to_list()
-    visitors = {*owned(calls, "visitor_key"), *owned(calls, "visitor_id")}
-    tokens = set(owned(calls, "session_token"))
+    visitors = {*exclusive_ids(calls, "visitor_key"), *exclusive_ids(calls, "visitor_id")}
+    visitors = {value for value in visitors if not settings.is_no_id(value)}  # days from before the setting have them
+    tokens = set(exclusive_ids(calls, "session_token"))
     unmarked = own.filter(
         pl.col("user_id") == "",
         ~pl.col("visitor_id").is_in(list(visitors)),
@@ -183,7 +188,7 @@ def _find(warehouse: Warehouse, settings: Settings, user: str) -> _Found:
 
 
 def _with_journal(journal: Journal, found: _Found) -> _Found:
-    """What was found now and by commands that were killed."""
+    """What was found now, and earlier by commands that were killed."""
     journal.add(
         [
             (USER, found.ids.user),
@@ -207,8 +212,17 @@ def _with_journal(journal: Journal, found: _Found) -> _Found:
     )
 
 
-def _people(warehouse: Warehouse, settings: Settings) -> dict[str, str]:
-    """Per table of history the column that says whose a row is, by the snapshot plan."""
+def _columns_of_users(of_history: dict[str, str]) -> dict[str, list[str]]:
+    """Per table the columns that hold users, by the contracts of `dwh` and by the snapshot plan."""
+    people = {
+        table.full_name: [column for column, key in table.person_keys if key is PersonKey.USER]
+        for table in dwh_tables()
+    }
+    return people | {table: [column] for table, column in of_history.items()}
+
+
+def _people_of_history(warehouse: Warehouse, settings: Settings) -> dict[str, str]:
+    """Per table of `history` the column that says whose a row is, by the snapshot plan."""
     there = warehouse.query(
         "SELECT table, name FROM system.columns WHERE database = 'history'",
         schema={"table": pl.String(), "name": pl.String()},
@@ -235,13 +249,13 @@ def _counts(warehouse: Warehouse, tables: Sequence[str]) -> dict[str, int]:
 
 
 def _erase_raw(warehouse: Warehouse, settings: Settings, journal: Journal, found: _Found) -> None:
-    """Delete the person's calls; what others' calls say of the person in their JSON is written over."""
+    """Delete the person's calls, and redact the person in the JSON of other people's calls."""
     theirs = f"call_id IN ({journal.select(CALL, as_type='UUID')})"
     delete_rows(warehouse, API_CALLS.full_name, theirs, days=found.raw_days)
     naming = rows_that_name(warehouse, found.ids, API_CALLS.full_name, _TEXTS, "call_id, content_hash, ts")
     for row in naming:
         call_id, content_hash = row["call_id"].hex(), row["content_hash"]
-        _write_over(warehouse, found.ids, call_id, content_hash)
+        _store_redacted(warehouse, found.ids, call_id, content_hash)
         day = business_day(round(row["ts"].timestamp() * 1000), settings.zone)
         journal.add(
             [
@@ -257,8 +271,8 @@ def _erase_raw(warehouse: Warehouse, settings: Settings, journal: Journal, found
     remove_masked(warehouse, API_CALLS.full_name, _days(journal, _RAW_DAY))
 
 
-def _write_over(warehouse: Warehouse, ids: Identifiers, call_id: str, content_hash: int) -> None:
-    """Store another's call again without the person's ids; the old one goes afterwards."""
+def _store_redacted(warehouse: Warehouse, ids: Identifiers, call_id: str, content_hash: int) -> None:
+    """Store another person's call again without the erased ids; the old row is deleted afterwards."""
     where = f"call_id = toUUID('{call_id}') AND content_hash"
     columns = ", ".join(API_CALLS.schema.names())
     call = warehouse.query(f"SELECT {columns} FROM pd.api_calls WHERE {where} = {content_hash} LIMIT 1")
@@ -281,7 +295,7 @@ def _erase_rejects_and_errors(warehouse: Warehouse, journal: Journal, ids: Ident
 
 
 def _erase_days(warehouse: Warehouse, settings: Settings, journal: Journal) -> None:
-    """Build the person's days anew from the calls that are left; from days without raw calls delete the rows."""
+    """Rebuild the person's days from the remaining calls; on days without raw calls, delete the rows."""
     days = _days(journal, _DAY)
     oldest = warehouse.query("SELECT min(ts) AS ts FROM pd.api_calls HAVING count() > 0")
     first = business_day(round(oldest.item().timestamp() * 1000), settings.zone) if oldest.height else None
@@ -290,22 +304,29 @@ def _erase_days(warehouse: Warehouse, settings: Settings, journal: Journal) -> N
         for day in days:
             bar.label(f"forget {day}")
             if day not in past:
-                build_stale(warehouse, settings, span=(day, day), jobs=JOBS, believe_size=True).require_done()
+                build_stale(warehouse, settings, span=(day, day), skip_row_count_check=True).require_done()
             bar.advance(1)
     if past:
-        of_calls = f"call_id IN ({journal.select(CALL, as_type='UUID')})"
-        delete_rows(warehouse, EVENTS.full_name, of_calls, days=past)
-        for table in _OF_SESSIONS:
-            delete_rows(warehouse, table.full_name, f"session_id IN ({journal.select(_SESSION)})", days=past)
-    for table in DWH_TABLES:
+        for table in dwh_tables():
+            if table.person_keys:
+                delete_rows(warehouse, table.full_name, _is_theirs(journal, table), days=past)
+    for table in dwh_tables():
         remove_masked(warehouse, table.full_name, days)
 
 
-# ---- files beside the warehouse ----------------------------------------------------------------------------------
+def _is_theirs(journal: Journal, table: DwhTable) -> str:
+    """The SQL condition of the person's rows, by the columns that the table declares."""
+    return " OR ".join(
+        f"{column} IN ({journal.select(key, as_type='UUID' if key is PersonKey.CALL else 'String')})"
+        for column, key in table.person_keys
+    )
+
+
+# ---- files outside the warehouse ----------------------------------------------------------------------------------
 
 
 def redact_log(settings: Settings, ids: Identifiers, *, change: bool) -> dict[str, int]:
-    """Write over the person's ids in the log of errors; how many lines of it named the person."""
+    """Redact the person in the log of errors (only with `change`); the number of lines that named the person."""
     path = settings.log
     if not path.is_file():
         return {}
@@ -313,13 +334,13 @@ def redact_log(settings: Settings, ids: Identifiers, *, change: bool) -> dict[st
     clean = [redacted(line, ids) for line in lines]
     named = sum(old != new for old, new in zip(lines, clean, strict=True))
     if named and change:
-        aside = path.with_name(f"{path.name}.forgetting")
-        aside.write_text("".join(clean), encoding="utf-8")
-        aside.replace(path)
+        temporary = path.with_name(f"{path.name}.forgetting")
+        temporary.write_text("".join(clean), encoding="utf-8")
+        temporary.replace(path)
     return {str(path): named} if named else {}
 
 
-# Every place outside of the warehouse where Carat keeps something of a person: a function for each.
+# Every place outside the warehouse where Carat stores personal data: a function for each.
 FILE_STORES: tuple[Callable[..., dict[str, int]], ...] = (redact_log, redact_spool)
 
 
@@ -334,15 +355,15 @@ def _erasure(
     found: _Found,
     before: dict[str, int],
     after: dict[str, int],
-    named_before: list[Trace],
-    named_after: list[Trace],
+    named_before: list[Occurrence],
+    named_after: list[Occurrence],
     *,
     files: dict[str, int],
     is_dry: bool,
     old_parts: int = 0,
 ) -> Erasure:
-    def most(traces: list[Trace], table: str) -> int:
-        return max((trace.rows for trace in traces if trace.table == table), default=0)
+    def most(occurrences: list[Occurrence], table: str) -> int:
+        return max((found.rows for found in occurrences if found.table == table), default=0)
 
     tables = [
         TableErased(table, rows, after.get(table, 0), most(named_before, table), most(named_after, table))

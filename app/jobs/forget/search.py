@@ -1,12 +1,11 @@
-"""Finds where the warehouse still names a person: by what columns mean, and by keys inside JSON and URLs.
+"""Finds where the warehouse names a person: by the meaning of columns, and by keys inside JSON and URLs.
 
-A user id such as 17 is a number like any other. So it is looked for where a column holds users, and behind a name that
-means a user: `"user_id": 17` inside JSON, `user_id=17` in a URL. An id that is long enough to be nothing else is looked
-for in every text, anywhere in it.
+User ids can be short numbers such as 17. So they are matched in columns that hold users, and after a key that means a
+user: `"user_id": 17` in JSON, `user_id=17` in a URL. Ids that are too long to occur by chance are matched anywhere.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +14,13 @@ import polars as pl
 from app.contracts import FORGOTTEN
 from app.warehouse import Warehouse
 
-# By what names JSON and URLs call whose an id is.
+# The keys of ids in JSON and URLs.
 _USER_NAMES = ("user_id", "userId", "customer_id", "customerId", "person_id")
 _VISITOR_NAMES = ("visitor_id", "visitorId")
 _TOKEN_NAMES = ("session_token", "sessionToken")
 _OF_USERS = frozenset({"user_id", "customer_id", "person_id"})
 _OF_DEVICES = frozenset({"visitor_id", "session_token"})
-_LONG, _SHORTEST_MIXED = 12, 8
+_LONG, _LONG_IF_MIXED = 12, 8
 _NEEDLES = 200  # the engine looks for 255 at a time
 _TEXT = re.compile(r"^(?:LowCardinality\()?(?:Nullable\()?String\)*$|^Array\(String\)$|^Nullable\(String\)$")
 _UNLOGGED = "SETTINGS log_queries = 0"  # a server keeps the text of statements
@@ -29,7 +28,7 @@ _UNLOGGED = "SETTINGS log_queries = 0"  # a server keeps the text of statements
 
 @dataclass(frozen=True)
 class Identifiers:
-    """A person's ids: the user, and the visitor ids and session tokens that nobody else was seen with."""
+    """A person's ids: the user, and the visitor ids and session tokens that nobody else has used."""
 
     user: str
     visitors: tuple[str, ...] = ()
@@ -41,18 +40,18 @@ class Identifiers:
 
     @property
     def distinctive(self) -> list[str]:
-        """Those that are nothing else wherever they stand."""
+        """The ids that are too long to occur by chance."""
         return [value for value in self.all if is_distinctive(value)]
 
     @property
     def pattern(self) -> str:
-        """A regular expression, of RE2 and of Python, of the ids behind a name, in JSON or in a URL."""
+        """A regular expression, for RE2 and Python, that matches the ids after a key, in JSON or in a URL."""
         kinds = ((_USER_NAMES, (self.user,)), (_VISITOR_NAMES, self.visitors), (_TOKEN_NAMES, self.tokens))
         return "|".join(_pattern(names, values) for names, values in kinds if values)
 
 
 @dataclass(frozen=True)
-class Trace:
+class Occurrence:
     """A column in which rows name the person."""
 
     table: str
@@ -61,16 +60,16 @@ class Trace:
 
 
 def is_distinctive(value: str) -> bool:
-    """Whether an id is too long to be met by chance: 12 characters, or 8 with letters and digits or signs."""
+    """Whether an id is too long to occur by chance: 12 characters, or 8 of which some are letters and some are not."""
     is_mixed = not value.isdigit() and not value.isalpha()
-    return len(value) >= _LONG or (len(value) >= _SHORTEST_MIXED and is_mixed)
+    return len(value) >= _LONG or (len(value) >= _LONG_IF_MIXED and is_mixed)
 
 
-def find_traces(
-    warehouse: Warehouse, ids: Identifiers, tables: Sequence[str], *, people: Mapping[str, str]
-) -> list[Trace]:
-    """Where rows of these tables still name the person. `people`: per table of history the column that holds users."""
-    traces = []
+def find_occurrences(
+    warehouse: Warehouse, ids: Identifiers, tables: Sequence[str], *, people: Mapping[str, Collection[str]]
+) -> list[Occurrence]:
+    """Where rows of these tables name the person; `people` maps a table to the columns of its that hold users."""
+    occurrences = []
     for table in tables:
         conditions = {
             column: _condition(table, column, type_, ids, people) for column, type_ in _columns(warehouse, table)
@@ -82,21 +81,21 @@ def find_traces(
         found = warehouse.query(f"SELECT {counted} FROM {table} {_UNLOGGED}", _parameters(ids))
         for column, rows in zip(wanted, found.row(0), strict=True):
             if rows:
-                traces.append(Trace(table, column, rows))
-    return traces
+                occurrences.append(Occurrence(table, column, rows))
+    return occurrences
 
 
 def rows_that_name(
     warehouse: Warehouse, ids: Identifiers, table: str, columns: Iterable[str], key: str
 ) -> list[dict[str, Any]]:
-    """The `key` of the rows of which one of the texts names the person."""
+    """The `key` of the rows in which one of the text columns names the person."""
     condition = " OR ".join(_in_text(f"toString(`{column}`)", ids) for column in columns)
     found = warehouse.query(f"SELECT {key} FROM {table} WHERE {condition} {_UNLOGGED}", _parameters(ids))
     return found.to_dicts()
 
 
 def redacted(text: str, ids: Identifiers, *, same_length: bool = False) -> str:
-    """The text without the person's ids; JSON stays JSON. With `same_length` no byte moves."""
+    """The text without the person's ids; JSON stays valid. With `same_length` every other byte keeps its place."""
 
     def instead(value: str) -> str:
         filler = "0" if value.isdigit() else "forgotten"
@@ -117,7 +116,7 @@ def redacted(text: str, ids: Identifiers, *, same_length: bool = False) -> str:
 
 
 def data_tables(warehouse: Warehouse) -> list[str]:
-    """The tables of all databases that hold rows of their own; without who was forgotten and what is under way."""
+    """The tables of all databases that hold data; not the list of forgotten people, nor journals of erasures."""
     found = warehouse.query(
         "SELECT database || '.' || name AS full_name FROM system.tables "
         "WHERE database IN ('pd', 'dwh', 'history', 'etl') AND engine LIKE '%MergeTree' "
@@ -135,9 +134,9 @@ def _columns(warehouse: Warehouse, table: str) -> list[tuple[str, str]]:
     ).rows()
 
 
-def _condition(table: str, column: str, type_: str, ids: Identifiers, people: Mapping[str, str]) -> str:
+def _condition(table: str, column: str, type_: str, ids: Identifiers, people: Mapping[str, Collection[str]]) -> str:
     quoted = f"`{column}`"
-    if column in _OF_USERS or people.get(table) == column:
+    if column in _OF_USERS or column in people.get(table, ()):
         return f"ifNull(toString({quoted}), '') = {{user:String}}"
     if not _TEXT.match(type_):
         return ""
@@ -153,7 +152,7 @@ def _in_text(text: str, ids: Identifiers) -> str:
     distinctive = range(0, len(ids.distinctive), _NEEDLES)
     anywhere = [f"multiSearchAny({text}, {{needles{start}:Array(String)}})" for start in distinctive]
     some = [f"multiSearchAny({text}, {{some{start}:Array(String)}})" for start in range(0, len(ids.all), _NEEDLES)]
-    named = f"({' OR '.join(some)}) AND match({text}, {{pattern:String}})"  # the first is fast, and mostly says no
+    named = f"({' OR '.join(some)}) AND match({text}, {{pattern:String}})"  # the first test is fast and usually fails
     return " OR ".join((*anywhere, f"({named})"))
 
 
@@ -180,5 +179,5 @@ def _pattern(names: Sequence[str], ids: Sequence[str]) -> str:
 
 
 def _escaped(value: str) -> str:
-    """The value as a regular expression that RE2 and Python read alike."""
+    """The value escaped for both RE2 and Python."""
     return re.sub(r"([^A-Za-z0-9_\x80-\U0010ffff])", r"\\\1", value)

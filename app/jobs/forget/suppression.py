@@ -1,7 +1,7 @@
-"""Who was forgotten: so that a late file, a replay or a snapshot brings nobody back.
+"""Remembers who was forgotten, so that late files, replays and snapshots of that person are rejected.
 
-Kept are keyed hashes, no ids. That is no secret: who has the warehouse can try ids out, as short ones can be. It is
-what is needed to keep the promise, and nothing more.
+Only keyed hashes are stored. They are not secret: whoever has the warehouse can try short ids. They are the least that
+is needed to reject later data.
 """
 
 import hashlib
@@ -15,10 +15,10 @@ import polars as pl
 
 from app.contracts import FORGOTTEN
 from app.core.call_record import Line, RejectedRecordError
-from app.intake.call_frames import reject, reject_frame
+from app.intake.call_frames import reject_frame, reject_row
 from app.warehouse import Warehouse
 
-# A call of its own is one of a guest on a device that others use, too: nothing else says whose it was.
+# CALL is for guests' calls on a shared device: no other id says whose they were.
 USER, VISITOR, TOKEN, CALL = "user", "visitor", "token", "call"
 _COLUMNS = {USER: "user_id", VISITOR: "visitor_id", TOKEN: "session_token"}
 _NAMED = {
@@ -31,7 +31,7 @@ _REASON = "forgotten"
 
 @dataclass(frozen=True)
 class Forgotten:
-    """The users that are refused for good, and the devices of which calls are refused up to a moment."""
+    """The users whose data is rejected forever, and the devices whose calls are rejected up to a moment."""
 
     key: str = ""
     until: Mapping[tuple[str, str], datetime] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Forgotten:
         return bool(self.until)
 
     def moment(self, kind: str, value: str) -> datetime | None:
-        """When the bearer of the id was forgotten; None for everybody else."""
+        """When the owner of the id was forgotten; None for everybody else."""
         return self.until.get((kind, digest_of(self.key, kind, value))) if value else None
 
     @property
@@ -52,7 +52,7 @@ class Forgotten:
         return self.moment(USER, text) is not None
 
     def is_named_in(self, record: bytes) -> bool:
-        """Whether a record that could not be stored is a forgotten person's, as far as that can be read in it."""
+        """Whether a rejected record names a forgotten person, as far as it can be read."""
         found = (
             (kind, (text or number).decode(errors="replace"))
             for kind, pattern in _NAMED.items()
@@ -75,7 +75,7 @@ def read_forgotten(warehouse: Warehouse) -> Forgotten:
 
 
 def remember_forgotten(warehouse: Warehouse, ids: Iterable[tuple[str, str]], *, now: datetime) -> None:
-    """Write down that the bearers of these ids, kind and value, are forgotten from now on."""
+    """Store that the owners of these ids (kind and value) are forgotten from now on."""
     known = read_forgotten(warehouse)
     key = known.key or secrets.token_hex(_KEY_BYTES)
     fresh = {(kind, digest_of(key, kind, value)) for kind, value in ids} - set(known.until)
@@ -84,7 +84,7 @@ def remember_forgotten(warehouse: Warehouse, ids: Iterable[tuple[str, str]], *, 
 
 
 def without_forgotten(calls: pl.DataFrame, forgotten: Forgotten) -> pl.DataFrame:
-    """The calls that are no forgotten person's, in the shape of `pd.api_calls`."""
+    """The calls, in the shape of `pd.api_calls`, without those of forgotten people."""
     if not forgotten:
         return calls
     users = [value for value in calls["user_id"].unique() if forgotten.moment(USER, value)]
@@ -102,8 +102,8 @@ def without_forgotten(calls: pl.DataFrame, forgotten: Forgotten) -> pl.DataFrame
     return calls.filter(~is_theirs)
 
 
-def refused(count: int, *, source: str, now: datetime) -> pl.DataFrame:
-    """The reject that stands for so many records of forgotten people: nothing of them is kept."""
-    detail = f"{count:,} record(s) of people who were forgotten (carat forget): nothing of them is kept"
+def suppressed_reject(count: int, *, source: str, now: datetime) -> pl.DataFrame:
+    """One reject that stands for this number of records of forgotten people, with nothing of their content."""
+    detail = f"{count:,} record(s) of people who were forgotten (carat forget): none of their content is stored"
     error = RejectedRecordError(_REASON, detail)
-    return reject_frame([reject(Line(0, b"", 0), error, source=source, now=now)] if count else [])
+    return reject_frame([reject_row(Line(0, b"", 0), error, source=source, now=now)] if count else [])

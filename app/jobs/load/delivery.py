@@ -1,45 +1,39 @@
-"""Delivers the collector's spool: once (`carat load`, the hourly run), or as it fills (`carat load --follow`)."""
+"""Delivers the sealed segments of the collector's spool to `pd.api_calls`, each call once, and to `etl.rejects`.
 
-import random
+Each chunk of a segment is stored under a token of its own, so it can be sent again after any failure: calls that are
+stored are found by their call_id, and inserts that are still running by the token.
+"""
+
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+import polars as pl
 import stamina
 
-from app.core import console, watchdog
-from app.core.errors import (
-    CaratError,
-    ContractError,
-    LockedError,
-    SettingsError,
-    SpoolError,
-    WarehouseError,
-    WarehouseGoneError,
-)
-from app.intake.spool import Segment, remove_old_deliveries, seal_what_was_left, sealed_segments
-from app.jobs.load import segments as deliver
-from app.jobs.raw_calls import Ingested, ingest_summary
-from app.jobs.run_log import Run
-from app.jobs.runs import prepare
+from app.core import console
+from app.core.call_record import RecordLimits
+from app.core.errors import CaratError, ContractError, SpoolError, WarehouseError, WarehouseGoneError
+from app.intake.spool import Segment, acknowledge, remove_old_deliveries, seal_leftovers, sealed_segments
+from app.jobs.load.segments import CHUNK_BYTES, CHUNK_RECORDS, Chunk, read_chunks
+from app.jobs.raw_calls import LoadResult, ingest_summary, known_calls, store
+from app.jobs.runs import recorded
 from app.settings import Settings
 from app.warehouse import Warehouse, open_warehouse
 from app.warehouse.opening import LOADER
 
-_LOOK_S = 1.0  # how often a follower looks whether something was sealed
-_LONGEST_PASS_S = 10.0  # then others who wait for the warehouse get it first
-_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 1.0, 60.0
-_ANSWER_S = 300  # a warehouse that has not taken a chunk after so long is asked again
+_QUERY_TIMEOUT_S = 300  # a warehouse that has not stored a chunk by then is asked again
+_MAX_GROUPED_CHUNKS = 64  # small segments share the lookup of known calls, which reads every call_id
 
 
 @dataclass
 class Delivery:
-    """What was delivered: segments and what became of their records; and why not all of it, if so."""
+    """What was delivered: segments, what became of their records, and why the rest was not, if there is a rest."""
 
     segments: int = 0
-    totals: Ingested = field(default_factory=Ingested)
+    totals: LoadResult = field(default_factory=LoadResult)
     failure: CaratError | None = None
 
     @property
@@ -57,48 +51,10 @@ class Delivery:
         return f"{self.segments:,} segments, {ingest_summary(self.totals)}"
 
     def require_done(self) -> "Delivery":
-        """Raise what kept it from being all."""
+        """Raise the failure, if there is one."""
         if self.failure:
             raise self.failure
         return self
-
-
-def deliver_spool(
-    warehouse: Warehouse,
-    settings: Settings,
-    *,
-    is_stopped: Callable[[], bool] = lambda: False,
-    patience_s: float = 0,
-) -> Delivery:
-    """Deliver what is sealed now, recorded as one run, if there is anything.
-
-    Where no collector runs, that is all that one has acknowledged; what a running one took in the last seconds
-    (CARAT_SPOOL_SEGMENT_S) comes with the next delivery. While the warehouse does not answer, it is asked again for
-    `patience_s`.
-    """
-    delivery = Delivery()
-    try:
-        seal_what_was_left(settings.spool)
-        remove_old_deliveries(settings.spool, keep_s=settings.spool_keep_hours * 3600)
-        if not sealed_segments(settings.spool):
-            return delivery
-    except SpoolError as error:
-        delivery.failure = error
-        return delivery
-    run = Run(warehouse, "load")
-    try:
-        for attempt in stamina.retry_context(
-            WarehouseGoneError, attempts=None if patience_s else 1, timeout=patience_s or None, wait_initial=0.5
-        ):
-            with attempt:
-                _deliver(warehouse, settings, delivery, is_stopped)
-    except (SpoolError, WarehouseError, ContractError) as error:
-        delivery.failure = error
-    except BaseException as error:
-        _end(run, delivery, error)
-        raise
-    _end(run, delivery, delivery.failure)
-    return delivery
 
 
 def load_spool(
@@ -108,17 +64,17 @@ def load_spool(
     longest_s: float | None = None,
     is_prepared: bool = False,
 ) -> Delivery:
-    """Deliver what is sealed now, holding the warehouse only where there is something, and only meanwhile.
+    """Deliver what is sealed now; the warehouse is held only while there is something to deliver.
 
-    `is_prepared`: this process has seen to the tables before.
+    `is_prepared`: this process has prepared the warehouse before.
     """
-    seal_what_was_left(settings.spool)
+    seal_leftovers(settings.spool)
     if not sealed_segments(settings.spool):
         return Delivery()
     until = time.monotonic() + longest_s if longest_s else float("inf")
-    with open_warehouse(settings, purpose=LOADER, answer_s=_ANSWER_S) as warehouse:
-        if not is_prepared:
-            prepare(warehouse, settings)
+    with open_warehouse(
+        settings, purpose=LOADER, query_timeout_s=_QUERY_TIMEOUT_S, prepare=not is_prepared
+    ) as warehouse:
         return deliver_spool(
             warehouse,
             settings,
@@ -126,49 +82,60 @@ def load_spool(
         )
 
 
-def follow(settings: Settings, *, stopped: threading.Event) -> None:
-    """Deliver whatever is sealed until told to stop; while the warehouse is gone or refuses, ask ever more rarely."""
-    backoff_s = 0.0
-    is_prepared = False
-    while not stopped.is_set():
-        watchdog.progress()
-        pause_s = _LOOK_S
+def deliver_spool(
+    warehouse: Warehouse,
+    settings: Settings,
+    *,
+    is_stopped: Callable[[], bool] = lambda: False,
+    retry_timeout_s: float = 0,
+) -> Delivery:
+    """Deliver what is sealed now, recorded as one run if there is anything.
+
+    Where no collector runs, that is all that one has acknowledged; what a running collector took in the last seconds
+    (CARAT_SPOOL_SEGMENT_S) comes with the next delivery. An unreachable warehouse is retried for `retry_timeout_s`.
+    """
+    delivery = Delivery()
+    try:
+        seal_leftovers(settings.spool)
+        remove_old_deliveries(settings.spool, keep_s=settings.spool_keep_hours * 3600)
+        if not sealed_segments(settings.spool):
+            return delivery
+    except SpoolError as error:
+        delivery.failure = error
+        return delivery
+    attempts = None if retry_timeout_s else 1
+    with recorded(warehouse, "load") as run:
         try:
-            delivery = load_spool(
-                settings, stopped=stopped, longest_s=_LONGEST_PASS_S, is_prepared=is_prepared
-            ).require_done()
-            if delivery.segments:
-                is_prepared = True
-                watchdog.status(f"delivered {delivery.segments} segments, {delivery.totals.records} records")
-            backoff_s = 0.0
-        except LockedError as error:
-            watchdog.status(f"waiting: {error}")
-        except SettingsError:
-            raise
-        except CaratError as error:
-            is_prepared = False  # it may have come back as another
-            backoff_s = min(max(backoff_s * 2, _FIRST_BACKOFF_S), _LONGEST_BACKOFF_S)
-            pause_s = backoff_s * random.uniform(0.5, 1)  # noqa: S311  so that not all come back at once
-            console.log.warning("the spool could not be delivered", error=str(error), again_in_s=round(pause_s, 1))
-            watchdog.status(f"the spool could not be delivered: {error}")
-        stopped.wait(pause_s)
+            for attempt in stamina.retry_context(
+                WarehouseGoneError, attempts=attempts, timeout=retry_timeout_s or None, wait_initial=0.5
+            ):
+                with attempt:
+                    _deliver_sealed(warehouse, settings, delivery, is_stopped)
+        except (SpoolError, WarehouseError, ContractError) as error:
+            delivery.failure = run.error = error
+        finally:
+            totals = delivery.totals
+            run.count(rows_in=totals.records, rows_out=totals.stored, rejected=totals.rejects)
+    return delivery
 
 
-def _deliver(warehouse: Warehouse, settings: Settings, delivery: Delivery, is_stopped: Callable[[], bool]) -> None:
+def _deliver_sealed(
+    warehouse: Warehouse, settings: Settings, delivery: Delivery, is_stopped: Callable[[], bool]
+) -> None:
     def note(_: Segment) -> None:
         delivery.segments += 1
         bar.advance(1)
 
     waiting = sealed_segments(settings.spool)
     with console.progress("load", len(waiting)) as bar:
-        deliver.run(
+        deliver_segments(
             warehouse,
             waiting,
             now=datetime.now(tz=UTC),
-            limits=deliver.RecordLimits(
-                max_bytes=max(settings.collect_max_record_bytes, settings.max_record_bytes),
-                max_nesting=settings.max_nesting,
-                ips=settings.addresses,
+            limits=RecordLimits(
+                max(settings.collect_max_record_bytes, settings.max_record_bytes),
+                settings.max_nesting,
+                settings.addresses,
             ),
             totals=delivery.totals,
             on_delivered=note,
@@ -176,6 +143,45 @@ def _deliver(warehouse: Warehouse, settings: Settings, delivery: Delivery, is_st
         )
 
 
-def _end(run: Run, delivery: Delivery, error: BaseException | None) -> None:
-    totals = delivery.totals
-    run.end(rows_in=totals.records, rows_out=totals.stored, rejected=sum(totals.rejected.values()), error=error)
+def deliver_segments(
+    warehouse: Warehouse,
+    segments: Sequence[Segment],
+    *,
+    now: datetime,
+    limits: RecordLimits,
+    totals: LoadResult,
+    on_delivered: Callable[[Segment], None] = lambda _: None,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> None:
+    """Deliver these segments in order and add the results to `totals`; `on_delivered` is called after each.
+
+    Raises SpoolError for segments that could not be read, after the others are delivered.
+    """
+    unreadable: list[str] = []
+    for chunks in _grouped(read_chunks(segments, limits, unreadable)):
+        call_ids = pl.concat([chunk.batch.calls["call_id"] for chunk in chunks])
+        known = known_calls(warehouse, call_ids) if call_ids.is_unique().all() else None
+
+        for chunk in chunks:
+            totals.add(store(warehouse, chunk.batch, source=chunk.source, now=now, token=chunk.token, known=known))
+            if chunk.is_last:
+                acknowledge(chunk.segment)
+                on_delivered(chunk.segment)
+        if is_stopped():
+            break
+    if unreadable:
+        raise SpoolError("; ".join(unreadable))
+
+
+def _grouped(chunks: Iterator[Chunk]) -> Iterator[list[Chunk]]:
+    """The chunks in groups, each little larger than one chunk may be."""
+    group: list[Chunk] = []
+    for chunk in chunks:
+        group.append(chunk)
+        size = sum(chunk.batch.calls.estimated_size() for chunk in group)
+        is_full = sum(chunk.records for chunk in group) >= CHUNK_RECORDS or size >= CHUNK_BYTES
+        if is_full or len(group) >= _MAX_GROUPED_CHUNKS:
+            yield group
+            group = []
+    if group:
+        yield group

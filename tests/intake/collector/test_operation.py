@@ -20,6 +20,7 @@ from app.intake.collector.server import Collector, inherited_sockets, listen
 from app.settings import load_settings
 from tests.intake.collector.conftest import GOOD, call
 from tests.support.collecting import KEY, Running, collecting_apart, collecting_here, spooled
+from tests.support.deadline import deadline
 from tests.support.paths import CHECKOUT
 
 OTHER = "another-key-that-comes-later"
@@ -32,13 +33,13 @@ def post_with(running: Running, key: str) -> int:
 # ---- what operates it --------------------------------------------------------------------------------------------
 
 
-def test_it_says_that_it_lives_and_is_ready(collector):
+def test_health_and_ready_answer_200(collector):
     for path in ("/health", "/ready"):
         assert collector.get(path).status == 200
         assert collector.request("HEAD", path).content == b""
 
 
-def test_metrics_count_what_was_taken_refused_and_written(tmp_path):
+def test_metrics_count_accepted_and_rejected_calls_requests_and_writes(tmp_path):
     with collecting_here(tmp_path / "spool") as running:
         running.post([call(), call(), {"ts": 5}, {}])
         running.post(b"[", content_type="application/json")
@@ -56,7 +57,7 @@ def test_metrics_count_what_was_taken_refused_and_written(tmp_path):
         }
         assert float(figures["carat_spool_fsync_seconds_count"]) >= 1
         assert float(figures["carat_spool_bytes"]) > 2 * len(GOOD)
-        assert 0 <= float(figures["carat_spool_oldest_age_seconds"]) < 60
+        assert float(figures["carat_spool_oldest_age_seconds"]) >= 0
         assert float(figures["carat_collect_connections"]) >= 1
         assert "carat_delivery_lag_seconds" in figures
 
@@ -64,7 +65,7 @@ def test_metrics_count_what_was_taken_refused_and_written(tmp_path):
 # ---- keys --------------------------------------------------------------------------------------------------------
 
 
-def test_several_keys_hold_at_once(tmp_path):
+def test_several_keys_are_valid_at_once(tmp_path):
     with collecting_here(tmp_path / "spool", write_keys=f"{KEY}, {OTHER}") as running:
         assert [post_with(running, key) for key in (KEY, OTHER, f"{KEY}, {OTHER}", OTHER[:-1])] == [200, 200, 401, 401]
 
@@ -78,7 +79,7 @@ def key_file(tmp_path, monkeypatch) -> Path:
     return path
 
 
-def test_keys_change_with_their_file_and_never_to_none(key_file):
+def test_keys_follow_their_file_but_never_become_empty(key_file):
     keys = WriteKeys(load_settings(_env_file=None))
     old, new = (f"Bearer {key}".encode() for key in (KEY, OTHER))
     assert [keys.admits(old), keys.admits(new), keys.admits(old.replace(b"B", b"b", 1))] == [True, False, True]
@@ -110,7 +111,7 @@ def apart(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_process_is_small_and_holds_neither_engine_nor_frames(apart):
+def test_the_process_is_small_and_imports_neither_the_engine_nor_polars(apart):
     for _ in range(20):
         assert apart.post([call(response=["x" * 500])] * 300).verdict == (300, [])
     status = Path(f"/proc/{apart.process.pid}/status").read_text()
@@ -121,7 +122,7 @@ def test_the_process_is_small_and_holds_neither_engine_nor_frames(apart):
 
 
 @pytest.mark.slow
-def test_sighup_has_the_keys_read_again(apart):
+def test_sighup_reloads_the_keys(apart):
     folder = apart.settings.spool.parent
     (folder / "keys").write_text(f"{KEY},{OTHER}")
     apart.process.send_signal(signal.SIGHUP)
@@ -132,7 +133,7 @@ def test_sighup_has_the_keys_read_again(apart):
 
 
 @pytest.mark.slow
-def test_the_log_holds_neither_bodies_nor_keys(apart):
+def test_the_log_contains_neither_bodies_nor_keys(apart):
     secret = "only-in-the-body-4711"
     apart.post([call(user_id=secret), {"ts": secret}])
     apart.post(f'[{{"x": "{secret}'.encode())
@@ -147,7 +148,7 @@ def test_the_log_holds_neither_bodies_nor_keys(apart):
     assert not (apart.settings.spool.parent / "log").exists()
 
 
-def test_a_file_that_may_not_grow_is_told_as_no_room_until_it_may_again(tmp_path):
+def test_a_full_disk_answers_503_until_there_is_space_again(tmp_path):
     with collecting_here(tmp_path / "spool") as running:
         assert running.post([call()]).status == 200
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -155,7 +156,7 @@ def test_a_file_that_may_not_grow_is_told_as_no_room_until_it_may_again(tmp_path
         try:
             answer = running.post([call(response="x" * 5_000)])
             assert (answer.status, answer.headers["retry-after"]) == (503, "5")
-            assert answer.json == {"reason": "there is no room for more calls now"}
+            assert answer.json == {"reason": "there is no space for more calls now"}
             ready = running.get("/ready")
             assert ready.status == 503
         finally:
@@ -166,13 +167,13 @@ def test_a_file_that_may_not_grow_is_told_as_no_room_until_it_may_again(tmp_path
     assert [len(json.loads(record).get("response", "")) for record in kept] == [0, 5_000]
 
 
-def test_a_failed_fsync_is_no_acknowledgement_and_the_next_batch_is_taken(tmp_path, monkeypatch):
+def test_a_failed_fsync_answers_503_and_the_next_batch_is_accepted(tmp_path, monkeypatch):
     with collecting_here(tmp_path / "spool") as running:
         assert running.post([call(endpoint="/before")]).status == 200
         with monkeypatch.context() as broken:
             broken.setattr("app.intake.spool.writer.os.fdatasync", _fail)
             answer = running.post([call(endpoint="/lost")])
-        assert (answer.status, answer.json) == (503, {"reason": "the disk fails"})
+        assert (answer.status, answer.json) == (503, {"reason": "the disk failed"})
         assert running.get("/ready").json["reason"].endswith("Input/output error")
         assert running.post([call(endpoint="/after")]).status == 200
         assert running.get("/ready").status == 200
@@ -185,7 +186,7 @@ def _fail(_: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_full_spool_is_told_until_there_is_room(tmp_path):
+def test_a_full_spool_answers_503_until_there_is_space(tmp_path):
     with collecting_here(tmp_path / "spool", spool_max_bytes=20_000, spool_segment_bytes=4096) as running:
         statuses = []
         while (status := running.post([call(response="x" * 3_000)]).status) == 200:
@@ -201,7 +202,7 @@ def test_a_full_spool_is_told_until_there_is_room(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_was_begun_is_finished_when_it_is_stopped_and_nothing_acknowledged_is_lost(tmp_path):
+def test_a_stop_finishes_requests_in_progress_and_loses_nothing_acknowledged(tmp_path):
     acknowledged: list[str] = []
     answers: list[int] = []
     with collecting_apart(tmp_path) as running:
@@ -233,17 +234,15 @@ def test_what_was_begun_is_finished_when_it_is_stopped_and_nothing_acknowledged_
     assert not list((tmp_path / "spool").glob("*.open"))
 
 
-def test_a_body_that_does_not_come_to_its_end_holds_up_no_stop(tmp_path, monkeypatch):
+def test_an_incomplete_body_does_not_delay_a_stop(tmp_path, monkeypatch):
     monkeypatch.setattr("app.intake.collector.protocol._LAST_BODY_S", 0.2)
-    with collecting_here(tmp_path / "spool") as running:
+    with deadline(), collecting_here(tmp_path / "spool") as running:
         slow = running.connect()
         slow.sendall(
             f"POST /v1/calls HTTP/1.1\r\nHost: c\r\nAuthorization: Bearer {KEY}\r\nContent-Length: 9\r\n\r\n[".encode()
         )
         idle = running.connect()
         assert running.get("/ready").status == 200
-        begun = time.monotonic()
-    assert time.monotonic() - begun < 5
     assert slow.recv(65536).startswith(b"HTTP/1.1 408 ")
     assert idle.recv(65536) == b""
     slow.close()
@@ -257,7 +256,7 @@ def _send_on(running: Running, sender: int, acknowledged: list[str], answers: li
         try:
             answer = running.post([call(endpoint=endpoint) for endpoint in endpoints])
         except OSError:
-            return  # it does not listen any more
+            return  # it no longer listens
         answers.append(answer.status)
         if answer.status == 200:
             acknowledged += endpoints
@@ -265,7 +264,7 @@ def _send_on(running: Running, sender: int, acknowledged: list[str], answers: li
 
 
 @pytest.mark.slow
-def test_it_listens_on_the_socket_that_it_was_given_tells_systemd_and_keeps_who_came_before_it_did(tmp_path):
+def test_it_uses_an_inherited_socket_notifies_systemd_and_serves_earlier_connections(tmp_path):
     address = str(tmp_path / "notify")
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd,
@@ -302,18 +301,18 @@ def test_it_listens_on_the_socket_that_it_was_given_tells_systemd_and_keeps_who_
     assert len(spooled(tmp_path / "spool")[0]) == 1
 
 
-def test_what_it_cannot_start_with_is_named():
+def test_settings_that_prevent_a_start_are_named():
     for keys in (None, "", " , "):
         with pytest.raises(SettingsError, match="CARAT_WRITE_KEYS is not set"):
             Collector(load_settings(_env_file=None, write_keys=keys), [])
     with pytest.raises(CaratError, match=r"cannot listen on 192\.0\.2\.1:8787: .*--host and --port"):
         listen("192.0.2.1", 8787)
-    with pytest.raises(SettingsError, match="file descriptor 777 is no socket"):
+    with pytest.raises(SettingsError, match="file descriptor 777 is not an inherited socket"):
         inherited_sockets(777)
     with (
         listen("127.0.0.1", 0)[0] as listening,
         socket.create_connection(listening.getsockname()) as connected,
-        pytest.raises(SettingsError, match="does not listen"),
+        pytest.raises(SettingsError, match="is not listening"),
     ):
         inherited_sockets(connected.detach())
     settings = load_settings(_env_file=None, write_keys=KEY, spool="/proc/1/spool")
@@ -322,14 +321,14 @@ def test_what_it_cannot_start_with_is_named():
 
 
 @pytest.mark.slow
-def test_without_keys_the_command_says_so_in_one_line_and_exits_2(tmp_path):
+def test_without_keys_the_command_prints_one_line_and_exits_2(tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CARAT_")}
     environment |= {"CARAT_LOG": f"{tmp_path}/log", "PYTHONPATH": str(CHECKOUT)}
     command = [sys.executable, "-m", "app", "collect", "--port", "0"]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, check=False, timeout=60)
     said = done.stderr.decode().splitlines()
     assert (done.returncode, len(said)) == (2, 1)
-    assert "CARAT_WRITE_KEYS is not set: name the keys" in said[0]
+    assert "CARAT_WRITE_KEYS is not set: set it to the write keys" in said[0]
 
 
 def test_the_documentation_names_every_metric_and_every_limit_with_its_default(collector):

@@ -1,6 +1,7 @@
 """A day is what its calls say, whatever order they came in and however the work was cut."""
 
 import random
+from dataclasses import replace
 from datetime import date
 
 import pytest
@@ -9,10 +10,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from app.core.errors import ContractError
-from app.jobs.build.backfill import Rules, build_stale
+from app.jobs.build.backfill import build_stale
 from app.jobs.build.day import JOBS, build_day
-from app.rules.endpoint_map import load_endpoint_map
+from app.jobs.build.rules import BuildRules
 from app.rules.snapshot_plan import SnapshotPlan
+from tests.support.effort import repeated
 
 _VISITORS = ("a", "b", "c")
 # What follows is the same SQL on a server, where the first test and tests of the promise run, too.
@@ -73,7 +75,9 @@ def start_anew(warehouse) -> None:
 
 @embedded  # on a server, the stories of tests/stories/test_promise.py
 @pytest.mark.slow
-@hypothesis_settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(
+    max_examples=repeated(4, 50), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(seed=st.integers(0, 10**6), cuts=st.lists(st.integers(0, 40), max_size=3), build_between=st.booleans())
 def test_any_order_and_split_of_ingestion_gives_the_same_tables(
     warehouse, settings, ingest_records, seed, cuts, build_between
@@ -101,21 +105,12 @@ def test_any_order_and_split_of_ingestion_gives_the_same_tables(
 @embedded
 def test_the_number_of_shards_and_workers_changes_nothing(warehouse, settings, ingest_records):
     ingest_records(*random_calls(5, 400))
-    endpoint_map = load_endpoint_map(settings.tracking)
-    rules = Rules.load(settings)
+    rules = replace(BuildRules.load(settings), plan=SnapshotPlan(()))
     found = []
     for shard_calls, workers in ((10**6, 1), (20, 1), (7, 3)):
         smaller = settings.model_copy(update={"shard_calls": shard_calls, "workers": workers})
         for day in (1, 2, 3):
-            build_day(
-                warehouse,
-                date(2026, 3, day),
-                settings=smaller,
-                endpoint_map=endpoint_map,
-                plan=SnapshotPlan(()),
-                session_rules=rules.session_rules,
-                user_agents=rules.user_agents,
-            )
+            build_day(warehouse, date(2026, 3, day), replace(rules, settings=smaller))
         found.append(tables(warehouse))
     assert found[0] == found[1] == found[2]
     assert sum(len(rows) for rows in found[0].values()) > 400

@@ -126,11 +126,11 @@ def test_one_new_call_of_a_long_day_has_its_own_session_built_alone(warehouse, s
 
 
 def test_the_json_of_a_call_is_parsed_once_in_its_life(warehouse, settings, ingest_records, monkeypatch):
-    from app.jobs.build.day import events
+    from app.jobs.build import builders
 
     parsed: list[int] = []
-    type_calls = events.type_calls
-    monkeypatch.setattr(events, "type_calls", lambda calls, *a, **k: parsed.append(calls.height) or type_calls(calls, *a, **k))  # fmt: skip
+    type_calls = builders.type_calls
+    monkeypatch.setattr(builders, "type_calls", lambda calls, *a, **k: parsed.append(calls.height) or type_calls(calls, *a, **k))  # fmt: skip
     for hour in range(5):
         ingest_records(*(view(f"01T{hour:02}:{n:02}:00", visitor=f"v{n % 3}", product=n) for n in range(10)))
         build_stale(warehouse, settings, jobs=JOBS).require_done()
@@ -193,7 +193,7 @@ def test_a_clock_that_is_wrong_by_years_changes_nothing(built, settings, ingest_
             return datetime(1999, 1, 1, tzinfo=UTC)
 
     ingest_records(view("01T03:00:00"))
-    for module in ("app.jobs.build.backfill", "app.jobs.run_log"):
+    for module in ("app.jobs.build.backfill", "app.jobs.runs"):
         monkeypatch.setattr(f"{module}.datetime", Wrong)
     assert stale(built, settings) == {FIRST: "1 call came"}
     build_stale(built, settings, jobs=JOBS).require_done()

@@ -10,7 +10,7 @@ import pytest
 
 from app.jobs.build.backfill import build_stale
 from app.jobs.build.day import JOBS
-from app.jobs.runs import take_snapshot
+from app.jobs.snapshot import take_snapshot
 from app.settings import Settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("engine_url", ["embedded"], indirect=True)]

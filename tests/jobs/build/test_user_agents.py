@@ -9,7 +9,7 @@ import app.jobs.build.user_agents as user_agents_module
 from app.jobs.build.backfill import build_stale, plan_days
 from app.jobs.build.day import JOBS
 from app.jobs.build.ledger import StaleDay
-from app.jobs.verify_days import verify_days
+from app.jobs.verify import verify_days
 
 embedded = pytest.mark.parametrize("engine_url", ["embedded"], indirect=True)
 pytestmark = pytest.mark.slow

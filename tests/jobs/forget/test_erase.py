@@ -17,14 +17,15 @@ from hypothesis import strategies as st
 
 import app.jobs.forget.erase
 from app.core.errors import WarehouseError
-from app.frames.identity import CALLS, belonging, owned
+from app.frames.identity import CALLS, exclusive_ids, resolve_identity
 from app.jobs.build.backfill import build_stale
 from app.jobs.build.day import JOBS
 from app.jobs.forget.erase import forget_user
-from app.jobs.forget.search import Identifiers, find_traces, is_distinctive, redacted
-from app.jobs.runs import take_snapshot
-from app.jobs.verify_days import verify_days
+from app.jobs.forget.search import Identifiers, find_occurrences, is_distinctive, redacted
+from app.jobs.snapshot import take_snapshot
+from app.jobs.verify import verify_days
 from app.settings import Settings
+from tests.support.effort import repeated
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 OWN, SHARED, OTHERS = "c-own-81aaaaaaaa", "c-shared-77bbbbbb", "c-others-17"
@@ -122,14 +123,14 @@ def test_person_is_removed_everywhere_and_nobody_else_loses_a_row(warehouse, sho
     assert rejects == 3
     dry = forget_user(warehouse, settings, "17", now=NOW, dry_run=True)
     assert (dry.calls, dry.visitors, dry.tokens, dry.is_proven) == (len(THEIRS), 1, 1, False)
-    assert {trace.table for trace in dry.traces} >= {*TABLES[:3], "etl.rejects", "history.favorites"}
+    assert {found.table for found in dry.occurrences} >= {*TABLES[:3], "etl.rejects", "history.favorites"}
     assert of_others(warehouse)["dwh.events"].equals(before["dwh.events"])
     if warehouse.is_embedded:
         assert bytes_on_disk(Path(warehouse.url.removeprefix("chdb://")), OWN)
 
     erasure = forget_user(warehouse, settings, "17", now=NOW)
     assert erasure.is_proven
-    assert (erasure.calls, erasure.traces, erasure.old_parts) == (len(THEIRS), [], 0)
+    assert (erasure.calls, erasure.occurrences, erasure.old_parts) == (len(THEIRS), [], 0)
     assert date(2026, 2, 26) in erasure.days
     assert warehouse.scalar("SELECT count() FROM pd.api_calls") == len(OF_OTHERS) + 1
     assert warehouse.scalar("SELECT count() FROM dwh.events") == len(OF_OTHERS) + 1
@@ -183,7 +184,7 @@ def test_killed_at_one_step_after_the_other_the_same_command_finishes(
     erasure = forget_user(warehouse, settings, "17", now=NOW)
     assert erasure.is_proven
     assert warehouse.scalar("SELECT count() FROM dwh.events") == len(OF_OTHERS) + 1
-    assert find_traces(warehouse, Identifiers("17", (OWN,), (TOKEN,)), list(TABLES), people={}) == []
+    assert find_occurrences(warehouse, Identifiers("17", (OWN,), (TOKEN,)), list(TABLES), people={}) == []
     assert verify_days(warehouse, settings).differing == []
 
 
@@ -238,7 +239,7 @@ def expected(calls: list[tuple[int, str, str]]) -> set[int]:
     return found
 
 
-@hypothesis_settings(max_examples=100, deadline=None)
+@hypothesis_settings(max_examples=repeated(60, 2000), deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, 300), st.sampled_from(["a", "b"]), st.sampled_from(["", "", "17", "18"])),
@@ -259,11 +260,11 @@ def test_calls_belong_to_whom_their_sessions_are_stitched(calls):
         },
         schema=CALLS,
     )
-    found = belonging(frame, user="17", timeout_ms=1_800_000)
+    found = resolve_identity(frame, user="17", timeout_ms=1_800_000)
     theirs = {int.from_bytes(call_id) for call_id in found.filter("belongs")["call_id"]}
     assert theirs == expected(calls)
     visitors = {visitor for _, visitor, _ in calls}
-    assert owned(found, "visitor_key") == sorted(
+    assert exclusive_ids(found, "visitor_key") == sorted(
         visitor for visitor in visitors if all(n in theirs for n, (_, v, _) in enumerate(calls) if v == visitor)
     )
 

@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from app.intake.spool import Received, Refused, Spool, SpoolLimits, mark_delivered, read_segment, sealed_segments
+from app.intake.spool import Received, RejectedRecord, Spool, SpoolLimits, acknowledge, read_segment, sealed_segments
 from app.intake.spool.segments import delivered_segments
 from app.jobs.forget.search import Identifiers
-from app.jobs.forget.spool import redact_spool, traces_in_spool
+from app.jobs.forget.spool import occurrences_in_spool, redact_spool
 from app.settings import Settings
 
 IDS = Identifiers("17", ("c-own-81aaaaaaaa",), ("token-of-17",))
@@ -40,14 +40,16 @@ def write(settings: Settings) -> None:
     async def fill() -> None:
         spool = Spool(settings.spool, SpoolLimits(min_free_bytes=0))
         await spool.open()
-        await spool.append([*THEIRS, *OF_OTHERS, NAMING], received_at_ms=5, refused=[Refused("not JSON", "no", BROKEN)])
-        assert traces_in_spool(settings, IDS)[0].rows == len(THEIRS) + 2  # what is being written is seen, too
+        await spool.append(
+            [*THEIRS, *OF_OTHERS, NAMING], received_at_ms=5, rejected=[RejectedRecord("not JSON", "no", BROKEN)]
+        )
+        assert occurrences_in_spool(settings, IDS)[0].rows == len(THEIRS) + 2  # what is being written is seen, too
         await spool.close()
 
     asyncio.run(fill())
 
 
-def records(segment) -> list[bytes | Refused]:
+def records(segment) -> list[bytes | RejectedRecord]:
     frames = list(read_segment(segment.path))
     assert all(isinstance(frame, Received) for frame in frames)
     return [record for frame in frames for record in frame.records]
@@ -55,7 +57,7 @@ def records(segment) -> list[bytes | Refused]:
 
 def test_person_is_written_over_in_closed_segments_and_nothing_moves(settings):
     write(settings)
-    mark_delivered(sealed_segments(settings.spool)[0])
+    acknowledge(sealed_segments(settings.spool)[0])
     time.sleep(0.01)
     write(settings)
     closed = [*sealed_segments(settings.spool), *delivered_segments(settings.spool)]
@@ -69,12 +71,12 @@ def test_person_is_written_over_in_closed_segments_and_nothing_moves(settings):
     assert [(s.name, s.bytes, s.written_at_ms) for s in after] == [(s.name, s.bytes, s.written_at_ms) for s in closed]
     for segment in after:
         new, old = records(segment), before[segment.path]
-        sizes = [[len(r.data if isinstance(r, Refused) else r) for r in some] for some in (new, old)]
+        sizes = [[len(r.data if isinstance(r, RejectedRecord) else r) for r in some] for some in (new, old)]
         assert sizes[0] == sizes[1]
         assert [json.loads(r) for r in new[: len(THEIRS)]] == [{"forgotten": True}] * len(THEIRS)
         assert new[len(THEIRS) : -2] == OF_OTHERS
         assert json.loads(new[-2])["request"] == {"body": {"user_id": 0, "note": "é"}}
-        assert new[-1] == Refused("not JSON", "no", b'{"user_id": "0 ", broken')
-    assert traces_in_spool(settings, IDS) == []
+        assert new[-1] == RejectedRecord("not JSON", "no", b'{"user_id": "0 ", broken')
+    assert occurrences_in_spool(settings, IDS) == []
     assert redact_spool(settings, IDS, change=True) == {}
     assert list(settings.spool.rglob("*.forgetting")) == []

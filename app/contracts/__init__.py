@@ -1,0 +1,51 @@
+"""The data dictionary: one contract per table, from which its DDL, its comments and every check are made.
+
+Contracts are enforced at two edges: on what is read from the warehouse (`Table.check_dtypes`) and on what is about to
+be written (`Table.validate`), because an Arrow insert into ClickHouse silently turns null into a default and wraps an
+overflow.
+"""
+
+from app.contracts.dwh import (
+    CATALOG_SESSIONS,
+    DWH_TABLES,
+    EVENTS,
+    ORDER_CALLS,
+    PRODUCT_SESSIONS,
+    SESSIONS,
+    VISITOR_OF_SESSION,
+    dwh_tables,
+)
+from app.contracts.etl import (
+    COVERAGE,
+    FINGERPRINTS,
+    FORGOTTEN,
+    LEDGER,
+    PUBLICATIONS,
+    REJECTS,
+    RUNS,
+    SNAPSHOTS,
+    USER_AGENTS,
+)
+from app.contracts.pd import API_CALLS, raw_calls
+from app.contracts.table import Control, DwhTable, Input, PersonKey, Table, Total
+from app.contracts.types import LABEL, MONEY, NULLABLE_LABEL, PRECISE_TIME, TIME, Column, dtype_of
+
+__all__ = [
+    "API_CALLS", "CATALOG_SESSIONS", "COVERAGE", "DATABASES", "DWH_TABLES", "EVENTS", "FINGERPRINTS", "FORGOTTEN",
+    "LABEL", "LEDGER", "MONEY", "NULLABLE_LABEL", "ORDER_CALLS", "PRECISE_TIME", "PRODUCT_SESSIONS", "PUBLICATIONS",
+    "REJECTS", "RUNS", "SESSIONS", "SNAPSHOTS", "TIME", "USER_AGENTS", "VISITOR_OF_SESSION", "Column", "Control",
+    "DwhTable", "Input", "PersonKey", "Table", "Total", "all_tables", "dtype_of", "dwh_tables", "raw_calls",
+]  # fmt: skip
+
+DATABASES = {
+    "pd": "Raw calls of the shop's API",
+    "dwh": "The warehouse for people and BI",
+    "history": "Versions of the shop database's rows",
+    "etl": "Staging, ledger, runs and rejects",
+}
+
+
+def all_tables() -> list[Table]:
+    """Every table that Carat creates; those of `history` follow the snapshot plan instead."""
+    own = [RUNS, REJECTS, PUBLICATIONS, LEDGER, COVERAGE, FINGERPRINTS, USER_AGENTS, SNAPSHOTS, FORGOTTEN]
+    return [API_CALLS, *dwh_tables(), *own]
