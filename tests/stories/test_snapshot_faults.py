@@ -248,7 +248,7 @@ def test_a_snapshot_whose_tables_are_gone_is_forgotten_and_the_next_one_finds_it
     assert leftover(tried.warehouse) == []
     assert recover_snapshots(tried.warehouse) == []  # that it failed is written down
     (told,) = tried.warehouse.query("SELECT error FROM etl.snapshots WHERE state = 'failed'")["error"]
-    assert "what it had staged is gone" in told
+    assert "the staged rows are gone" in told
     if lost != "history.items":
         assert everything(tried.warehouse).equals(old)
     tried.take()
