@@ -284,7 +284,7 @@ def test_a_lease_that_ran_out_is_lost_even_when_nobody_took_it(connect):
     warehouse = connect()
     with hold_lease(warehouse, purpose="carat etl") as held:
         expire(warehouse)
-        with pytest.raises(LockedError, match="not renewed for 3600"):
+        with pytest.raises(LockedError, match=r"not renewed for 36\d\d"):
             held.require()
         (note,) = leases(warehouse).values()
     assert leases(warehouse)["writer_lease_1"] == note
