@@ -26,7 +26,7 @@ from tests.support.paths import CHECKOUT
 
 pytestmark = pytest.mark.slow
 
-SHORT_S = 1.6
+SHORT_S = 3.0
 PASSWORD = "pa55-w0rd"
 HOLD = """
 import sys, time
