@@ -81,8 +81,8 @@ MENU: list[Record] = [
     {"method": "GET", "endpoint": "/api/v1/products/1", "response": {"price": 9.99}},
     {"method": "POST", "endpoint": "/api/v1/cart/items", "request": {"body": {"product_id": "2", "quantity": 3}}},
     {"method": "POST", "endpoint": "/api/v1/orders", "response": {"order_id": 7, "total": "7.77", "items": [{"product_id": 1, "quantity": 2, "price": 3}, {"product_id": 2}]}},
-    {"method": "GET", "endpoint": "/ping", "status": 500},
-    {"method": "GET", "endpoint": "/ping"},
+    {"method": "GET", "endpoint": "/api/v1/wishes", "status": 500},
+    {"method": "GET", "endpoint": "/api/v1/wishes"},
     {"method": "GET", "endpoint": "/api/v1/products/2", "page_url": "https://shop.example/p?utm_source=mail", "response": "no object"},
 ]  # fmt: skip
 
@@ -335,8 +335,8 @@ def published_sessions(warehouse) -> list[Session]:
 def teller(warehouse, settings, ingest_records, tmp_path) -> Teller:
     folder = tmp_path / "rules"
     folder.mkdir()
-    also_pings = '\n[[call]]\nevent = "checkout"\nmethod = "GET"\npath = "/ping"\n'
-    (folder / "tracking.toml").write_text(settings.tracking.read_text() + also_pings)
+    also_wishes = '\n[[call]]\nevent = "checkout"\nmethod = "GET"\npath = "/api/v1/wishes"\n'
+    (folder / "tracking.toml").write_text(settings.tracking.read_text() + also_wishes)
     (folder / "snapshots.toml").write_text(settings.snapshots.read_text().replace(', stock_qty = "quantity"', ""))
     return Teller(warehouse, settings, ingest_records, folder)
 
