@@ -137,12 +137,22 @@ def test_every_dwh_table_is_partitioned_by_its_business_day(warehouse):
     assert keys == {table.name: table.day for table in DWH_TABLES}
 
 
+FILTERS = pl.Map(pl.String, pl.List(pl.String))
+
+
 def test_values_come_back_as_they_were_written(warehouse):
     row = {
         "event_date": DAY, "ts": NOW, "call_id": bytes(range(16)), "session_id": "é\u0000😀", "shown_products": ["1", ""], "order_quantities": [2**32 - 1],
         "order_prices": [Decimal("-0.01")], "price": Decimal("9999999999999999.99"), "price_min": None,
     }  # fmt: skip
-    blank = {pl.String: "", pl.UInt16: 0, pl.UInt32: 0, pl.UInt64: 2**64 - 1}
+    blank = {
+        pl.String: "",
+        pl.Boolean: False,
+        pl.UInt16: 0,
+        pl.UInt32: 0,
+        pl.UInt64: 2**64 - 1,
+        FILTERS: {"stone": ["ruby"]},
+    }
     filled = {
         n: row.get(n, [] if isinstance(d, pl.List) else next((v for k, v in blank.items() if d == k), None))
         for n, d in EVENTS.schema.items()
