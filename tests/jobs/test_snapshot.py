@@ -557,9 +557,9 @@ def test_columns_of_the_shop_may_be_called_as_those_of_versions_or_by_any_other_
         (8, 2, [b"source_version"], b"a", b"c", Decimal("1.5"), 1),
     ]
     shop.put({"id": "INTEGER", "a, b": "TEXT", "`": "TEXT"}, [(1, "k", "x")])
-    assert "has a column '`', which history cannot have: exclude it" in shop.refused(accept_deletes=True)
+    assert "has a column '`', which history cannot store: exclude it" in shop.refused(accept_deletes=True)
     shop.put({"id": "INTEGER", "a, b": "TEXT", "version": "TEXT", "source_version": "TEXT"})
-    assert "two columns would be kept under one name" in shop.refused(accept_deletes=True)
+    assert "two columns would be stored under one name" in shop.refused(accept_deletes=True)
 
 
 def test_a_wider_type_reaches_the_views_and_loses_nothing(shop):
@@ -770,7 +770,7 @@ OTHER_SCHEMAS = {
     "no table": ({}, "has no table items"),
     "no key": ({"title": "TEXT", "price": "DECIMAL(10,2)"}, "items has no column id: another schema"),
     "most columns gone": ({"id": "INTEGER"}, r"2 of 2 columns are gone \(title, price\). If that is right: --accept-deletes"),
-    "key is text": ({**ITEMS, "id": "TEXT"}, "its key id is now String, it was Int64. If that is right, begin it anew: `carat snapshot --rebuild --tables items`"),
+    "key is text": ({**ITEMS, "id": "TEXT"}, "its key id is now String, it was Int64. If that is right, start it over: `carat snapshot --rebuild --tables items`"),
 }  # fmt: skip
 
 
@@ -810,7 +810,7 @@ def test_another_key_and_a_wanted_column_that_is_missing_are_refused(shop):
     shop.taken()
     shop.key = {"items": ["title"]}
     shop.plan()
-    assert "has the key id, the plan now says title: begin it anew with" in shop.refused()
+    assert "has the key id, the plan now says title: start it over with" in shop.refused()
     shop.key = {"items": ["id"]}
     shop.plan(items='columns = ["title", "colour"]')
     assert "items has no column colour" in shop.refused()
@@ -997,7 +997,7 @@ def command(tmp_path, monkeypatch, capsys) -> Iterator[Command]:
 def test_the_command_reports_each_table_as_json_and_goes_on_past_a_refused_one(command):
     code, out, told = command.carat("snapshot", "--json")
     assert code == 1
-    assert told == ["carat: stock: 1 key(s) stand twice (id): 1. Nothing was changed there"]
+    assert told == ["carat: stock: 1 key(s) stand twice (id): 1. The history of these tables is unchanged"]
     items, stock = json.loads(out)
     assert (items["table"], items["rows"], items["inserts"], items["error"]) == ("items", 2, 2, "")
     assert items["guarantee"] == "one instant for all tables"
@@ -1013,9 +1013,9 @@ def test_the_command_shows_a_table_of_what_it_did(command):
     assert re.search(r"items\W+2\W+2\W+0\W+0\W+one instant for all tables", out)
     code, out, told = command.carat("snapshot", "--tables", "items", "--at", "2026-03-01")
     assert code == 1
-    assert "refused" in out
+    assert "not changed" in out
     assert len(told) == 1
-    assert "lies before it" in told[0]
+    assert "which is later than" in told[0]
     code, out, _ = command.carat("snapshot", "--tables", "items", "--at", "2026-03-01", "--rebuild")
     assert code == 0
     code, out, _ = command.carat("query", "SELECT title FROM history.items_at(ts = '2026-03-01 00:00:00') ORDER BY 1", "--format", "csv")  # fmt: skip
@@ -1023,8 +1023,8 @@ def test_the_command_shows_a_table_of_what_it_did(command):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (("--at", "yesterday"), "--at 'yesterday' is no instant; write it as 2026-03-01T12:00:00Z"),
-    (("--at", "2999-01-01"), "lies in the future"), (("--rebuild",), "name the --tables it is for"),
+    (("--at", "yesterday"), "--at 'yesterday' is not a valid time; write it as 2026-03-01T12:00:00Z"),
+    (("--at", "2999-01-01"), "lies in the future"), (("--rebuild",), "name the --tables to delete it of"),
     (("--tables", "cart"), "--tables cart: the snapshot plan has items, stock"),
 ])  # fmt: skip
 def test_wrong_arguments_are_one_line_and_exit_2(command, arguments, message):
