@@ -44,7 +44,7 @@ FIRST, LAST = date(2026, 3, 1), date(2026, 3, 5)
 SUNDAYS = tuple(date(2026, 4, day) for day in (5, 12, 19))
 ODD_DAY = date(2026, 4, 26)
 DAYS = [FIRST + timedelta(days=n) for n in range((LAST - FIRST).days + 1)]
-START_S = 60
+START_S = 240
 
 
 # ---- a server, a scheduler, workers ------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ def test_days_built_by_three_workers_are_those_built_by_one_process(cluster, war
     assert [day["day"] for day in report["built"]] == [str(day) for day in DAYS]
     assert report["failed"] == []
     by_three = tables(warehouse)
-    assert min(len(rows) for rows in by_three.values()) > 100
+    assert min(len(rows) for name, rows in by_three.items() if "order_calls" not in name) > 100
     runs = warehouse.query("SELECT started_at, ended_at FROM etl.runs WHERE job = 'etl' ORDER BY started_at").rows()
     assert len(runs) == len(DAYS)
     assert any(later[0] < earlier[1] for earlier, later in zip(runs, runs[1:], strict=False))  # a worker has one thread
@@ -265,7 +265,7 @@ def test_a_second_run_finds_nothing_to_do_and_force_builds_some_tables_anew(clus
     with open_runner(settings, cluster.address) as runner, open_warehouse(settings, purpose="carat etl") as writer:
         options = {"span": (FIRST, FIRST), "force": True, "runner": runner}
         built = build_stale(writer, settings, jobs=("events", "sessions"), **options).built
-    assert [(day.day, sorted(day.rows)) for day in built] == [(FIRST, ["events", "sessions"])]
+    assert [(day.day, sorted(day.rows)) for day in built] == [(FIRST, ["events", "order_calls", "sessions"])]
 
 
 def test_a_day_that_fails_its_audit_does_not_keep_the_others_from_being_built(cluster, warehouse, settings):
