@@ -21,6 +21,7 @@ _LONGEST_TEXT = 300
 _MOST_OPTIONS = 50
 _WRAPPED = re.compile(r"(?:Nullable|LowCardinality)\((.*)\)")
 _NUMBER = re.compile(r"U?Int\d+|B?Float\d+|Decimal\b.*")
+_NO_HISTORY = re.compile(r"(?:Uncached|Unknown) table [^.]{0,60}history\.")  # the engine has two messages for it
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,6 @@ def _value(value: Any, kind: str) -> Any:
 
 def _short_error(problem: str) -> str:
     """The error message, shortened to fit on a card."""
-    if "Uncached table" in problem and "history." in problem:
+    if _NO_HISTORY.search(problem):
         return "there is no history of the shop's database yet: run `carat snapshot`"
     return problem if len(problem) <= _LONGEST_TEXT else f"{problem[: _LONGEST_TEXT - 1]}…"
