@@ -628,7 +628,7 @@ def test_the_command_pushes_shows_and_fails_in_words(metabase, tmp_path):
     done = carat(*folder, "--json", folder=tmp_path, **access)
     assert (done.returncode, len(json.loads(done.stdout)["changes"]), done.stderr) == (0, 7, "")
     again = carat(*folder, folder=tmp_path, **access)
-    assert again.stdout == f"nothing to do: {metabase.url} (Metabase v0.63.2) has what the files say\n"
+    assert again.stdout == f"nothing to do: {metabase.url} (Metabase v0.63.2) matches the files\n"
     (tmp_path / "key").write_text("mb_wrong-hidden")
     refused = carat(*folder, folder=tmp_path, **access)
     assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
