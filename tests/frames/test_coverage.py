@@ -1,15 +1,12 @@
 """What a map made of calls, counted per entry and field."""
 
-import json
-
-import polars as pl
-import pyarrow as pa
+from functools import partial
 
 from app.frames.coverage import add_coverages, count_coverage, count_unmatched
-from app.frames.events import TypedCalls, type_calls
 from app.frames.product_steps import ProductSteps
 from app.rules.endpoint_map import parse_endpoint_map
 from app.rules.fit import Meeting
+from tests.support import typed_calls
 
 MAP = parse_endpoint_map(
     """
@@ -46,20 +43,7 @@ fields.order_prices = "response.lines[].price"
 )
 
 
-def typed(*calls: dict) -> TypedCalls:
-    frame = pl.DataFrame(
-        {
-            "document": pl.Series(range(len(calls)), dtype=pl.UInt32),
-            "method": [call.get("method", "GET") for call in calls],
-            "endpoint": [call["endpoint"] for call in calls],
-            "status": pl.Series([call.get("status", 200) for call in calls], dtype=pl.UInt16),
-            "session_number": pl.Series([0] * len(calls), dtype=pl.UInt32),
-        }
-    )
-    sides = {
-        side: [json.dumps(call[side]) if side in call else "" for call in calls] for side in ("request", "response")
-    }
-    return type_calls(frame, pa.table(sides), endpoint_map=MAP)
+typed = partial(typed_calls.typed, endpoint_map=MAP)
 
 
 def counts(*calls: dict) -> dict[tuple[str, str], tuple[int, int, int]]:

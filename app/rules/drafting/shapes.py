@@ -248,8 +248,3 @@ def _leaves(value: Any, path: Path) -> Iterator[tuple[Path, Any]]:
 
 def _is_bare_id(text: str) -> bool:
     return len(text) <= len("00000000-0000-0000-0000-000000000000") and text.isalnum()
-
-
-def names_of(prefix: Sequence[str]) -> list[str]:
-    """The words of a path's keys."""
-    return [word for key in prefix if key != ITEMS for word in words.words_of(key)]
