@@ -19,6 +19,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalErr
 from polars.datatypes import DataType
 
 from app.contracts import MONEY, Column, Table
+from app.core.disk import free_bytes
 from app.core.errors import WarehouseError, WarehouseGoneError
 from app.core.service_url import ServiceUrl
 from app.core.sql import quote
@@ -84,7 +85,7 @@ class Warehouse:
         """
         if self.is_embedded:
             folder = self.url.removeprefix("chdb://")
-            free = shutil.disk_usage(folder).free
+            free = free_bytes(Path(folder))
             if free < _NEEDED_FREE_BYTES:
                 raise WarehouseError(
                     f"the disk is full: {free // 1024**2} MiB free at {folder}, a write needs "
