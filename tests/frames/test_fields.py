@@ -6,7 +6,7 @@ from decimal import Decimal
 import polars as pl
 import pytest
 
-from app.frames.fields import exact_numbers, field_dtype, from_results, matched, relist, typed
+from app.frames.fields import EXACT, exact_numbers, field_dtype, from_results, matched, relist, typed
 from app.rules.endpoint_map import FIELDS, Reading
 
 
@@ -121,4 +121,4 @@ def test_every_field_has_a_type():
         "order_quantities",
         "order_prices",
     }
-    assert field_dtype("revenue") == pl.Decimal(18, 2)
+    assert field_dtype("revenue") == EXACT

@@ -11,6 +11,7 @@ from datetime import date
 import pytest
 
 from app.core.errors import WarehouseGoneError
+from app.core.service_url import ServiceUrl
 from app.jobs.build import day as build
 from app.jobs.build.backfill import build_stale
 from app.jobs.build.day import JOBS
@@ -130,7 +131,7 @@ def test_a_server_that_stays_away_ends_the_run_with_nothing_half_done(warehouse,
 
 
 def test_a_server_that_nobody_answers_for_is_told_apart_from_one_that_refuses(settings, warehouse):
-    gone = settings.model_copy(update={"warehouse": type(settings.warehouse)("clickhouse://u:p@127.0.0.1:1/")})
+    gone = settings.model_copy(update={"warehouse": ServiceUrl.parse("clickhouse://u:p@127.0.0.1:1/", "clickhouse")})
     with pytest.raises(WarehouseGoneError), open_warehouse(gone, purpose="a test"):
         pass
 

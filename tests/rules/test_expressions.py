@@ -159,7 +159,7 @@ def test_without_deviation_the_results_are_those_of_the_library(document, text):
         expected = jmespath.search(
             text, {"response": document, "a": None} if not isinstance(document, dict) else document
         )
-    except jmespath.exceptions.JMESPathError:
+    except (jmespath.exceptions.JMESPathError, TypeError):  # TypeError: the library compares a text with a number
         expected = None
     found = search(Expression(text, ()), document if isinstance(document, dict) else {"response": document, "a": None})
     assert found == expected or "?" in text or "[]" in text or ".*" in text  # these keep gaps, which JMESPath drops

@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from app.core.call_record import MILLISECONDS_FROM
 from app.frames.days import midnight_ms
 from app.jobs.build import day as build_module
 from app.jobs.build.backfill import build_stale, plan_days
@@ -495,7 +496,7 @@ def test_a_late_call_of_any_age_is_built(warehouse, settings, stored_calls, zone
     of_zone = settings.model_copy(update={"timezone": zone})
     records = stored_calls([MIDNIGHT, MIDNIGHT + HOUR])
     build_stale(warehouse, of_zone, jobs=JOBS).require_done()
-    for moment in (MIDNIGHT - 400 * 24 * HOUR, 48 * HOUR):
+    for moment in (MIDNIGHT - 400 * 24 * HOUR, MILLISECONDS_FROM):
         records += stored_calls([moment], "late")
         build_stale(warehouse, of_zone, jobs=JOBS).require_done()
     assert published_sessions(warehouse) == sessions(records, of_zone.zone, HALF_HOUR)
