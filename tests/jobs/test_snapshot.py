@@ -19,7 +19,6 @@ import structlog
 from hypothesis import HealthCheck, Phase, event, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
-from pydantic import SecretStr
 
 import app.frames.snapshots
 import app.main
@@ -27,6 +26,7 @@ import app.shop.mysql
 import app.shop.sqlite
 import app.warehouse.history
 from app.core.errors import SettingsError
+from app.core.service_url import ServiceUrl
 from app.jobs.snapshot import take_snapshot
 from app.settings import Settings
 from app.warehouse import Warehouse, migrate
@@ -650,7 +650,7 @@ def test_wider_types_of_a_real_database_make_no_versions_and_lose_nothing(shop, 
     monkeypatch.setattr(app.shop.mysql, "ReaderProcess", InProcessReader)
     keys = (b"\x00\xff", b"\xff\x00")
     with running_mariadb(tmp_path / "mariadb") as server:
-        shop.settings = shop.settings.model_copy(update={"shop_db": SecretStr(server.url())})
+        shop.settings = shop.settings.model_copy(update={"shop_db": ServiceUrl.parse(server.url(), "mysql")})
         declared = ", ".join(f"{name} {type_}" for name, (type_, *_) in WIDER.items())
         with closing(server.connect("root", database="shop")) as database, database.cursor() as cursor:
             cursor.execute(f"CREATE TABLE items (id BINARY(2) PRIMARY KEY, {declared})")
@@ -732,7 +732,7 @@ def test_an_empty_table_is_refused_until_that_is_accepted(shop):
     a_shop_of(shop, 3)
     shop.taken()
     a_shop_of(shop, 0)
-    assert shop.refused() == "items is empty, its history has 3 rows. If that is right: --accept-deletes"
+    assert shop.refused() == "items is empty, its history has 3 rows. If that is right, use --accept-deletes"
     assert shop.taken(accept_deletes=True)["deletes"] == 3
 
 
@@ -769,7 +769,7 @@ def test_a_table_of_which_more_than_the_allowed_share_is_gone_is_refused_until_t
 OTHER_SCHEMAS = {
     "no table": ({}, "has no table items"),
     "no key": ({"title": "TEXT", "price": "DECIMAL(10,2)"}, "items has no column id: another schema"),
-    "most columns gone": ({"id": "INTEGER"}, r"2 of 2 columns are gone \(title, price\). If that is right: --accept-deletes"),
+    "most columns gone": ({"id": "INTEGER"}, r"2 of 2 columns are gone \(title, price\). If that is right, use --accept-deletes"),
     "key is text": ({**ITEMS, "id": "TEXT"}, "its key id is now String, it was Int64. If that is right, start it over: `carat snapshot --rebuild --tables items`"),
 }  # fmt: skip
 
@@ -858,7 +858,9 @@ def test_a_snapshot_may_not_lie_before_the_last_one_nor_in_the_future(shop):
     at = shop.at
     a_shop_of(shop, 3)
     told = shop.refused(at=at - timedelta(milliseconds=1))
-    assert told.startswith("history.items already has a snapshot of 2026-03-01T01:00:00.000Z: 2026-03-01T00:59:59.999Z")
+    assert told.startswith(
+        "history.items already has a snapshot of 2026-03-01T01:00:00.000Z, which is later than 2026-03-01T00:59:59"
+    )
     assert "--rebuild --tables items" in told
     assert shop.taken(at=at)["inserts"] == 1
     a_shop_of(shop, 4)
