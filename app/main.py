@@ -212,7 +212,9 @@ def schedule(*, page_port: PagePort = 8322) -> None:
     from app.ops.scheduler import Scheduler
 
     with watched(), stopped_by_signal() as stopped:
-        Scheduler(load_settings(), stopped=stopped, page=scheduler_page("127.0.0.1", page_port)).run()
+        settings = load_settings()
+        page = scheduler_page("127.0.0.1", page_port, currency=settings.currency)
+        Scheduler(settings, stopped=stopped, page=page).run()
 
 
 @app.command(short_help="Append changes in the shop DB to history")

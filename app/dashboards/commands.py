@@ -143,7 +143,7 @@ def preview_command(
     from app.warehouse import open_warehouse
 
     settings = load_settings()
-    library = load_library(folder)
+    library = load_library(folder, currency=settings.currency)
     chosen = chosen_filters(library, filters or [])
     purpose = "carat dashboards preview --serve" if serve else "carat dashboards preview"
     with open_warehouse(settings, purpose=purpose, writes=False) as warehouse:
@@ -181,8 +181,9 @@ def push_command(
     """
     from app.dashboards.push import push
 
-    library = load_library(folder)
-    pushed = push(load_settings(), library, dry_run=dry_run, database_host=database_host, wait_s=wait)
+    settings = load_settings()
+    library = load_library(folder, currency=settings.currency)
+    pushed = push(settings, library, dry_run=dry_run, database_host=database_host, wait_s=wait)
     if as_json:
         console.say_json(pushed.report)
     else:

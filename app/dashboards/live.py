@@ -199,7 +199,7 @@ def serve_page(
         server.run(sockets=[listener])
 
 
-def scheduler_page(host: str, port: int) -> "Page":
+def scheduler_page(host: str, port: int, *, currency: str) -> "Page":
     """The live page of `carat serve`."""
 
     def show(reader: "Reader", *, stopped: threading.Event) -> None:
@@ -208,7 +208,7 @@ def scheduler_page(host: str, port: int) -> "Page":
 
         serve_page(
             ask,
-            load_library(),
+            load_library(currency=currency),
             host=host,
             port=port,
             stopped=stopped,

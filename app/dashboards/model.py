@@ -6,7 +6,7 @@ file unusable, naming file and key; `carat dashboards validate` finds all others
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -16,6 +16,7 @@ import yaml
 from app.core.errors import DashboardError
 
 DEFAULT_FOLDER = Path(__file__).parents[2] / "metabase"
+FILES_CURRENCY = "EUR"  # in the files, it stands for the currency of the warehouse's amounts
 
 Rectangle = tuple[int, int, int, int]
 """Cells of a dashboard's grid: column, row, width, height."""
@@ -200,12 +201,15 @@ class Library:
         raise DashboardError(f"no dashboard {name!r}: there are {', '.join(d.name for d in self.dashboards)}")
 
 
-def load_library(folder: Path = DEFAULT_FOLDER) -> Library:
-    """Load all collections, dashboards and cards of the folder; DashboardError names the file and key of a mistake."""
+def load_library(folder: Path = DEFAULT_FOLDER, *, currency: str = FILES_CURRENCY) -> Library:
+    """Load all collections, dashboards and cards of the folder, with amounts shown in this currency.
+
+    DashboardError names the file and key of a mistake.
+    """
     files = sorted((folder / "collections").rglob("*.yaml"))
     if not files:
         raise DashboardError(f"{folder}: no dashboards found (collections/main/….yaml). Set --folder")
-    nodes = [(node.model(), node) for node in map(_read, files)]
+    nodes = [(node.model(), node) for node in (_read(path).in_currency(currency) for path in files)]
     cards = tuple(_card(node) for model, node in nodes if model == "Card")
     by_id = {card.entity_id: card for card in cards}
     dashboards = (_dashboard(node, by_id) for model, node in nodes if model == "Dashboard")
@@ -267,12 +271,25 @@ class _Node:
                 raise self.error(f"{key}[{index}]", f"is {item!r}; a mapping is expected")
             yield _Node(self.path, f"{self.where}{key}[{index}].", item)
 
+    def in_currency(self, currency: str) -> "_Node":
+        """The same file with its amounts in this currency; a card that names another currency keeps it."""
+        return self if currency == FILES_CURRENCY else replace(self, content=_in_currency(self.content, currency))
+
     def model(self) -> str:
         """The kind of entity: the last model of `serdes/meta`."""
         metas = list(self.nodes("serdes/meta"))
         if not metas:
             raise self.error("serdes/meta", "is missing or empty; it says what kind of entity the file holds")
         return metas[-1].get("model", str)
+
+
+def _in_currency(content: Any, currency: str) -> Any:
+    if isinstance(content, list):
+        return [_in_currency(item, currency) for item in content]
+    if not isinstance(content, dict):
+        return content
+    changed = {key: _in_currency(value, currency) for key, value in content.items()}
+    return changed | {"currency": currency} if content.get("currency") == FILES_CURRENCY else changed
 
 
 def _read(path: Path) -> _Node:

@@ -59,7 +59,7 @@ def run_demo(settings: Settings, plan: DemoPlan, folder: Path) -> None:
         console.say(f"verified: every row matches the raw calls  ({_seconds(started)})")
         say_summary(warehouse)
         page = folder / "dashboards.html"
-        write_page(query_runner(warehouse), load_library(), page)
+        write_page(query_runner(warehouse), load_library(currency=settings.currency), page)
         console.say(f"\nThe dashboards as one page for any browser: {page.resolve()}  ({_seconds(started)})")
         console.say(f'Next: carat query "SELECT * FROM dwh.sessions LIMIT 5", on {warehouse.url}')
 

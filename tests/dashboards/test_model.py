@@ -5,6 +5,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,6 +69,30 @@ def test_a_card_has_its_sql_filters_and_formats():
     }
     assert card.column_settings["Revenue per visit"]["currency"] == "EUR"
     assert card.tag("nobody") is None
+
+
+def test_amounts_are_shown_in_the_currency_of_the_warehouse_and_other_texts_stay():
+    in_euros, in_zloty = load_library(), load_library(currency="PLN")
+    assert {card.name: currencies(card.raw) for card in in_zloty.cards} == {
+        card.name: ["PLN" for _ in currencies(card.raw)] for card in in_euros.cards
+    }
+    assert any(currencies(card.settings) for card in in_zloty.cards)
+    assert [card.sql for card in in_zloty.cards] == [card.sql for card in in_euros.cards]
+
+
+def test_a_card_that_names_another_currency_keeps_it(small, tmp_path):
+    path = shutil.copytree(small, tmp_path / "files") / SESSIONS
+    path.write_text(path.read_text().replace("number_style: decimal", "number_style: currency\n      currency: USD", 1))
+    assert [currencies(card.raw) for card in load_library(tmp_path / "files", currency="PLN").cards] == [["USD"]]
+
+
+def currencies(content: Any) -> list[str]:
+    """The values of all keys `currency`, at any depth."""
+    if isinstance(content, list):
+        return [code for item in content for code in currencies(item)]
+    if not isinstance(content, dict):
+        return []
+    return [value for key, value in content.items() if key == "currency"] + currencies(list(content.values()))
 
 
 def test_a_dashboard_lists_its_cards_by_tab_in_reading_order():
