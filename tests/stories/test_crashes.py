@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -31,7 +31,17 @@ from app.jobs.build.day import JOBS
 from app.warehouse import Warehouse
 from app.warehouse.client import connect_server
 from tests.support.effort import repeated
-from tests.support.killing import COMMAND_LIMIT_S, Finished, Server, Worker, serving
+from tests.support.killing import (
+    COMMAND_LIMIT_S,
+    STAGED_STATES,
+    DayState,
+    Finished,
+    Server,
+    Worker,
+    day_states,
+    day_states_query,
+    serving,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -171,17 +181,12 @@ COMPARED = {
 EVERY_ROW = " UNION ALL ".join(
     f"SELECT '{name}' AS name, toString(tuple(*)) AS row FROM ({sql})" for name, sql in COMPARED.items()
 )
-DAY_STATES = [
-    f"SELECT '{table.name}' AS name, toString({table.day}) AS day, count() AS rows, "
-    f"toString(sum(cityHash64(toString(tuple(*))))) AS content FROM {table.full_name} GROUP BY day"
-    for table in DWH_TABLES
-]
+DAY_STATES = [day_states_query(table, table.full_name) for table in DWH_TABLES]
 PROGRESS = (
     "SELECT toUInt32(count()) AS begun, toUInt32(countIf(is_done)) AS done, (SELECT toUInt32(count()) FROM pd.api_calls) AS calls "
     "FROM (SELECT max(state = 'published') AS is_done FROM etl.publications GROUP BY publication_id)"
 )
 TABLE_NAMES = f"SELECT database || '.' || name AS name FROM system.tables WHERE database IN {tuple(DATABASES)}"
-DayState = tuple[str, str, int, str]  # table, day, rows, hash
 Answer = tuple[int, int]  # rows, hash
 
 
@@ -323,10 +328,6 @@ def undisturbed(tmp_path_factory) -> Undisturbed:
             day_states(shop.query(" UNION ALL ".join(DAY_STATES)))
         )  # late calls changed every day
         return Undisturbed(shop.rows(), shop.tables(), states, steps, late)
-
-
-def day_states(rows: Iterable[dict[str, Any]]) -> set[DayState]:
-    return {(row["name"], row["day"], row["rows"], row["content"]) for row in rows}
 
 
 # ---- kills --------------------------------------------------------------------------------------------------------
@@ -487,6 +488,16 @@ class Polls(Thread):
         assert self.error is None
 
 
+def staged_states(folder: Path) -> set[DayState]:
+    """What was complete when a worker began to publish it.
+
+    A kill can leave a day built while another that has the first call of one of its orders is not: whole, but not as
+    in the undisturbed run, until the next run builds it again.
+    """
+    lines = (folder / STAGED_STATES).read_text().splitlines()
+    return {tuple(state) for line in lines for state in json.loads(line)}
+
+
 @contextmanager
 def served_shop(undisturbed: Undisturbed, folder: Path, **options: Any) -> Iterator[tuple[Server, Shop]]:
     """A shop with days that are built, on a server, before late calls come."""
@@ -504,7 +515,7 @@ def test_a_server_shows_whole_days_while_its_clients_are_killed_and_the_next_one
     with served_shop(undisturbed, tmp_path) as (server, shop), Polls(server.url).polling() as polls:
         run_and_kill(shop, kills)
         assert_is_as_undisturbed(shop, undisturbed, kills)
-    assert polls.seen <= undisturbed.day_states, kills.told
+    assert polls.seen <= undisturbed.day_states | staged_states(tmp_path), kills.told
     assert polls.number >= 20
 
 
@@ -543,7 +554,7 @@ def test_a_server_that_is_killed_costs_a_retry_or_one_line_and_the_next_run_make
     with served_shop(undisturbed, tmp_path, lease_s=6) as (server, shop), Polls(server.url).polling() as polls:
         run_and_kill_server(server, shop, kills)
         assert_is_as_undisturbed(shop, undisturbed, kills)
-    assert polls.seen <= undisturbed.day_states, kills.told
+    assert polls.seen <= undisturbed.day_states | staged_states(tmp_path), kills.told
     assert polls.number >= 20
 
 

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,13 +20,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from app.contracts import DwhTable
 from tests.support.clickhouse_http import USER
 from tests.support.paths import CHECKOUT
 
 PASSWORD = "secret"
 BATCH_RECORDS = 200
+STAGED_STATES = "staged-states.ndjson"  # in a worker's folder: a line per day that was about to be published
 _START_LIMIT_S = 60
 COMMAND_LIMIT_S = 120
+
+
+DayState = tuple[str, str, int, str]  # table, day, rows, hash
+
+
+def day_states_query(table: DwhTable, name: str) -> str:
+    """The states of the days that the table called `name` holds, as rows of `DayState`."""
+    return (
+        f"SELECT '{table.name}' AS name, toString({table.day}) AS day, count() AS rows, "
+        f"toString(sum(cityHash64(toString(tuple(*))))) AS content FROM {name} GROUP BY day"
+    )
+
+
+def day_states(rows: Iterable[dict[str, Any]]) -> set[DayState]:
+    return {(row["name"], row["day"], row["rows"], row["content"]) for row in rows}
 
 
 class Finished(NamedTuple):
@@ -195,6 +212,9 @@ def main() -> None:
 
     def publish_and_tell(staging: Staging, **options: Any) -> None:
         answer(state="publishing")
+        staged = " UNION ALL ".join(day_states_query(table, staging.name(table.name)) for table in staging.tables)
+        with Path(STAGED_STATES).open("a") as states:
+            states.write(json.dumps(sorted(day_states(staging._warehouse.query(staged).iter_rows(named=True)))) + "\n")
         publish(staging, **options)
 
     app.jobs.ingest.datetime = app.jobs.snapshot.take.datetime = _PinnedClock  # type: ignore[misc]
