@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import hypothesis
 import polars as pl
 import pytest
 import structlog
@@ -19,6 +20,11 @@ from tests.support.empty_warehouse import OpenEngine, make_empty
 
 # The embedded engine leaves some thirty files of /proc open each time it is started in a process, as tests do often.
 resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+
+
+# A busy machine is no failure: no example has a deadline, and slow generation is allowed.
+hypothesis.settings.register_profile("carat", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("carat")
 
 
 @pytest.fixture(autouse=True)

@@ -160,7 +160,7 @@ def decoded(text: str) -> str:
 
 
 @pytest.mark.parametrize("hash_key", ["", "key of the hashes"])
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(planted=planted_calls())
 def test_nothing_that_was_planted_is_in_what_is_sent(planted, hash_key):
     call, what = planted
@@ -184,13 +184,13 @@ ordinary = st.recursive(
 )
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(content=ordinary)
 def test_what_is_harmless_is_sent_as_it_is(content):
     assert json.loads(sent({"response": content}))["response"] == content
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(content=st.recursive(texts, lambda inner: st.lists(inner) | st.dictionaries(texts, inner), max_leaves=10))
 def test_what_was_redacted_has_nothing_more_to_redact(content):
     redactor = Redactor(hash_key="k")

@@ -697,7 +697,7 @@ calls = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(calls, min_size=1, max_size=12), st.randoms())
 def test_a_call_is_the_same_event_in_any_order_any_shard_and_next_to_any_other(records, random):
     whole = typed(*records, endpoint_map=STYLES)

@@ -160,7 +160,7 @@ good = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(good, min_size=1, max_size=60), st.booleans())
 def test_fast_and_tolerant_path_give_the_same_values_for_good_documents(contents, ascii_only):
     column = documents(*(json.dumps(content, ensure_ascii=ascii_only) for content in contents))
@@ -238,7 +238,7 @@ NEIGHBOURS = (
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(any_document)
 def test_every_step_gives_a_document_the_same_values(text):
     alone = tolerantly(documents(text), MANY_WAYS)
@@ -249,7 +249,7 @@ def test_every_step_gives_a_document_the_same_values(text):
         assert lost == set(alone.unreadable)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(any_document, min_size=1, max_size=20))
 def test_a_document_has_the_same_values_alone_and_among_any_others(texts):
     together = extract(documents(*texts), MANY_WAYS)

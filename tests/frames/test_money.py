@@ -118,7 +118,7 @@ def test_the_currencies_of_calls_are_named_once_each_in_capitals():
     assert currency_codes(pl.Series(["usd", "USD ", "", None, "jpy"]), default="EUR") == {"USD", "EUR", "JPY"}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(ROWS, st.sampled_from(["EUR", "USD", "KWD"]))
 def test_amounts_in_the_target_currency_stay_as_they_are(rows, target):
     found = in_currency(frame(*rows), ["revenue"], RATES, target=target, default="EUR")
@@ -127,7 +127,7 @@ def test_amounts_in_the_target_currency_stay_as_they_are(rows, target):
     assert found["revenue"].filter(own).equals(before.filter(own))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(ROWS, st.sampled_from(["EUR", "USD", "JPY"]))
 def test_a_row_is_converted_the_same_alone_and_among_others_and_as_decimals_say(rows, target):
     together = converted(*rows, target=target)

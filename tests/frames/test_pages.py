@@ -2,7 +2,7 @@
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -85,7 +85,7 @@ def require_whole_rows(addresses: list[str]) -> None:
 
 
 @given(st.lists(_ADDRESSES, min_size=1, max_size=30))
-@hypothesis_settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@hypothesis_settings(max_examples=25)
 def test_no_address_fails_a_row(addresses):
     require_whole_rows(addresses)
 

@@ -158,7 +158,7 @@ def many_calls(draw):
     return draw(st.permutations(calls)) if len(calls) < 60 else calls
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(many_calls(), st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata"]))
 def test_built_day_by_day_every_call_is_in_the_session_the_rule_says(calls, zone_name):
     zone = ZoneInfo(zone_name)

@@ -150,7 +150,7 @@ def test_a_segment_name_is_never_reused_even_if_the_folder_was_emptied(folder):
 
 
 @given(cut=st.integers(0, 400), garbage=st.binary(max_size=40))
-@examples(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@examples(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_an_incomplete_end_is_truncated_to_the_last_complete_entry(tmp_path, cut, garbage):
     folder = tmp_path / "torn"
     shutil.rmtree(folder, ignore_errors=True)

@@ -39,8 +39,7 @@ VERSION_COLUMNS = ("version", "valid_from", "op", "is_deleted", "changed", "snap
 EXAMPLES = repeated(10, 500)
 thorough = profile(
     max_examples=EXAMPLES,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
 )
 # What is decided before anything is written needs no second engine.

@@ -133,7 +133,7 @@ documents = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     documents,
     st.sampled_from(
@@ -196,7 +196,7 @@ def test_a_deep_document_is_no_error(text):
     search(parse_expression(text), record)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text("abc.[]*?!&|()'\"`<>=@,{}: request0123", max_size=30))
 def test_any_text_is_an_expression_or_refused(text):
     try:

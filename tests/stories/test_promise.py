@@ -47,8 +47,7 @@ served = pytest.mark.parametrize("engine_url", ["served"], indirect=True)
 def examples(number: int) -> hypothesis_settings:
     return hypothesis_settings(
         max_examples=number,
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
+        suppress_health_check=[HealthCheck.data_too_large, HealthCheck.large_base_example],
     )
 
 

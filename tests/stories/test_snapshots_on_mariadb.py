@@ -40,7 +40,7 @@ def server(tmp_path_factory):
         yield server
 
 
-@hypothesis_settings(max_examples=repeated(4, 50), deadline=None, suppress_health_check=list(HealthCheck))
+@hypothesis_settings(max_examples=repeated(4, 50), suppress_health_check=list(HealthCheck))
 @given(fed=states)
 def test_what_was_fed_is_what_history_says_of_every_instant(server, warehouse, settings, tmp_path, fed):
     plan = tmp_path / "plan.toml"

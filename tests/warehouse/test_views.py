@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -234,7 +234,7 @@ def test_views_say_of_any_sessions_what_plain_python_says(tmp_path, monkeypatch)
     with connect_embedded(tmp_path) as warehouse:
         migrate(warehouse, Settings(_env_file=None))
 
-        @hypothesis_settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+        @hypothesis_settings(max_examples=EXAMPLES)
         @given(stories(), st.integers(0, 90), st.integers(0, 90))
         def tell(sessions: list[Session], one: int, other: int) -> None:
             warehouse.command("TRUNCATE TABLE dwh.sessions")

@@ -117,7 +117,7 @@ def test_an_invalid_element_of_an_array_does_not_affect_the_others(collector, re
         )
     )
 )
-@settings(max_examples=repeated(30, 500), deadline=None)
+@settings(max_examples=repeated(30, 500))
 def test_splitting_an_array_by_brackets_equals_decoding_it(values):
     for body in (
         json.dumps(values).encode(),
@@ -175,7 +175,7 @@ FIELDS = ("method", "endpoint", "call_id", "visitor_id", "user_id", "ip", "statu
     ),
     st.booleans(),
 )
-@settings(max_examples=repeated(60, 2000), deadline=None)
+@settings(max_examples=repeated(60, 2000))
 @example([{"ts": "2026-06-02T12:00:00.000000Z", "method": "GET", "endpoint": "/x"}], False)
 @example([{"ts": "2026-06-02T12:00:00.0009999Z", "method": "GET", "endpoint": "/x"}], False)
 @example([{"ts": "2026-06-02T12:00:00.001Z", "method": "GET", "endpoint": "/x"}], False)
@@ -193,7 +193,7 @@ def test_any_record_is_accepted_or_rejected_as_by_ingest(records, is_complete):
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=repeated(40, 500), deadline=None)
+@settings(max_examples=repeated(40, 500))
 def test_damaged_bytes_are_accepted_or_rejected_as_by_ingest(seed):
     chance = random.Random(seed)
     whole = line(user_id="é", response={"items": [1, {"a": "b\\"}]}, call_id=str(uuid.UUID(int=seed)))

@@ -75,9 +75,7 @@ def start_anew(warehouse) -> None:
 
 @embedded  # on a server, the stories of tests/stories/test_promise.py
 @pytest.mark.slow
-@hypothesis_settings(
-    max_examples=repeated(4, 50), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@hypothesis_settings(max_examples=repeated(4, 50), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10**6), cuts=st.lists(st.integers(0, 40), max_size=3), build_between=st.booleans())
 def test_any_order_and_split_of_ingestion_gives_the_same_tables(
     warehouse, settings, ingest_records, seed, cuts, build_between

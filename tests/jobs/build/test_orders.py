@@ -188,9 +188,7 @@ def first_calls(records: list[dict]) -> set[tuple]:
 
 
 @pytest.mark.slow
-@hypothesis_settings(
-    max_examples=repeated(4, 50), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@hypothesis_settings(max_examples=repeated(4, 50), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     calls=st.lists(
         st.tuples(st.integers(2, 4), st.integers(0, 47), st.sampled_from("abc"), st.integers(1, 3)),

@@ -239,7 +239,7 @@ def expected(calls: list[tuple[int, str, str]]) -> set[int]:
     return found
 
 
-@hypothesis_settings(max_examples=repeated(60, 2000), deadline=None)
+@hypothesis_settings(max_examples=repeated(60, 2000))
 @given(
     st.lists(
         st.tuples(st.integers(0, 300), st.sampled_from(["a", "b"]), st.sampled_from(["", "", "17", "18"])),

@@ -2,7 +2,7 @@
 
 import json
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.rules.drafting.draft import draft_lines
@@ -187,7 +187,7 @@ calls = st.fixed_dictionaries({
 
 
 @given(st.lists(calls, min_size=1, max_size=8))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 def test_a_draft_of_any_calls_is_a_valid_map_and_the_same_every_time(found):
     lines = draft_lines(groups_of(*found))
     assert lines == draft_lines(groups_of(*json.loads(json.dumps(found))))
