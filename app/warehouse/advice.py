@@ -4,6 +4,19 @@ import re
 
 _GRANT = re.compile(r"necessary to have (?:at least one of )?(?:the )?grants? (?P<grant>.+?)(?:\. \(|: While|, |$)")
 _CONSTRAINT = re.compile(r"[Ss]etting '?(?P<name>\w+)'? (?:shouldn't be|should not be|is)")
+_FULL = ". The disk is full: free some space and run the same command again; readers see no partial data"
+_MIGRATE = ". Run `carat migrate` first"
+_LOGIN = ". Check the user and password in CARAT_WAREHOUSE"
+_HINTS = (
+    ("NOT_ENOUGH_SPACE", _FULL),
+    ("No space left", _FULL),
+    ("Cannot reserve", _FULL),
+    ("Connections to mysql failed", ". The database mysql links to the shop's: check that it runs, and CARAT_SHOP_DB"),
+    ("UNKNOWN_DATABASE", _MIGRATE),
+    ("UNKNOWN_TABLE", _MIGRATE),
+    ("AUTHENTICATION_FAILED", _LOGIN),
+    ("REQUIRED_PASSWORD", _LOGIN),
+)
 # Limits that a profile sets, by the words with which the engine refuses.
 _LIMITS = (
     ("memory limit exceeded", "max_memory_usage"),
@@ -20,20 +33,15 @@ _LIMITS = (
 
 def how_to_fix(message: str, user: str = "") -> str:
     """A hint for this error of the engine, or nothing; `user` is who is connected to a server."""
-    if "NOT_ENOUGH_SPACE" in message or "No space left" in message or "Cannot reserve" in message:
-        return ". The disk is full: free some space and run the same command again; readers see no partial data"
-    if "Connections to mysql failed" in message:
-        return ". The database mysql links to the shop's: check that it runs, and CARAT_SHOP_DB"
-    is_older = "UNKNOWN_IDENTIFIER" in message and "FROM etl.ledger" in message
-    if is_older or "UNKNOWN_DATABASE" in message or "UNKNOWN_TABLE" in message:
-        return ". Run `carat migrate` first"
-    if "AUTHENTICATION_FAILED" in message or "REQUIRED_PASSWORD" in message:
-        return ". Check the user and password in CARAT_WAREHOUSE"
-    if user and (hint := _of_rights(message, user)):
-        return hint
-    if "onnection" in message or "Max retries" in message:
-        return ". Check the address in CARAT_WAREHOUSE, and that the server runs"
-    return ""
+    if "UNKNOWN_IDENTIFIER" in message and "FROM etl.ledger" in message:
+        return _MIGRATE
+    for words, hint in _HINTS:
+        if words in message:
+            return hint
+    of_rights = _of_rights(message, user) if user else ""
+    if of_rights or not ("onnection" in message or "Max retries" in message):
+        return of_rights
+    return ". Check the address in CARAT_WAREHOUSE, and that the server runs"
 
 
 def quote_user(user: str) -> str:

@@ -37,10 +37,13 @@ _COUNTS = frozenset({"UInt8", "UInt16", "UInt32", "UInt64", MONEY})
 class Warehouse:
     """A connection to one ClickHouse engine, embedded or served."""
 
-    def __init__(self, connect: Callable[[], Client], *, url: str, secret: str = "", user: str = "") -> None:
+    def __init__(
+        self, connect: Callable[[], Client], *, url: str, secret: str = "", user: str = "", is_direct: bool = True
+    ) -> None:
         self._connect = connect
         self._secret = secret
         self.user = user  # of a server
+        self.is_direct = is_direct  # false where another process of this user holds the engine and answers
         self._guard: Callable[[Warehouse], None] = lambda _: None
         self.url = url
         self.is_embedded = url.startswith("chdb://")
@@ -49,7 +52,9 @@ class Warehouse:
 
     def new_connection(self) -> "Warehouse":
         """One more connection to the same engine: each thread needs its own."""
-        return Warehouse(self._connect, url=self.url, secret=self._secret, user=self.user).with_guard(self._guard)
+        return Warehouse(
+            self._connect, url=self.url, secret=self._secret, user=self.user, is_direct=self.is_direct
+        ).with_guard(self._guard)
 
     def with_guard(self, guard: "Callable[[Warehouse], None]") -> Self:
         """Make `guard` the check of `require_lease`, and return the connection."""

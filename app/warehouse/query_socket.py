@@ -94,7 +94,7 @@ def accepts_queries(path: Path) -> bool:
 
 def connect_via_holder(path: Path, held: LockedError) -> Warehouse:
     """A connection through the process that holds the warehouse. Anything but a query raises `held`."""
-    return Warehouse(lambda: cast("Client", QueryClient(path, held)), url=f"chdb://{path}")
+    return Warehouse(lambda: cast("Client", QueryClient(path, held)), url=f"chdb://{path}", is_direct=False)
 
 
 class QueryClient:

@@ -20,9 +20,10 @@ _READ_STATEMENTS = ("SELECT", "WITH", "EXPLAIN", "SHOW", "DESCRIBE", "EXISTS")
 _QUOTED = r"'(?:[^'\\]|\\.)*'|`(?:[^`\\]|\\.)*`"
 _STRINGS = re.compile(_QUOTED, re.DOTALL)
 _WRITING_CLAUSE = re.compile(r"\bINTO\b|\bPARALLEL WITH\b")  # SELECT … INTO OUTFILE writes a file
+_FILE_CLAUSE = re.compile(r"\bINTO OUTFILE\b|\bFROM INFILE\b")
 _CALLED = re.compile(r"(?<![\w.])(\w+)\s*\(|\bAPPLY\s*\(?\s*(\w+)")
 _SYSTEM_TABLE = re.compile(r"(?<![\w.])system\.(\w*)")
-_TOKEN = re.compile(rf"{_QUOTED}|[\w.+-]+|\S", re.DOTALL)
+_WORD = re.compile(rf"{_QUOTED}|[\w.+-]+|\S", re.DOTALL)
 # Functions that a plain query needs, of those that can stand where a table does. Every other one of those is refused.
 _TABLE_FUNCTIONS = frozenset(
     {
@@ -92,6 +93,8 @@ def parse_statement(warehouse: Warehouse, sql: str, parameters: Mapping[str, Any
 def require_own_tables(warehouse: Warehouse, statement: Statement) -> None:
     """Raise WarehouseError if the statement reaches for files, the network or the engine's own secrets."""
     text = _STRINGS.sub(lambda found: found[0] if found[0].startswith("`") else "''", statement.normalized)
+    if _FILE_CLAUSE.search(text):
+        raise WarehouseError("INTO OUTFILE and FROM INFILE are not available: use --format and redirect the output")
     refused = _table_functions(warehouse) - _TABLE_FUNCTIONS
     for called in _CALLED.finditer(text.replace("`", "")):
         name = called[1] or called[2]
@@ -126,20 +129,20 @@ def restrict(warehouse: Warehouse, statement: Statement, limits: Mapping[str, in
 
 def _settings_of(normalized: str) -> Iterator[tuple[str, str]]:
     """Name and value of each setting that the statement names."""
-    tokens = _TOKEN.findall(normalized)
-    for index, token in enumerate(tokens):
-        if token != "SETTINGS":
+    words = _WORD.findall(normalized)
+    for index, word in enumerate(words):
+        if word != "SETTINGS":
             continue
         at = index + 1
-        while at + 2 < len(tokens) and tokens[at + 1] == "=":
-            yield tokens[at], _unquoted(tokens[at + 2])
-            if at + 3 >= len(tokens) or tokens[at + 3] != ",":
+        while at + 2 < len(words) and words[at + 1] == "=":
+            yield words[at], _unquoted(words[at + 2])
+            if at + 3 >= len(words) or words[at + 3] != ",":
                 break
             at += 4
 
 
-def _unquoted(token: str) -> str:
-    return re.sub(r"\\(.)", r"\1", token[1:-1]) if token.startswith("'") else token
+def _unquoted(literal: str) -> str:
+    return re.sub(r"\\(.)", r"\1", literal[1:-1]) if literal.startswith("'") else literal
 
 
 def _table_functions(warehouse: Warehouse) -> set[str]:

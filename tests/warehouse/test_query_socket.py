@@ -198,7 +198,7 @@ def test_what_is_checked_is_the_query_with_its_parameters(held, asking, sql, val
     with suppress(WarehouseError, LockedError):
         answer = asking.raw(sql, fmt="TSV", parameters={"x": value})
         assert value.strip().split("'")[0][:5].encode() in answer  # as a plain text
-    assert not Path("/tmp/carat-a-test").exists()  # noqa: S108
+    assert not Path("/tmp/carat-a-test").exists()
     assert held.scalar("EXISTS etl.runs") == 1
 
 
