@@ -211,8 +211,10 @@ def schedule(*, page_port: PagePort = 8322) -> None:
     from app.dashboards.live import scheduler_page
     from app.ops.scheduler import Scheduler
 
+    settings = load_settings()
+    page = scheduler_page("127.0.0.1", page_port, proxy_hosts=settings.page_host_names)
     with watched(), stopped_by_signal() as stopped:
-        Scheduler(load_settings(), stopped=stopped, page=scheduler_page("127.0.0.1", page_port)).run()
+        Scheduler(settings, stopped=stopped, page=page).run()
 
 
 @app.command(short_help="Append changes in the shop DB to history")

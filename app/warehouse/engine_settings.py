@@ -107,6 +107,7 @@ EMBEDDED: dict[str, Any] = {
     "compile_aggregate_expressions": 0,
     "compile_sort_description": 0,
 }
+_FEWEST_SETTINGS = 500
 PINNED: dict[str, Any] = MEANING | DURABILITY | TRANSPORT
 
 
@@ -124,11 +125,13 @@ def pin_server(client: Client, *, user: str, writes: bool) -> None:
     """
     needed = MEANING | DURABILITY if writes else MEANING
     wrong: dict[str, Any] = {}
+    # A profile with `limit` or a filter of results cuts the list of settings, too.
+    is_listed = len(client.server_settings) >= _FEWEST_SETTINGS
     for name, value in PINNED.items():
         known = client.server_settings.get(name)
-        if known is None:
+        if known is None and is_listed:
             continue
-        if not known.readonly:
+        if known is None or not known.readonly:
             client.set_client_setting(name, value)
         elif name in needed and known.value != str(value) and not (name == "session_timezone" and _is_utc(client)):
             wrong[name] = value
