@@ -48,7 +48,6 @@ _FRESH_S = 15.0
 _MOST_REMEMBERED = 64
 _MOST_WAITING = 8
 _LONGEST_QUERY = 4_096
-_LONGEST_HEAD = 16_384
 _MOST_VALUES = 20
 _LONGEST_VALUE = 200
 _HEADERS = {
@@ -192,8 +191,6 @@ def serve_page(
             server_header=False,
             timeout_graceful_shutdown=3,
             limit_concurrency=64,
-            http="h11",
-            h11_max_incomplete_event_size=_LONGEST_HEAD,
             ws="none",
         )
     )
@@ -207,8 +204,8 @@ def serve_page(
         console.say(f"the dashboards are at http://{shown}:{listener.getsockname()[1]}/ until this is stopped")
         if hosts is None:
             console.say(
-                "anybody who can reach this machine can read the dashboards, without a password or TLS: docs/operating.md "
-                "shows a proxy that asks for one"
+                "anybody who can reach this machine can read the dashboards, without a password or TLS: "
+                "docs/operating.md shows a proxy that asks for one"
             )
         threading.Thread(target=stop, name="page-stop", daemon=True).start()
         server.run(sockets=[listener])
