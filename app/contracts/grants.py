@@ -30,7 +30,7 @@ _PURPOSES = {
     "etl": "staging, the lease of the writer, the ledger, runs and rejects",
 }
 _WRITES = (
-    "SELECT", "INSERT", "ALTER", "CREATE DATABASE", "CREATE TABLE", "CREATE VIEW", "DROP TABLE", "DROP VIEW",
+    "SELECT", "INSERT", "ALTER TABLE", "CREATE DATABASE", "CREATE TABLE", "CREATE VIEW", "DROP TABLE", "DROP VIEW",
     "TRUNCATE", "OPTIMIZE",
 )  # fmt: skip
 _SYSTEM_TABLES = ("tables", "columns", "parts", "databases", "mutations", "settings", "table_functions")

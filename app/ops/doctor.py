@@ -56,6 +56,7 @@ def examine() -> list[Finding]:
     if settings.geo_database is not None:
         findings.append(_countries(settings))
     findings.append(_disk(settings))
+    findings += _folder(settings)
     findings.append(_spool(settings))
     try:
         with open_warehouse(settings, purpose="carat doctor", writes=False) as warehouse:
@@ -128,6 +129,16 @@ def _disk(settings: Settings) -> Finding:
         "" if is_ok else "; a build writes the new day before it drops the old one: free some, or move CARAT_WAREHOUSE"
     )
     return Finding("disk", is_ok=is_ok, detail=f"{free / 1024**3:.1f} GiB free at {folder}{fix}")
+
+
+def _folder(settings: Settings) -> Iterator[Finding]:
+    """Whether other users of this machine can look into an embedded warehouse."""
+    folder = settings.warehouse.local_path
+    if settings.has_server or not folder.is_dir():
+        return
+    if folder.stat().st_mode & 0o077:
+        detail = f"other users of this machine can read {folder}: chmod 700 {folder}"
+        yield Finding("warehouse folder", is_ok=True, is_warning=True, detail=detail)
 
 
 def _spool(settings: Settings) -> Finding:

@@ -83,7 +83,7 @@ def _missing(warehouse: Warehouse, grant: Grant) -> Grant | None:
     """What of these rights the user does not have."""
 
     def has(*privileges: str) -> bool:
-        return bool(warehouse.scalar(f"CHECK GRANT {', '.join(f'{name} ON {grant.on}' for name in privileges)}"))
+        return warehouse.has_right(", ".join(f"{name} ON {grant.on}" for name in privileges))
 
     if has(*grant.privileges):
         return None
@@ -109,13 +109,13 @@ def _limits(warehouse: Warehouse) -> Iterator[Finding]:
 
 
 def _quota(warehouse: Warehouse) -> Iterator[Finding]:
-    """The quotas that can end work; the user's own are visible without a right."""
+    """The quotas that can end work, where the user may see them (SHOW QUOTAS)."""
     try:
         used = warehouse.query(
             "SELECT quota_name, duration, queries, max_queries, query_inserts, max_query_inserts, read_rows, "
             "max_read_rows, execution_time, max_execution_time FROM system.quota_usage"
         )
-    except WarehouseError:  # a server that shows no quotas
+    except WarehouseError:
         return
     for row in used.iter_rows(named=True):
         limits = ", ".join(

@@ -2,7 +2,7 @@
 
 import re
 
-_GRANT = re.compile(r"necessary to have (?:at least one of )?(?:the )?grants? (?P<grant>.+?)(?:\. \(|: While|, |$)")
+_GRANT = re.compile(r"necessary to have (?:at least one of )?(?:the )?grants? (?P<grant>.+? ON \S+?)(?=\.? |\.?$)")
 _CONSTRAINT = re.compile(r"[Ss]etting '?(?P<name>\w+)'? (?:shouldn't be|should not be|is)")
 _FULL = ". The disk is full: free some space and run the same command again; readers see no partial data"
 _MIGRATE = ". Run `carat migrate` first"
@@ -54,7 +54,7 @@ def _of_rights(message: str, user: str) -> str:
     name = quote_user(user)
     if "ACCESS_DENIED" in message:
         found = _GRANT.search(message)
-        grant = f"GRANT {found['grant'].rstrip('.')} TO {name}" if found else ""
+        grant = f"GRANT {found['grant']} TO {name}" if found else ""
         wanted = f"As an administrator, run: {grant}; `carat" if grant else "`carat"
         return f". {wanted} doctor` lists every missing right"
     if "QUOTA_EXCEEDED" in message or "QUOTA_EXPIRED" in message:

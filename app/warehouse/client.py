@@ -94,6 +94,11 @@ class Warehouse:
         with self._readable_errors():
             self._client.command(sql, parameters=dict(parameters or {}))
 
+    def has_right(self, privileges: str) -> bool:
+        """Whether the user has all of these rights, such as `SELECT ON dwh.*, INSERT ON dwh.*`."""
+        with self._readable_errors():  # CHECK GRANT takes no FORMAT
+            return str(self._client.command(f"CHECK GRANT {privileges}")).strip() == "1"
+
     def query_arrow(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
         """The result of a query as Arrow, UUIDs as 16 bytes."""
         with self._readable_errors():

@@ -156,7 +156,7 @@ class Engine:
             before = self.changed_settings(handle) if session else {}
             if settings := request.settings:
                 self.run(handle, "SET " + ", ".join(f"{name} = {quoted(value)}" for name, value in settings.items()))
-                undo += [f"SET {name} = {before.get(name, 'DEFAULT')}" for name in settings]
+                undo.append("SET " + ", ".join(f"{name} = {before.get(name, 'DEFAULT')}" for name in settings))
             if database := request.params.get("database"):
                 current = self.run(handle, "SELECT currentDatabase()", "TSVRaw").bytes().decode()
                 undo.append(f"USE `{current.strip()}`")
