@@ -110,6 +110,8 @@ EMBEDDED: dict[str, Any] = {
     "compile_aggregate_expressions": 0,
     "compile_sort_description": 0,
 }
+# On ClickHouse Cloud the next statement may run on another replica.
+CLOUD: dict[str, Any] = {"select_sequential_consistency": 1, "alter_sync": 2, "mutations_sync": 2}
 _FEWEST_SETTINGS = 500
 PINNED: dict[str, Any] = MEANING | DURABILITY | TRANSPORT
 
@@ -130,7 +132,9 @@ def pin_server(client: Client, *, user: str, writes: bool) -> None:
     wrong: dict[str, Any] = {}
     # A profile with `limit` or a filter of results cuts the list of settings, too.
     is_listed = len(client.server_settings) >= _FEWEST_SETTINGS
-    for name, value in PINNED.items():
+    cloud = client.server_settings.get("cloud_mode")
+    pinned = PINNED | CLOUD if cloud and cloud.value == "1" else PINNED
+    for name, value in pinned.items():
         known = client.server_settings.get(name)
         if known is None and is_listed:
             continue

@@ -41,7 +41,8 @@ _MAX_CONCURRENT = 4  # others wait
 _MAX_CLIENTS = 64  # whose query is being received, waits or runs
 _MAX_QUERY_S = 60  # a step of the hourly work may have to wait for a reader of what it replaces
 _MAX_QUERY_BYTES = 16 * 1024**2
-_RECEIVE_TIMEOUT_S, _SEND_TIMEOUT_S, _ANSWER_TIMEOUT_S = 5.0, 30.0, 300.0
+_SMALL_ANSWER_BYTES = 1024**2
+_RECEIVE_TIMEOUT_S, _SEND_TIMEOUT_S, _ANSWER_TIMEOUT_S = 5.0, 10.0, 300.0
 _POLL_S = 0.1
 _CLOSE_TIMEOUT_S = 5.0
 _LIMITS = {
@@ -190,13 +191,14 @@ class QueryServer:
                 query = self._receive_query(connection)
                 if query is None or not self._wait_for_turn(connection):
                     return
-                try:
-                    code, answer = self._answer(query, connection)
+                try:  # a large answer keeps its turn until it is sent: memory is bounded
+                    answer = self._answer(query, connection)
+                    if len(answer[1]) > _SMALL_ANSWER_BYTES:
+                        _send(connection, *answer)
+                        return
                 finally:
                     self._free.release()
-                connection.settimeout(_SEND_TIMEOUT_S)
-                connection.sendall(_ANSWER_HEAD.pack(code, len(answer)))
-                connection.sendall(answer)
+                _send(connection, *answer)
         except (OSError, msgspec.MsgspecError):
             pass  # the client is gone, sent nonsense, or does not read
         finally:
@@ -327,6 +329,12 @@ def _address(path: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{handle}/{_NAME}"
     finally:
         os.close(handle)
+
+
+def _send(connection: socket.socket, code: int, answer: bytes) -> None:
+    connection.settimeout(_SEND_TIMEOUT_S)
+    connection.sendall(_ANSWER_HEAD.pack(code, len(answer)))
+    connection.sendall(answer)
 
 
 def _gone(connection: socket.socket) -> select.poll:

@@ -115,8 +115,8 @@ def restrict(warehouse: Warehouse, statement: Statement, limits: Mapping[str, in
     The engine refuses a statement that changes a setting of a read-only connection, but not one that states the value
     which the setting has. So harmless settings of the statement are set here before.
     """
-    for name, value in limits.items():
-        warehouse.set(name, value)
+    for name, limit in limits.items():
+        warehouse.set(name, limit)
     for name, value in _settings_of(statement.normalized):
         cap = limits.get(name)
         is_allowed = _OWN_SETTINGS.fullmatch(name) or (cap and value.isdigit() and 0 < int(value) <= cap)

@@ -16,7 +16,7 @@ from app.settings import Settings
 from app.shop import MySQLShop
 from app.warehouse import Warehouse, open_warehouse
 from app.warehouse.advice import how_to_fix
-from app.warehouse.engine_settings import DURABILITY, MEANING
+from app.warehouse.engine_settings import CLOUD, DURABILITY, MEANING
 from app.warehouse.shop_link import link_shop
 from tests.jobs.test_load import call
 from tests.support.clickhouse_http import RunningServer, running_server, users_config
@@ -81,6 +81,14 @@ def test_a_hostile_profile_changes_nothing(tmp_path, calls):
             names = ", ".join(f"'{name}'" for name in MEANING | DURABILITY)
             found = warehouse.query(f"SELECT name, value FROM system.settings WHERE name IN ({names})").rows()
             assert {name: value for name, value in found} == {n: str(v) for n, v in (MEANING | DURABILITY).items()}  # noqa: C416
+
+
+@pytest.mark.slow
+def test_on_clickhouse_cloud_each_statement_sees_the_one_before(tmp_path):
+    with serving(tmp_path, profile="<cloud_mode>1</cloud_mode>") as server, opened(server, writes=False) as warehouse:
+        names = ", ".join(f"'{name}'" for name in CLOUD)
+        found = warehouse.query(f"SELECT name, value FROM system.settings WHERE name IN ({names})")
+        assert dict(found.iter_rows()) == {name: str(value) for name, value in CLOUD.items()}
 
 
 @pytest.mark.slow
@@ -151,6 +159,7 @@ def test_doctor_prints_the_grants_that_are_missing_and_no_others(tmp_path, monke
     grants = [
         *(grant.statement("").removesuffix(" TO ") for grant in kept),
         "GRANT SELECT, INSERT, ALTER TABLE ON dwh.*",
+        "GRANT SHOW QUOTAS ON *.*",
     ]
     limits = "<max_execution_time>7</max_execution_time><max_rows_to_read>1000000</max_rows_to_read>"
     with serving(tmp_path, grants=grants, profile=limits, interval="<queries>900</queries>") as server:
