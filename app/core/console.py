@@ -85,7 +85,8 @@ def say_json(content: Any) -> None:
 
 
 def say_error(line: str) -> None:
-    _err.print(f"carat: {harmless(line)}", style="red" if _err.is_terminal else None, markup=False, soft_wrap=True)
+    one_line = harmless(line).replace("\n", " ")
+    _err.print(f"carat: {one_line}", style="red" if _err.is_terminal else None, markup=False, soft_wrap=True)
 
 
 def say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Sequence[str] = ()) -> None:

@@ -5,9 +5,11 @@ from collections.abc import Iterable, Iterator
 
 from app.contracts.grants import Grant, reader_grants, writer_grants
 from app.core.errors import WarehouseError
+from app.core.sql import quote
 from app.ops.finding import Finding
 from app.warehouse import Warehouse
 from app.warehouse.advice import quote_user
+from app.warehouse.engine_settings import DURABILITY, how_to_unfix
 
 # The first release of each line without ClickHouse #111031. Lines before 26.3 get no such fix.
 _TOKENS_FIXED = {(26, 3): (17, 65), (26, 4): (5, 151), (26, 5): (6, 63), (26, 6): (2, 98)}
@@ -55,10 +57,21 @@ def check_user(warehouse: Warehouse, *, has_shop_link: bool) -> Iterator[Finding
             detail=f"user {warehouse.user} may only read (readonly = {readonly}): enough for query, status, plan and "
             "dashboards; what writes needs a user with readonly = 0",
         )
+    else:
+        yield from _fixed_settings(warehouse)
     wanted = reader_grants() if readonly else writer_grants(has_shop_link=has_shop_link)
     yield from _rights(warehouse, list(wanted), "to read" if readonly else "to write")
     yield from _limits(warehouse)
     yield from _quota(warehouse)
+
+
+def _fixed_settings(warehouse: Warehouse) -> Iterator[Finding]:
+    """Whether a constraint of the profile keeps an insert from being what it must be."""
+    names = ", ".join(quote(name) for name in DURABILITY)
+    fixed = warehouse.query(f"SELECT name, value FROM system.settings WHERE readonly AND name IN ({names})")
+    wrong = {name: value for name, value in fixed.iter_rows() if value != str(DURABILITY[name])}
+    if wrong:
+        yield Finding("profile", is_ok=False, detail=how_to_unfix(warehouse.user, wrong, "inserts"))
 
 
 def _rights(warehouse: Warehouse, wanted: Iterable[Grant], purpose: str) -> Iterator[Finding]:
@@ -92,7 +105,7 @@ def _missing(warehouse: Warehouse, grant: Grant) -> Grant | None:
 
 
 def _limits(warehouse: Warehouse) -> Iterator[Finding]:
-    names = ", ".join(f"'{name}'" for name in _LIMITS)
+    names = ", ".join(quote(name) for name in _LIMITS)
     found = warehouse.query(
         f"SELECT name, value FROM system.settings WHERE changed AND value NOT IN ('0', '') AND name IN ({names})"
     )

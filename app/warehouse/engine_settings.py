@@ -5,6 +5,7 @@ A profile can change what SQL means (`join_use_nulls`), what becomes of an inser
 may not change settings (`readonly = 1`) can read nevertheless, as long as its profile agrees where it matters.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from clickhouse_connect.driver.client import Client
@@ -129,7 +130,7 @@ def pin_server(client: Client, *, user: str, writes: bool) -> None:
     writer, the fate of inserts, raises WarehouseError that says what to grant.
     """
     needed = MEANING | DURABILITY if writes else MEANING
-    wrong: dict[str, Any] = {}
+    wrong: dict[str, str] = {}
     # A profile with `limit` or a filter of results cuts the list of settings, too.
     is_listed = len(client.server_settings) >= _FEWEST_SETTINGS
     cloud = client.server_settings.get("cloud_mode")
@@ -141,15 +142,19 @@ def pin_server(client: Client, *, user: str, writes: bool) -> None:
         if known is None or not known.readonly:
             client.set_client_setting(name, value)
         elif name in needed and known.value != str(value) and not (name == "session_timezone" and _is_utc(client)):
-            wrong[name] = value
+            wrong[name] = known.value
     if wrong:
-        found = ", ".join(f"{name} = {quote(client.server_settings[name].value)}" for name in wrong)
-        wanted = ", ".join(f"{name} = {_literal(value)}" for name, value in wrong.items())
-        raise WarehouseError(
-            f"user {user} may not change settings, and its profile has {found}, which changes "
-            f"{'results or inserts' if writes else 'results'}. As an administrator, run: "
-            f"ALTER USER {quote_user(user)} MODIFY SETTINGS {wanted}"
-        )
+        raise WarehouseError(how_to_unfix(user, wrong, "results or inserts" if writes else "results"))
+
+
+def how_to_unfix(user: str, fixed: Mapping[str, str], changed: str) -> str:
+    """What to run where the user may not change settings whose values in its profile change results or inserts."""
+    found = ", ".join(f"{name} = {quote(value)}" for name, value in fixed.items())
+    wanted = ", ".join(f"{name} = {_literal(PINNED[name])}" for name in fixed)
+    return (
+        f"user {user} may not change settings, and its profile has {found}, which changes {changed}. As an "
+        f"administrator, run: ALTER USER {quote_user(user)} MODIFY SETTINGS {wanted}"
+    )
 
 
 def _is_utc(client: Client) -> bool:

@@ -121,6 +121,20 @@ def test_a_reader_whose_profile_changes_results_is_refused_with_the_fix(built):
 
 
 @pytest.mark.slow
+def test_a_constraint_that_makes_inserts_asynchronous_stops_writers_and_no_readers(tmp_path):
+    profile = "<async_insert>1</async_insert><constraints><async_insert><const/></async_insert></constraints>"
+    with serving(tmp_path, profile=profile) as server:
+        where = {"folder": tmp_path, "CARAT_WAREHOUSE": server.url}
+        fix = b"ALTER USER default MODIFY SETTINGS async_insert = 0"
+        refused = carat("migrate", **where)
+        assert (refused.returncode, fix in refused.stderr) == (1, True)
+        assert carat("query", "SELECT 1", **where).returncode == 0
+        found = {finding["check"]: finding for finding in json.loads(carat("doctor", "--json", **where).stdout)}
+        assert not found["profile"]["is_ok"]
+        assert fix.decode() in found["profile"]["detail"]
+
+
+@pytest.mark.slow
 def test_the_declared_grants_suffice_for_every_command(tmp_path, calls):
     grants = [grant.statement("").removesuffix(" TO ") for grant in writer_grants(has_shop_link=False)]
     with serving(tmp_path, grants=grants) as server:
