@@ -46,6 +46,7 @@ MEANING: dict[str, Any] = {
     "prefer_column_name_to_alias": 0,
     "prefer_global_in_and_join": 0,
     "final": 0,
+    "implicit_transaction": 0,
     "limit": 0,
     "offset": 0,
     "extremes": 0,
