@@ -211,9 +211,9 @@ def schedule(*, page_port: PagePort = 8322) -> None:
     from app.dashboards.live import scheduler_page
     from app.ops.scheduler import Scheduler
 
+    settings = load_settings()
+    page = scheduler_page("127.0.0.1", page_port, currency=settings.currency, proxy_hosts=settings.page_host_names)
     with watched(), stopped_by_signal() as stopped:
-        settings = load_settings()
-        page = scheduler_page("127.0.0.1", page_port, currency=settings.currency)
         Scheduler(settings, stopped=stopped, page=page).run()
 
 
@@ -381,6 +381,7 @@ def query(
 
     Example: carat query "SELECT session_date, count() FROM dwh.sessions GROUP BY 1 ORDER BY 1"
     """
+    from app.ops.query import run_query
     from app.warehouse import open_warehouse
 
     formats = {"table": "PrettyCompactNoEscapes", "csv": "CSVWithNames", "json": "JSONEachRow", "parquet": "Parquet"}
@@ -388,7 +389,10 @@ def query(
         raise SettingsError(f"--format {output}: choose from {', '.join(formats)}")
     text = sys.stdin.read() if sql == "-" else sql
     with open_warehouse(load_settings(), purpose="carat query", writes=False) as warehouse:
-        sys.stdout.buffer.write(warehouse.raw(text.strip().rstrip(";"), fmt=formats[output]))
+        answer = run_query(warehouse, text.strip().rstrip(";"), fmt=formats[output])
+    if output == "table" or (output != "parquet" and sys.stdout.isatty()):
+        answer = console.harmless(answer.decode(errors="replace")).encode()
+    sys.stdout.buffer.write(answer)
 
 
 @app.command(short_help="Show runs, freshness, rows and rejects")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from app.jobs.load.delivery import Delivery
     from app.jobs.raw_calls import LoadResult
     from app.jobs.verify import Verification
-    from app.ops.doctor import Finding
+    from app.ops.finding import Finding
     from app.rules.fit import Finding as Misfit
 
 _SNAPSHOT_COUNTS = ("rows", "inserts", "updates", "deletes")
