@@ -256,7 +256,7 @@ def test_an_address_has_the_same_hash_wherever_it_stands_and_another_under_anoth
 
 
 def test_true_false_and_null_under_a_secret_name_tell_nothing_and_stay():
-    assert Redactor().field("response", {"token": None, "password": True, "pin": 0, "secret": {}}) == {
+    assert Redactor().field("response", {"token": None, "password": True, "pin": 2345, "secret": {}}) == {
         "token": None, "password": True, "pin": REDACTED, "secret": REDACTED,
     }  # fmt: skip
 

@@ -1,0 +1,132 @@
+"""Finds tokens in paths, by the segment before them: `/reset/TOKEN`, `/magic-link/TOKEN`, `/verify-email/12/TOKEN`."""
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from carat_client.credentials import REDACTED
+from carat_client.names import folded, words_of
+
+_SEGMENT = re.compile(r"/([^/\s?#&\"'<>]{2,48})(?=/)")
+_AFTER = re.compile(r"(?:/[^/\s?#&\"'<>]*+)++")
+_BEFORE_LENGTH = 48
+
+# What follows these is a secret unless it is an ordinary word of such paths.
+_ALWAYS = frozenset(
+    "reset password passwort passwd kennwort passe contrasena senha haslo magiclink magiclogin token tokens otp "
+    "zurucksetzen zuruecksetzen vergessen reinitialiser resetpassword passwordreset forgotpassword setpassword".split()
+)
+# What follows these is a secret if it looks like one.
+_IF_OPAQUE = frozenset(
+    "verify verification verifyemail verifymail confirm confirmation confirmemail activate activation invite invites "
+    "invitation invitations unsubscribe login signin auth sso session sessions secret secrets recover recovery optin "
+    "magic".split()
+)
+_FILLERS = frozenset(
+    "my your the account accounts email mail forgot forgotten lost set change new update link links access refresh api user "
+    "users mot de one time in sign customer customers mailing register registration accept double opt newsletter mein "
+    "konto key web app".split()
+)
+# Ordinary words of such paths, which are no secrets.
+_ORDINARY = frozenset(
+    "done complete completed success successful request requested sent edit form sms phone start check expired invalid "
+    "error errors filter filters all cart sort view search settings step status verified failed revoke create delete list "
+    "current me self info validate introspect finish instructions age again resend code oauth oauth callback v index php "
+    "html rest admin dashboard authorize logout signout signup".split()
+)
+# Below these, the names of goods and pages stand.
+_GOODS = frozenset(
+    "collections collection products product category categories c p shop catalog blog blogs pages page search tag tags "
+    "brand brands items item articles news".split()
+)
+_ALWAYS_KIND: Final = 2
+_IF_OPAQUE_KIND: Final = 1
+_MOST_REMEMBERED = 4096
+_LONGEST_WORD = 15
+_OTP_DIGITS = range(4, 9)
+_SHORTEST_MIXED = 6
+
+_kinds: dict[str, int] = {}
+
+
+def without_path_tokens(text: str, redact: Callable[[str], str] = lambda _: REDACTED) -> str:
+    """Redact the segments of paths that are tokens, in a URL or wherever a path stands in a text."""
+    kept: list[str] = []
+    done = at = 0
+    while match := _SEGMENT.search(text, at):
+        at = match.end()
+        kind = _kind(match[1])
+        if not kind or _is_below_goods(text, match.start()):
+            continue
+        after = _AFTER.match(text, at)
+        assert after is not None  # a slash follows
+        redacted = "/".join(_redacted(after[0].split("/"), match[1], kind, redact))
+        if redacted != after[0]:
+            kept += [text[done:at], redacted]
+            done = at = after.end()
+    return "".join([*kept, text[done:]]) if kept else text
+
+
+def is_sign_in(path: str) -> bool:
+    """Whether a path's call signs in or verifies somebody, so that a `code` of it is a secret."""
+    return any(_SIGN_IN.intersection(words_of(segment)) for segment in path.split("/") if len(segment) <= _BEFORE_LENGTH)
+
+
+_SIGN_IN = frozenset(
+    "login signin auth oauth sso saml oidc verify verification password reset activate otp mfa token callback magic".split()
+)
+
+
+def _kind(segment: str) -> int:
+    found = _kinds.get(segment)
+    if found is None:
+        if len(_kinds) >= _MOST_REMEMBERED:
+            _kinds.clear()
+        found = _kinds[segment] = _judge(segment)
+    return found
+
+
+def _judge(segment: str) -> int:
+    words = set(words_of(segment))
+    if not words or not words <= _ALWAYS | _IF_OPAQUE | _FILLERS:
+        return 0
+    if words & _ALWAYS or {"magic", "link"} <= words:
+        return _ALWAYS_KIND
+    return _IF_OPAQUE_KIND if words & _IF_OPAQUE else 0
+
+
+def _is_below_goods(text: str, at: int) -> bool:
+    return folded(text[max(at - _BEFORE_LENGTH, 0) : at].rpartition("/")[2]) in _GOODS
+
+
+def _redacted(segments: list[str], before: str, kind: int, redact: Callable[[str], str]) -> list[str]:
+    """The segments, from the slash on, with those redacted that are tokens."""
+    is_open = True
+    found = []
+    for segment in segments:
+        if segment and is_open:
+            kind = max(kind, _kind(segment))
+            if _is_token(segment, before, kind):
+                segment = redact(segment)  # noqa: PLW2901
+            elif segment.isalpha() and not _is_ordinary(segment):
+                is_open = False
+        found.append(segment)
+    return found
+
+
+def _is_token(segment: str, before: str, kind: int) -> bool:
+    if _is_ordinary(segment) or segment.startswith("[redacted"):
+        return False
+    if kind == _ALWAYS_KIND:
+        return True
+    if segment.isdigit():
+        return len(segment) in _OTP_DIGITS and not {"confirm", "confirmation", "invite"} & {*words_of(before)}
+    has_digit, has_letter = any(map(str.isdigit, segment)), any(map(str.isalpha, segment))
+    if has_digit and has_letter:
+        return len(segment) >= _SHORTEST_MIXED
+    return len(segment) > _LONGEST_WORD and "-" not in segment
+
+
+def _is_ordinary(segment: str) -> bool:
+    words = words_of(segment)
+    return bool(words) and all(word in _ORDINARY or word in _FILLERS or word in _ALWAYS | _IF_OPAQUE for word in words)
