@@ -77,14 +77,17 @@ def _without_cards(match: re.Match[str], is_card_field: bool) -> str:
         ends.append(ends[-1] + len(group))
     is_article = match.start() > 0 and _ARTICLE.search(match.string, max(match.start() - 2, 0), match.start())
     takes_short = (is_card_field and not is_article) or _SAYS_CARD.search(match.string, max(match.start() - _WORDS_BEFORE, 0), match.start())
-    passes_luhn = _luhn_checker(digits)
+    passes_luhn: Callable[[int, int], bool] | None = None
     covered: list[tuple[int, int]] = []
     for first in range(len(groups)):
         for last in range(first, len(groups)):
             begin, end = ends[first], ends[last + 1]
             if end - begin > MOST_DIGITS:
                 break
-            if end - begin < FEWEST_DIGITS or not _ISSUED.fullmatch(digits, begin, end) or not passes_luhn(begin, end):
+            if end - begin < FEWEST_DIGITS or not _ISSUED.fullmatch(digits, begin, end):
+                continue
+            passes_luhn = passes_luhn or _luhn_checker(digits)
+            if not passes_luhn(begin, end):
                 continue
             written = groups[first : last + 1]
             if odd_gaps[last] > odd_gaps[first] and not _is_grouped(written, gaps[first:last], run):

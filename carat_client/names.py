@@ -25,6 +25,7 @@ ACCESS: Final = 64
 REFRESH: Final = 128
 NAMES_MAYBE: Final = 512  # also a product's: {"name": "Secret", "content": "a locket"}
 HOLDS_MAYBE: Final = 1024
+LAST_WORD: Final = 2048  # in a text, the words before it belong to the name: `Security code: 123`
 COUNTS: Final = 256  # set by the redactor: the object holds numbers only
 
 _LONGEST_NAME = 200
@@ -71,7 +72,7 @@ def judge(name: str) -> tuple[int, int]:
     if not words:
         return PLAIN, 0
     joined = "".join(words)
-    return _verdict(name, words, joined), _ROLES.get(joined, 0)
+    return _verdict(name, words, joined), _ROLES.get(joined, 0) | LAST_WORD * (words[-1].startswith(_LAST_WORDS))
 
 
 def normal(name: str) -> str:
@@ -81,7 +82,7 @@ def normal(name: str) -> str:
 
 def may_name_secret(text: str) -> bool:
     """Whether a text could be a secret's name: fast, and true too often."""
-    return len(text) <= _LONGEST_NAME and (not text.isascii() or _HINTS.search(text) is not None)
+    return len(text) <= _LONGEST_NAME and (not text.isascii() or _HINTS.search(text.lower()) is not None)
 
 
 def _set(text: str) -> frozenset[str]:
@@ -167,6 +168,13 @@ _GLUED = {
 }
 _LEAST_GLUED = 2
 
+_LAST_WORDS = tuple(
+    _set(
+        "code key num nummer passe password word wort phrase segur securit sicurezza verif value pin пин secret kart carte carta "
+        "tarjeta cartao карты код смс sms подтверждения безопасности доступа ordine answer bezpiecze weryfikacyjny acces token"
+    )
+)
+
 # Values of these names are ids, never card numbers, however many digits they have.
 _ID_ENDINGS = (
     "id", "ids", "sku", "skus", "variant", "variants", "product", "products", "order", "orders", "gtin", "ean", "upc",
@@ -210,12 +218,12 @@ def _hints(words: Iterable[str]) -> re.Pattern[str]:
     """Finds the beginning of a word that can make a name a secret's."""
     ascii_words = sorted(word for word in words if word.isascii())
     short = [word for word in ascii_words if not any(word != other and other in word for other in ascii_words)]
-    return re.compile("|".join(short), re.IGNORECASE)
+    return re.compile("|".join(short))
 
 
 _HINTS = _hints(
-    {*_STEMS, *_SECRET_WORDS, *_WHOLE_OR_LAST, *_CARDS, *_KEYS, *_PINS, "pass", "code", "kod", "codi", "tan", "session"}
-    | {"signature", "account", "answer", "passport", "2fa", "access", "refresh", "ticket", "geheim", "nummer", "parola"}
+    {*_STEMS, *_SECRET_WORDS, *_WHOLE_OR_LAST, *_LAST_WORDS, *_CARDS, *_KEYS, *_PINS, "pass", "code", "kod", "codi", "tan", "session", "signature"}
+    | { "account", "answer", "passport", "2fa", "access", "refresh", "ticket", "geheim", "nummer", "parola"}
 )
 
 

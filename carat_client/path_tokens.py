@@ -39,6 +39,7 @@ _GOODS = frozenset(
     "collections collection products product category categories c p shop catalog blog blogs pages page search tag tags "
     "brand brands items item articles news".split()
 )
+_HINTS = re.compile("|".join(sorted({word[:4] for word in _ALWAYS | _IF_OPAQUE})))
 _ALWAYS_KIND: Final = 2
 _IF_OPAQUE_KIND: Final = 1
 _MOST_REMEMBERED = 4096
@@ -51,6 +52,8 @@ _kinds: dict[str, int] = {}
 
 def without_path_tokens(text: str, redact: Callable[[str], str] = lambda _: REDACTED) -> str:
     """Redact the segments of paths that are tokens, in a URL or wherever a path stands in a text."""
+    if not any(map(_kind, text.split("/")[:-1])):
+        return text
     kept: list[str] = []
     done = at = 0
     while match := _SEGMENT.search(text, at):
@@ -80,9 +83,11 @@ _SIGN_IN = frozenset(
 def _kind(segment: str) -> int:
     found = _kinds.get(segment)
     if found is None:
+        if len(segment) > _BEFORE_LENGTH or segment.isdigit():
+            return 0  # not worth remembering
         if len(_kinds) >= _MOST_REMEMBERED:
             _kinds.clear()
-        found = _kinds[segment] = _judge(segment)
+        found = _kinds[segment] = _judge(segment) if _HINTS.search(segment.lower()) else 0
     return found
 
 

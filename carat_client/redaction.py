@@ -25,6 +25,7 @@ from carat_client.names import (
     HOLDS_MAYBE,
     HOLDS_ONE,
     ID,
+    LAST_WORD,
     NAMES_MAYBE,
     NAMES_ONE,
     PIN,
@@ -55,6 +56,7 @@ _FEWEST_AS_NUMBER = 10 ** (FEWEST_DIGITS - 1)
 _UNQUOTINGS = 3
 _FEWEST_COUNTS = 3
 _LONGEST_GRAPHQL = 20_000
+_LONGEST_JUDGED = 512  # of a value; a text may hold thousands of names that are followed by all the rest
 
 _AT_DOMAIN = re.compile(r"(?:@|%40)(?!\d(?:\.\d)?x\.)(?:(?:[\w\-]{1,63}\.){1,16}[\w\-]{1,63}|\[[0-9A-Fa-f.:]{3,45}\])")
 _LONGEST_LOCAL_PART = 64
@@ -66,9 +68,10 @@ _LOCAL_PARTS = (
     re.compile(r"\"[^\"\r\n]+\""),
 )
 
-_NAME = re.compile(
-    r"(?<![\w.\-])([\w.\-\u200b-\u200d]{1,64}+(?:\[[\w\-]{0,64}+\]){0,8}+)\\?[\"']?\s{0,4}+(?:=>|[=:：])\s{0,4}+"
-)
+# A separator, and the name before it, matched backwards: most words of a text have none after them.
+_SEPARATOR = re.compile(r"(?:=>|[=:]|：)\s{0,4}+")
+_NAME = re.compile(r"\s{0,4}+[\"']?\\?((?:\][\w\-]{0,64}+\[){0,8}+[\w.\-]{1,64}+)(?![\w.\-])")
+_LONGEST_NAME = 200
 _VALUE = re.compile(
     r"\"(?:[^\"\\]|\\.)*+\"?|\\\"(?:[^\"\\]|\\[^\"])*+(?:\\?\")?|'[^']*+'?"
     r"|(?:(?:bearer|basic|digest|token)\s{1,4}+)?[^\s,;&<>]++",
@@ -78,13 +81,7 @@ _LINE = re.compile(r"[^\r\n]+")  # a header's value contains the usual separator
 _HEADER_NAMES = ("cookie", "authorization")
 _QUOTES_AND_ENDS = "\\\"')]}.,!?"
 _GRAPHQL = re.compile(r"\$\w+|\[?[A-Z]\w*!?\]?!?")  # a variable, or a type
-# Names of several words: these are the last of one (`Security code: 123`), and the others are looked up before it.
-_LAST_WORDS = re.compile(
-    r"(?:code|key|n[uú]m(?:ber|ero)|nummer|pass(?:e|word)|word|wort|phrase|s[eé]gur\w+|s[eé]curit[eéyà]+|sicurezza|verif\w+|v[eé]rif\w+"
-    r"|value|pin|пин|secret\w?|kart[yea]|carte|carta|tarjeta|cart[aã]o|карты|код|смс|sms|подтверждения|безопасности|доступа|ordine"
-    r"|answer|bezpiecze[nń]stwa|weryfikacyjny|acc[eè]s\w?|token|id)",
-    re.IGNORECASE,
-)
+# The words before a name that may belong to it: `Security code: 123`.
 _PHRASE = re.compile(r"(?:[^\W\d_]{1,20}+[ \t\u00a0\-']{1,2}){1,4}\Z")
 _LONGEST_PHRASE = 48
 _ORDINARY_WORDS = frozenset({"secret", "pass"})  # `The Secret: a locket`
@@ -113,6 +110,7 @@ class Redactor:
         self._tops: dict[str, tuple[int, tuple[dict[str, Any], ...]]] = {}
         self._known_names: dict[str, tuple[int, str, int]] = {}
         self._signs_in = False
+        self._harmless_names: set[str] = set()  # of texts
         self._harmless: set[str] = set()  # texts without secrets: a shop's answers repeat themselves
 
     def field(self, name: str, value: Any, *, signs_in: bool = False) -> Any:
@@ -366,30 +364,41 @@ class Redactor:
         """Remove values that follow a secret's name: `password: x`, `"token":"x"`, `Security code: x`."""
         kept = []
         done = at = 0
-        while match := _NAME.search(text, at):
-            at = match.end()
-            verdict = self._verdict_in_text(text, match)
+        while separator := _SEPARATOR.search(text, at):
+            at = separator.end()
+            found = _NAME.match(text[max(separator.start() - _LONGEST_NAME, done) : separator.start()][::-1])
+            if found is None:
+                continue
+            name, begins_at = found[1][::-1], separator.start() - found.end()
+            verdict = self._verdict_in_text(text, name, begins_at)
             if verdict not in _HIDDEN:
                 continue
-            is_header = match[1].lower().endswith(_HEADER_NAMES)
-            value = (_LINE if is_header else _VALUE).match(text, at)
-            if value and self._is_told(verdict, text, match, value[0]):
+            pattern = _LINE if name.lower().endswith(_HEADER_NAMES) else _VALUE
+            begin = pattern.match(text, at, at + _LONGEST_JUDGED)
+            if begin and _is_told(verdict, name, begin[0]) and not _is_graphql(text, begins_at, begin[0]):
+                value = pattern.match(text, at)
+                assert value is not None
                 kept += [text[done:at], REDACTED]
                 done = at = value.end()
         return "".join([*kept, text[done:]]) if kept else text
 
-    def _is_told(self, verdict: int, text: str, name: re.Match[str], value: str) -> bool:
-        bare = value.strip(_QUOTES_AND_ENDS)
-        is_sentence = name[1].lower() in _ORDINARY_WORDS and bare.isalpha() and len(bare) < _SHORTEST_EMAIL
-        return is_secret(verdict, bare) and not is_sentence and not _is_graphql(text, name, value)
-
-    def _verdict_in_text(self, text: str, name: re.Match[str]) -> int:
+    def _verdict_in_text(self, text: str, name: str, begins_at: int) -> int:
         """The verdict on a name in a text, together with the words before it where these belong to it."""
-        verdict = self._verdict(name[1])
-        if verdict in {SECRET, ALLOWED, DENIED} or not _LAST_WORDS.fullmatch(name[1]):
+        known = self._known_names.get(name)
+        if known is None:
+            if name in self._harmless_names:
+                return PLAIN
+            if not may_name_secret(name) and normal(name) not in self._named:  # such as `https`, or `10` of `10:30`
+                if len(self._harmless_names) >= _KNOWN_NAMES:
+                    self._harmless_names.clear()
+                self._harmless_names.add(name)
+                return PLAIN
+            known = self._classify(name)
+        verdict, _, roles = known
+        if not roles & LAST_WORD or verdict in {SECRET, ALLOWED, DENIED}:
             return verdict
-        before = _PHRASE.search(text, max(name.start() - _LONGEST_PHRASE, 0), name.start())
-        return self._verdict(before[0] + name[1]) if before else verdict
+        before = _PHRASE.search(text, max(begins_at - _LONGEST_PHRASE, 0), begins_at)
+        return self._verdict(before[0] + name) if before else verdict
 
     def _nested_json(self, text: str) -> str | None:
         """Redact text that is JSON; None if it is not JSON or contains nothing to redact."""
@@ -478,12 +487,18 @@ def _local_part_begins(text: str, lowest: int, at: int) -> int:
     return at
 
 
-def _is_graphql(text: str, name: re.Match[str], value: str) -> bool:
+def _is_told(verdict: int, name: str, value: str) -> bool:
+    bare = value.strip(_QUOTES_AND_ENDS)
+    is_sentence = name.lower() in _ORDINARY_WORDS and bare.isalpha() and len(bare) < _SHORTEST_EMAIL
+    return is_secret(verdict, bare) and not is_sentence
+
+
+def _is_graphql(text: str, begins_at: int, value: str) -> bool:
     """Whether a value is a type or a variable that the text declares: `login($word: String!) { … word: $word }`."""
     found = _GRAPHQL.match(value)
     if found is None:
         return False
-    if text[name.start() - 1 : name.start()] == "$":
+    if text[begins_at - 1 : begins_at] == "$":
         return not found[0].startswith("$")
     return found[0].startswith("$") and len(text) <= _LONGEST_GRAPHQL and f"{found[0]}:" in text
 
