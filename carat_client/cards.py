@@ -75,8 +75,7 @@ def _without_cards(match: re.Match[str], is_card_field: bool) -> str:
     ends = [0]
     for group in groups:
         ends.append(ends[-1] + len(group))
-    is_article = match.start() > 0 and _ARTICLE.search(match.string, max(match.start() - 2, 0), match.start())
-    takes_short = (is_card_field and not is_article) or _SAYS_CARD.search(match.string, max(match.start() - _WORDS_BEFORE, 0), match.start())
+    takes_short = _takes_short(match.string, match.start(), is_card_field)
     passes_luhn: Callable[[int, int], bool] | None = None
     covered: list[tuple[int, int]] = []
     for first in range(len(groups)):
@@ -87,14 +86,20 @@ def _without_cards(match: re.Match[str], is_card_field: bool) -> str:
             if end - begin < FEWEST_DIGITS or not _ISSUED.fullmatch(digits, begin, end):
                 continue
             passes_luhn = passes_luhn or _luhn_checker(digits)
-            if not passes_luhn(begin, end):
-                continue
             written = groups[first : last + 1]
-            if odd_gaps[last] > odd_gaps[first] and not _is_grouped(written, gaps[first:last], run):
-                continue
-            if (takes_short or _is_unmistakable(written)) and not _are_sizes(written):
+            has_usual_gaps = odd_gaps[last] == odd_gaps[first]
+            is_written_so = has_usual_gaps or _is_grouped(written, gaps[first:last], run)
+            is_meant = takes_short or _is_unmistakable(written)
+            if passes_luhn(begin, end) and is_written_so and is_meant and not _are_sizes(written):
                 covered.append((spans[first][0], spans[last][1]))
     return _cut(run, covered)
+
+
+def _takes_short(text: str, begin: int, is_card_field: bool) -> bool:
+    """Whether 13 or 14 digits that begin here can be a card's."""
+    if is_card_field and not _ARTICLE.search(text, max(begin - 2, 0), begin):
+        return True
+    return _SAYS_CARD.search(text, max(begin - _WORDS_BEFORE, 0), begin) is not None
 
 
 def _is_unmistakable(groups: Sequence[str]) -> bool:

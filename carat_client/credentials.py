@@ -82,7 +82,7 @@ def without_credentials(text: str) -> str:
 
 
 def looks_random(text: str) -> bool:
-    """Whether a text looks like one that a machine drew: letters and digits alternate, as they do in no word or code."""
+    """Whether a text looks like one that a machine drew: letters and digits alternate, as in no word or coupon."""
     if not _SHORTEST_RANDOM <= len(text) <= _LONGEST_OPAQUE or not _OPAQUE.fullmatch(text) or _UUID.fullmatch(text):
         return False
     return sum(1 for _ in _CHANGES.finditer(text)) >= _FEWEST_CHANGES

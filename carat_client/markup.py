@@ -8,7 +8,9 @@ from carat_client.credentials import REDACTED
 # Also where markup is escaped once.
 _TAG = re.compile(r"(?:<|&lt;)([\w:.\-]{1,64}+)([^<>&]*+(?:&(?!gt;)[^<>&]*+)*+)(?:>|&gt;)")
 _CONTENT = re.compile(r"\s*+(?:<!\[CDATA\[(?:(?!\]\]>).)*+(?:\]\]>)?|[^<&]*+(?:&(?!lt;)[^<&]*+)*+)", re.DOTALL)
-_NAMED = re.compile(r"(?<![\w:.\-])(?:name|key|id|property|field|param|type)\s{0,4}=\s{0,4}[\"']([^\"'<>]{1,100})[\"']", re.IGNORECASE)  # fmt: skip
+_NAMED = re.compile(
+    r"(?<![\w:.\-])(?:name|key|id|property|field|param|type)\s{0,4}=\s{0,4}[\"']([^\"'<>]{1,100})[\"']", re.IGNORECASE
+)
 _VALUE = re.compile(r"(?<![\w:.\-])((?:value|content|data)\s{0,4}=\s{0,4})(\"[^\"]*+\"?|'[^']*+'?)", re.IGNORECASE)
 _NAMES_NEXT = frozenset({"key", "name"})  # <key>password</key><string>…</string>
 

@@ -10,9 +10,10 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Final
 
-# What a name says of its value. A PIN, a PAN, a CODE, a KEY, an OPAQUE value or a LOGIN_WORD is a secret only if its value or
-# its neighbours say so, too.
-PLAIN, ID, CARD_FIELD, HEADERS, SECRET, SECRETS, PIN, PAN, CODE, KEY, OPAQUE, LOGIN_WORD, EMAIL, ALLOWED, DENIED = range(15)
+# What a name says of its value. From SECRETS to LOGIN_WORD, it is a secret only if the value or its neighbours say so.
+PLAIN, ID, CARD_FIELD, HEADERS, SECRET, SECRETS, PIN, PAN, CODE, KEY, OPAQUE, LOGIN_WORD, EMAIL, ALLOWED, DENIED = (
+    range(15)
+)
 
 # What a name says of its neighbours in the same object or query.
 NAMES_ONE: Final = 1  # {"name": "password", …}
@@ -29,7 +30,7 @@ LAST_WORD: Final = 2048  # in a text, the words before it belong to the name: `S
 COUNTS: Final = 256  # set by the redactor: the object holds numbers only
 
 _LONGEST_NAME = 200
-_LETTERS = str.maketrans({"ł": "l", "ø": "o", "đ": "d", "ı": "i", "æ": "ae", "œ": "oe"})
+_LETTERS = str.maketrans({"ł": "l", "ø": "o", "đ": "d", "\u0131": "i", "æ": "ae", "œ": "oe"})
 
 
 def folded(text: str) -> str:
@@ -94,38 +95,42 @@ def _set(text: str) -> frozenset[str]:
 # Wherever they stand in a name, even within a word.
 _STEMS = tuple(
     _set(
-        "password passwd passwrd passwort passphrase passcode pswd kennwort geheimzahl geheimwort losungswort contrasen "
-        "motdepasse motpasse parolaordine parolaordin paroladordine palavrapasse palabrasecreta парол кодовоеслово "
-        "wachtwoord adgangskod losenord passord salasana jelszo haslo hasla лозинк lozink κωδικοςπροσβασης συνθηματικο "
-        "密码 密碼 パスワード 비밀번호 كلمةالمرور סיסמה sessid sessionid sessionkey jwt csrf xsrf credential securitycode "
-        "verificationcode onetimecode samlresponse samlrequest samlassertion samlart kartenpruf cryptogramme "
-        "seedphrase recoveryphrase mnemonic socialsecurity sozialversicherung securitesociale codicefiscale"
+        "password passwd passwrd passwort passphrase passcode pswd kennwort geheimzahl geheimwort losungswort "
+        "contrasen motdepasse motpasse parolaordine parolaordin paroladordine palavrapasse palabrasecreta парол "
+        "кодовоеслово wachtwoord adgangskod losenord passord salasana jelszo haslo hasla лозинк lozink "
+        "κωδικοςπροσβασης συνθηματικο 密码 密碼 パスワード 비밀번호 كلمةالمرور סיסמה "
+        "sessid sessionid sessionkey jwt csrf xsrf "
+        "credential securitycode verificationcode onetimecode samlresponse samlrequest samlassertion samlart "
+        "kartenpruf cryptogramme seedphrase recoveryphrase mnemonic socialsecurity sozialversicherung securitesociale "
+        "codicefiscale"
     )
 )
 # Words that are secrets by themselves, in any name.
 _SECRET_WORDS = _set(
-    "pwd pw psw pword mdp senha senhas heslo sifre parol token tokens jeton токен токена otp totp hotp mfa tfa otc cvv cvc "
-    "cvn ccv cav iban ssn cpf pesel snils снилс hmac sig bearer nonce wpnonce cookie cookies auth authorization "
-    "authorisation authentication assertion verifier mtan smstan pushtan chiptan wresult apikey"
+    "pwd pw psw pword mdp senha senhas heslo sifre parol token tokens jeton токен токена otp totp hotp mfa tfa "
+    "otc cvv cvc cvn ccv cav iban ssn cpf pesel snils снилс hmac sig bearer nonce wpnonce cookie cookies auth "
+    "authorization authorisation authentication assertion verifier mtan smstan pushtan chiptan wresult apikey"
 )
 _WHOLE_OR_LAST = _set("sid pass csc secret secrets segreto secreto geheimnis секрет")
-_KEY_LIKE = _set("proof key token code id access value hash string phrase word answer base hex data confirm repeat new old")
+_KEY_LIKE = _set(
+    "proof key token code id access value hash string phrase word answer base hex data confirm repeat new old"
+)
 _NO_PASS_BEFORE = _set("boarding season day week ski museum gift annual vip event travel bus train all")
 # A name that ends, or begins, with these says something about a secret, and does not hold it.
 _ABOUT = _set(
-    "type types expires expiry expiration expire at in on length len required enabled disabled strength policy count "
-    "counts limit attempts tries valid validity min max sent label labels placeholder title error errors status check "
-    "checked result provider providers method methods amount currency brand last consent banner notice settings "
-    "preferences accepted cutter jar dough used usage rate ttl age version updated changed exists present supported "
-    "category categories format kind month year santa garden sale url uri endpoint path link page screen message name "
-    "domain symbol color colour verified confirmed"
+    "type types expires expiry expiration expire at in on length len required enabled disabled strength policy "
+    "count counts limit attempts tries valid validity min max sent label labels placeholder title error errors "
+    "status check checked result provider providers method methods amount currency brand last consent banner "
+    "notice settings preferences accepted cutter jar dough used usage rate ttl age version updated changed exists "
+    "present supported category categories format kind month year santa garden sale url uri endpoint path link "
+    "page screen message name domain symbol color colour verified confirmed"
 )
 _ASKS = _set("is has requires needs show hide enable allow can should min max total count")
 _CODES = _set("code codes kod kody koda kodu код кода codigo codigos codice codici kode")
 _SECRET_CODES = _set(
-    "access acces acceso accesso acesso zugang zugangs dostep dostepu доступа login signin sms смс otp mfa tfa totp auth "
-    "backup recovery reset pin cvv cvc cvn cv secret secreto segreto secreta tajny секретный device unlock freischalt "
-    "door two factor onetime passe confirm"
+    "access acces acceso accesso acesso zugang zugangs dostep dostepu доступа login signin sms смс otp mfa tfa "
+    "totp auth backup recovery reset pin cvv cvc cvn cv secret secreto segreto secreta tajny секретный device "
+    "unlock freischalt door two factor onetime passe confirm"
 )
 _SECRET_CODE_STEMS = (
     "secur", "segur", "sicur", "sicherheit", "bezpiecz", "безопас", "verif", "weryf", "провер", "подтвер", "podtver",
@@ -135,21 +140,22 @@ _SECRET_CODE_STEMS = (
 _SENT_CODES = _set("email mail mobile phone")  # or, as `phone_code`, those of a country
 _PINS = _set("pin пин")
 _PIN_WORDS = _set(
-    "card code codes kod код user customer client login account new old current confirm confirmation repeat security "
-    "mobile phone sms device bank debit credit atm gift wallet parental transaction my your the use enter is verify hash "
-    "secret access payment pay auth number nr no karten sim lock unlock dein ihre mein mon mi il tu su votre number"
+    "card code codes kod код user customer client login account new old current confirm confirmation repeat "
+    "security mobile phone sms device bank debit credit atm gift wallet parental transaction my your the use "
+    "enter is verify hash secret access payment pay auth number nr no karten sim lock unlock dein ihre mein mon "
+    "mi il tu su votre number"
 )
 _TANS = _set("sms mobile m push chip photo i e code")
 _KEYS = _set("key keys clave cle chiave klucz ключ schlussel chave")
 _SECRET_KEYS = _set(
-    "api access private secret consumer ws write signing encryption auth authentication license licence master service "
-    "server account shared storage subscription functions hmac ssh webhook deploy activation reset login recovery wallet "
-    "client order app security admin secreta secrete segreta privada privata privee acceso prywatny tajny секретный "
-    "geheimer privater nueva actual user usuario sas rsa aes pgp gpg"
+    "api access private secret consumer ws write signing encryption auth authentication license licence master "
+    "service server account shared storage subscription functions hmac ssh webhook deploy activation reset login "
+    "recovery wallet client order app security admin secreta secrete segreta privada privata privee acceso "
+    "prywatny tajny секретный geheimer privater nueva actual user usuario sas rsa aes pgp gpg"
 )
 _CARDS = _set(
-    "card cc creditcard debitcard giftcard karte karten kreditkarte kreditkarten carte carta tarjeta cartao karty karta "
-    "карты карта kaart"
+    "card cc creditcard debitcard giftcard karte karten kreditkarte kreditkarten carte carta tarjeta cartao karty "
+    "karta карты карта kaart"
 )
 _NUMBERS = _set("number numbers num no nr nummer numero numer nomer номер nombre")
 _GOODS = _set(
@@ -157,7 +163,8 @@ _GOODS = _set(
     "merchandise catalog reference shipment parcel"
 )
 _GLUED_ENDS = (
-    "code", "key", "token", "tokens", "number", "nummer", "secret", "код", "kod", "cookie", "hash", "pwd", "otp", "cvv", "cvc"
+    "code", "key", "token", "tokens", "number", "nummer", "secret", "код", "kod", "cookie", "hash", "pwd", "otp", "cvv",
+    "cvc",
 )  # fmt: skip
 _GLUED = {
     "pin": _PIN_WORDS,
@@ -170,8 +177,9 @@ _LEAST_GLUED = 2
 
 _LAST_WORDS = tuple(
     _set(
-        "code key num nummer passe password word wort phrase segur securit sicurezza verif value pin пин secret kart carte carta "
-        "tarjeta cartao карты код смс sms подтверждения безопасности доступа ordine answer bezpiecze weryfikacyjny acces token"
+        "code key num nummer passe password word wort phrase segur securit sicurezza verif value pin пин secret kart "
+        "carte carta tarjeta cartao карты код смс sms подтверждения безопасности доступа ordine answer bezpiecze "
+        "weryfikacyjny acces token"
     )
 )
 
@@ -189,18 +197,18 @@ _EMAILS = _set("mail emails mails")
 
 def _roles() -> dict[str, int]:
     kinds = {
-        NAMES_ONE: "key field fieldname fieldid label attribute attributecode attributename param paramname parameter "
-        "header headername property prop k variable var question setting option",
+        NAMES_ONE: "key field fieldname fieldid label attribute attributecode attributename param paramname "
+        "parameter header headername property prop k variable var question setting option",
         NAMES_MAYBE: "name id type n code",
         HOLDS_ONE: "value val v values fieldvalue attributevalue paramvalue headervalue stringvalue valuestring",
         HOLDS_MAYBE: "content data text input answer default defaultvalue current",
-        ACCOUNT: "email mail emailaddress phone phonenumber mobile tel telephone msisdn login user username userid usuario "
-        "utente benutzer benutzername identifiant utilisateur uzytkownik challenge challengeid identifier телефон логин "
-        "correo",
+        ACCOUNT: "email mail emailaddress phone phonenumber mobile tel telephone msisdn login user username userid "
+        "usuario utente benutzer benutzername identifiant utilisateur uzytkownik challenge challengeid "
+        "identifier телефон логин correo",
         SIGN_IN: "granttype redirecturi codeverifier sessionstate authuser",
         MAYBE_SIGN_IN: "state scope clientid iss responsetype",
-        ADDRESS: "city state street address country postalcode zip zipcode postcode district line town province region "
-        "countrycode locality addressline",
+        ADDRESS: "city state street address country postalcode zip zipcode postcode district line town province "
+        "region countrycode locality addressline",
         ACCESS: "access",
         REFRESH: "refresh",
     }
@@ -222,8 +230,23 @@ def _hints(words: Iterable[str]) -> re.Pattern[str]:
 
 
 _HINTS = _hints(
-    {*_STEMS, *_SECRET_WORDS, *_WHOLE_OR_LAST, *_LAST_WORDS, *_CARDS, *_KEYS, *_PINS, "pass", "code", "kod", "codi", "tan", "session", "signature"}
-    | { "account", "answer", "passport", "2fa", "access", "refresh", "ticket", "geheim", "nummer", "parola"}
+    {
+        *_STEMS,
+        *_SECRET_WORDS,
+        *_WHOLE_OR_LAST,
+        *_LAST_WORDS,
+        *_CARDS,
+        *_KEYS,
+        *_PINS,
+        "pass",
+        "code",
+        "kod",
+        "codi",
+        "tan",
+        "session",
+        "signature",
+    }
+    | {"account", "answer", "passport", "2fa", "access", "refresh", "ticket", "geheim", "nummer", "parola"}
 )
 
 

@@ -11,33 +11,39 @@ _SEGMENT = re.compile(r"/([^/\s?#&\"'<>]{2,48})(?=/)")
 _AFTER = re.compile(r"(?:/[^/\s?#&\"'<>]*+)++")
 _BEFORE_LENGTH = 48
 
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
 # What follows these is a secret unless it is an ordinary word of such paths.
-_ALWAYS = frozenset(
-    "reset password passwort passwd kennwort passe contrasena senha haslo magiclink magiclogin token tokens otp "
-    "zurucksetzen zuruecksetzen vergessen reinitialiser resetpassword passwordreset forgotpassword setpassword".split()
+_ALWAYS = _set(
+    "contrasena forgotpassword haslo kennwort magiclink magiclogin otp passe passwd password passwordreset "
+    "passwort reinitialiser reset resetpassword senha setpassword token tokens vergessen zurucksetzen "
+    "zuruecksetzen"
 )
 # What follows these is a secret if it looks like one.
-_IF_OPAQUE = frozenset(
-    "verify verification verifyemail verifymail confirm confirmation confirmemail activate activation invite invites "
-    "invitation invitations unsubscribe login signin auth sso session sessions secret secrets recover recovery optin "
-    "magic".split()
+_IF_OPAQUE = _set(
+    "activate activation auth confirm confirmation confirmemail invitation invitations invite invites login magic "
+    "optin recover recovery secret secrets session sessions signin sso unsubscribe verification verify "
+    "verifyemail verifymail"
 )
-_FILLERS = frozenset(
-    "my your the account accounts email mail forgot forgotten lost set change new update link links access refresh api user "
-    "users mot de one time in sign customer customers mailing register registration accept double opt newsletter mein "
-    "konto key web app".split()
+_FILLERS = _set(
+    "accept access account accounts api app change customer customers de double email forgot forgotten in key "
+    "konto link links lost mail mailing mein mot my new newsletter one opt refresh register registration set sign "
+    "the time update user users web your"
 )
 # Ordinary words of such paths, which are no secrets.
-_ORDINARY = frozenset(
-    "done complete completed success successful request requested sent edit form sms phone start check expired invalid "
-    "error errors filter filters all cart sort view search settings step status verified failed revoke create delete list "
-    "current me self info validate introspect finish instructions age again resend code oauth oauth callback v index php "
-    "html rest admin dashboard authorize logout signout signup".split()
+_ORDINARY = _set(
+    "admin again age all authorize callback cart check code complete completed create current dashboard delete "
+    "done edit error errors expired failed filter filters finish form html index info instructions introspect "
+    "invalid list logout me oauth phone php request requested resend rest revoke search self sent settings "
+    "signout signup sms sort start status step success successful v validate verified view"
 )
 # Below these, the names of goods and pages stand.
-_GOODS = frozenset(
-    "collections collection products product category categories c p shop catalog blog blogs pages page search tag tags "
-    "brand brands items item articles news".split()
+_GOODS = _set(
+    "articles blog blogs brand brands c catalog categories category collection collections item items news p page "
+    "pages product products search shop tag tags"
 )
 _HINTS = re.compile("|".join(sorted({word[:4] for word in _ALWAYS | _IF_OPAQUE})))
 _ALWAYS_KIND: Final = 2
@@ -72,11 +78,13 @@ def without_path_tokens(text: str, redact: Callable[[str], str] = lambda _: REDA
 
 def is_sign_in(path: str) -> bool:
     """Whether a path's call signs in or verifies somebody, so that a `code` of it is a secret."""
-    return any(_SIGN_IN.intersection(words_of(segment)) for segment in path.split("/") if len(segment) <= _BEFORE_LENGTH)
+    return any(
+        _SIGN_IN.intersection(words_of(segment)) for segment in path.split("/") if len(segment) <= _BEFORE_LENGTH
+    )
 
 
-_SIGN_IN = frozenset(
-    "login signin auth oauth sso saml oidc verify verification password reset activate otp mfa token callback magic".split()
+_SIGN_IN = _set(
+    "activate auth callback login magic mfa oauth oidc otp password reset saml signin sso token verification verify"
 )
 
 

@@ -28,7 +28,6 @@ from carat_client.names import (
     LAST_WORD,
     NAMES_MAYBE,
     NAMES_ONE,
-    PIN,
     PLAIN,
     SECRET,
     judge,
@@ -69,7 +68,7 @@ _LOCAL_PARTS = (
 )
 
 # A separator, and the name before it, matched backwards: most words of a text have none after them.
-_SEPARATOR = re.compile(r"(?:=>|[=:]|：)\s{0,4}+")
+_SEPARATOR = re.compile(r"(?:=>|[=:]|\uff1a)\s{0,4}+")
 _NAME = re.compile(r"\s{0,4}+[\"']?\\?((?:\][\w\-]{0,64}+\[){0,8}+[\w.\-]{1,64}+)(?![\w.\-])")
 _LONGEST_NAME = 200
 _VALUE = re.compile(
@@ -160,7 +159,9 @@ class Redactor:
         plain = self._plain_text(text, place)
         if "%" in text:
             unquoted = _unquoted(text)
-            without = (self._nested_json(unquoted) if unquoted[:1] in _JSON_BEGINS else None) or self._plain_text(unquoted, place)
+            without = (self._nested_json(unquoted) if unquoted[:1] in _JSON_BEGINS else None) or self._plain_text(
+                unquoted, place
+            )
             if without != unquoted:
                 return without
         return plain
@@ -199,12 +200,13 @@ class Redactor:
             for _, _, role in known:
                 roles |= role
             signs_in = is_sign_in(path)
-        return "&".join(
-            f"{self._quoted(name, is_form=True)}{mark}{self._query_value(value, verdict, roles, signs_in) if value else value}"
-            for (name, mark, value), (verdict, _, _) in zip(pairs, known, strict=True)
-        )
+        redacted = []
+        for (name, mark, value), (verdict, _, _) in zip(pairs, known, strict=True):
+            told = self._query_value(value, verdict, roles, signs_in) if value else ""
+            redacted.append(f"{self._quoted(name, is_form=True)}{mark}{told}")
+        return "&".join(redacted)
 
-    def _query_value(self, value: str, verdict: int, roles: int, signs_in: bool) -> str:  # noqa: FBT001
+    def _query_value(self, value: str, verdict: int, roles: int, signs_in: bool) -> str:
         if verdict in {SECRET, DENIED}:
             return quote(REDACTED)
         if verdict in DEPENDS and is_secret(verdict, _unquoted(value.replace("+", " ")), roles, signs_in=signs_in):
@@ -335,7 +337,7 @@ class Redactor:
             text = without_users_in_urls(text)
         if "<" in text or "&lt;" in text:
             text = without_secrets_in_markup(text, self._is_named_secret)
-        if "=" in text or ":" in text or "：" in text:
+        if "=" in text or ":" in text or "\uff1a" in text:
             text = self._without_named(text)
         if "/" in text:
             text = without_path_tokens(text)

@@ -251,6 +251,7 @@ def connect_embedded(path: Path) -> Warehouse:
 
 def connect_server(url: ServiceUrl, *, query_timeout_s: int = QUERY_TIMEOUT_S) -> Warehouse:
     password = url.password.get_secret_value()
+    tls = _tls_arguments(url)
 
     def connect() -> Client:
         return clickhouse_connect.get_client(
@@ -258,8 +259,7 @@ def connect_server(url: ServiceUrl, *, query_timeout_s: int = QUERY_TIMEOUT_S) -
             port=url.port,
             username=url.user,
             password=password,
-            secure=url.is_secure,
-            verify=url.is_verified,
+            **tls,
             connect_timeout=30,
             send_receive_timeout=query_timeout_s,
             compress=False,  # inserts are compressed already
@@ -267,6 +267,16 @@ def connect_server(url: ServiceUrl, *, query_timeout_s: int = QUERY_TIMEOUT_S) -
         )
 
     return Warehouse(connect, url=str(url), secret=password)
+
+
+def _tls_arguments(url: ServiceUrl) -> dict[str, Any]:
+    if not url.is_secure:
+        return {"secure": False}
+    ca, cert, key = (url.file_option(name, variable="CARAT_WAREHOUSE") for name in ("ca", "cert", "key"))
+    arguments = {"secure": True, "verify": url.is_verified, "ca_cert": ca, "client_cert": cert, "client_cert_key": key}
+    if cert:  # without a password, the certificate alone says who the user is
+        arguments["tls_mode"] = "strict" if url.password.get_secret_value() else "mutual"
+    return arguments
 
 
 def _is_default(values: pl.Series, column: Column) -> bool:
@@ -282,7 +292,7 @@ def _is_gone(error: ClickHouseError, message: str) -> bool:
     return isinstance(error, OperationalError) and has_no_code
 
 
-def _how_to_fix(message: str) -> str:
+def _how_to_fix(message: str) -> str:  # noqa: PLR0911  one a problem
     if "NOT_ENOUGH_SPACE" in message or "No space left" in message or "Cannot reserve" in message:
         return ". The disk is full: free some space and run the same command again; readers see no partial data"
     if "Connections to mysql failed" in message:
@@ -292,6 +302,8 @@ def _how_to_fix(message: str) -> str:
         return ". Run `carat migrate` first"
     if "AUTHENTICATION_FAILED" in message or "REQUIRED_PASSWORD" in message:
         return ". Check the user and password in CARAT_WAREHOUSE"
+    if "CERTIFICATE_VERIFY_FAILED" in message:
+        return ". If the server's authority is your own, add ca=FILE, its certificate, to CARAT_WAREHOUSE"
     if "onnection" in message or "Max retries" in message:
         return ". Check the address in CARAT_WAREHOUSE, and that the server runs"
     return ""

@@ -56,7 +56,7 @@ def sent(case: Case, maker: RecordMaker | None = None) -> Any:
 def original(case: Case) -> Any:
     """What is sent of an innocent."""
     if case.place == "query":
-        return {name: value for name, value in parse_qsl(case.value, keep_blank_values=True)}
+        return dict(parse_qsl(case.value, keep_blank_values=True))
     return [case.value, case.value] if case.place == "url" else case.value
 
 
