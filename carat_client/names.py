@@ -11,9 +11,24 @@ from collections.abc import Iterable
 from typing import Final
 
 # What a name says of its value. From SECRETS to LOGIN_WORD, it is a secret only if the value or its neighbours say so.
-PLAIN, ID, CARD_FIELD, HEADERS, SECRET, SECRETS, PIN, PAN, CODE, KEY, OPAQUE, LOGIN_WORD, EMAIL, ALLOWED, DENIED = (
-    range(15)
-)
+(
+    PLAIN,
+    ID,
+    CARD_FIELD,
+    HEADERS,
+    VERIFYING,
+    SECRET,
+    SECRETS,
+    PIN,
+    PAN,
+    CODE,
+    KEY,
+    OPAQUE,
+    LOGIN_WORD,
+    EMAIL,
+    ALLOWED,
+    DENIED,
+) = range(16)
 
 # What a name says of its neighbours in the same object or query.
 NAMES_ONE: Final = 1  # {"name": "password", …}
@@ -101,7 +116,8 @@ _STEMS = tuple(
         "κωδικοςπροσβασης συνθηματικο 密码 密碼 パスワード 비밀번호 كلمةالمرور סיסמה "
         "sessid sessionid sessionkey jwt csrf xsrf "
         "credential securitycode verificationcode onetimecode samlresponse samlrequest samlassertion samlart "
-        "kartenpruf cryptogramme seedphrase recoveryphrase mnemonic socialsecurity sozialversicherung securitesociale "
+        "kartenpruf cryptogramme seedphrase recoveryphrase mnemonic socialsecurity sozialversicherung "
+        "securitesociale steuerid "
         "codicefiscale"
     )
 )
@@ -137,6 +153,7 @@ _SECRET_CODE_STEMS = (
     "potwier", "confirm", "conferm", "bestatig", "activat", "activac", "attivaz", "ativac", "aktiv", "authoriz",
     "authent", "confidenti", "autentic", "autoriz",
 )  # fmt: skip
+_VERIFYING = _set("login signin challenge twofactor factor")  # {"verification": {"code": "123456"}}
 _SENT_CODES = _set("email mail mobile phone")  # or, as `phone_code`, those of a country
 _PINS = _set("pin пин")
 _PIN_WORDS = _set(
@@ -158,6 +175,9 @@ _CARDS = _set(
     "karta карты карта kaart"
 )
 _NUMBERS = _set("number numbers num no nr nummer numero numer nomer номер nombre")
+_BANK_ACCOUNTS = _set("konto konta bankkonto compte cuenta conto conta счета")
+_ANSWERS = _set("answer antwort reponse respuesta risposta resposta odpowiedz ответ")
+_SECRET_ANSWERS = ("secur", "secret", "segret", "geheim", "sekret", "sicherheit", "tajn", "секрет")
 _GOODS = _set(
     "variant product item article artikel sku order line stock part model style serial tracking invoice customer "
     "merchandise catalog reference shipment parcel"
@@ -273,6 +293,8 @@ def _verdict(name: str, words: list[str], joined: str) -> int:
         return EMAIL
     if words[-1] == "headers":
         return HEADERS
+    if words[-1] in _VERIFYING or words[-1].startswith(_SECRET_CODE_STEMS):
+        return VERIFYING
     return _place(words, plain)
 
 
@@ -313,8 +335,7 @@ def _by_code(words: list[str], known: frozenset[str]) -> int:
         return PIN
     if len(words) == 1:
         return CODE
-    is_money = "giftcard" in known or {"gift", "card"} <= known
-    if known & _SECRET_CODES or is_money or any(word.startswith(_SECRET_CODE_STEMS) for word in words):
+    if known & _SECRET_CODES or known & _CARDS or any(word.startswith(_SECRET_CODE_STEMS) for word in words):
         return SECRET
     return PIN if known & _SENT_CODES else PLAIN
 
@@ -332,7 +353,7 @@ def _by_key(words: list[str], known: frozenset[str]) -> int:
         return PLAIN
     if len(words) == 1:
         return LOGIN_WORD if words[0] in {"clave", "chave"} else KEY
-    return SECRET if known & _SECRET_KEYS else PLAIN
+    return SECRET if known & _SECRET_KEYS or "form" in known else PLAIN  # Magento's form_key guards against forgery
 
 
 def _by_card(words: list[str], known: frozenset[str]) -> int:
@@ -346,14 +367,11 @@ def _by_card(words: list[str], known: frozenset[str]) -> int:
     return SECRET if is_verification else PLAIN
 
 
-def _by_account(words: list[str], known: frozenset[str]) -> int:  # noqa: ARG001
-    is_secret = (
-        {"bank", "account"} <= known
-        or known & {"kontonummer", "bankkonto"}
-        or ("passport" in known and known & _NUMBERS)
-        or ("answer" in known and known & {"security", "secret"})
-    )
-    return SECRET if is_secret else PLAIN
+def _by_account(words: list[str], known: frozenset[str]) -> int:
+    is_bank = {"bank", "account"} <= known or (known & _BANK_ACCOUNTS and known & _NUMBERS)
+    is_passport = known & {"passport", "reisepass", "passeport", "pasaporte"} and known & _NUMBERS
+    is_answer = known & _ANSWERS and any(word.startswith(_SECRET_ANSWERS) for word in words)
+    return SECRET if is_bank or is_passport or is_answer else PLAIN
 
 
 def _place(words: list[str], plain: str) -> int:

@@ -48,6 +48,8 @@ _GOODS = _set(
 _HINTS = re.compile("|".join(sorted({word[:4] for word in _ALWAYS | _IF_OPAQUE})))
 _ALWAYS_KIND: Final = 2
 _IF_OPAQUE_KIND: Final = 1
+_PASSWORDS = _set("password passwort kennwort contrasena senha haslo")
+_MOST_WORDS = 3
 _MOST_REMEMBERED = 4096
 _LONGEST_WORD = 15
 _OTP_DIGITS = range(4, 9)
@@ -101,6 +103,8 @@ def _kind(segment: str) -> int:
 
 def _judge(segment: str) -> int:
     words = set(words_of(segment))
+    if words & _PASSWORDS and len(words) <= _MOST_WORDS:
+        return _ALWAYS_KIND
     if not words or not words <= _ALWAYS | _IF_OPAQUE | _FILLERS:
         return 0
     if words & _ALWAYS or {"magic", "link"} <= words:
@@ -136,7 +140,8 @@ def _is_token(segment: str, before: str, kind: int) -> bool:
         return len(segment) in _OTP_DIGITS and not {"confirm", "confirmation", "invite"} & {*words_of(before)}
     has_digit, has_letter = any(map(str.isdigit, segment)), any(map(str.isalpha, segment))
     if has_digit and has_letter:
-        return len(segment) >= _SHORTEST_MIXED
+        is_slug = all(part.isalpha() or part.isdigit() for part in segment.split("-"))  # `summer-2026`
+        return len(segment) >= _SHORTEST_MIXED and (not is_slug or before.lower().startswith("secret"))
     return len(segment) > _LONGEST_WORD and "-" not in segment
 
 

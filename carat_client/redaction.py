@@ -30,6 +30,7 @@ from carat_client.names import (
     NAMES_ONE,
     PLAIN,
     SECRET,
+    VERIFYING,
     judge,
     may_name_secret,
     normal,
@@ -40,7 +41,7 @@ from carat_client.path_tokens import is_sign_in, without_path_tokens
 EMAIL: Final = "[email]"
 TOO_DEEP: Final = "[nested too deeply]"
 
-_SEARCHED = frozenset({PLAIN, ID, CARD_FIELD, HEADERS})
+_SEARCHED = frozenset({PLAIN, ID, CARD_FIELD, HEADERS, VERIFYING})
 _HIDDEN = DEPENDS | {SECRET, DENIED}
 _NAMES, _HOLDS = NAMES_ONE | NAMES_MAYBE, HOLDS_ONE | HOLDS_MAYBE
 _PAIR = 2
@@ -234,7 +235,7 @@ class Redactor:
             return TOO_DEEP
         if kind is list:
             return self._list(value, paths, depth + 1, place)
-        return self._object(value, paths, depth + 1)
+        return self._object(value, paths, depth + 1, place)
 
     def _safe(self, text: str, place: int = PLAIN) -> str:
         """Redact text, remembering which texts contain no secrets."""
@@ -277,7 +278,9 @@ class Redactor:
         if is_told:
             found[index + 1] = REDACTED
 
-    def _object(self, content: dict[str, Any], paths: tuple[dict[str, Any], ...], depth: int) -> dict[str, Any]:
+    def _object(  # noqa: C901  called for each object of each call
+        self, content: dict[str, Any], paths: tuple[dict[str, Any], ...], depth: int, place: int = PLAIN
+    ) -> dict[str, Any]:
         self._yield_gil()
         found: dict[str, Any] = {}
         open_cases = []
@@ -302,8 +305,9 @@ class Redactor:
                 found[shown] = REDACTED if is_secret(verdict, value) else value
         if open_cases:
             roles |= COUNTS * self._is_counts(content)
+            signs_in = self._signs_in or place == VERIFYING
             for verdict, value, shown in open_cases:
-                if is_secret(verdict, value, roles, signs_in=self._signs_in):
+                if is_secret(verdict, value, roles, signs_in=signs_in):
                     found[shown] = REDACTED
         if roles & _NAMES and roles & _HOLDS:
             self._redact_named_value(content, found)
