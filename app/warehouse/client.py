@@ -13,6 +13,7 @@ from typing import Any, Self, cast
 import clickhouse_connect
 import polars as pl
 import pyarrow as pa
+import urllib3
 from clickhouse_connect.driver import create_client
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
@@ -272,6 +273,8 @@ def connect_server(url: ServiceUrl, *, query_timeout_s: int = QUERY_TIMEOUT_S) -
 def _tls_arguments(url: ServiceUrl) -> dict[str, Any]:
     if not url.is_secure:
         return {"secure": False}
+    if not url.is_verified:  # `carat doctor` warns of it, and urllib3 would at every request
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     ca, cert, key = (url.file_option(name, variable="CARAT_WAREHOUSE") for name in ("ca", "cert", "key"))
     arguments = {"secure": True, "verify": url.is_verified, "ca_cert": ca, "client_cert": cert, "client_cert_key": key}
     if cert:  # without a password, the certificate alone says who the user is
