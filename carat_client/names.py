@@ -88,7 +88,14 @@ def judge(name: str) -> tuple[int, int]:
     if not words:
         return PLAIN, 0
     joined = "".join(words)
-    return _verdict(name, words, joined), _ROLES.get(joined, 0) | LAST_WORD * (words[-1].startswith(_LAST_WORDS))
+    roles = _ROLES.get(joined, 0) or _half_of_a_pair(words)
+    return _verdict(name, words, joined), roles | LAST_WORD * (words[-1].startswith(_LAST_WORDS))
+
+
+def says_password(text: str) -> bool:
+    """Whether a text is the name of a secret, and no ordinary word such as the title `Secret`."""
+    joined = "".join(words_of(text))
+    return any(stem in joined for stem in _STEMS)
 
 
 def normal(name: str) -> str:
@@ -115,7 +122,8 @@ _STEMS = tuple(
         "кодовоеслово wachtwoord adgangskod losenord passord salasana jelszo haslo hasla лозинк lozink "
         "κωδικοςπροσβασης συνθηματικο 密码 密碼 パスワード 비밀번호 كلمةالمرور סיסמה "
         "sessid sessionid sessionkey jwt csrf xsrf "
-        "credential securitycode verificationcode onetimecode samlresponse samlrequest samlassertion samlart "
+        "credential securitycode verificationcode onetimecode zugangsdaten anmeldedaten credencia credenzial "
+        "samlresponse samlrequest samlassertion samlart "
         "kartenpruf cryptogramme seedphrase recoveryphrase mnemonic socialsecurity sozialversicherung "
         "securitesociale steuerid "
         "codicefiscale"
@@ -139,7 +147,8 @@ _ABOUT = _set(
     "status check checked result provider providers method methods amount currency brand last consent banner "
     "notice settings preferences accepted cutter jar dough used usage rate ttl age version updated changed exists "
     "present supported category categories format kind month year santa garden sale url uri endpoint path link "
-    "page screen message name domain symbol color colour verified confirmed"
+    "page screen message name domain symbol color colour verified confirmed "
+    "of ring rings necklace bracelet earring earrings pendant charm brooch chain box case holder cover collection"
 )
 _ASKS = _set("is has requires needs show hide enable allow can should min max total count")
 _CODES = _set("code codes kod kody koda kodu код кода codigo codigos codice codici kode")
@@ -151,7 +160,7 @@ _SECRET_CODES = _set(
 _SECRET_CODE_STEMS = (
     "secur", "segur", "sicur", "sicherheit", "bezpiecz", "безопас", "verif", "weryf", "провер", "подтвер", "podtver",
     "potwier", "confirm", "conferm", "bestatig", "activat", "activac", "attivaz", "ativac", "aktiv", "authoriz",
-    "authent", "confidenti", "autentic", "autoriz",
+    "authent", "confidenti", "autentic", "autoriz", "pruf", "einmal", "jednoraz", "однораз", "monouso",
 )  # fmt: skip
 _VERIFYING = _set("login signin challenge twofactor factor")  # {"verification": {"code": "123456"}}
 _SENT_CODES = _set("email mail mobile phone")  # or, as `phone_code`, those of a country
@@ -175,7 +184,7 @@ _CARDS = _set(
     "karta карты карта kaart"
 )
 _NUMBERS = _set("number numbers num no nr nummer numero numer nomer номер nombre")
-_BANK_ACCOUNTS = _set("konto konta bankkonto compte cuenta conto conta счета")
+_BANK_ACCOUNTS = _set("account routing konto konta bankkonto compte cuenta conto conta счета")
 _ANSWERS = _set("answer antwort reponse respuesta risposta resposta odpowiedz ответ")
 _SECRET_ANSWERS = ("secur", "secret", "segret", "geheim", "sekret", "sicherheit", "tajn", "секрет")
 _GOODS = _set(
@@ -194,6 +203,11 @@ _GLUED = {
     "nr": _CARDS,
 }
 _LEAST_GLUED = 2
+_PAIR = 2
+_PAIRED = _set(
+    "property config configuration setting option attribute field param parameter header meta custom env variable form "
+    "input element control"
+)
 
 _LAST_WORDS = tuple(
     _set(
@@ -219,12 +233,13 @@ def _roles() -> dict[str, int]:
     kinds = {
         NAMES_ONE: "key field fieldname fieldid label attribute attributecode attributename param paramname "
         "parameter header headername property prop k variable var question setting option",
-        NAMES_MAYBE: "name id type n code",
+        NAMES_MAYBE: "name id type n code title",
         HOLDS_ONE: "value val v values fieldvalue attributevalue paramvalue headervalue stringvalue valuestring",
         HOLDS_MAYBE: "content data text input answer default defaultvalue current",
         ACCOUNT: "email mail emailaddress phone phonenumber mobile tel telephone msisdn login user username userid "
         "usuario utente benutzer benutzername identifiant utilisateur uzytkownik challenge challengeid "
-        "identifier телефон логин correo",
+        "identifier телефон логин correo telefono telefon telefone telefonnummer handy handynummer mobil celular "
+        "cellulare phonenr mobilephone mobilenumber",
         SIGN_IN: "granttype redirecturi codeverifier sessionstate authuser",
         MAYBE_SIGN_IN: "state scope clientid iss responsetype",
         ADDRESS: "city state street address country postalcode zip zipcode postcode district line town province "
@@ -314,6 +329,15 @@ def _secret(words: list[str], known: frozenset[str], joined: str) -> int:
     return PLAIN
 
 
+def _half_of_a_pair(words: list[str]) -> int:
+    """The role of `propertyName`, `config_key` and `option_value`."""
+    if len(words) != _PAIR or words[0] not in _PAIRED:
+        return 0
+    return {"name": NAMES_ONE, "key": NAMES_ONE, "code": NAMES_ONE, "value": HOLDS_ONE, "val": HOLDS_ONE}.get(
+        words[1], 0
+    )
+
+
 def _is_whole_or_last(words: list[str]) -> bool:
     """Whether one of the words that are also ordinary ones stands where it means a secret."""
     last = words[-1]
@@ -363,7 +387,9 @@ def _by_card(words: list[str], known: frozenset[str]) -> int:
         is_before = place and words[place - 1] in _CARDS
         if is_before or (words[place] not in {"number", "numbers"} and _CARDS & {*words[place + 1 : place + 3]}):
             return SECRET
-    is_verification = known & {"card", "cc"} and known & {"verification", "cid", "security"}
+    is_verification = (known & {"card", "cc"} and known & {"verification", "cid", "security"}) or (
+        {"verification", "value"} <= known
+    )
     return SECRET if is_verification else PLAIN
 
 

@@ -34,6 +34,7 @@ from carat_client.names import (
     judge,
     may_name_secret,
     normal,
+    says_password,
 )
 from carat_client.names import EMAIL as EMAIL_FIELD
 from carat_client.path_tokens import is_sign_in, without_path_tokens
@@ -70,6 +71,10 @@ _LOCAL_PARTS = (
 
 # A separator, and the name before it, matched backwards: most words of a text have none after them.
 _SEPARATOR = re.compile(r"(?:=>|[=:]|\uff1a)\s{0,4}+")
+# `Your code is 123456`: the value has a digit.
+_SEPARATOR_OR_VERB = re.compile(
+    r"(?:=>|[=:]|\uff1a)\s{0,4}+|\s(?:is|ist|lautet|est)\s{1,2}+(?=[^\s\d]{0,40}\d)(?=\S{4})"
+)
 _NAME = re.compile(r"\s{0,4}+[\"']?\\?((?:\][\w\-]{0,64}+\[){0,8}+[\w.\-]{1,64}+)(?![\w.\-])")
 _LONGEST_NAME = 200
 _VALUE = re.compile(
@@ -327,7 +332,7 @@ class Redactor:
                 continue
             verdict = self._verdict(name)
             for _, shown, held_as, value in known:
-                is_named = held_as & HOLDS_ONE or (held_as & HOLDS_MAYBE and role & NAMES_ONE)
+                is_named = held_as & HOLDS_ONE or (held_as & HOLDS_MAYBE and (role & NAMES_ONE or says_password(name)))
                 if is_named and verdict != ALLOWED and is_secret(verdict, value, signs_in=self._signs_in):
                     found[shown] = REDACTED
 
@@ -342,7 +347,9 @@ class Redactor:
         if "<" in text or "&lt;" in text:
             text = without_secrets_in_markup(text, self._is_named_secret)
         if "=" in text or ":" in text or "\uff1a" in text:
-            text = self._without_named(text)
+            text = self._without_named(text, _SEPARATOR)
+        if " is " in text or " ist " in text or " lautet " in text or " est " in text:
+            text = self._without_named(text, _SEPARATOR_OR_VERB)
         if "/" in text:
             text = without_path_tokens(text)
         if "@" in text or "%40" in text:
@@ -366,11 +373,11 @@ class Redactor:
                 done = match.end()
         return "".join([*kept, text[done:]]) if kept else text
 
-    def _without_named(self, text: str) -> str:
+    def _without_named(self, text: str, separators: re.Pattern[str]) -> str:
         """Remove values that follow a secret's name: `password: x`, `"token":"x"`, `Security code: x`."""
         kept = []
         done = at = 0
-        while separator := _SEPARATOR.search(text, at):
+        while separator := separators.search(text, at):
             at = separator.end()
             found = _NAME.match(text[max(separator.start() - _LONGEST_NAME, done) : separator.start()][::-1])
             if found is None:
