@@ -45,6 +45,7 @@ LAST_WORD: Final = 2048  # in a text, the words before it belong to the name: `S
 COUNTS: Final = 256  # set by the redactor: the object holds numbers only
 
 _LONGEST_NAME = 200
+_ASCII_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # `APIKey`, `apiKey`
 _LETTERS = str.maketrans({"ł": "l", "ø": "o", "đ": "d", "\u0131": "i", "æ": "ae", "œ": "oe"})
 
 
@@ -61,9 +62,17 @@ def words_of(name: str) -> list[str]:
 
     `userPassword`, `user_password`, `user[password]` and `USER PASSWORD` have the words user and password.
     """
+    name = name[:_LONGEST_NAME]
+    whole = [word.lower() for word in _ASCII_WORDS.findall(name)] if name.isascii() else _unicode_words(name)
+    if "2fa" in name.lower():
+        whole.append("mfa")
+    return [part for word in whole for part in _parts(word)]
+
+
+def _unicode_words(name: str) -> list[str]:
     words: list[str] = []
     word = ""
-    for character in unicodedata.normalize("NFKC", name[:_LONGEST_NAME]):
+    for character in unicodedata.normalize("NFKC", name):
         if character.isalpha():
             if character.isupper() and word and not word[-1].isupper():
                 words.append(word)
@@ -76,10 +85,7 @@ def words_of(name: str) -> list[str]:
             words.append(word)
             word = ""
     words.append(word)
-    plain = [folded(part) for part in words if part]
-    if "2fa" in name.lower():
-        plain.append("mfa")
-    return [part for whole in plain for part in _parts(whole)]
+    return [folded(part) for part in words if part]
 
 
 def judge(name: str) -> tuple[int, int]:
@@ -95,7 +101,7 @@ def judge(name: str) -> tuple[int, int]:
 def says_password(text: str) -> bool:
     """Whether a text is the name of a secret, and no ordinary word such as the title `Secret`."""
     joined = "".join(words_of(text))
-    return any(stem in joined for stem in _STEMS)
+    return _IS_STEM.search(joined) is not None
 
 
 def normal(name: str) -> str:
@@ -129,6 +135,7 @@ _STEMS = tuple(
         "codicefiscale"
     )
 )
+_IS_STEM = re.compile("|".join(_STEMS))
 # Words that are secrets by themselves, in any name.
 _SECRET_WORDS = _set(
     "pwd pw psw pword mdp senha senhas heslo sifre parol token tokens jeton токен токена otp totp hotp mfa tfa "
@@ -202,6 +209,7 @@ _GLUED = {
     "no": _CARDS,
     "nr": _CARDS,
 }
+_ALL_GLUED_ENDS = (*_GLUED_ENDS, *_GLUED)
 _LEAST_GLUED = 2
 _PAIR = 2
 _PAIRED = _set(
@@ -290,6 +298,8 @@ _HINTS = _hints(
 
 def _parts(word: str) -> tuple[str, ...]:
     """A word of two that are written together as both: `apikey`, `kreditkartennummer`."""
+    if not word.endswith(_ALL_GLUED_ENDS):
+        return (word,)
     for end, befores in _GLUED.items():
         if word.endswith(end) and word[: -len(end)] in befores:
             return word[: -len(end)], end
@@ -315,7 +325,7 @@ def _verdict(name: str, words: list[str], joined: str) -> int:
 
 def _secret(words: list[str], known: frozenset[str], joined: str) -> int:
     """The verdict of the first rule that fits: rules on whole names before those on their words."""
-    if any(stem in joined for stem in _STEMS):
+    if _IS_STEM.search(joined):
         return SECRET
     if known & _SECRET_WORDS and not joined.startswith("tokenof"):
         return SECRETS if words[-1] in {"tokens", "cookies"} else SECRET

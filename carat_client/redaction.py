@@ -14,8 +14,10 @@ from urllib.parse import quote, unquote, unquote_plus
 
 from carat_client.cards import CARD, FEWEST_DIGITS, is_card_number, without_cards
 from carat_client.credentials import REDACTED, without_credentials, without_users_in_urls
+from carat_client.emails import without_emails
 from carat_client.evidence import DEPENDS, is_secret
 from carat_client.markup import without_secrets_in_markup
+from carat_client.named_values import without_named_values
 from carat_client.names import (
     ALLOWED,
     CARD_FIELD,
@@ -25,7 +27,6 @@ from carat_client.names import (
     HOLDS_MAYBE,
     HOLDS_ONE,
     ID,
-    LAST_WORD,
     NAMES_MAYBE,
     NAMES_ONE,
     PLAIN,
@@ -43,7 +44,6 @@ EMAIL: Final = "[email]"
 TOO_DEEP: Final = "[nested too deeply]"
 
 _SEARCHED = frozenset({PLAIN, ID, CARD_FIELD, HEADERS, VERIFYING})
-_HIDDEN = DEPENDS | {SECRET, DENIED}
 _NAMES, _HOLDS = NAMES_ONE | NAMES_MAYBE, HOLDS_ONE | HOLDS_MAYBE
 _PAIR = 2
 
@@ -56,40 +56,7 @@ _SHORTEST_SECRET = 12
 _FEWEST_AS_NUMBER = 10 ** (FEWEST_DIGITS - 1)
 _UNQUOTINGS = 3
 _FEWEST_COUNTS = 3
-_LONGEST_GRAPHQL = 20_000
-_LONGEST_JUDGED = 512  # of a value; a text may hold thousands of names that are followed by all the rest
 
-_AT_DOMAIN = re.compile(r"(?:@|%40)(?!\d(?:\.\d)?x\.)(?:(?:[\w\-]{1,63}\.){1,16}[\w\-]{1,63}|\[[0-9A-Fa-f.:]{3,45}\])")
-_LONGEST_LOCAL_PART = 64
-# The part before the @, matched backwards: first the usual characters, so that `email=a@b.example` keeps its name, then
-# everything that a mail server accepts.
-_LOCAL_PARTS = (
-    re.compile(r"[\w.+\-]+"),
-    re.compile(r"[^\s@<>,;()\[\]\"\\]+"),
-    re.compile(r"\"[^\"\r\n]+\""),
-)
-
-# A separator, and the name before it, matched backwards: most words of a text have none after them.
-_SEPARATOR = re.compile(r"(?:=>|[=:]|\uff1a)\s{0,4}+")
-# `Your code is 123456`: the value has a digit.
-_SEPARATOR_OR_VERB = re.compile(
-    r"(?:=>|[=:]|\uff1a)\s{0,4}+|\s(?:is|ist|lautet|est)\s{1,2}+(?=[^\s\d]{0,40}\d)(?=\S{4})"
-)
-_NAME = re.compile(r"\s{0,4}+[\"']?\\?((?:\][\w\-]{0,64}+\[){0,8}+[\w.\-]{1,64}+)(?![\w.\-])")
-_LONGEST_NAME = 200
-_VALUE = re.compile(
-    r"\"(?:[^\"\\]|\\.)*+\"?|\\\"(?:[^\"\\]|\\[^\"])*+(?:\\?\")?|'[^']*+'?"
-    r"|(?:(?:bearer|basic|digest|token)\s{1,4}+)?[^\s,;&<>]++",
-    re.IGNORECASE,
-)
-_LINE = re.compile(r"[^\r\n]+")  # a header's value contains the usual separators
-_HEADER_NAMES = ("cookie", "authorization")
-_QUOTES_AND_ENDS = "\\\"')]}.,!?"
-_GRAPHQL = re.compile(r"\$\w+|\[?[A-Z]\w*!?\]?!?")  # a variable, or a type
-# The words before a name that may belong to it: `Security code: 123`.
-_PHRASE = re.compile(r"(?:[^\W\d_]{1,20}+[ \t\u00a0\-']{1,2}){1,4}\Z")
-_LONGEST_PHRASE = 48
-_ORDINARY_WORDS = frozenset({"secret", "pass"})  # `The Secret: a locket`
 _BLANK = re.compile(r"\s")
 _TO_LETTERS = str.maketrans("0123456789", "ghijklmnop")  # so that a hash is never mistaken for a card number
 
@@ -346,14 +313,11 @@ class Redactor:
             text = without_users_in_urls(text)
         if "<" in text or "&lt;" in text:
             text = without_secrets_in_markup(text, self._is_named_secret)
-        if "=" in text or ":" in text or "\uff1a" in text:
-            text = self._without_named(text, _SEPARATOR)
-        if " is " in text or " ist " in text or " lautet " in text or " est " in text:
-            text = self._without_named(text, _SEPARATOR_OR_VERB)
+        text = without_named_values(text, self._name_in_text)
         if "/" in text:
             text = without_path_tokens(text)
         if "@" in text or "%40" in text:
-            text = self._without_emails(text)
+            text = without_emails(text, self._email)
         if len(text) >= _SHORTEST_SECRET:
             text = without_credentials(text)
             if place != ID:
@@ -363,55 +327,19 @@ class Redactor:
     def _is_named_secret(self, name: str, value: str) -> bool:
         return is_secret(self._verdict(name), value)
 
-    def _without_emails(self, text: str) -> str:
-        kept = []
-        done = 0
-        for match in _AT_DOMAIN.finditer(text):
-            begin = _local_part_begins(text, done, match.start())
-            if begin < match.start():
-                kept += [text[done:begin], self._email(text[begin : match.end()])]
-                done = match.end()
-        return "".join([*kept, text[done:]]) if kept else text
-
-    def _without_named(self, text: str, separators: re.Pattern[str]) -> str:
-        """Remove values that follow a secret's name: `password: x`, `"token":"x"`, `Security code: x`."""
-        kept = []
-        done = at = 0
-        while separator := separators.search(text, at):
-            at = separator.end()
-            found = _NAME.match(text[max(separator.start() - _LONGEST_NAME, done) : separator.start()][::-1])
-            if found is None:
-                continue
-            name, begins_at = found[1][::-1], separator.start() - found.end()
-            verdict = self._verdict_in_text(text, name, begins_at)
-            if verdict not in _HIDDEN:
-                continue
-            pattern = _LINE if name.lower().endswith(_HEADER_NAMES) else _VALUE
-            begin = pattern.match(text, at, at + _LONGEST_JUDGED)
-            if begin and _is_told(verdict, name, begin[0]) and not _is_graphql(text, begins_at, begin[0]):
-                value = pattern.match(text, at)
-                assert value is not None
-                kept += [text[done:at], REDACTED]
-                done = at = value.end()
-        return "".join([*kept, text[done:]]) if kept else text
-
-    def _verdict_in_text(self, text: str, name: str, begins_at: int) -> int:
-        """The verdict on a name in a text, together with the words before it where these belong to it."""
+    def _name_in_text(self, name: str) -> tuple[int, int]:
+        """The verdict on a name in a text, and its roles."""
         known = self._known_names.get(name)
         if known is None:
             if name in self._harmless_names:
-                return PLAIN
+                return PLAIN, 0
             if not may_name_secret(name) and normal(name) not in self._named:  # such as `https`, or `10` of `10:30`
                 if len(self._harmless_names) >= _KNOWN_NAMES:
                     self._harmless_names.clear()
                 self._harmless_names.add(name)
-                return PLAIN
+                return PLAIN, 0
             known = self._classify(name)
-        verdict, _, roles = known
-        if not roles & LAST_WORD or verdict in {SECRET, ALLOWED, DENIED}:
-            return verdict
-        before = _PHRASE.search(text, max(begins_at - _LONGEST_PHRASE, 0), begins_at)
-        return self._verdict(before[0] + name) if before else verdict
+        return known[0], known[2]
 
     def _nested_json(self, text: str) -> str | None:
         """Redact text that is JSON; None if it is not JSON or contains nothing to redact."""
@@ -490,30 +418,6 @@ def _unquoted(text: str) -> str:
             break
         text = plain
     return text
-
-
-def _local_part_begins(text: str, lowest: int, at: int) -> int:
-    backwards = text[max(lowest, at - _LONGEST_LOCAL_PART) : at][::-1]
-    for pattern in _LOCAL_PARTS:
-        if found := pattern.match(backwards):
-            return at - found.end()
-    return at
-
-
-def _is_told(verdict: int, name: str, value: str) -> bool:
-    bare = value.strip(_QUOTES_AND_ENDS)
-    is_sentence = name.lower() in _ORDINARY_WORDS and bare.isalpha() and len(bare) < _SHORTEST_EMAIL
-    return is_secret(verdict, bare) and not is_sentence
-
-
-def _is_graphql(text: str, begins_at: int, value: str) -> bool:
-    """Whether a value is a type or a variable that the text declares: `login($word: String!) { … word: $word }`."""
-    found = _GRAPHQL.match(value)
-    if found is None:
-        return False
-    if text[begins_at - 1 : begins_at] == "$":
-        return not found[0].startswith("$")
-    return found[0].startswith("$") and len(text) <= _LONGEST_GRAPHQL and f"{found[0]}:" in text
 
 
 def _long_number(value: float, place: int) -> Any:
