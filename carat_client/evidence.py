@@ -87,11 +87,11 @@ def _is_code(text: str, roles: int, signs_in: bool) -> bool:
 
 
 def _is_key(text: str, roles: int, signs_in: bool) -> bool:
-    if roles & HOLDS_ONE or _ITEM_KEY.fullmatch(text):
+    if roles & HOLDS_ONE:
         return False
     if roles & ACCOUNT or signs_in:
         return len(text) >= _SHORTEST_MIXED and _is_mixed(text)
-    return len(text) >= _SHORTEST_KEY and looks_random(text)
+    return not _ITEM_KEY.fullmatch(text) and len(text) >= _SHORTEST_KEY and looks_random(text)
 
 
 def _is_login_word(text: str, roles: int, signs_in: bool) -> bool:  # noqa: ARG001

@@ -181,7 +181,7 @@ _PIN_WORDS = _set(
 _TANS = _set("sms mobile m push chip photo i e code")
 _KEYS = _set("key keys clave cle chiave klucz ключ schlussel chave")
 _SECRET_KEYS = _set(
-    "api access private secret consumer ws write signing encryption auth authentication license licence master "
+    "secure api access private secret consumer ws write signing encryption auth authentication license licence master "
     "service server account shared storage subscription functions hmac ssh webhook deploy activation reset login "
     "recovery wallet client order app security admin secreta secrete segreta privada privata privee acceso "
     "prywatny tajny секретный geheimer privater nueva actual user usuario sas rsa aes pgp gpg"
@@ -247,7 +247,7 @@ def _roles() -> dict[str, int]:
         ACCOUNT: "email mail emailaddress phone phonenumber mobile tel telephone msisdn login user username userid "
         "usuario utente benutzer benutzername identifiant utilisateur uzytkownik challenge challengeid "
         "identifier телефон логин correo telefono telefon telefone telefonnummer handy handynummer mobil celular "
-        "cellulare phonenr mobilephone mobilenumber",
+        "cellulare phonenr mobilephone mobilenumber idorder idmodule",
         SIGN_IN: "granttype redirecturi codeverifier sessionstate authuser",
         MAYBE_SIGN_IN: "state scope clientid iss responsetype",
         ADDRESS: "city state street address country postalcode zip zipcode postcode district line town province "

@@ -15,6 +15,7 @@ from app.core.errors import SettingsError
 from app.core.suggestions import choose_from
 
 _BOOLEANS = ("true", "false")
+_SPELLINGS = dict.fromkeys(("on", "yes", "1", "full"), "true") | dict.fromkeys(("off", "no", "0", "none"), "false")
 _NO_PASSWORD = SecretStr("")
 _ESCAPES = "in a user or password, write % as %25, @ as %40, / as %2F, : as %3A, ? as %3F, # as %23"
 _LOGIN_OPTIONS = frozenset(
@@ -308,7 +309,8 @@ def _checked_value(option: UrlOption, value: str) -> str:
     plain = value if option.values == _BOOLEANS else value.lower().replace("-", "_")
     if plain not in option.values:
         shown = f"{option.name}={value}" if _SHOWABLE.fullmatch(value) else f"the value of {option.name}"
-        raise ValueError(f"{shown} is not valid. {choose_from(value, option.values)}")
+        meant = _SPELLINGS.get(value.lower(), value) if option.values == _BOOLEANS else value
+        raise ValueError(f"{shown} is not valid. {choose_from(meant, option.values)}")
     return plain
 
 
