@@ -131,7 +131,9 @@ _STEMS = tuple(
         "credential securitycode verificationcode onetimecode zugangsdaten anmeldedaten credencia credenzial "
         "samlresponse samlrequest samlassertion samlart "
         "kartenpruf cryptogramme seedphrase recoveryphrase mnemonic socialsecurity sozialversicherung "
-        "securitesociale steuerid "
+        "securitesociale steuerid creditcard tokenid tokenvalue tokenstring tokendata secretvalue secretid "
+        "secretstring cookievalue cookieheader cookiestring authheader authdata authcode authkey authtoken "
+        "accesstoken refreshtoken idtoken clientsecret "
         "codicefiscale"
     )
 )

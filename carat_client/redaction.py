@@ -291,11 +291,14 @@ class Redactor:
             type(value) in {int, float} and self._verdict(name) != ID for name, value in content.items()
         )
 
+    def _may_be_hidden(self, name: str) -> bool:
+        return may_name_secret(name) or (bool(self._named) and normal(name) in self._named)
+
     def _redact_named_value(self, content: dict[str, Any], found: dict[str, Any]) -> None:
         """Redact the value of `{"name": "password", "value": …}`, however the two are called."""
         known = [(*self._known(name), value) for name, value in content.items()]
         for _, _, role, name in known:
-            if not role & _NAMES or type(name) is not str or not may_name_secret(name):
+            if not role & _NAMES or type(name) is not str or not self._may_be_hidden(name):
                 continue
             verdict = self._verdict(name)
             for _, shown, held_as, value in known:
@@ -333,7 +336,7 @@ class Redactor:
         if known is None:
             if name in self._harmless_names:
                 return PLAIN, 0
-            if not may_name_secret(name) and normal(name) not in self._named:  # such as `https`, or `10` of `10:30`
+            if not self._may_be_hidden(name):  # such as `https`, or `10` of `10:30`
                 if len(self._harmless_names) >= _KNOWN_NAMES:
                     self._harmless_names.clear()
                 self._harmless_names.add(name)

@@ -417,3 +417,9 @@ def test_what_is_remembered_is_bounded():
     assert len(redactor._harmless) <= 16_384
     assert len(redactor._known_names) <= 4096
     assert max(map(len, redactor._harmless)) <= 200
+
+
+def test_a_denied_name_hides_the_value_that_is_given_it():
+    content = [{"name": "street", "value": "Elm"}, {"name": "city", "value": "Ulm"}]
+    assert Redactor(deny=["street"]).field("request", content) == [{"name": "street", "value": REDACTED}, content[1]]
+    assert Redactor(allow=["otp"]).field("request", [{"name": "otp", "value": "1234"}])[0]["value"] == "1234"
