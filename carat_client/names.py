@@ -133,7 +133,8 @@ _STEMS = tuple(
         "kartenpruf cryptogramme seedphrase recoveryphrase mnemonic socialsecurity sozialversicherung "
         "securitesociale steuerid creditcard tokenid tokenvalue tokenstring tokendata secretvalue secretid "
         "secretstring cookievalue cookieheader cookiestring authheader authdata authcode authkey authtoken "
-        "accesstoken refreshtoken idtoken clientsecret "
+        "accesstoken refreshtoken idtoken clientsecret apikey accesskey privatekey writekey signingkey "
+        "encryptionkey authorization authentication cardnumber cardnum cardcvc cardcvv otpcode "
         "codicefiscale"
     )
 )

@@ -56,3 +56,9 @@ def test_a_name_is_judged_alike_in_every_style(name, style):
     written = style(name) if style in (str.upper, str.title) else style(parts)
     camel = parts[0] + "".join(part.title() for part in parts[1:])
     assert judge(written)[0] == judge(camel)[0] == judge(name)[0] != judge("title")[0]
+
+
+@pytest.mark.parametrize("before", ["", "my", "stripe"])
+@pytest.mark.parametrize("name", ["password", "apikey", "accesskey", "privatekey", "authorization", "accesstoken", "cardnumber", "sessionid", "securitycode"])  # fmt: skip
+def test_a_name_in_lower_case_throughout_is_judged_as_one_in_words(before, name):
+    assert judge(before + name)[0] == judge("user_password")[0]
