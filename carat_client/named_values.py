@@ -11,7 +11,7 @@ from carat_client.names import ALLOWED, DENIED, LAST_WORD, SECRET
 _SEPARATOR = re.compile(r"(?:=>|[=:]|\uff1a)\s{0,4}+")
 # `Your code is 123456`: the value has a digit.
 _SEPARATOR_OR_VERB = re.compile(
-    r"(?:=>|[=:]|\uff1a)\s{0,4}+|\s(?:is|ist|lautet|est)\s{1,2}+(?=[^\s\d]{0,40}\d)(?=\S{4})"
+    r"(?:=>|[=:]|\uff1a)\s{0,4}+|\s(?:is|ist|lautet|est|es)\s{1,2}+(?=[^\s\d]{0,40}\d)(?=\S{4})"
 )
 _NAME = re.compile(r"\s{0,4}+[\"']?\\?((?:\][\w\-]{0,64}+\[){0,8}+[\w.\-]{1,64}+)(?![\w.\-])")
 _LONGEST_NAME = 200
@@ -40,7 +40,7 @@ def without_named_values(text: str, judge: Judge) -> str:
     """Remove values that follow the name of a secret."""
     if "=" in text or ":" in text or "\uff1a" in text:
         text = _without(text, _SEPARATOR, judge)
-    if " is " in text or " ist " in text or " lautet " in text or " est " in text:
+    if " is " in text or " ist " in text or " lautet " in text or " est " in text or " es " in text:
         text = _without(text, _SEPARATOR_OR_VERB, judge)
     return text
 

@@ -176,7 +176,7 @@ _VERIFYING = _set("login signin challenge twofactor factor")  # {"verification":
 _SENT_CODES = _set("email mail mobile phone")  # or, as `phone_code`, those of a country
 _PINS = _set("pin пин")
 _PIN_WORDS = _set(
-    "card code codes kod код user customer client login account new old current confirm confirmation repeat "
+    "cardholder card code codes kod код user customer client login account new old current confirm confirmation repeat "
     "security mobile phone sms device bank debit credit atm gift wallet parental transaction my your the use "
     "enter is verify hash secret access payment pay auth number nr no karten sim lock unlock dein ihre mein mon "
     "mi il tu su votre number"

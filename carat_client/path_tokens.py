@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 from carat_client.credentials import REDACTED
@@ -80,9 +81,12 @@ def without_path_tokens(text: str, redact: Callable[[str], str] = lambda _: REDA
 
 def is_sign_in(path: str) -> bool:
     """Whether a path's call signs in or verifies somebody, so that a `code` of it is a secret."""
-    return any(
-        _SIGN_IN.intersection(words_of(segment)) for segment in path.split("/") if len(segment) <= _BEFORE_LENGTH
-    )
+    return any(_signs_in(part) for part in path.split("/") if part and not part.isdigit())
+
+
+@lru_cache(_MOST_REMEMBERED)
+def _signs_in(segment: str) -> bool:
+    return len(segment) <= _BEFORE_LENGTH and not _SIGN_IN.isdisjoint(words_of(segment))
 
 
 _SIGN_IN = _set(
