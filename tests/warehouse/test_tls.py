@@ -25,7 +25,9 @@ def server(tmp_path_factory) -> Iterator[RunningServer]:
         yield server
 
 
-def answer(server: RunningServer, port: int, options: str, *, password: str | None = None, host: str = "127.0.0.1") -> int:
+def answer(
+    server: RunningServer, port: int, options: str, *, password: str | None = None, host: str = "127.0.0.1"
+) -> int:
     login = f"default:{quote(server.password if password is None else password, safe='')}@"
     url = ServiceUrl.parse(f"clickhouse://{login}{host}:{port}/?{options}", "clickhouse")
     with connect_server(url) as warehouse:
@@ -51,7 +53,10 @@ def test_a_server_of_an_unknown_authority_is_refused_with_what_to_add(server, ce
 
 def test_a_server_of_another_name_is_refused(server, tmp_path):
     elsewhere = make_certificates(tmp_path, "elsewhere.example")
-    with tls_front(server.port, elsewhere) as port, pytest.raises(WarehouseError, match="CERTIFICATE_VERIFY_FAILED|match"):
+    with (
+        tls_front(server.port, elsewhere) as port,
+        pytest.raises(WarehouseError, match="CERTIFICATE_VERIFY_FAILED|match"),
+    ):
         answer(server, port, f"secure=true&ca={quote(str(elsewhere.ca))}")
 
 
