@@ -35,6 +35,7 @@ from app.core.variables import (
     describe_unknown,
     env_file,
     environment,
+    exposed_files,
     read_file,
     variable,
 )
@@ -50,6 +51,8 @@ HOST = re.compile(r"[\w-]+(?:\.[\w-]+)*")
 _DURATION = re.compile(r"(?P<amount>\d+(?:\.\d+)?)\s*(?P<unit>s|sec|m|min|h)?")
 _LONGEST_AMOUNT = 12
 _SHORTEST_KEY = 16
+# Those that are, or contain, a password or key.
+SECRET_SETTINGS = ("warehouse", "shop_db", "metabase_warehouse", "metabase_api_key", "write_keys", "ip_key")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours"}
 
 
@@ -113,7 +116,7 @@ class Settings(BaseSettings):
     warehouse: Annotated[ServiceUrl, _url("chdb", "clickhouse"), _AS_SHOWN] = Field(
         ServiceUrl.parse("chdb://./var/warehouse", "chdb"),
         description="URL of the warehouse: chdb:///path (embedded engine) or "
-        "clickhouse://user:password@host:8123/?secure=true",
+        "clickhouse://user:password@host:8443/?secure=true",
     )
     shop_db: Annotated[ServiceUrl | None, _url("mysql", "sqlite", is_optional=True), _AS_SHOWN] = Field(
         None, description="URL of the shop's database: mysql://user:password@host:3306/shop or sqlite:///path"
@@ -403,6 +406,11 @@ def known_settings() -> list[dict[str, str]]:
 def unknown_variables() -> list[str]:
     """A line for each `CARAT_` variable of the environment or `.env` that is not a setting."""
     return describe_unknown((environment(), env_file()), Settings.model_fields)
+
+
+def exposed_secrets() -> list[str]:
+    """A line for each file with secrets that every user of this machine can read."""
+    return exposed_files(SECRET_SETTINGS)
 
 
 def _written(default: Any) -> str:

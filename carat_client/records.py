@@ -14,6 +14,7 @@ from carat_client.captured import Body, Captured, is_form
 from carat_client.cookies import read_cookies, read_set_cookies
 from carat_client.forms import decode, read_form, read_query
 from carat_client.gil_yield import GilYield
+from carat_client.path_tokens import is_sign_in
 from carat_client.paths import sent_path, shortened
 from carat_client.redaction import Redactor
 from carat_client.settings import ClientSettings, Cookie, EndpointFilter, Header, Source, header_names_in_environ
@@ -82,7 +83,7 @@ class RecordMaker:
             "user_agent": redactor.field("user_agent", headers.get("user-agent", "")[:_LONGEST_TEXT]),
             "referrer": redactor.url_field("referrer", values["referrer"][:_LONGEST_TEXT]),
             "page_url": redactor.url_field("page_url", values["page_url"][:_LONGEST_TEXT]),
-            "request": redactor.field("request", request),
+            "request": redactor.field("request", request, signs_in=is_sign_in(endpoint)),
             "response": redactor.field("response", response),
         }
 

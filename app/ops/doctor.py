@@ -7,6 +7,7 @@ from pathlib import Path
 
 from app.core.disk import existing_parent, free_bytes
 from app.core.errors import CaratError
+from app.core.service_url import ServiceUrl
 from app.intake.spool import spool_backlog
 from app.ops.finding import Finding
 from app.ops.server_checks import check_user, check_version
@@ -15,7 +16,7 @@ from app.rules.countries import load_countries
 from app.rules.endpoint_map import load_endpoint_map
 from app.rules.session_rules import load_session_rules
 from app.rules.snapshot_plan import load_snapshot_plan
-from app.settings import Settings, load_settings, unknown_variables
+from app.settings import Settings, exposed_secrets, load_settings, unknown_variables
 from app.shop import open_shop
 from app.warehouse import Warehouse, open_warehouse
 
@@ -38,6 +39,8 @@ def examine() -> list[Finding]:
             detail=f"time zone {settings.timezone}, sessions end after {settings.session_timeout}",
         )
     )
+    findings += (Finding("secrets", is_ok=True, detail=line, is_warning=True) for line in exposed_secrets())
+    findings += _encryption(settings)
     findings.append(
         _tried(
             "endpoint map", lambda: f"{len(load_endpoint_map(settings.tracking).calls)} calls in {settings.tracking}"
@@ -98,6 +101,22 @@ def _shop(settings: Settings) -> str:
     with open_shop(settings) as shop:
         columns = {table.name: len(shop.describe(table)) for table in plan.tables}
     return f"{shop.name}: " + ", ".join(f"{name} ({count} columns kept)" for name, count in columns.items())
+
+
+def _encryption(settings: Settings) -> Iterator[Finding]:
+    """How the connections to servers are protected; a warning where somebody on the way could read or change them."""
+    for name, url in (("CARAT_WAREHOUSE", settings.warehouse), ("CARAT_SHOP_DB", settings.shop_db)):
+        if url is None or not url.host:
+            continue
+        is_exposed = not url.is_verified if url.is_secure else not url.is_local
+        fix = f": {_how_to_encrypt(url)}" if is_exposed else ""
+        yield Finding("encryption", is_ok=True, detail=f"{name} is {url.security}{fix}", is_warning=is_exposed)
+
+
+def _how_to_encrypt(url: ServiceUrl) -> str:
+    if url.scheme == "mysql":
+        return "add ?ssl-mode=verify_identity&ssl-ca=FILE"
+    return "remove verify=false, and add ca=FILE if the authority is your own" if url.is_secure else "add ?secure=true"
 
 
 def _addresses(settings: Settings) -> Finding:

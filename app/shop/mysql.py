@@ -18,7 +18,7 @@ import pymysql
 from pymysql.connections import Connection
 from pymysql.cursors import DictCursor
 
-from app.core.errors import SettingsError, ShopError
+from app.core.errors import ShopError
 from app.core.service_url import ServiceUrl
 from app.rules.snapshot_plan import SnapshotTable
 from app.shop.columns import ShopColumn, mysql_column
@@ -45,11 +45,8 @@ class MySQLShop:
 
     def __init__(self, url: ServiceUrl, *, max_replica_lag_s: int) -> None:
         self._is_encrypted = url.is_secure
-        self._ssl_mode, self._ssl_ca = url.option("ssl-mode", "disabled"), url.option("ssl-ca", "")
-        if self._ssl_mode.startswith("verify") and not Path(self._ssl_ca).is_file():
-            raise SettingsError(
-                f"CARAT_SHOP_DB: ssl-mode={self._ssl_mode} needs ssl-ca=/path, the certificate file of the authority"
-            )
+        self._ssl_mode = url.option("ssl-mode", "disabled")
+        self._ssl_ca = url.file_option("ssl-ca", variable="CARAT_SHOP_DB") or ""
         self.host, self.port, self.database = url.host, url.port, url.database
         self.user, self.password = url.user, url.password.get_secret_value()
         self._address = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

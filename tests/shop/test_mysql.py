@@ -498,7 +498,8 @@ def test_a_table_that_is_being_altered_is_not_waited_for_all_day(server, items, 
 
 @pytest.mark.parametrize(("query", "message"), [
     ("sslmode=required", "unknown option sslmode. Did you mean ssl-mode[?] Choose from ssl-mode, ssl-ca"), ("ssl-mode=maybe", "ssl-mode=maybe is not valid. Choose from disabled, required, verify_ca, verify_identity"),
-    ("ssl-mode=verify_ca", "ssl-mode=verify_ca needs ssl-ca="), ("ssl-mode=verify_ca&ssl-ca=/nowhere.pem", "ssl-mode=verify_ca needs ssl-ca="),
+    ("ssl-mode=verify_ca", "ssl-mode=verify_ca needs ssl-ca="), ("ssl-mode=verify_ca&ssl-ca=/nowhere.pem", "cannot read ssl-ca=/nowhere.pem: No such file"), ("ssl-ca=/x.pem", "ssl-ca= has no effect with ssl-mode=disabled"),
+    ("ssl-mode=required&ssl-cert=/x.pem&ssl-key=/x.key", "option ssl-cert: client certificates are not supported"),
 ])  # fmt: skip
 def test_a_mistake_in_the_url_is_named(query, message):
     url = f"mysql://carat:falsch-geheim@127.0.0.1:1/shop?{query}"

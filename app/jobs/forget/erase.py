@@ -335,6 +335,7 @@ def redact_log(settings: Settings, ids: Identifiers, *, change: bool) -> dict[st
     named = sum(old != new for old, new in zip(lines, clean, strict=True))
     if named and change:
         temporary = path.with_name(f"{path.name}.forgetting")
+        temporary.touch(mode=0o600)  # as the log itself
         temporary.write_text("".join(clean), encoding="utf-8")
         temporary.replace(path)
     return {str(path): named} if named else {}
