@@ -445,6 +445,10 @@ def doctor(
 def forget(
     *,
     user: Annotated[str, typer.Option("--user", metavar="ID", help="The user_id to erase.")],
+    also: Annotated[
+        list[str] | None,
+        typer.Option("--also", metavar="TEXT", help="Also search for this e-mail, phone or name; may be repeated."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what is stored about the user and stop.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     as_json: AsJson = False,
@@ -454,7 +458,7 @@ def forget(
     Calls made as a guest are erased if they belong to the user; what others did on the same device stays. The shop's
     own database, ingested files and backups are not changed. Exits 1 if any trace of the person remains.
 
-    Example: carat forget --user 4711
+    Example: carat forget --user 4711 --also anna@example.com --also "+49 170 1234567"
     """
     from app.jobs.forget.erase import forget_user
     from app.warehouse import open_warehouse
@@ -465,7 +469,7 @@ def forget(
             raise SettingsError("erasing cannot be undone: confirm it with --yes, or look first with --dry-run")
         typer.confirm(f"Erase all data of user {user}? This cannot be undone", abort=True)
     with open_warehouse(settings, purpose="carat forget", writes=not dry_run) as warehouse:
-        erasure = forget_user(warehouse, settings, user, now=datetime.now(tz=UTC), dry_run=dry_run)
+        erasure = forget_user(warehouse, settings, user, also=also or (), now=datetime.now(tz=UTC), dry_run=dry_run)
     reports.print_erasure(erasure, as_json=as_json)
     reports.require_erased(erasure)
 

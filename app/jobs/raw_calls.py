@@ -13,7 +13,14 @@ from app.contracts import API_CALLS, REJECTS
 from app.core.call_record import Line, RejectedRecordError
 from app.core.sql import quote
 from app.intake.call_frames import Batch, content_hashes, reject_frame, reject_row
-from app.jobs.forget.suppression import Forgotten, read_forgotten, suppressed_reject, without_forgotten
+from app.jobs.forget.suppression import (
+    Forgotten,
+    read_forgotten,
+    suppressed_reject,
+    without_forgotten,
+    without_names,
+    without_texts,
+)
 from app.warehouse import Warehouse
 
 _INCOMING = "etl.incoming_ids"
@@ -72,7 +79,8 @@ def store(
     `known` is the result of `known_calls` where it was read for several batches at once.
     """
     forgotten = read_forgotten(warehouse)
-    taken = without_forgotten(batch.calls, forgotten)
+    # Before anything is compared: a call that was cleaned of a forgotten person is the same call when it comes again.
+    taken = without_names(without_forgotten(batch.calls, forgotten), forgotten)
     unforgotten, named = _without_named(batch.rejects, forgotten)
     not_kept = batch.calls.height - taken.height + named
     calls, lost = _without_repeats(taken)
@@ -98,10 +106,10 @@ def store(
 
 def _without_named(rejects: pl.DataFrame, forgotten: Forgotten) -> tuple[pl.DataFrame, int]:
     """The rejects that do not name a forgotten person, and the number of those that do."""
-    if not forgotten:
+    if not forgotten or rejects.is_empty():
         return rejects, 0
-    is_kept = pl.Series([not forgotten.is_named_in(record) for record in rejects["record"]], dtype=pl.Boolean)
-    return rejects.filter(is_kept), int((~is_kept).sum())
+    is_named = pl.Series(forgotten.named_records(rejects["record"].to_list()), dtype=pl.Boolean)
+    return without_texts(rejects.filter(~is_named), ("source", "detail"), forgotten), int(is_named.sum())
 
 
 def known_calls(warehouse: Warehouse, call_ids: pl.Series) -> pl.DataFrame:

@@ -171,12 +171,15 @@ def print_erasure(erasure: "Erasure", *, as_json: bool) -> None:
         console.say_table("forget", ("table", *columns), rows, right=columns)
     for file, lines in erasure.files.items():
         console.say(f"{file}: {lines:,} lines named the person")
+    searched = ", ".join(f"{count:,} {kind}" for kind, count in erasure.searched_for.items() if count)
+    console.say(f"searched for: {searched}")
+    if not erasure.is_found:
+        console.say("nothing names this person: is the id spelled as in the calls?")
     if erasure.is_proven:
-        console.say("proven: no row, no part on disk and no line of the log names the person")
-    console.say(
-        "Not changed: the shop's own database (delete the person there; snapshots now leave such rows out), "
-        "files that were ingested, backups, and logs of the warehouse's server"
-    )
+        console.say("proven: no row, no part on disk, no line of the log and no record of the spool names the person so")
+    console.say("not searched:")
+    for place in erasure.not_searched:
+        console.say(f"  - {place}")
 
 
 def require_snapshots(failed: Sequence[str]) -> None:

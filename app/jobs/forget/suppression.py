@@ -1,32 +1,45 @@
-"""Remembers who was forgotten, so that late files, replays and snapshots of that person are rejected.
+"""Remembers who was forgotten, so that late files, replays and snapshots bring nobody back.
 
 Only keyed hashes are stored. They are not secret: whoever has the warehouse can try short ids. They are the least that
-is needed to reject later data.
+is needed to recognise later data. Calls and rows of forgotten people are left out, and what other people's calls and
+rows say of them is removed before anything is compared or stored.
 """
 
 import hashlib
 import re
 import secrets
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cached_property
 
 import polars as pl
 
 from app.contracts import FORGOTTEN
 from app.core.call_record import Line, RejectedRecordError
 from app.intake.call_frames import reject_frame, reject_row
+from app.jobs.forget.identifiers import Identifiers, decoded, merged, spellings, words_of
+from app.jobs.forget.redaction import ID_COLUMNS, TEXT_COLUMNS, clean_calls, may_name, redacted
 from app.warehouse import Warehouse
 
 # CALL is for guests' calls on a shared device: no other id says whose they were.
 USER, VISITOR, TOKEN, CALL = "user", "visitor", "token", "call"
+TEXT, PHONE = "text", "phone"
 _COLUMNS = {USER: "user_id", VISITOR: "visitor_id", TOKEN: "session_token"}
+# Kinds of digests by which texts are searched: of one word each identifier has; of all its words, as "user/3" for a
+# user id of three words; of a phone number's last digits, as "phone/9".
+_WORD, _WORDS = "word", "words"
 _NAMED = {
     kind: re.compile(rb'"%s"\s*:\s*(?:"((?:[^"\\]|\\.)*)"|(-?\d+))' % column.encode())
     for kind, column in _COLUMNS.items()
 }
 _KEY_BYTES = 32
+_ROW = "\0row"
 _REASON = "forgotten"
+# A word as a text may write it, its escapes included; an escape that is a blank to its reader ends a word.
+_RAW_WORDS = r"\\+[nrtbf]|(?:[\p{L}\p{M}\p{N}]|%[0-9A-Fa-f]{2}|\\+u[0-9A-Fa-f]{4}|&#?\w{1,8};)+"
+_RAW_NUMBERS = r"[0-9](?:[\s()./+\-]|%[0-9A-Fa-f]{2}|\\+/|\\+u00a0|&nbsp;|[0-9]){5,}"
+_ESCAPED = re.compile(r"[\\%&]")
 
 
 @dataclass(frozen=True)
@@ -49,10 +62,18 @@ class Forgotten:
 
     def is_user(self, value: object) -> bool:
         text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-        return self.moment(USER, text) is not None
+        return self.moment(USER, text) is not None or TEXT in self._kinds_of(words_of(text))
 
-    def is_named_in(self, record: bytes) -> bool:
-        """Whether a rejected record names a forgotten person, as far as it can be read."""
+    def named_records(self, records: Sequence[bytes]) -> list[bool]:
+        """Per rejected record whether it names a forgotten person, as far as it can be read."""
+        texts = [readable(record) for record in records]
+        ids = self.named_in(pl.Series([_storable(text) for text in texts], dtype=pl.String))
+        return [
+            self._carries_id(record) or (bool(ids) and redacted(text, ids) != text)
+            for record, text in zip(records, texts, strict=True)
+        ]
+
+    def _carries_id(self, record: bytes) -> bool:
         found = (
             (kind, (text or number).decode(errors="replace"))
             for kind, pattern in _NAMED.items()
@@ -60,9 +81,106 @@ class Forgotten:
         )
         return any(self.moment(kind, value) for kind, value in found)
 
+    # ---- who is named in texts
+
+    @cached_property
+    def _lengths(self) -> dict[str, set[int]]:
+        """Per kind of identifier the numbers of words (of a phone: digits) that those of forgotten people have."""
+        found: dict[str, set[int]] = {}
+        for kind, _ in self.until:
+            name, _, length = kind.partition("/")
+            if length:
+                found.setdefault(name, set()).add(int(length))
+        return found
+
+    @cached_property
+    def _by_words(self) -> dict[str, list[str]]:
+        """Per digest of an identifier's words its kinds."""
+        found: dict[str, list[str]] = {}
+        for kind, digest in self.until:
+            name, _, length = kind.partition("/")
+            if length and name != PHONE:
+                found.setdefault(digest, []).append(name)
+        return found
+
+    def _kinds_of(self, words: Sequence[str]) -> list[str]:
+        return self._by_words.get(digest_of(self.key, _WORDS, " ".join(words)), [])
+
+    def named_in(self, texts: pl.Series) -> Identifiers:
+        """The forgotten people's identifiers that these texts contain, as their words."""
+        if not self._lengths or texts.is_empty():
+            return Identifiers()
+        found: dict[str, set[str]] = {kind: set() for kind in (USER, VISITOR, TOKEN, TEXT, PHONE)}
+        raw = _distinct(texts, _RAW_WORDS)
+        hits = [word for word in raw if any((_WORD, self._digest_of_word(one)) in self.until for one in _read(word))]
+        if hits:
+            naming = texts.filter(texts.str.contains_any(hits)).unique()
+            lengths = sorted(set().union(*(some for kind, some in self._lengths.items() if kind != PHONE)))
+            for text in naming:
+                words = words_of(decoded(text))
+                for length in lengths:
+                    for start in range(len(words) - length + 1):
+                        some = words[start : start + length]
+                        for kind in self._kinds_of(some):
+                            found[kind].add(" ".join(some))
+        for length in self._lengths.get(PHONE, ()):
+            for number in _distinct(texts, _RAW_NUMBERS):
+                found[PHONE] |= {
+                    digits for digits in _endings(number, length) if self.moment(f"{PHONE}/{length}", digits)
+                }
+        return Identifiers(*(tuple(sorted(found[kind])) for kind in (USER, VISITOR, TOKEN, TEXT, PHONE)))
+
+    def still_forgotten(self, ids: Identifiers, at: datetime) -> Identifiers:
+        """The identifiers, as `named_in` returns them, without those of devices that were forgotten before."""
+
+        def kept(kind: str, values: tuple[str, ...]) -> tuple[str, ...]:
+            kinds = [(f"{kind}/{len(value.split())}", digest_of(self.key, _WORDS, value)) for value in values]
+            return tuple(value for value, key in zip(values, kinds, strict=True) if self.until[key] >= at)
+
+        return replace(ids, visitors=kept(VISITOR, ids.visitors), tokens=kept(TOKEN, ids.tokens))
+
+    def _digest_of_word(self, word: str) -> str:
+        return digest_of(self.key, _WORD, word)
+
 
 def digest_of(key: str, kind: str, value: str) -> str:
-    return hashlib.blake2b(f"{kind}\0{value}".encode(), key=bytes.fromhex(key), digest_size=16).hexdigest()
+    return hashlib.blake2b(
+        f"{kind}\0{value}".encode(errors="replace"), key=bytes.fromhex(key), digest_size=16
+    ).hexdigest()
+
+
+def readable(data: bytes) -> str:
+    """Bytes that may be text of any encoding, as text; of UTF-16 only what is ASCII there."""
+    return data.replace(b"\0", b"").decode("utf-8", "surrogateescape")
+
+
+def _rarest(value: str, words: tuple[str, ...]) -> str:
+    """The word by which texts are looked through: not that of an e-mail's provider."""
+    local = words_of(value.partition("@")[0])
+    return max((word for word in words if word in local), key=len, default=max(words, key=len))
+
+
+def _storable(text: str) -> str:
+    return text.encode(errors="replace").decode()
+
+
+def _distinct(texts: pl.Series, pattern: str) -> list[str]:
+    """What the pattern finds in the texts, each once."""
+    return texts.unique().str.extract_all(pattern).explode().drop_nulls().unique().to_list()
+
+
+def _read(raw: str) -> tuple[str, ...]:
+    """The words that a stretch without blanks says."""
+    return words_of(decoded(raw) if _ESCAPED.search(raw) else raw)
+
+
+def _endings(number: str, length: int) -> Iterator[str]:
+    """The last digits of a number that is written in groups, of each group at which it may end."""
+    digits = ""
+    for group in re.findall(r"\d+", decoded(number)):
+        digits += group
+        if len(digits) >= length:
+            yield digits[-length:]
 
 
 def read_forgotten(warehouse: Warehouse) -> Forgotten:
@@ -74,12 +192,27 @@ def read_forgotten(warehouse: Warehouse) -> Forgotten:
     return Forgotten(rows["key"][0], until) if until else Forgotten()
 
 
-def remember_forgotten(warehouse: Warehouse, ids: Iterable[tuple[str, str]], *, now: datetime) -> None:
-    """Store that the owners of these ids (kind and value) are forgotten from now on."""
+def remember_forgotten(
+    warehouse: Warehouse, ids: Identifiers, *, calls: Iterable[str] = (), exact: Iterable[str] = (), now: datetime
+) -> None:
+    """Store that the owner of these ids, and of these single calls, is forgotten from now on.
+
+    `exact`: further user ids that are left out, but not searched for in texts.
+    """
     known = read_forgotten(warehouse)
     key = known.key or secrets.token_hex(_KEY_BYTES)
-    fresh = {(kind, digest_of(key, kind, value)) for kind, value in ids} - set(known.until)
-    rows = [(now, kind, digest, key) for kind, digest in sorted(fresh)]
+    digests = {(CALL, digest_of(key, CALL, call)) for call in calls}
+    digests |= {(USER, digest_of(key, USER, value)) for value in exact}
+    for kind, values in ((USER, ids.users), (VISITOR, ids.visitors), (TOKEN, ids.tokens), (TEXT, ids.texts)):
+        for value in values:
+            digests.add((kind, digest_of(key, kind, value)))
+            for words in spellings(value):
+                digests.add((f"{kind}/{len(words)}", digest_of(key, _WORDS, " ".join(words))))
+                digests.add((_WORD, digest_of(key, _WORD, _rarest(value, words))))
+    for digits in ids.phones:
+        kind = f"{PHONE}/{len(digits)}"
+        digests.add((kind, digest_of(key, kind, digits)))
+    rows = [(now, kind, digest, key) for kind, digest in sorted(digests - set(known.until))]
     warehouse.insert(FORGOTTEN, pl.DataFrame(rows, schema=FORGOTTEN.schema, orient="row"))
 
 
@@ -87,7 +220,7 @@ def without_forgotten(calls: pl.DataFrame, forgotten: Forgotten) -> pl.DataFrame
     """The calls, in the shape of `pd.api_calls`, without those of forgotten people."""
     if not forgotten:
         return calls
-    users = [value for value in calls["user_id"].unique() if forgotten.moment(USER, value)]
+    users = [value for value in calls["user_id"].unique() if value and forgotten.is_user(value)]
     is_theirs = pl.col("user_id").is_in(users)
     for kind in (VISITOR, TOKEN):
         column = _COLUMNS[kind]
@@ -100,6 +233,40 @@ def without_forgotten(calls: pl.DataFrame, forgotten: Forgotten) -> pl.DataFrame
         single = [value for value in calls["call_id"] if forgotten.moment(CALL, value.hex())]
         is_theirs |= pl.col("call_id").is_in(single)
     return calls.filter(~is_theirs)
+
+
+def without_names(calls: pl.DataFrame, forgotten: Forgotten) -> pl.DataFrame:
+    """The calls, in the shape of `pd.api_calls`, with forgotten people's identifiers removed from what they say."""
+    columns = [*ID_COLUMNS, *TEXT_COLUMNS]
+    ids = merged(forgotten.named_in(calls[name]) for name in columns) if forgotten else Identifiers()
+    if not ids:
+        return calls
+    is_naming = calls.select(pl.any_horizontal(may_name(pl.col(name), ids) for name in columns)).to_series()
+    naming = calls.with_row_index(_ROW).filter(is_naming)
+    if ids.visitors or ids.tokens:  # a device may have another owner by now
+        cleaned = [clean_calls(row, forgotten.still_forgotten(ids, row["ts"][0])) for row in naming.iter_slices(1)]
+    else:
+        cleaned = [clean_calls(naming, ids)]
+    rest = calls.with_row_index(_ROW).filter(~is_naming)
+    return pl.concat([rest, *cleaned]).sort(_ROW).drop(_ROW)
+
+
+def without_texts(rows: pl.DataFrame, columns: Iterable[str], forgotten: Forgotten) -> pl.DataFrame:
+    """The rows with forgotten people's identifiers removed from these columns, which are text, or text as bytes."""
+    cleaned = []
+    for name in columns if forgotten else ():
+        is_bytes = rows.schema[name] == pl.Binary()
+        distinct = rows[name].drop_nulls().unique().to_list()
+        texts = [value.decode("utf-8", "surrogateescape") for value in distinct] if is_bytes else distinct
+        if not (ids := forgotten.named_in(pl.Series(map(_storable, texts), dtype=pl.String))):
+            continue
+        changed = {old: new for old, text in zip(distinct, texts, strict=True) if (new := redacted(text, ids)) != text}
+        if is_bytes:
+            changed = {old: new.encode("utf-8", "surrogateescape") for old, new in changed.items()}
+        if changed:
+            values = [changed.get(value, value) for value in rows[name]]
+            cleaned.append(pl.Series(name, values, dtype=rows.schema[name]))
+    return rows.with_columns(cleaned)
 
 
 def suppressed_reject(count: int, *, source: str, now: datetime) -> pl.DataFrame:

@@ -1,0 +1,163 @@
+"""Removes a person's identifiers from texts and from calls; JSON stays valid, and nothing else of a text changes."""
+
+import re
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+
+import polars as pl
+
+from app.jobs.forget.identifiers import Identifiers, decoded, spellings, words_of
+from app.jobs.forget.patterns import (
+    OPENING,
+    OWN_ID,
+    RESOURCE,
+    WRAPPERS,
+    anchor,
+    anywhere_pattern,
+    json_token,
+    phone_pattern,
+    placed_pattern,
+    words_pattern,
+)
+
+# Every column of a call that holds text which others may have written about the person.
+ID_COLUMNS = ("visitor_id", "session_token", "user_id")
+TEXT_COLUMNS = ("method", "endpoint", "ip", "user_agent", "referrer", "page_url", "request", "response")
+_FILLER, _NUMBER_FILLER = "forgotten", "0"
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+\-]?\d+)?")
+_STRUCTURE = re.compile(r"[\"'{}\[\]:=&,]|%(?:25)*(?:22|27|3D|26|3A|2C)", re.IGNORECASE)
+
+
+def redacted(text: str, ids: Identifiers, *, same_length: bool = False, is_of_person: bool = False) -> str:
+    """The text without the person's ids. With `same_length` every other byte keeps its place.
+
+    `is_of_person`: the text is JSON that describes people, as the answer to `/users/17` does.
+    """
+    instead = _same_length if same_length else _filler
+    if anywhere := anywhere_pattern(ids):
+        text = anywhere.sub(lambda match: _instead_of_words(match[0], instead), text)
+    if placed := placed_pattern(ids):
+        text = placed.sub(lambda match: _without_id(match, instead), text)
+        text = _without_spans(text, list(_nested(text, ids, is_of_person=is_of_person)), instead)
+    return text
+
+
+def may_name(text: pl.Expr, ids: Identifiers) -> pl.Expr:
+    """Whether a text may contain one of the identifiers; `redacted` decides."""
+    every = {words for value in (*ids.texts, *ids.ids) for words in spellings(value)}
+    anchors = {anchor(words) for words in every}
+    tests = [text.str.contains_any(sorted(anchors - {""}), ascii_case_insensitive=True)]
+    tests += [text.str.contains("(?i)" + words_pattern(words)) for words in every if not anchor(words)]
+    tests += [text.str.contains(phone_pattern(digits)) for digits in ids.phones]
+    return pl.any_horizontal(tests)
+
+
+def clean_calls(calls: pl.DataFrame, ids: Identifiers) -> pl.DataFrame:
+    """Calls, in the shape of `pd.api_calls`, with the person's ids removed from what they say."""
+    if not ids:
+        return calls
+    anywhere = anywhere_pattern(ids)
+    columns = dict[str, list[str]]()
+    if anywhere:
+        for name in ID_COLUMNS:
+            columns[name] = [anywhere.sub(lambda match: _instead_of_words(match[0], _filler), v) for v in calls[name]]
+    of_person = [RESOURCE.search(endpoint) is not None for endpoint in calls["endpoint"]]
+    for name in TEXT_COLUMNS:
+        is_body = name in ("request", "response")
+        columns[name] = [
+            redacted(text, ids, is_of_person=is_body and person)
+            for text, person in zip(calls[name], of_person, strict=True)
+        ]
+    return calls.with_columns(pl.Series(name, values, dtype=calls.schema[name]) for name, values in columns.items())
+
+
+def _filler(text: str) -> str:
+    return _NUMBER_FILLER if _NUMBER.fullmatch(text) else _FILLER
+
+
+def _same_length(text: str) -> str:
+    size = len(text.encode("utf-8", "surrogateescape"))
+    return _filler(text)[:size].ljust(size)
+
+
+def _instead_of_words(text: str, instead: Callable[[str], str]) -> str:
+    """In place of an identifier's words: one filler, or one for each part where JSON's or a URL's marks lie between."""
+    if not _STRUCTURE.search(text):
+        return instead(text)
+    at, parts = 0, []
+    for mark in _STRUCTURE.finditer(text):
+        parts += [instead(part) if _is_word(part := text[at : mark.start()]) else text[at : mark.start()], mark[0]]
+        at = mark.end()
+    last = text[at:]
+    return "".join([*parts, instead(last) if _is_word(last) else last])
+
+
+def _is_word(text: str) -> bool:
+    return any(character.isalnum() for character in text)
+
+
+def _without_id(match: re.Match[str], instead: Callable[[str], str]) -> str:
+    start, end = next(match.span(name) for name in match.re.groupindex if match[name] is not None)
+    text, begin = match.string, match.start()
+    return text[begin:start] + instead(text[start:end]) + text[end : match.end()]
+
+
+# ---- ids within the objects of a person ---------------------------------------------------------------------------
+
+
+def _nested(text: str, ids: Identifiers, *, is_of_person: bool) -> Iterator[tuple[int, int]]:
+    """Where short user ids stand as the own id of an object that describes a person."""
+    wanted = _short_users(ids)
+    if not wanted:
+        return
+    if is_of_person:
+        yield from _own_ids(text, 0, 0, wanted)
+    for opening in OPENING.finditer(text):
+        yield from _own_ids(text, opening.end(), len(opening[1]), wanted)
+
+
+@lru_cache(maxsize=256)
+def _short_users(ids: Identifiers) -> frozenset[tuple[str, ...]]:
+    return frozenset(ids.placed("users"))
+
+
+def _own_ids(text: str, start: int, escapes: int, wanted: frozenset[tuple[str, ...]]) -> Iterator[tuple[int, int]]:
+    """The spans of these ids in the JSON that begins at `start`: own ids of its objects, and elements of its lists."""
+    open_: list[tuple[str, bool]] = []  # of each open object or list: its bracket, and whether it describes people
+    key = ""
+    expects_value = True
+    for token in json_token(escapes).finditer(text, start):
+        mark = token["mark"]
+        if mark in ("{", "["):
+            is_wrapper = not open_ or open_[-1][0] == "[" or key.lower() in WRAPPERS
+            open_.append((mark, is_wrapper and (not open_ or open_[-1][1])))
+            expects_value = mark == "["
+        elif mark in ("}", "]"):
+            if open_:
+                open_.pop()
+            if not open_:
+                return
+        elif mark == ":":
+            expects_value = True
+        elif mark == ",":
+            expects_value = bool(open_) and open_[-1][0] == "["
+        elif not open_:
+            return
+        elif not expects_value:
+            key = token["text"] or ""
+        else:
+            name = "text" if token["text"] is not None else "number"
+            bracket, is_of_person = open_[-1]
+            is_own = bracket == "[" or OWN_ID.fullmatch(key) is not None
+            if is_of_person and is_own and _id_words(token[name]) in wanted:
+                yield token.span(name)
+
+
+def _id_words(value: str) -> tuple[str, ...]:
+    return words_of(decoded(re.sub(r"\.0+$", "", value)))
+
+
+def _without_spans(text: str, spans: list[tuple[int, int]], instead: Callable[[str], str]) -> str:
+    for start, end in sorted(set(spans), reverse=True):
+        text = text[:start] + instead(text[start:end]) + text[end:]
+    return text
