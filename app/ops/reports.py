@@ -176,7 +176,9 @@ def print_erasure(erasure: "Erasure", *, as_json: bool) -> None:
     if not erasure.is_found:
         console.say("nothing names this person: is the id spelled as in the calls?")
     if erasure.is_proven:
-        console.say("proven: no row, no part on disk, no line of the log and no record of the spool names the person so")
+        console.say(
+            "proven: no row, no part on disk, no line of the log and no record of the spool names the person so"
+        )
     console.say("not searched:")
     for place in erasure.not_searched:
         console.say(f"  - {place}")

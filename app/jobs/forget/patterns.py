@@ -68,13 +68,15 @@ def placed_pattern(ids: Identifiers) -> re.Pattern[str] | None:
     return re.compile("|".join(patterns)) if patterns else None
 
 
-def loose_patterns(ids: Identifiers) -> list[str]:
-    """Patterns for the warehouse: each text that names a short id by its place matches one of them."""
-    found = [f"{place}(?:{value})" for place, value in _places(ids)]
-    if ids.placed("users"):
-        found.append(rf"{_QUOTE}?{_OWN_ID}{_QUOTE}?\s*:\s*\[?{_QUOTE}?(?:{_values(ids, 'users')})")
-        found.append(rf"[\[,]\s*{_QUOTE}?(?:{_values(ids, 'users')})\s*{_QUOTE}?\s*[,\]]")
-    return found
+def loose_place_pattern(ids: Identifiers) -> str:
+    """For the warehouse: each text that has a short id after a name that calls for it matches."""
+    return "|".join(f"(?:{place}(?:{value}))" for place, value in _places(ids))
+
+
+def loose_member_pattern(ids: Identifiers) -> str:
+    """For the warehouse: each text matches that has a short user id as the own id of an object, or in a list."""
+    value = f"{_QUOTE}?(?:{_values(ids, 'users')})"
+    return rf"{_OWN_ID}{_QUOTE}?\s*:\s*\[?{value}|[\[,]\s*{value}(?:\.0+)?{_QUOTE}?\s*[,\]]"
 
 
 def words_pattern(words: tuple[str, ...]) -> str:
@@ -142,7 +144,9 @@ def _character(character: str) -> str:
 
 # ---- objects of a person: {"user": {"name": …, "id": 17}} ----------------------------------------------------------
 
-OPENING = re.compile(rf"(\\*)\"(?:{_OF_USERS}|{_PREFIX}{_ROLE}s|people|persons|me|viewer)\1\"\s*:\s*(?=[\[{{])")
+_OBJECTS = f"(?:{_OF_USERS}|{_PREFIX}{_ROLE}s|people|persons|me|viewer)"
+OPENING = re.compile(rf"(\\*)\"{_OBJECTS}\1\"\s*:\s*(?=[\[{{])")
+LOOSE_OPENING = rf"{_OBJECTS}\\*\"\s*:\s*[\[{{]"
 RESOURCE = re.compile(rf"{_SLASH}(?:{_PEOPLE}(?:{_SLASH}[^/?#%\\]+)?|(?i:me))/*(?:[?#].*)?$")
 OWN_ID = re.compile(_OWN_ID)
 # Between the person's object and its id: what only wraps it.

@@ -32,9 +32,9 @@ def people_of_history(warehouse: Warehouse, settings: Settings) -> dict[str, lis
         column = next((name for name in (f"source_{table.person}", table.person) if name in kept), "")
         if not column:
             raise SettingsError(
-                f"{settings.snapshots}, [{table.name}]: person = {table.person!r}, but history.{table.name} has no "
-                f"such column. {did_you_mean(table.person, kept)} Name the column that holds the user id, take a snapshot, "
-                "and run the same command again"
+                f"{settings.snapshots}, [{table.name}]: person = {table.person!r}, but history.{table.name} "
+                f"has no such column. {did_you_mean(table.person, kept)} Name the column that holds the user id, take a "
+                "snapshot, and run the same command again"
             )
         dropped = [name for name in stored if name not in kept and is_name_of_users(name)]
         found[f"history.{table.name}"] = [column, *dropped]
@@ -51,6 +51,6 @@ def delete_people(warehouse: Warehouse, journal: Journal, of_history: dict[str, 
         found = warehouse.query(
             f"SELECT DISTINCT {row} AS row FROM {table} WHERE {theirs} {UNLOGGED}", schema={"row": pl.String()}
         )
-        if found.height:
-            journal.add((f"row of {table}", value) for value in found["row"])
-        delete_rows(warehouse, table, f"{row} IN ({journal.select(f'row of {table}')})")
+        journal.add((f"row of {table}", value) for value in found["row"])
+        if journal.values(f"row of {table}"):
+            delete_rows(warehouse, table, f"{row} IN ({journal.select(f'row of {table}')})")

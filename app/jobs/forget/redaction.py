@@ -23,6 +23,7 @@ from app.jobs.forget.patterns import (
 # Every column of a call that holds text which others may have written about the person.
 ID_COLUMNS = ("visitor_id", "session_token", "user_id")
 TEXT_COLUMNS = ("method", "endpoint", "ip", "user_agent", "referrer", "page_url", "request", "response")
+BODIES = frozenset({"request", "response"})
 _FILLER, _NUMBER_FILLER = "forgotten", "0"
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+\-]?\d+)?")
 _STRUCTURE = re.compile(r"[\"'{}\[\]:=&,]|%(?:25)*(?:22|27|3D|26|3A|2C)", re.IGNORECASE)
@@ -63,7 +64,7 @@ def clean_calls(calls: pl.DataFrame, ids: Identifiers) -> pl.DataFrame:
             columns[name] = [anywhere.sub(lambda match: _instead_of_words(match[0], _filler), v) for v in calls[name]]
     of_person = [RESOURCE.search(endpoint) is not None for endpoint in calls["endpoint"]]
     for name in TEXT_COLUMNS:
-        is_body = name in ("request", "response")
+        is_body = name in BODIES
         columns[name] = [
             redacted(text, ids, is_of_person=is_body and person)
             for text, person in zip(calls[name], of_person, strict=True)
@@ -133,17 +134,14 @@ def _own_ids(text: str, start: int, escapes: int, wanted: frozenset[tuple[str, .
             open_.append((mark, is_wrapper and (not open_ or open_[-1][1])))
             expects_value = mark == "["
         elif mark in ("}", "]"):
-            if open_:
-                open_.pop()
-            if not open_:
-                return
-        elif mark == ":":
-            expects_value = True
-        elif mark == ",":
-            expects_value = bool(open_) and open_[-1][0] == "["
-        elif not open_:
+            open_ = open_[:-1]
+        elif mark and open_:
+            expects_value = mark == ":" or open_[-1][0] == "["
+        if not open_:
             return
-        elif not expects_value:
+        if mark:
+            continue
+        if not expects_value:
             key = token["text"] or ""
         else:
             name = "text" if token["text"] is not None else "number"

@@ -12,8 +12,17 @@ import polars as pl
 
 from app.contracts import API_CALLS, COVERAGE, FORGOTTEN, REJECTS, RUNS, SNAPSHOTS, USER_AGENTS
 from app.jobs.forget.identifiers import Identifiers
-from app.jobs.forget.patterns import anchor, is_name_of_users, loose_patterns, phone_pattern, words_pattern
-from app.jobs.forget.redaction import ID_COLUMNS, TEXT_COLUMNS, clean_calls, redacted
+from app.jobs.forget.patterns import (
+    LOOSE_OPENING,
+    RESOURCE,
+    anchor,
+    is_name_of_users,
+    loose_member_pattern,
+    loose_place_pattern,
+    phone_pattern,
+    words_pattern,
+)
+from app.jobs.forget.redaction import BODIES, ID_COLUMNS, TEXT_COLUMNS, clean_calls, redacted
 from app.jobs.forget.suppression import readable
 from app.warehouse import Warehouse
 
@@ -60,7 +69,7 @@ def find_occurrences(
     """Where rows of these tables name the person; `people` maps a table to the columns of its that hold users."""
     occurrences = []
     for table in tables:
-        exact = _exact_conditions(warehouse, table, ids, people.get(table, ()))
+        exact = _exact_conditions(warehouse, table, people.get(table, ()))
         rows = dict.fromkeys(exact, 0)
         if exact:
             counted = ", ".join(f"countIf({sql}) AS c{number}" for number, sql in enumerate(exact.values()))
@@ -73,16 +82,17 @@ def find_occurrences(
                 column.name: sum(count for _, count in texts_that_name(warehouse, ids, column, but=exact))
                 for column in text_columns(warehouse, table)
             }
-        for column in {**rows, **of_texts}:
-            if count := rows.get(column, 0) + of_texts.get(column, 0):
-                occurrences.append(Occurrence(table, column, count))
+        counts = {column: rows.get(column, 0) + of_texts.get(column, 0) for column in {**rows, **of_texts}}
+        occurrences += [Occurrence(table, column, count) for column, count in counts.items() if count]
     return occurrences
 
 
 def calls_that_name(warehouse: Warehouse, ids: Identifiers) -> pl.DataFrame:
     """The raw calls, with their content hash, whose texts name the person."""
     columns = ", ".join([*API_CALLS.schema, "content_hash"])
-    tests = [loose_condition(f"toString(`{name}`)", ids) for name in (*ID_COLUMNS, *TEXT_COLUMNS)]
+    tests = [
+        loose_condition(f"toString(`{name}`)", ids, is_body=name in BODIES) for name in (*ID_COLUMNS, *TEXT_COLUMNS)
+    ]
     if not any(sql for sql, _ in tests):
         return pl.DataFrame(schema={**API_CALLS.schema, "content_hash": pl.UInt64()})
     where = " OR ".join(sql for sql, _ in tests)
@@ -151,9 +161,14 @@ def rejects_that_name(warehouse: Warehouse, ids: Identifiers) -> list[str]:
     ]
 
 
-def loose_condition(text: str, ids: Identifiers, *, is_bytes: bool = False) -> tuple[str, dict[str, Any]]:
-    """The SQL condition of texts that may name the person, and its parameters; empty where nothing can be searched."""
-    parameters: dict[str, Any] = {}
+def loose_condition(
+    text: str, ids: Identifiers, *, is_bytes: bool = False, is_body: bool = False
+) -> tuple[str, dict[str, Any]]:
+    """The SQL condition of texts that may name the person, and its parameters; empty where nothing can be searched.
+
+    `is_body`: the text is of a call whose endpoint may say that it describes a person.
+    """
+    parameters: dict[str, Any] = {"opening": LOOSE_OPENING, "resource": RESOURCE.pattern}
     tests = []
     text = f"replaceAll({text}, '\\0', '')" if is_bytes else text
 
@@ -170,11 +185,14 @@ def loose_condition(text: str, ids: Identifiers, *, is_bytes: bool = False) -> t
     if others := [*foreign, *map(phone_pattern, ids.phones)]:
         any_of([], others, "others")
     short = [words for kind in ("users", "visitors", "tokens") for words in ids.placed(kind)]
-    for start in range(0, len(short), _NEEDLES):
-        some = short[start : start + _NEEDLES]
-        anchors = [anchor(words) for words in some]
-        any_of(anchors if all(anchors) else [], loose_patterns(ids), f"placed{start}")
-    return " OR ".join(tests), parameters
+    anchors = [anchor(words) for words in short] if len(short) <= _NEEDLES and all(map(anchor, short)) else []
+    if short:
+        any_of(anchors, [loose_place_pattern(ids)], "placed")
+    if ids.placed("users"):
+        any_of(anchors, [loose_member_pattern(ids)], "members")
+        about = " OR match(endpoint, {resource:String})" if is_body else ""
+        tests[-1] += f" AND (match({text}, {{opening:String}}){about})"
+    return " OR ".join(f"({test})" for test in tests), parameters
 
 
 def data_tables(warehouse: Warehouse) -> list[str]:
@@ -206,7 +224,7 @@ def _columns(warehouse: Warehouse, table: str) -> list[tuple[str, str]]:
     ).rows()
 
 
-def _exact_conditions(warehouse: Warehouse, table: str, ids: Identifiers, people: Collection[str]) -> dict[str, str]:
+def _exact_conditions(warehouse: Warehouse, table: str, people: Collection[str]) -> dict[str, str]:
     """Per column that holds users or devices, by its name or by what is said of it: the condition of the person's."""
     conditions = {}
     for name, type_ in _columns(warehouse, table) if not table.startswith("etl.") else ():
