@@ -5,9 +5,12 @@ day, wide decimals, BIT, JSON and geometries.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.contracts import PRECISE_TIME, Column
+from app.core.errors import ShopError
+from app.rules.snapshot_plan import SnapshotTable
 
 # Names that are reserved for the columns of a version.
 VERSION_COLUMNS = ("version", "valid_from", "op", "is_deleted", "changed", "snapshot_id", "valid_to")
@@ -45,6 +48,12 @@ class ShopColumn:
             comment,
             holds_bytes=self.holds_bytes,
         )
+
+
+def require_planned(table: SnapshotTable, columns: Sequence[str]) -> None:
+    """Raise ShopError where the plan names columns that the table, which has these, does not have."""
+    if columns and (missing := table.missing(columns)):
+        raise ShopError(f"{table.source} has no column {'; '.join(missing)} Another schema? See CARAT_SNAPSHOTS")
 
 
 # ---- MySQL -------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from pymysql.cursors import DictCursor
 from app.core.errors import ShopError
 from app.core.service_url import ServiceUrl
 from app.rules.snapshot_plan import SnapshotTable
-from app.shop.columns import ShopColumn, mysql_column
+from app.shop.columns import ShopColumn, mysql_column, require_planned
 from app.shop.reading import ReaderProcess, Reading, ShopReading
 
 _CONNECT_LIMIT_S = 5
@@ -98,6 +98,7 @@ class MySQLShop:
                 for row in rows
                 if table.keeps(row["name"])
             ]
+            require_planned(table, [row["name"] for row in rows])
             if columns:  # what the plan says in SQL, and the right to read, are checked before anybody is held up
                 _run(self._control, f"SELECT 1 FROM ({_select(table, columns)} LIMIT 0) AS t")
         except pymysql.Error as error:

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from app.core.errors import ShopError
 from app.rules.snapshot_plan import SnapshotTable
-from app.shop.columns import ShopColumn, sqlite_column
+from app.shop.columns import ShopColumn, require_planned, sqlite_column
 from app.shop.reading import ShopReading
 
 _BATCH_BYTES = 16 * 1024**2
@@ -67,6 +67,7 @@ class SQLiteShop:
             ]
             if not rows:
                 raise ShopError(f"{self.name} has no table {table.source}")
+            require_planned(table, [name for _, name, *_, hidden in rows if hidden != 1])
             if columns:
                 self._connection.execute(f"{_select(table, columns)} LIMIT 0")
         except sqlite3.Error as error:

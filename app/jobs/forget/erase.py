@@ -22,7 +22,7 @@ from app.intake.call_frames import content_hashes
 from app.jobs.build.backfill import build_stale
 from app.jobs.forget.files import occurrences_in_files, redact_files, unsearched_files
 from app.jobs.forget.identifiers import Identifiers, is_searchable, merged, of_texts
-from app.jobs.forget.plan import delete_people, people_of_history
+from app.jobs.forget.plan import delete_people, people_of_history, without_owner
 from app.jobs.forget.redaction import clean_calls
 from app.jobs.forget.search import (
     UNLOGGED,
@@ -146,7 +146,9 @@ def forget_user(
     tables = data_tables(warehouse)
     before = _counts(warehouse, tables)
     named = find_occurrences(warehouse, found.ids, tables, people=people)
-    not_searched = (*_NEVER_SEARCHED, *unsearched_files(settings))
+    not_searched = [*_NEVER_SEARCHED, *unsearched_files(settings)]
+    if ownerless := without_owner(warehouse, settings):
+        not_searched.append(f"whose the rows of {', '.join(ownerless)} are: the snapshot plan names no `person` there")
     if dry_run:
         files = redact_files(settings, found.ids, change=False)
         return _erasure(found, before, before, named, named, files=files, not_searched=not_searched, is_dry=True)
@@ -356,7 +358,7 @@ def _erasure(
     named_after: list[Occurrence],
     *,
     files: dict[str, int],
-    not_searched: tuple[str, ...],
+    not_searched: Sequence[str],
     is_dry: bool,
     old_parts: int = 0,
 ) -> Erasure:
@@ -375,5 +377,5 @@ def _erasure(
     }  # fmt: skip
     return Erasure(
         len(found.calls), len(ids.visitors), len(ids.tokens), tuple(found.days), touched, files, named_after, old_parts,
-        is_dry, searched_for, not_searched,
+        is_dry, searched_for, tuple(not_searched),
     )  # fmt: skip

@@ -5,7 +5,7 @@ import polars as pl
 from app.core.errors import SettingsError
 from app.core.suggestions import did_you_mean
 from app.jobs.forget.patterns import is_name_of_users
-from app.jobs.forget.search import UNLOGGED
+from app.jobs.forget.search import UNLOGGED, hex_of_uuid
 from app.jobs.forget.suppression import USER
 from app.rules.snapshot_plan import load_snapshot_plan
 from app.settings import Settings
@@ -25,20 +25,28 @@ def people_of_history(warehouse: Warehouse, settings: Settings) -> dict[str, lis
     last = last_snapshots(warehouse, [histories[table.name] for table in plan.tables if table.name in histories])
     found = {}
     for table in plan.tables:
-        if not table.person or table.name not in histories:
+        if table.name not in histories:
             continue
         stored = list(columns_of_shop(histories[table.name]))
         kept = list(last[table.name].columns) if table.name in last else stored
-        column = next((name for name in (f"source_{table.person}", table.person) if name in kept), "")
-        if not column:
-            raise SettingsError(
-                f"{settings.snapshots}, [{table.name}]: person = {table.person!r}, but history.{table.name} "
-                f"has no such column. {did_you_mean(table.person, kept)} Name the column that holds the user id, take a "
-                "snapshot, and run the same command again"
-            )
-        dropped = [name for name in stored if name not in kept and is_name_of_users(name)]
-        found[f"history.{table.name}"] = [column, *dropped]
+        for column in filter(None, (table.person, *table.product.values())):
+            if column not in kept and f"source_{column}" not in kept:
+                raise SettingsError(
+                    f"{settings.snapshots}, [{table.name}] names the column {column}, which history.{table.name} does "
+                    f"not have. {did_you_mean(column, kept)} Correct the plan, take a snapshot, and run the same "
+                    "command again"
+                )
+        if table.person:
+            dropped = [name for name in stored if name not in kept and is_name_of_users(name)]
+            renamed = f"source_{table.person}"
+            found[f"history.{table.name}"] = [renamed if renamed in kept else table.person, *dropped]
     return found
+
+
+def without_owner(warehouse: Warehouse, settings: Settings) -> list[str]:
+    """The tables of `history` for which the plan does not say whose a row is."""
+    owned = {table.name for table in load_snapshot_plan(settings.snapshots).tables if table.person}
+    return sorted(f"history.{name}" for name in existing_histories(warehouse).keys() - owned)
 
 
 def delete_people(warehouse: Warehouse, journal: Journal, of_history: dict[str, list[str]]) -> None:
@@ -47,7 +55,11 @@ def delete_people(warehouse: Warehouse, journal: Journal, of_history: dict[str, 
     for table, columns in of_history.items():
         key = ", ".join(f"`{name}`" for name in key_of(histories[table.removeprefix("history.")]))
         row = f"toString(({key},))"
-        theirs = " OR ".join(f"toString(`{column}`) IN ({journal.select(USER)})" for column in columns)
+        uuids = f"SELECT lower(replaceAll(value, '-', '')) FROM ({journal.select(USER)})"
+        texts = [f"ifNull(toString(`{column}`), '')" for column in columns]
+        theirs = " OR ".join(
+            f"{text} IN ({journal.select(USER)}) OR {hex_of_uuid(text)} IN ({uuids})" for text in texts
+        )
         found = warehouse.query(
             f"SELECT DISTINCT {row} AS row FROM {table} WHERE {theirs} {UNLOGGED}", schema={"row": pl.String()}
         )

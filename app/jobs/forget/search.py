@@ -231,14 +231,20 @@ def _exact_conditions(warehouse: Warehouse, table: str, people: Collection[str])
         text = f"ifNull(toString(`{name}`), '')"
         is_of_users = is_name_of_users(name) if table.startswith("history.") else name in _OF_USERS
         if name in people or (is_of_users and not type_.startswith(("Array", "Map", "Float", "Date"))):
-            conditions[name] = f"{text} IN {{users:Array(String)}}"
+            conditions[name] = f"({text} IN {{users:Array(String)}} OR {hex_of_uuid(text)} IN {{uuids:Array(String)}})"
         elif name in _OF_DEVICES:
             conditions[name] = f"{text} IN {{devices:Array(String)}}"
     return conditions
 
 
 def _exact_parameters(ids: Identifiers) -> dict[str, Any]:
-    return {"users": list(ids.users), "devices": [*ids.visitors, *ids.tokens]}
+    uuids = [value.replace("-", "").lower() for value in ids.users]
+    return {"users": list(ids.users), "uuids": uuids, "devices": [*ids.visitors, *ids.tokens]}
+
+
+def hex_of_uuid(text: str) -> str:
+    """The SQL of a UUID that is kept as 16 bytes, as its digits; empty for other values."""
+    return f"if(length({text}) = 16, lower(hex({text})), '')"
 
 
 def sorting_key(warehouse: Warehouse, table: str) -> frozenset[str]:

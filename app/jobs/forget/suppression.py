@@ -34,6 +34,7 @@ _NAMED = {
     for kind, column in _COLUMNS.items()
 }
 _KEY_BYTES = 32
+_UUID_BYTES = 16
 _ROW = "\0row"
 _REASON = "forgotten"
 # A word as a text may write it, its escapes included; an escape that is a blank to its reader ends a word.
@@ -61,6 +62,9 @@ class Forgotten:
         return any(kind == CALL for kind, _ in self.until)
 
     def is_user(self, value: object) -> bool:
+        """Whether a value of a column that holds users is a forgotten person's; a UUID may be kept as 16 bytes."""
+        if isinstance(value, bytes) and len(value) == _UUID_BYTES and USER in self._kinds_of((value.hex(),)):
+            return True
         text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
         return self.moment(USER, text) is not None or TEXT in self._kinds_of(words_of(text))
 

@@ -16,7 +16,7 @@ from app.contracts import Table
 from app.core import console
 from app.core.errors import ShopError
 from app.frames.snapshots import aligned, as_kept, changes, in_pieces, latest, require_keys
-from app.jobs.forget.suppression import Forgotten, read_forgotten
+from app.jobs.forget.suppression import Forgotten, read_forgotten, without_texts
 from app.jobs.snapshot.schemas import Comparison, Limits, compare_schemas
 from app.rules.snapshot_plan import SnapshotPlan, SnapshotTable
 from app.shop import Shop
@@ -211,17 +211,25 @@ def _rows(
 def _without_forgotten(
     batches: Iterator[pl.DataFrame], comparison: Comparison, forgotten: Forgotten
 ) -> Iterator[pl.DataFrame]:
-    """What was read, without the rows of forgotten people whom the shop's database still holds."""
-    column = comparison.person
+    """What was read, without forgotten people whom the shop's database still holds.
+
+    Left out are their rows and rows whose key names them; what other columns say of them is removed.
+    """
+    texts = [column.kept_as for column in comparison.columns if column.type == "String"]
+    keys = [name for name in texts if name in comparison.key]
+    others = [name for name in texts if name not in comparison.key]
     for batch in batches:
-        if not column or not forgotten:
+        if not forgotten:
             yield batch
             continue
-        users = batch[column].unique()
-        gone = users.filter(
-            pl.Series([user is not None and forgotten.is_user(user) for user in users], dtype=pl.Boolean)
-        )
-        yield batch.filter(~pl.col(column).is_in(gone.implode()).fill_null(value=False)) if len(gone) else batch
+        rows = batch
+        if comparison.person:
+            users = rows[comparison.person].unique().drop_nulls()
+            gone = users.filter(pl.Series([forgotten.is_user(user) for user in users], dtype=pl.Boolean))
+            rows = rows.filter(~pl.col(comparison.person).is_in(gone.implode()).fill_null(value=False))
+        for name in keys:
+            rows = rows.filter(rows[name].eq_missing(without_texts(rows, [name], forgotten)[name]))
+        yield without_texts(rows, others, forgotten)
 
 
 def _previous(file: Path, comparison: Comparison) -> Iterator[pl.DataFrame]:
