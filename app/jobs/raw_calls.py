@@ -13,11 +13,14 @@ from app.contracts import API_CALLS, REJECTS
 from app.core.call_record import Line, RejectedRecordError
 from app.core.sql import quote
 from app.intake.call_frames import Batch, content_hashes, reject_frame, reject_row
+from app.jobs.forget.identifiers import Identifiers, merged
 from app.jobs.forget.suppression import (
     Forgotten,
+    are_forgotten,
+    identifiers_of,
+    named_in_calls,
     read_forgotten,
     suppressed_reject,
-    without_forgotten,
     without_names,
     without_texts,
 )
@@ -32,11 +35,15 @@ _NOTHING_KNOWN = pl.DataFrame(
 
 @dataclass
 class LoadResult:
-    """How many records were stored, were duplicates of stored ones, or were rejected, by reason."""
+    """How many records were stored, were duplicates of stored ones, or were rejected, by reason.
+
+    `forgotten`: the identifiers of forgotten people that the records still had.
+    """
 
     stored: int = 0
     duplicates: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
+    forgotten: Identifiers = field(default_factory=Identifiers)
 
     @property
     def records(self) -> int:
@@ -49,6 +56,7 @@ class LoadResult:
     def add(self, other: "LoadResult") -> None:
         self.stored += other.stored
         self.duplicates += other.duplicates
+        self.forgotten = merged([self.forgotten, other.forgotten]) if other.forgotten else self.forgotten
         for reason, count in other.rejected.items():
             self.rejected[reason] = self.rejected.get(reason, 0) + count
 
@@ -80,9 +88,13 @@ def store(
     """
     forgotten = read_forgotten(warehouse)
     # Before anything is compared: a call that was cleaned of a forgotten person is the same call when it comes again.
-    taken = without_names(without_forgotten(batch.calls, forgotten), forgotten)
-    unforgotten, named = _without_named(batch.rejects, forgotten)
-    not_kept = batch.calls.height - taken.height + named
+    is_theirs = are_forgotten(batch.calls, forgotten)
+    kept, theirs = batch.calls.filter(~is_theirs), batch.calls.filter(is_theirs)
+    names = named_in_calls(kept, forgotten)
+    taken = without_names(kept, forgotten, names)
+    names_in_rejects = forgotten.named_in_records(batch.rejects["record"].to_list()) if forgotten else names
+    unforgotten, named = _without_named(batch.rejects, forgotten, names_in_rejects)
+    not_kept = theirs.height + named
     calls, lost = _without_repeats(taken)
     known = known_calls(warehouse, calls["call_id"]) if known is None else known
 
@@ -96,7 +108,11 @@ def store(
     moved = _move_to_rejects(warehouse, replaced, now=now)
     _insert_calls(warehouse, fresh.drop("content_hash"), token)
 
-    done = LoadResult(stored=fresh.height - moved.height, duplicates=taken.height - fresh.height - conflicts.height)
+    done = LoadResult(
+        stored=fresh.height - moved.height,
+        duplicates=taken.height - fresh.height - conflicts.height,
+        forgotten=merged([identifiers_of(theirs, forgotten), names, names_in_rejects]),
+    )
     for rejects in (unforgotten, conflicts, moved):
         done.add_rejects(rejects)
     if not_kept:
@@ -104,11 +120,11 @@ def store(
     return done
 
 
-def _without_named(rejects: pl.DataFrame, forgotten: Forgotten) -> tuple[pl.DataFrame, int]:
+def _without_named(rejects: pl.DataFrame, forgotten: Forgotten, ids: Identifiers) -> tuple[pl.DataFrame, int]:
     """The rejects that do not name a forgotten person, and the number of those that do."""
     if not forgotten or rejects.is_empty():
         return rejects, 0
-    is_named = pl.Series(forgotten.named_records(rejects["record"].to_list()), dtype=pl.Boolean)
+    is_named = pl.Series(forgotten.are_named(rejects["record"].to_list(), ids), dtype=pl.Boolean)
     return without_texts(rejects.filter(~is_named), ("source", "detail"), forgotten), int(is_named.sum())
 
 

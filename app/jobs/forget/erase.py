@@ -32,7 +32,7 @@ from app.jobs.forget.search import (
     find_occurrences,
     rejects_that_name,
 )
-from app.jobs.forget.suppression import CALL, PHONE, TEXT, TOKEN, USER, VISITOR, remember_forgotten
+from app.jobs.forget.suppression import CALL, PHONE, TEXT, TOKEN, USER, VISITOR, origins, remember_forgotten
 from app.jobs.forget.texts import redact_columns
 from app.settings import Settings
 from app.warehouse import Warehouse
@@ -153,7 +153,8 @@ def forget_user(
         files = redact_files(settings, found.ids, change=False)
         return _erasure(found, before, before, named, named, files=files, not_searched=not_searched, is_dry=True)
 
-    remember_forgotten(warehouse, found.ids, calls=found.unmarked, exact=found.ids.texts, now=now)
+    came_from = _origins(warehouse, settings, journal)
+    remember_forgotten(warehouse, found.ids, calls=found.unmarked, came_from=came_from, now=now)
     _erase_raw(warehouse, settings, journal, found)
     _erase_rejects(warehouse, journal, found.ids)
     delete_people(warehouse, journal, of_history)
@@ -264,6 +265,24 @@ def _with_journal(journal: Journal, found: _Found) -> _Found:
         _days(journal, _DAY),
         _days(journal, _RAW_DAY),
     )
+
+
+def _origins(warehouse: Warehouse, settings: Settings, journal: Journal) -> list[str]:
+    """Where the person's first calls of each day came from: late calls of just before, without an id, are theirs."""
+    first = warehouse.query(
+        "SELECT ip, user_agent, min(ts) AS first_ts FROM pd.api_calls WHERE (ip, user_agent) != ('', '') "
+        f"AND valid_visitor_id != '' AND call_id IN ({journal.select(CALL, as_type='UUID')}) "
+        f"GROUP BY ip, user_agent, toDate(ts, {{zone:String}}) {UNLOGGED}",
+        {"zone": settings.timezone},
+        schema={"ip": pl.String(), "user_agent": pl.String(), "first_ts": pl.Datetime("ms", "UTC")},
+    )
+    timeout_ms = settings.session_timeout_ms
+    moments = first["first_ts"].dt.epoch("ms")
+    return [
+        origin
+        for ip, user_agent, at in zip(first["ip"], first["user_agent"], moments, strict=True)
+        for origin in origins(ip, user_agent, at, timeout_ms)
+    ]
 
 
 def _columns_of_users(of_history: dict[str, list[str]]) -> dict[str, list[str]]:

@@ -39,6 +39,15 @@ def redact_spool(settings: Settings, ids: Identifiers, *, change: bool) -> dict[
     return found
 
 
+def redact_delivered(segment: Segment, ids: Identifiers) -> None:
+    """Overwrite what a segment that was just delivered, and is kept, holds of forgotten people."""
+    if not ids:
+        return
+    for kept in delivered_segments(segment.path.parent):
+        if kept.name == segment.name and any(old != new for old, new in _pairs(kept, ids)):
+            _write_over(kept, ids)
+
+
 def occurrences_in_spool(settings: Settings, ids: Identifiers) -> list[Occurrence]:
     """The segments, open ones included, that still name the person."""
     folder = settings.spool

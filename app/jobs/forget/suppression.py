@@ -17,6 +17,7 @@ import polars as pl
 
 from app.contracts import FORGOTTEN
 from app.core.call_record import Line, RejectedRecordError
+from app.core.no_ids import DEFAULT_NO_IDS, parse_no_ids
 from app.intake.call_frames import reject_frame, reject_row
 from app.jobs.forget.identifiers import Identifiers, decoded, merged, spellings, words_of
 from app.jobs.forget.redaction import ID_COLUMNS, TEXT_COLUMNS, clean_calls, may_name, redacted
@@ -24,6 +25,8 @@ from app.warehouse import Warehouse
 
 # CALL is for guests' calls on a shared device: no other id says whose they were.
 USER, VISITOR, TOKEN, CALL = "user", "visitor", "token", "call"
+# Where a visitor's first calls came from just before they had an id: ip, user agent and five minutes.
+ORIGIN = "origin"
 TEXT, PHONE = "text", "phone"
 _COLUMNS = {USER: "user_id", VISITOR: "visitor_id", TOKEN: "session_token"}
 # Kinds of digests by which texts are searched: of one word each identifier has; of all its words, as "user/3" for a
@@ -33,8 +36,10 @@ _NAMED = {
     kind: re.compile(rb'"%s"\s*:\s*(?:"((?:[^"\\]|\\.)*)"|(-?\d+))' % column.encode())
     for kind, column in _COLUMNS.items()
 }
+_ORIGIN_MS = 5 * 60 * 1000
 _KEY_BYTES = 32
 _UUID_BYTES = 16
+_NO_IDS = ("", *parse_no_ids(DEFAULT_NO_IDS))
 _ROW = "\0row"
 _REASON = "forgotten"
 # A word as a text may write it, its escapes included; an escape that is a blank to its reader ends a word.
@@ -57,9 +62,13 @@ class Forgotten:
         """When the owner of the id was forgotten; None for everybody else."""
         return self.until.get((kind, digest_of(self.key, kind, value))) if value else None
 
-    @property
+    @cached_property
     def has_calls(self) -> bool:
         return any(kind == CALL for kind, _ in self.until)
+
+    @cached_property
+    def has_origins(self) -> bool:
+        return any(kind == ORIGIN for kind, _ in self.until)
 
     def is_user(self, value: object) -> bool:
         """Whether a value of a column that holds users is a forgotten person's; a UUID may be kept as 16 bytes."""
@@ -68,13 +77,15 @@ class Forgotten:
         text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
         return self.moment(USER, text) is not None or TEXT in self._kinds_of(words_of(text))
 
-    def named_records(self, records: Sequence[bytes]) -> list[bool]:
-        """Per rejected record whether it names a forgotten person, as far as it can be read."""
-        texts = [readable(record) for record in records]
-        ids = self.named_in(pl.Series([_storable(text) for text in texts], dtype=pl.String))
+    def named_in_records(self, records: Sequence[bytes]) -> Identifiers:
+        """The forgotten people's identifiers that rejected records contain, as far as they can be read."""
+        return self.named_in(pl.Series([_storable(readable(record)) for record in records], dtype=pl.String))
+
+    def are_named(self, records: Sequence[bytes], ids: Identifiers) -> list[bool]:
+        """Per rejected record whether it names a forgotten person; `ids`: what `named_in_records` says of them."""
         return [
-            self._carries_id(record) or (bool(ids) and redacted(text, ids) != text)
-            for record, text in zip(records, texts, strict=True)
+            self._carries_id(record) or (bool(ids) and redacted(text := readable(record), ids) != text)
+            for record in records
         ]
 
     def _carries_id(self, record: bytes) -> bool:
@@ -197,16 +208,18 @@ def read_forgotten(warehouse: Warehouse) -> Forgotten:
 
 
 def remember_forgotten(
-    warehouse: Warehouse, ids: Identifiers, *, calls: Iterable[str] = (), exact: Iterable[str] = (), now: datetime
+    warehouse: Warehouse,
+    ids: Identifiers,
+    *,
+    calls: Iterable[str] = (),
+    came_from: Iterable[str] = (),
+    now: datetime,
 ) -> None:
-    """Store that the owner of these ids, and of these single calls, is forgotten from now on.
-
-    `exact`: further user ids that are left out, but not searched for in texts.
-    """
+    """Store that the owner of these ids, of these single calls, and of calls from these `origins`, is forgotten."""
     known = read_forgotten(warehouse)
     key = known.key or secrets.token_hex(_KEY_BYTES)
     digests = {(CALL, digest_of(key, CALL, call)) for call in calls}
-    digests |= {(USER, digest_of(key, USER, value)) for value in exact}
+    digests |= {(ORIGIN, digest_of(key, ORIGIN, origin)) for origin in came_from}
     for kind, values in ((USER, ids.users), (VISITOR, ids.visitors), (TOKEN, ids.tokens), (TEXT, ids.texts)):
         for value in values:
             digests.add((kind, digest_of(key, kind, value)))
@@ -220,10 +233,26 @@ def remember_forgotten(
     warehouse.insert(FORGOTTEN, pl.DataFrame(rows, schema=FORGOTTEN.schema, orient="row"))
 
 
-def without_forgotten(calls: pl.DataFrame, forgotten: Forgotten) -> pl.DataFrame:
-    """The calls, in the shape of `pd.api_calls`, without those of forgotten people."""
+def origins(ip: str, user_agent: str, first_ms: int, timeout_ms: int) -> list[str]:
+    """Where first calls without an id come from that belong to the visitor whose own first call was at this moment."""
+    steps = range((first_ms - timeout_ms) // _ORIGIN_MS, first_ms // _ORIGIN_MS + 1)
+    return [f"{ip}\0{user_agent}\0{step}" for step in steps]
+
+
+def identifiers_of(calls: pl.DataFrame, forgotten: Forgotten) -> Identifiers:
+    """The ids by which these calls are forgotten people's."""
+
+    def known(kind: str) -> tuple[str, ...]:
+        return tuple(value for value in calls[_COLUMNS[kind]].unique() if forgotten.moment(kind, value))
+
+    users = tuple(value for value in calls["user_id"].unique() if value and forgotten.is_user(value))
+    return Identifiers(users, known(VISITOR), known(TOKEN))
+
+
+def are_forgotten(calls: pl.DataFrame, forgotten: Forgotten) -> pl.Series:
+    """Which of the calls, in the shape of `pd.api_calls`, are forgotten people's."""
     if not forgotten:
-        return calls
+        return pl.repeat(value=False, n=calls.height, eager=True, dtype=pl.Boolean)
     users = [value for value in calls["user_id"].unique() if value and forgotten.is_user(value)]
     is_theirs = pl.col("user_id").is_in(users)
     for kind in (VISITOR, TOKEN):
@@ -236,13 +265,39 @@ def without_forgotten(calls: pl.DataFrame, forgotten: Forgotten) -> pl.DataFrame
     if forgotten.has_calls:
         single = [value for value in calls["call_id"] if forgotten.moment(CALL, value.hex())]
         is_theirs |= pl.col("call_id").is_in(single)
-    return calls.filter(~is_theirs)
+    if forgotten.has_origins:
+        is_theirs |= _come_before(calls, forgotten)
+    return calls.select(is_theirs).to_series()
 
 
-def without_names(calls: pl.DataFrame, forgotten: Forgotten) -> pl.DataFrame:
-    """The calls, in the shape of `pd.api_calls`, with forgotten people's identifiers removed from what they say."""
+def _come_before(calls: pl.DataFrame, forgotten: Forgotten) -> pl.Series:
+    """Which calls without an id come from where a forgotten visitor's first calls came from, just before them."""
+    guests = calls.select(
+        "ip",
+        "user_agent",
+        is_guest=pl.all_horizontal(
+            pl.col(name).str.strip_chars().str.to_lowercase().is_in(_NO_IDS) for name in ("visitor_id", "user_id")
+        ),
+        step=pl.col("ts").dt.epoch("ms") // _ORIGIN_MS,
+    )
+    came_from = guests.filter("is_guest").drop("is_guest").unique()
+    theirs = [
+        row for row in came_from.iter_rows() if forgotten.moment(ORIGIN, f"{row[0]}\0{row[1]}\0{row[2]}") is not None
+    ]
+    found = pl.DataFrame(theirs, schema=came_from.schema, orient="row").with_columns(is_theirs=True, is_guest=True)
+    return guests.join(found, on=guests.columns, how="left", maintain_order="left")["is_theirs"].fill_null(value=False)
+
+
+def named_in_calls(calls: pl.DataFrame, forgotten: Forgotten) -> Identifiers:
+    """The forgotten people's identifiers that calls, in the shape of `pd.api_calls`, contain."""
+    if not forgotten:
+        return Identifiers()
+    return merged(forgotten.named_in(calls[name]) for name in (*ID_COLUMNS, *TEXT_COLUMNS))
+
+
+def without_names(calls: pl.DataFrame, forgotten: Forgotten, ids: Identifiers) -> pl.DataFrame:
+    """The calls with forgotten people's identifiers removed; `ids`: what `named_in_calls` says of them."""
     columns = [*ID_COLUMNS, *TEXT_COLUMNS]
-    ids = merged(forgotten.named_in(calls[name]) for name in columns) if forgotten else Identifiers()
     if not ids:
         return calls
     is_naming = calls.select(pl.any_horizontal(may_name(pl.col(name), ids) for name in columns)).to_series()

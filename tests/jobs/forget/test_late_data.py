@@ -1,5 +1,6 @@
 """Whoever was forgotten stays forgotten: neither late calls nor what others say of the person bring them back."""
 
+import asyncio
 import json
 import re
 import sqlite3
@@ -10,9 +11,12 @@ from pathlib import Path
 import pytest
 
 from app.core.errors import SettingsError
+from app.intake.spool import Spool, SpoolLimits, read_segment
+from app.intake.spool.segments import delivered_segments
 from app.jobs.build.backfill import build_stale
 from app.jobs.build.day import JOBS
 from app.jobs.forget.erase import forget_user
+from app.jobs.load.delivery import deliver_spool
 from app.jobs.snapshot import take_snapshot
 from app.jobs.verify import verify_days
 from app.settings import Settings
@@ -244,3 +248,37 @@ def test_a_plan_that_names_columns_which_are_not_there_is_refused_by_name(shop, 
         assert re.search(
             r"wishes has no column notes \(\w+ in the snapshot plan\)\. Did you mean note\?", taken(warehouse)[0]
         )
+
+
+@pytest.mark.slow
+@embedded_only
+def test_a_late_first_call_without_an_id_comes_from_where_the_person_was(erased, warehouse, ingest_records):
+    first = {"ts": "2026-03-02T09:58:00Z", "method": "GET", "endpoint": "/", "user_agent": "Firefox/140.0", "ip": "::9"}
+    assert ingest_records(first, now=NOW).stored == 1  # another address
+    assert ingest_records(first | {"ip": ""}, now=NOW).rejected == {"forgotten": 1}
+    assert ingest_records(first | {"ip": "", "ts": "2026-03-02T09:00:00Z"}, now=NOW).stored == 1  # long before
+    assert ingest_records(first | {"ip": "", "visitor_id": "v-bea"}, now=NOW).stored == 1
+
+
+@pytest.mark.slow
+@embedded_only
+def test_a_delivered_segment_keeps_nothing_of_the_person(erased, warehouse, tmp_path):
+    spooled = [OWN[0], OF_OTHERS[1], call(40, response={"note": "anna.b@example.com"}), UNTOUCHED]
+
+    async def collect() -> None:
+        spool = Spool(erased.spool, SpoolLimits(segment_s=3600, min_free_bytes=0))
+        await spool.open()
+        await spool.append(
+            [json.dumps(record).encode() for record in spooled], received_at_ms=int(NOW.timestamp() * 1000)
+        )
+        await spool.close()
+
+    asyncio.run(collect())
+    done = deliver_spool(warehouse, erased).require_done()
+    assert (done.totals.stored, done.totals.duplicates, done.totals.rejected) == (1, 2, {"forgotten": 1})
+    (segment,) = delivered_segments(erased.spool)
+    records = [record for frame in read_segment(segment.path) for record in frame.records]
+    assert [json.loads(record) for record in records[-1:]] == [UNTOUCHED]
+    kept = b"\n".join(records).decode().replace("Hanna", "")
+    assert [trace for trace in TRACES if trace in kept] == []
+    assert_nobody_is_named(warehouse)
