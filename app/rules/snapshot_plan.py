@@ -9,7 +9,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from app.core.errors import SettingsError
-from app.core.suggestions import choose_from, did_you_mean
+from app.core.suggestions import choose_from
 from app.rules.toml_file import DistinctTexts, RuleModel, Text, TomlFile, digest_of, mistake
 
 # What a product's rows can supply to dwh.product_sessions.
@@ -47,19 +47,19 @@ class TableRules(RuleModel):
             return True
         return column in self.columns if self.columns else not {column, f"{column}{_OPTIONAL}"} & set(self.exclude)
 
-    def missing(self, columns: Sequence[str]) -> list[str]:
-        """What the plan names although the source, which has these columns, does not: each with its fix.
+    def missing(self, columns: Sequence[str]) -> dict[str, str]:
+        """The columns that the plan names although the source, which has these, does not: each with its part there.
 
         A column that was renamed would be null for ever, no longer be left out, or no longer say whose a row is.
         """
         named = {"key": self.key, "columns": self.columns, "exclude": self.exclude, "person": (self.person,)}
         named |= {"product": tuple(self.product.values())}
-        return [
-            f"{column} ({part} in the snapshot plan). {did_you_mean(column, columns)}".rstrip()
+        return {
+            column: part
             for part, names in named.items()
-            for column in dict.fromkeys(filter(None, names))
+            for column in filter(None, names)
             if column not in columns and not (part == "exclude" and column.endswith(_OPTIONAL))
-        ]
+        }
 
     @model_validator(mode="after")
     def _require_consistent_columns(self) -> Self:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from app.contracts import PRECISE_TIME, Column
 from app.core.errors import ShopError
+from app.core.suggestions import did_you_mean
 from app.rules.snapshot_plan import SnapshotTable
 
 # Names that are reserved for the columns of a version.
@@ -52,8 +53,14 @@ class ShopColumn:
 
 def require_planned(table: SnapshotTable, columns: Sequence[str]) -> None:
     """Raise ShopError where the plan names columns that the table, which has these, does not have."""
-    if columns and (missing := table.missing(columns)):
-        raise ShopError(f"{table.source} has no column {'; '.join(missing)} Another schema? See CARAT_SNAPSHOTS")
+    missing = table.missing(columns) if columns else {}
+    if missing:
+        named = ", ".join(f"{column} as {part}" for column, part in missing.items())
+        fixes = " ".join(filter(None, (did_you_mean(column, columns) for column in missing)))
+        raise ShopError(
+            f"{table.source} has no column {', '.join(missing)}: another schema? The snapshot plan (CARAT_SNAPSHOTS) "
+            f"names {named}. {fixes}".rstrip()
+        )
 
 
 # ---- MySQL -------------------------------------------------------------------------------------------------------
