@@ -74,7 +74,7 @@ def merged(several: Iterable[Identifiers]) -> Identifiers:
 
 
 def words_of(value: str) -> tuple[str, ...]:
-    return tuple(_WORD.findall(unicodedata.normalize("NFC", value).lower()))
+    return tuple(_WORD.findall(unicodedata.normalize("NFC", value).casefold()))
 
 
 def spellings(value: str) -> list[tuple[str, ...]]:

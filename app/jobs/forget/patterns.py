@@ -25,23 +25,20 @@ _ROLES = (
     "contact", "subscriber", "recipient", "kunde", "kunden", "cliente", "usuario", "utilisateur",
 )  # fmt: skip
 _ROLE = f"(?i:{'|'.join(_ROLES)})"
-_ROLE_IN_CAMEL_CASE = f"(?:{'|'.join(role.capitalize() for role in _ROLES)})"
 _ID = "(?i:ids?|no|nr|num|number|nummer|uuid|guid|gid|uid|pk|key|ref)"
-_PREFIX = r"(?:[\w.\-]{0,40}[_.\-])?"
 _SUFFIX = rf"(?:(?i:s)?[_.\-]?{_ID}|(?:\[|%5B){_ID}(?:\]|%5D))?"
-_OF_USERS = (
-    rf"(?:(?:{_PREFIX}{_ROLE}|[\w.\-]{{0,40}}[a-z0-9]{_ROLE_IN_CAMEL_CASE}){_SUFFIX}"
-    rf"|{_PREFIX}(?i:uid|cust[_.\-]?(?:id|no)|(?:created|updated|placed|ordered)[_.\-]?by))"
-)
+_OF_USERS = rf"(?:{_ROLE}{_SUFFIX}|(?i:uid|cust[_.\-]?(?:id|no)|(?:created|updated|placed|ordered)[_.\-]?by))"
 _NAMES = {
     "users": _OF_USERS,
-    "visitors": rf"{_PREFIX}(?i:visitor[_.\-]?(?:id|key)?)",
-    "tokens": rf"{_PREFIX}(?i:session[_.\-]?token)",
+    "visitors": r"(?i:visitor[_.\-]?(?:id|key)?)",
+    "tokens": r"(?i:session[_.\-]?token)",
 }
+# Where the word begins by which a name means a person: not within another word, but for camel case.
+_BORDER = rf"(?:{_BEFORE}|(?<=[a-z0-9])(?=[A-Z]))"
 _OWN_ID = r"[@_]*(?i:(?:entity|external|legacy|database|global)?[_\-]?(?:id|uuid|guid|gid|uid|pk|nr|no|number|key|ref))"
 _QUOTE = r"""(?:\\*["']|%(?:25)*2[27])"""
 _SLASH = r"(?:/|\\+/|%(?:25)*2F)"
-_PEOPLE = rf"(?:(?:[\w\-]{{0,40}}[_\-])?{_ROLE}s?|(?i:people|persons|u))"
+_PEOPLE = rf"(?:{_ROLE}s?|(?i:people|persons|u))"
 _TYPES = r"(?i:type|__typename|object|kind|resource|entity|model|_type)"
 _LAST_OF_LATIN_1 = 0xFF
 _LABELS = r"(?i:name|key|field|attribute|code|param|header)"
@@ -59,18 +56,21 @@ def anywhere_pattern(ids: Identifiers) -> re.Pattern[str] | None:
 
 
 @lru_cache(maxsize=256)
-def placed_pattern(ids: Identifiers) -> re.Pattern[str] | None:
-    """A short id after a name that calls for it: in JSON, a query, a header, a path. Its group `id`s are the ids."""
-    patterns = [
-        rf"{_BEFORE}{pattern}(?P<id{number}>{value})(?:\.0+)?(?!\w|[.\-]\d|-\w)"
-        for number, (pattern, value) in enumerate(_places(ids))
-    ]
-    return re.compile("|".join(patterns)) if patterns else None
+def short_pattern(ids: Identifiers) -> re.Pattern[str] | None:
+    """The short ids wherever they stand, in groups named by their kind; `place_pattern` decides whether they count."""
+    kinds = [f"(?P<{kind}>{_values(ids, kind)})" for kind in _NAMES if ids.placed(kind)]
+    return re.compile(rf"{_BEFORE}(?:{'|'.join(kinds)})(?:\.0+)?(?!\w|[.\-]\d|-\w)") if kinds else None
+
+
+@lru_cache(maxsize=8)
+def place_pattern(kind: str) -> re.Pattern[str]:
+    """What stands right before an id that counts as one of this kind: in JSON, a query, a header, a path."""
+    return re.compile(rf"{_BORDER}(?:{'|'.join(_places(kind))})\Z")
 
 
 def loose_place_pattern(ids: Identifiers) -> str:
-    """For the warehouse: each text that has a short id after a name that calls for it matches."""
-    return "|".join(f"(?:{place}(?:{value}))" for place, value in _places(ids))
+    """For the warehouse: each text that has a short id where `place_pattern` wants one matches."""
+    return "|".join(f"(?:{'|'.join(_places(kind))})(?:{_values(ids, kind)})" for kind in _NAMES if ids.placed(kind))
 
 
 def loose_member_pattern(ids: Identifiers) -> str:
@@ -81,36 +81,32 @@ def loose_member_pattern(ids: Identifiers) -> str:
 
 def words_pattern(words: tuple[str, ...]) -> str:
     """The words in every spelling, case apart."""
-    return _GAPS.join("".join(map(_character, word)) for word in words)
+    return _GAPS.join(_SHARP_S.join("".join(map(_character, part)) for part in word.split("ss")) for word in words)
 
 
 def anchor(words: tuple[str, ...]) -> str:
     """The longest run of ASCII characters in these words, which stands there in every spelling; empty if none is."""
-    return max((run for word in words for run in re.findall("[a-z0-9]+", word)), key=len, default="")
+    return max((run for word in words for run in re.findall("[a-z0-9]+", word.replace("ss", " "))), key=len, default="")
 
 
 def is_name_of_users(column: str) -> bool:
-    """Whether a column or key of this name holds a user's id."""
-    return re.fullmatch(_OF_USERS, column) is not None
+    """Whether a column of this name holds a user's id."""
+    return re.search(rf"{_BORDER}{_OF_USERS}\Z", column) is not None
 
 
-def _places(ids: Identifiers) -> list[tuple[str, str]]:
-    """Per place the pattern of what stands before an id, and the pattern of the ids."""
-    found = []
-    for kind, names in _NAMES.items():
-        if not ids.placed(kind):
-            continue
-        value = _values(ids, kind)
-        named = names + rf"(?:{_QUOTE}|\[\]|%5B%5D)?"
-        found.append((rf"{named}\s*(?::|=>?|%3D|%3A|\(\s*(?i:id)\s*:)\s*(?:{_QUOTE}|\[|\\)*", value))
-        label = rf"{_LABELS}{_QUOTE}\s*:\s*{_QUOTE}{named}\s*,\s*{_QUOTE}(?i:value|val){_QUOTE}\s*:\s*{_QUOTE}?"
-        found.append((label, value))
-        if kind == "users":
-            typed = rf"{_TYPES}{_QUOTE}\s*:\s*{_QUOTE}{_PEOPLE}{_QUOTE}\s*,\s*{_QUOTE}{_OWN_ID}{_QUOTE}\s*:\s*{_QUOTE}?"
-            found.append((typed, value))
-            found.append((rf"{_PEOPLE}(?:{_SLASH}(?i:id|by-id))?(?:{_SLASH}|\({_QUOTE}?){_SLASH}*", value))
-            pair = rf"{_PREFIX}{_ROLE}[_.\-]?{_ID}{_QUOTE}\s*,\s*{_QUOTE}"
-            found.append((pair, value))
+def _places(kind: str) -> list[str]:
+    """What may stand before an id of this kind."""
+    named = _NAMES[kind] + rf"(?:{_QUOTE}|\[\]|%5B%5D)?"
+    found = [
+        rf"{named}\s*(?::|=>?|%3D|%3A|\(\s*(?i:id)\s*:)\s*(?:{_QUOTE}|\[|\\)*",
+        rf"{_LABELS}{_QUOTE}\s*:\s*{_QUOTE}[\w.\-]*{named}\s*,\s*{_QUOTE}(?i:value|val){_QUOTE}\s*:\s*{_QUOTE}?",
+    ]
+    if kind == "users":
+        found += [
+            rf"{_TYPES}{_QUOTE}\s*:\s*{_QUOTE}{_PEOPLE}{_QUOTE}\s*,\s*{_QUOTE}{_OWN_ID}{_QUOTE}\s*:\s*{_QUOTE}?",
+            rf"{_PEOPLE}(?:{_SLASH}(?i:id|by-id))?(?:{_SLASH}|\({_QUOTE}?){_SLASH}*",
+            rf"{_ROLE}[_.\-]?{_ID}{_QUOTE}\s*,\s*{_QUOTE}",
+        ]
     return found
 
 
@@ -128,7 +124,7 @@ def _character(character: str) -> str:
     if character.isascii():
         return character
     forms = set[str]()
-    for one in (character, character.upper()):
+    for one in (character, character.upper(), *("\u03c2" if character == "\u03c3" else "")):
         forms |= {re.escape(one), re.escape(unicodedata.normalize("NFD", one))}
         forms.add("".join(f"%(?:25)*{byte:02X}" for byte in one.encode()))
         units = one.encode("utf-16-be")
@@ -142,12 +138,16 @@ def _character(character: str) -> str:
     return f"(?:{'|'.join(sorted(forms))})"
 
 
+_SHARP_S = f"(?:ss|{_character('ß')})"  # words have ss, texts may have either
+
 # ---- objects of a person: {"user": {"name": …, "id": 17}} ----------------------------------------------------------
 
-_OBJECTS = f"(?:{_OF_USERS}|{_PREFIX}{_ROLE}s|people|persons|me|viewer)"
-OPENING = re.compile(rf"(\\*)\"{_OBJECTS}\1\"\s*:\s*(?=[\[{{])")
+_OBJECTS = f"(?:{_OF_USERS}|{_ROLE}s|people|persons|me|viewer)"
+OPENING = re.compile(r"(\\*)\"\s*:\s*(?=[\[{])")
+OPENED = re.compile(rf"{_BORDER}{_OBJECTS}\Z")
+MEMBER = re.compile(rf"(?:{_OWN_ID}{_QUOTE}?\s*:\s*\[?|[\[,]\s*){_QUOTE}?\Z")
 LOOSE_OPENING = rf"{_OBJECTS}\\*\"\s*:\s*[\[{{]"
-RESOURCE = re.compile(rf"{_SLASH}(?:{_PEOPLE}(?:{_SLASH}[^/?#%\\]+)?|(?i:me))/*(?:[?#].*)?$")
+RESOURCE = re.compile(rf"(?:{_SLASH}|[_\-])(?:{_PEOPLE}(?:{_SLASH}[^/?#%\\]+)?|(?i:me))/*(?:[?#].*)?$")
 OWN_ID = re.compile(_OWN_ID)
 # Between the person's object and its id: what only wraps it.
 WRAPPERS = frozenset({

@@ -8,6 +8,8 @@ import polars as pl
 
 from app.jobs.forget.identifiers import Identifiers, decoded, spellings, words_of
 from app.jobs.forget.patterns import (
+    MEMBER,
+    OPENED,
     OPENING,
     OWN_ID,
     RESOURCE,
@@ -16,7 +18,8 @@ from app.jobs.forget.patterns import (
     anywhere_pattern,
     json_token,
     phone_pattern,
-    placed_pattern,
+    place_pattern,
+    short_pattern,
     words_pattern,
 )
 
@@ -26,7 +29,9 @@ TEXT_COLUMNS = ("method", "endpoint", "ip", "user_agent", "referrer", "page_url"
 BODIES = frozenset({"request", "response"})
 _FILLER, _NUMBER_FILLER = "forgotten", "0"
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+\-]?\d+)?")
-_STRUCTURE = re.compile(r"[\"'{}\[\]:=&,]|%(?:25)*(?:22|27|3D|26|3A|2C)", re.IGNORECASE)
+_CONTEXT = 120  # characters before an id that say what it is
+_ENDS_A_PLACE = re.compile(r"[\"'=:/\[(\\\s]\Z|%[0-9a-fA-F]{2}\Z")  # quick, and true of every place
+_STRUCTURE = re.compile(r"[\"'{}\[\]:=,]|&(?!#?\w+;)|%(?:25)*(?:22|27|3D|26|3A|2C)", re.IGNORECASE)
 
 
 def redacted(text: str, ids: Identifiers, *, same_length: bool = False, is_of_person: bool = False) -> str:
@@ -35,12 +40,32 @@ def redacted(text: str, ids: Identifiers, *, same_length: bool = False, is_of_pe
     `is_of_person`: the text is JSON that describes people, as the answer to `/users/17` does.
     """
     instead = _same_length if same_length else _filler
-    if anywhere := anywhere_pattern(ids):
+    if (anywhere := anywhere_pattern(ids)) and _has_anchor(text, ids):
         text = anywhere.sub(lambda match: _instead_of_words(match[0], instead), text)
-    if placed := placed_pattern(ids):
-        text = placed.sub(lambda match: _without_id(match, instead), text)
-        text = _without_spans(text, list(_nested(text, ids, is_of_person=is_of_person)), instead)
+    if short := short_pattern(ids):
+        found = [(match.lastgroup or "", match.span(), _left(text, match.start())) for match in short.finditer(text)]
+        spans = [span for kind, span, left in found if _ENDS_A_PLACE.search(left) and place_pattern(kind).search(left)]
+        if any(kind == "users" and MEMBER.search(left) for kind, _, left in found):
+            spans += _nested(text, frozenset(ids.placed("users")), is_of_person=is_of_person)
+        text = _without_spans(text, spans, instead)
     return text
+
+
+def _left(text: str, at: int) -> str:
+    return text[max(0, at - _CONTEXT) : at]
+
+
+@lru_cache(maxsize=256)
+def _anchors(ids: Identifiers) -> tuple[str, ...]:
+    """What a text must contain, in lower case, to name somebody anywhere: one of these; none where any text may."""
+    anchors = tuple(map(anchor, ids.anywhere))
+    return anchors if all(anchors) and not ids.phones else ()
+
+
+def _has_anchor(text: str, ids: Identifiers) -> bool:
+    anchors = _anchors(ids)
+    lowered = text.lower() if anchors else ""
+    return not anchors or any(one in lowered for one in anchors)
 
 
 def may_name(text: pl.Expr, ids: Identifiers) -> pl.Expr:
@@ -97,29 +122,16 @@ def _is_word(text: str) -> bool:
     return any(character.isalnum() for character in text)
 
 
-def _without_id(match: re.Match[str], instead: Callable[[str], str]) -> str:
-    start, end = next(match.span(name) for name in match.re.groupindex if match[name] is not None)
-    text, begin = match.string, match.start()
-    return text[begin:start] + instead(text[start:end]) + text[end : match.end()]
-
-
 # ---- ids within the objects of a person ---------------------------------------------------------------------------
 
 
-def _nested(text: str, ids: Identifiers, *, is_of_person: bool) -> Iterator[tuple[int, int]]:
-    """Where short user ids stand as the own id of an object that describes a person."""
-    wanted = _short_users(ids)
-    if not wanted:
-        return
+def _nested(text: str, wanted: frozenset[tuple[str, ...]], *, is_of_person: bool) -> Iterator[tuple[int, int]]:
+    """Where these user ids, as words, stand as the own id of an object that describes a person."""
     if is_of_person:
         yield from _own_ids(text, 0, 0, wanted)
     for opening in OPENING.finditer(text):
-        yield from _own_ids(text, opening.end(), len(opening[1]), wanted)
-
-
-@lru_cache(maxsize=256)
-def _short_users(ids: Identifiers) -> frozenset[tuple[str, ...]]:
-    return frozenset(ids.placed("users"))
+        if OPENED.search(_left(text, opening.start())):
+            yield from _own_ids(text, opening.end(), len(opening[1]), wanted)
 
 
 def _own_ids(text: str, start: int, escapes: int, wanted: frozenset[tuple[str, ...]]) -> Iterator[tuple[int, int]]:

@@ -6,6 +6,7 @@ rows say of them is removed before anything is compared or stored.
 """
 
 import hashlib
+import html
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -42,10 +43,13 @@ _UUID_BYTES = 16
 _NO_IDS = ("", *parse_no_ids(DEFAULT_NO_IDS))
 _ROW = "\0row"
 _REASON = "forgotten"
-# A word as a text may write it, its escapes included; an escape that is a blank to its reader ends a word.
-_RAW_WORDS = r"\\+[nrtbf]|(?:[\p{L}\p{M}\p{N}]|%[0-9A-Fa-f]{2}|\\+u[0-9A-Fa-f]{4}|&#?\w{1,8};)+"
-_RAW_NUMBERS = r"[0-9](?:[\s()./+\-]|%[0-9A-Fa-f]{2}|\\+/|\\+u00a0|&nbsp;|[0-9]){5,}"
-_ESCAPED = re.compile(r"[\\%&]")
+_BLOB_CHARACTERS = 4_000_000
+# Escapes are parts of words: those of letters are read later, on each distinct word.
+_SEPARATORS = {c for c in map(chr, range(128)) if not c.isalnum() and c not in "%\\"}
+_WORDS_ONLY = bytes(ord(" ") if chr(c) in _SEPARATORS else c for c in range(256))
+_NUMBERS = re.compile(rb"[0-9](?:[ ()./+\-]|%[0-9A-Fa-f]{2}|\\+/|\\+u00a0|\xc2\xa0|&nbsp;|[0-9]){5,}")
+_ENTITY = r"&#?\w{1,8};"
+_ESCAPED = re.compile(r"[\\%]")
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,25 @@ class Forgotten:
                 found.setdefault(digest, []).append(name)
         return found
 
+    def _phones_in(self, texts: pl.Series) -> set[str]:
+        lengths = self._lengths.get(PHONE, ())
+        endings = {
+            (length, digits)
+            for number in (_numbers_in(texts) if lengths else ())
+            for length in lengths
+            for digits in _endings(number, length)
+        }
+        return {digits for length, digits in endings if self.moment(f"{PHONE}/{length}", digits)}
+
+    def _phrases(self, words: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """The kind and words of each identifier of several words among these."""
+        lengths = {length for kind, some in self._lengths.items() if kind != PHONE for length in some if length > 1}
+        for length in sorted(lengths):
+            for start in range(len(words) - length + 1):
+                some = words[start : start + length]
+                for kind in self._kinds_of(some):
+                    yield kind, " ".join(some)
+
     def _kinds_of(self, words: Sequence[str]) -> list[str]:
         return self._by_words.get(digest_of(self.key, _WORDS, " ".join(words)), [])
 
@@ -126,23 +149,20 @@ class Forgotten:
         if not self._lengths or texts.is_empty():
             return Identifiers()
         found: dict[str, set[str]] = {kind: set() for kind in (USER, VISITOR, TOKEN, TEXT, PHONE)}
-        raw = _distinct(texts, _RAW_WORDS)
-        hits = [word for word in raw if any((_WORD, self._digest_of_word(one)) in self.until for one in _read(word))]
-        if hits:
-            naming = texts.filter(texts.str.contains_any(hits)).unique()
-            lengths = sorted(set().union(*(some for kind, some in self._lengths.items() if kind != PHONE)))
-            for text in naming:
-                words = words_of(decoded(text))
-                for length in lengths:
-                    for start in range(len(words) - length + 1):
-                        some = words[start : start + length]
-                        for kind in self._kinds_of(some):
-                            found[kind].add(" ".join(some))
-        for length in self._lengths.get(PHONE, ()):
-            for number in _distinct(texts, _RAW_NUMBERS):
-                found[PHONE] |= {
-                    digits for digits in _endings(number, length) if self.moment(f"{PHONE}/{length}", digits)
-                }
+        distinct = texts.unique()
+        longer = set[str]()  # words of identifiers of several words
+        for raw in words_in(distinct):
+            for word in _read(raw):
+                digest = digest_of(self.key, _WORDS, word)
+                for kind in self._by_words.get(digest, ()):
+                    found[kind].add(word)
+                if (_WORD, digest) in self.until:
+                    longer.add(raw)
+        if longer:
+            for text in distinct.filter(distinct.str.contains_any(sorted(longer), ascii_case_insensitive=True)):
+                for kind, value in self._phrases(words_of(decoded(text))):
+                    found[kind].add(value)
+        found[PHONE] = self._phones_in(distinct)
         return Identifiers(*(tuple(sorted(found[kind])) for kind in (USER, VISITOR, TOKEN, TEXT, PHONE)))
 
     def still_forgotten(self, ids: Identifiers, at: datetime) -> Identifiers:
@@ -153,9 +173,6 @@ class Forgotten:
             return tuple(value for value, key in zip(values, kinds, strict=True) if self.until[key] >= at)
 
         return replace(ids, visitors=kept(VISITOR, ids.visitors), tokens=kept(TOKEN, ids.tokens))
-
-    def _digest_of_word(self, word: str) -> str:
-        return digest_of(self.key, _WORD, word)
 
 
 def digest_of(key: str, kind: str, value: str) -> str:
@@ -179,9 +196,31 @@ def _storable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def _distinct(texts: pl.Series, pattern: str) -> list[str]:
-    """What the pattern finds in the texts, each once."""
-    return texts.unique().str.extract_all(pattern).explode().drop_nulls().unique().to_list()
+def words_in(texts: pl.Series) -> set[str]:
+    """The stretches of texts that may say words, in lower case as far as they are ASCII; escapes are left in them."""
+    found = set[bytes]()
+    for blob in _blobs(texts):
+        found.update(blob.lower().replace(b'\\"', b" ").translate(_WORDS_ONLY).split())
+    escaped = texts.filter(texts.str.contains(_ENTITY))
+    for text in escaped:
+        found.update(html.unescape(text).encode(errors="replace").lower().translate(_WORDS_ONLY).split())
+    return {word.decode(errors="replace") for word in found}
+
+
+def _numbers_in(texts: pl.Series) -> set[str]:
+    return {number.decode() for blob in _blobs(texts) for number in _NUMBERS.findall(blob)}
+
+
+def _blobs(texts: pl.Series) -> Iterator[bytes]:
+    """The texts joined, in pieces of a few megabytes."""
+    piece, size = list[str](), 0
+    for text in texts.drop_nulls():
+        piece.append(text)
+        size += len(text)
+        if size > _BLOB_CHARACTERS:
+            yield "\n".join(piece).encode(errors="replace")
+            piece, size = [], 0
+    yield "\n".join(piece).encode(errors="replace")
 
 
 def _read(raw: str) -> tuple[str, ...]:
@@ -220,15 +259,7 @@ def remember_forgotten(
     key = known.key or secrets.token_hex(_KEY_BYTES)
     digests = {(CALL, digest_of(key, CALL, call)) for call in calls}
     digests |= {(ORIGIN, digest_of(key, ORIGIN, origin)) for origin in came_from}
-    for kind, values in ((USER, ids.users), (VISITOR, ids.visitors), (TOKEN, ids.tokens), (TEXT, ids.texts)):
-        for value in values:
-            digests.add((kind, digest_of(key, kind, value)))
-            for words in spellings(value):
-                digests.add((f"{kind}/{len(words)}", digest_of(key, _WORDS, " ".join(words))))
-                digests.add((_WORD, digest_of(key, _WORD, _rarest(value, words))))
-    for digits in ids.phones:
-        kind = f"{PHONE}/{len(digits)}"
-        digests.add((kind, digest_of(key, kind, digits)))
+    digests |= digests_of(key, ids)
     rows = [(now, kind, digest, key) for kind, digest in sorted(digests - set(known.until))]
     warehouse.insert(FORGOTTEN, pl.DataFrame(rows, schema=FORGOTTEN.schema, orient="row"))
 
@@ -247,6 +278,22 @@ def identifiers_of(calls: pl.DataFrame, forgotten: Forgotten) -> Identifiers:
 
     users = tuple(value for value in calls["user_id"].unique() if value and forgotten.is_user(value))
     return Identifiers(users, known(VISITOR), known(TOKEN))
+
+
+def digests_of(key: str, ids: Identifiers) -> set[tuple[str, str]]:
+    """The kinds and digests by which these identifiers are recognised, as ids and in texts."""
+    digests = set[tuple[str, str]]()
+    for kind, values in ((USER, ids.users), (VISITOR, ids.visitors), (TOKEN, ids.tokens), (TEXT, ids.texts)):
+        for value in values:
+            digests.add((kind, digest_of(key, kind, value)))
+            for words in spellings(value):
+                digests.add((f"{kind}/{len(words)}", digest_of(key, _WORDS, " ".join(words))))
+                if len(words) > 1:
+                    digests.add((_WORD, digest_of(key, _WORDS, _rarest(value, words))))
+    for digits in ids.phones:
+        kind = f"{PHONE}/{len(digits)}"
+        digests.add((kind, digest_of(key, kind, digits)))
+    return digests
 
 
 def are_forgotten(calls: pl.DataFrame, forgotten: Forgotten) -> pl.Series:
