@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.core.errors import CaratError, ShopError, require_none
+from app.core.errors import CaratError, ShopError, WarehouseError, require_none
 from app.jobs.build.backfill import Backfill, build_stale
 from app.jobs.load.delivery import Delivery, deliver_spool
 from app.jobs.runs import recorded
@@ -52,6 +52,6 @@ def run_hour(warehouse: Warehouse, settings: Settings, *, say: Callable[[str], N
 def _snapshot(warehouse: Warehouse, settings: Settings, hour: Hour) -> None:
     try:
         hour.snapshots = take_snapshot(warehouse, settings)
-    except ShopError as error:
+    except (ShopError, WarehouseError) as error:
         hour.failures.append(error)
     hour.failures += map(ShopError, refusals(hour.snapshots))

@@ -100,7 +100,9 @@ def _shop(settings: Settings) -> str:
     plan = load_snapshot_plan(settings.snapshots)
     with open_shop(settings) as shop:
         columns = {table.name: len(shop.describe(table)) for table in plan.tables}
-    return f"{shop.name}: " + ", ".join(f"{name} ({count} columns kept)" for name, count in columns.items())
+        apart = shop.why_apart(len(plan.tables))
+    kept = f"{shop.name}: " + ", ".join(f"{name} ({count} columns kept)" for name, count in columns.items())
+    return kept + (f"; each table is read by itself, not all at one instant: {apart}" if apart else "")
 
 
 def _encryption(settings: Settings) -> Iterator[Finding]:

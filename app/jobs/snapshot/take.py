@@ -43,10 +43,16 @@ def take_snapshot(
     snapshot = Snapshot(f"{at:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}", at)
     limits = Limits(settings.max_deleted_share, accept_deletes=accept_deletes, rebuild=rebuild)
     with recorded(warehouse, "snapshot") as run:
-        with open_shop(settings) as shop, _scratch(settings.scratch) as folder:
-            done = snapshot_tables(
-                warehouse, shop, plan, snapshot, folder=folder, limits=limits, limit_s=settings.snapshot_timeout_s
-            )
+        try:
+            with open_shop(settings) as shop, _scratch(settings.scratch) as folder:
+                done = snapshot_tables(
+                    warehouse, shop, plan, snapshot, folder=folder, limits=limits, limit_s=settings.snapshot_timeout_s
+                )
+        except OSError as error:  # of the scratch directory: a full disk, no right to write
+            raise ShopError(
+                f"CARAT_SCRATCH={settings.scratch}: {error.strerror or error}. Free some space, or move it; what was "
+                "not published is unchanged"
+            ) from None
         changes = (row["inserts"] + row["updates"] + row["deletes"] for row in done if not row["error"])
         run.count(rows_in=sum(row["rows"] for row in done), rows_out=sum(changes))
         failed = refusals(done)
