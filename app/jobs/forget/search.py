@@ -80,11 +80,22 @@ def find_occurrences(
         else:
             of_texts = {
                 column.name: sum(count for _, count in texts_that_name(warehouse, ids, column, but=exact))
-                for column in text_columns(warehouse, table)
+                for column in columns_that_may_name(warehouse, ids, table)
             }
         counts = {column: rows.get(column, 0) + of_texts.get(column, 0) for column in {**rows, **of_texts}}
         occurrences += [Occurrence(table, column, count) for column, count in counts.items() if count]
     return occurrences
+
+
+def columns_that_may_name(warehouse: Warehouse, ids: Identifiers, table: str) -> list[TextColumn]:
+    """The text columns of a table with values that may name the person: one question for all of them."""
+    columns = text_columns(warehouse, table)
+    tests = [loose_condition(column.as_text, ids, is_bytes=column.name == "record") for column in columns]
+    if not any(sql for sql, _ in tests):
+        return []
+    counted = ", ".join(f"countIf({sql}) AS c{number}" for number, (sql, _) in enumerate(tests))
+    counts = warehouse.query(f"SELECT {counted} FROM {table} {UNLOGGED}", tests[0][1]).row(0)
+    return [column for column, count in zip(columns, counts, strict=True) if count]
 
 
 def calls_that_name(warehouse: Warehouse, ids: Identifiers) -> pl.DataFrame:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from app.jobs.forget.identifiers import Identifiers
 from app.jobs.forget.redaction import redacted
-from app.jobs.forget.search import TextColumn, sorting_key, text_columns, texts_that_name
+from app.jobs.forget.search import TextColumn, columns_that_may_name, sorting_key, texts_that_name
 from app.warehouse import Warehouse
 from app.warehouse.hard_delete import Journal, delete_rows, update_rows
 
@@ -17,14 +17,13 @@ _NUMBERED = 9  # characters before each text, so that old and new ones come in o
 def redact_columns(warehouse: Warehouse, journal: Journal, ids: Identifiers, tables: Sequence[str]) -> None:
     """Redact the person in every text column of these tables; rows that cannot be updated are deleted."""
     for table in tables:
-        fixed = sorting_key(warehouse, table)
-        for column in text_columns(warehouse, table):
+        for column in columns_that_may_name(warehouse, ids, table):
             values = [value for value, _ in texts_that_name(warehouse, ids, column)]
             if not values:
                 continue
             journal.add((f"{table}.{column.name}", value.decode("utf-8", "replace")) for value in values)
             naming = f"{column.as_text} IN ({journal.select(f'{table}.{column.name}')})"
-            if column.name in fixed:
+            if column.name in sorting_key(warehouse, table):
                 delete_rows(warehouse, table, naming)
             else:
                 update_rows(warehouse, table, f"`{column.name}` = {_new_value(journal, ids, column, values)}", naming)
