@@ -401,7 +401,15 @@ def status(*, as_json: AsJson = False) -> None:
 
     Example: carat status
     """
-    from app.ops.status import freshness, last_runs, last_snapshots, map_misfits, recent_rejects, spool_state
+    from app.ops.status import (
+        freshness,
+        last_runs,
+        last_snapshots,
+        map_misfits,
+        products_met,
+        recent_rejects,
+        spool_state,
+    )
     from app.warehouse import open_warehouse
 
     settings = load_settings()
@@ -413,6 +421,7 @@ def status(*, as_json: AsJson = False) -> None:
             "runs": last_runs(warehouse),
             "rejects": recent_rejects(warehouse),
             "endpoint map": map_misfits(warehouse),
+            "products in history": products_met(warehouse),
         }
     reports.print_status(found, as_json=as_json)
 

@@ -11,7 +11,7 @@ from app.core.service_url import ServiceUrl
 from app.intake.spool import spool_backlog
 from app.ops.finding import Finding
 from app.ops.server_checks import check_user, check_version
-from app.ops.status import map_misfits
+from app.ops.status import map_misfits, products_met
 from app.rules.countries import load_countries
 from app.rules.endpoint_map import load_endpoint_map
 from app.rules.session_rules import load_session_rules
@@ -23,6 +23,7 @@ from app.warehouse import Warehouse, open_warehouse
 _NEEDED_FREE_BYTES = 5 * 1024**3
 _MAX_CLOCK_SKEW_S = 5
 _OLDEST_COUNTRIES_DAYS = 180  # networks change hands
+_LEAST_SHARE_FOUND = 0.9  # of the products that the calls name
 
 
 def examine() -> list[Finding]:
@@ -68,6 +69,8 @@ def examine() -> list[Finding]:
             if settings.has_server:
                 findings += check_user(warehouse, has_shop_link=settings.has_mysql)
             findings += _map_fit(warehouse)
+            if settings.shop_db is not None:
+                findings += _products(warehouse, settings)
     except CaratError as error:
         findings.append(Finding("warehouse", is_ok=False, detail=str(error)))
     return findings
@@ -214,3 +217,16 @@ def _map_fit(warehouse: Warehouse) -> Iterator[Finding]:
         yield Finding(check, is_ok=True, detail=detail, is_warning=True)
     if misfits.is_empty():
         yield Finding(check, is_ok=True, detail="nothing looks wrong in the calls of the last days built")
+
+
+def _products(warehouse: Warehouse, settings: Settings) -> Iterator[Finding]:
+    """Whether the products of the calls are those of the shop's database: ids that never meet have no title."""
+    tables = [f"history.{table.name}" for table in load_snapshot_plan(settings.snapshots).of_products]
+    if not tables or not warehouse.scalar("EXISTS dwh.product_sessions"):
+        return
+    for row in products_met(warehouse).iter_rows(named=True):
+        found = f"{row['products']:,} products viewed or bought, {row['found']:,} found in {', '.join(tables)}"
+        is_warning = row["found"] < _LEAST_SHARE_FOUND * row["products"]
+        fix = ". Are they written otherwise in the shop's database? See docs/history.md" if is_warning else ""
+        examples = f"; not {', '.join(row['examples'])}" if row["examples"] else ""
+        yield Finding("products", is_ok=True, detail=f"{found}{examples}{fix}", is_warning=is_warning)

@@ -24,6 +24,7 @@ def redact_log(settings: Settings, ids: Identifiers, *, change: bool) -> dict[st
         named = sum(old != new for old, new in zip(lines, clean, strict=True))
         if named and change:
             temporary = path.with_name(f"{path.name}.forgetting")
+            temporary.touch(mode=0o600)  # as the log itself
             temporary.write_bytes("".join(clean).encode("utf-8", "surrogateescape"))
             temporary.chmod(path.stat().st_mode & 0o777)
             temporary.replace(path)
