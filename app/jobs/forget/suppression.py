@@ -366,9 +366,11 @@ def without_texts(rows: pl.DataFrame, columns: Iterable[str], forgotten: Forgott
         texts = [value.decode("utf-8", "surrogateescape") for value in distinct] if is_bytes else distinct
         if not (ids := forgotten.named_in(pl.Series(map(_storable, texts), dtype=pl.String))):
             continue
-        changed = {old: new for old, text in zip(distinct, texts, strict=True) if (new := redacted(text, ids)) != text}
-        if is_bytes:
-            changed = {old: new.encode("utf-8", "surrogateescape") for old, new in changed.items()}
+        changed: dict[str | bytes, str | bytes] = {
+            old: new.encode("utf-8", "surrogateescape") if is_bytes else new
+            for old, text in zip(distinct, texts, strict=True)
+            if (new := redacted(text, ids)) != text
+        }
         if changed:
             values = [changed.get(value, value) for value in rows[name]]
             cleaned.append(pl.Series(name, values, dtype=rows.schema[name]))

@@ -103,9 +103,9 @@ def compare_schemas(
     """
     names = [column.name for column in columns]
     if "" in names:
-        others = ", ".join(f'"{name}"' for name in names if name)
+        named = ", ".join(f'"{name}"' for name in names if name)
         raise ShopError(
-            f"{table.source} has a column without a name, which history cannot store: set columns = [{others}] in the "
+            f"{table.source} has a column without a name, which history cannot store: set columns = [{named}] in the "
             "snapshot plan"
         )
     if odd := [name for name in names if "`" in name or "\\" in name]:
