@@ -174,7 +174,7 @@ def test_killed_at_one_step_after_the_other_the_same_command_finishes(
     warehouse, shop, ingest_records, tmp_path, monkeypatch
 ):
     settings = filled(warehouse, ingest_records, tmp_path)
-    for step in ("_erase_days", "remove_old_parts"):
+    for step in ("remember_forgotten", "_erase_days", "redact_columns", "remove_old_parts"):
 
         def killed(*arguments, step=step, **named):
             raise WarehouseError(f"killed at {step}")

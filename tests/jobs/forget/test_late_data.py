@@ -282,3 +282,23 @@ def test_a_delivered_segment_keeps_nothing_of_the_person(erased, warehouse, tmp_
     kept = b"\n".join(records).decode().replace("Hanna", "")
     assert [trace for trace in TRACES if trace in kept] == []
     assert_nobody_is_named(warehouse)
+
+
+@pytest.mark.slow
+@embedded_only
+def test_on_days_without_raw_calls_other_peoples_rows_are_cleaned(warehouse, ingest_records, tmp_path, monkeypatch):
+    monkeypatch.setenv("CARAT_LOG", str(tmp_path / "carat.log"))
+    monkeypatch.setenv("CARAT_SPOOL", str(tmp_path / "spool"))
+    settings = Settings(_env_file=None)
+    search = call(1, by="bea", endpoint="/api/v1/catalog", request={"query": {"q": "Anna Müller", "section[]": ["anna müller"]}})  # fmt: skip
+    ingest_records(OWN[0], search | {"page_url": "https://shop.example/?utm_term=Anna+M%C3%BCller"}, now=NOW)
+    build_stale(warehouse, settings, jobs=JOBS).require_done()
+    warehouse.command("TRUNCATE TABLE pd.api_calls")
+
+    erasure = forget_user(warehouse, settings, USER, also=["Anna Müller"], now=NOW)
+
+    assert erasure.is_proven, erasure.occurrences
+    assert warehouse.query("SELECT search_query, section FROM dwh.catalog_sessions").rows() == [
+        ("forgotten", ["forgotten"])
+    ]
+    assert warehouse.query("SELECT visitor_id, utm_term FROM dwh.sessions").rows() == [("v-bea", "forgotten")]
