@@ -98,7 +98,7 @@ def _places(kind: str) -> list[str]:
     """What may stand before an id of this kind."""
     named = _NAMES[kind] + rf"(?:{_QUOTE}|\[\]|%5B%5D)?"
     found = [
-        rf"{named}\s*(?::|=>?|%3D|%3A|\(\s*(?i:id)\s*:)\s*(?:{_QUOTE}|\[|\\)*",
+        rf"{named}\s*(?::|=>?|>|%3D|%3A|;(?:i|s:\d+):|\(\s*(?i:id)\s*:)\s*(?:{_QUOTE}|\[|\\)*",
         rf"{_LABELS}{_QUOTE}\s*:\s*{_QUOTE}[\w.\-]*{named}\s*,\s*{_QUOTE}(?i:value|val){_QUOTE}\s*:\s*{_QUOTE}?",
     ]
     if kind == "users":

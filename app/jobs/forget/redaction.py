@@ -30,7 +30,7 @@ BODIES = frozenset({"request", "response"})
 _FILLER, _NUMBER_FILLER = "forgotten", "0"
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+\-]?\d+)?")
 _CONTEXT = 120  # characters before an id that say what it is
-_ENDS_A_PLACE = re.compile(r"[\"'=:/\[(\\\s]\Z|%[0-9a-fA-F]{2}\Z")  # quick, and true of every place
+_ENDS_A_PLACE = re.compile(r"[\"'=:>/\[(\\\s]\Z|%[0-9a-fA-F]{2}\Z")  # quick, and true of every place
 _STRUCTURE = re.compile(r"[\"'{}\[\]:=,]|&(?!#?\w+;)|%(?:25)*(?:22|27|3D|26|3A|2C)", re.IGNORECASE)
 
 
@@ -71,8 +71,8 @@ def _has_anchor(text: str, ids: Identifiers) -> bool:
 def may_name(text: pl.Expr, ids: Identifiers) -> pl.Expr:
     """Whether a text may contain one of the identifiers; `redacted` decides."""
     every = {words for value in (*ids.texts, *ids.ids) for words in spellings(value)}
-    anchors = {anchor(words) for words in every}
-    tests = [text.str.contains_any(sorted(anchors - {""}), ascii_case_insensitive=True)]
+    anchors = sorted({anchor(words) for words in every} - {""})
+    tests = [text.str.contains_any(anchors, ascii_case_insensitive=True)] if anchors else []
     tests += [text.str.contains("(?i)" + words_pattern(words)) for words in every if not anchor(words)]
     tests += [text.str.contains(phone_pattern(digits)) for digits in ids.phones]
     return pl.any_horizontal(tests)

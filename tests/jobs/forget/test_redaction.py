@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from app.jobs.forget.identifiers import Identifiers, is_searchable, of_texts, phone_digits, words_of
-from app.jobs.forget.redaction import redacted
+from app.jobs.forget.redaction import may_name, redacted
 from app.jobs.forget.suppression import Forgotten, digests_of
 from tests.support.effort import repeated
 
@@ -43,6 +43,8 @@ PLACES = {
     "gid://shopify/Customer/17": "gid://shopify/Customer/0",
     '{"name":"user_id","value":"17"}': '{"name":"user_id","value":"0"}',
     "user%5Bid%5D=17": "user%5Bid%5D=0",
+    "<order><customer-id>17</customer-id><id>17</id></order>": "<order><customer-id>0</customer-id><id>17</id></order>",
+    'a:2:{s:7:"user_id";i:17;s:2:"id";i:17;}': 'a:2:{s:7:"user_id";i:0;s:2:"id";i:17;}',
     "{ customer(id: 17) { name } }": "{ customer(id: 0) { name } }",
 }
 ANYWHERE = {
@@ -133,3 +135,17 @@ def test_an_identifier_in_any_spelling_is_removed_by_its_hashes(identifier, spel
     found = remembered(ids).named_in(pl.Series([text]))
     assert found.texts == (" ".join(words_of(identifier)),)
     assert redacted(text, found) == redacted(text, ids) == around.format("forgotten")
+
+
+def test_texts_that_cannot_name_anybody_are_left_out_before_they_are_read():
+    spelled = [
+        "0170 1234567",
+        "%D0%97%D0%BE%D0%BB%D0%BE%D1%82%D0%BE",
+        "\\u0437\\u043e\\u043b\\u043e\\u0442\\u043e",
+        "ЗОЛОТО",
+    ]
+    texts = pl.DataFrame({"text": [*spelled, "of nobody"]})
+    ids = of_texts(("+49 170 1234567", "Золото"))
+    assert texts.select(may_name(pl.col("text"), ids)).to_series().to_list() == [*[True] * 4, False]
+    assert [redacted(text, ids) for text in spelled] == ["forgotten"] * 4
+    assert texts.select(may_name(pl.col("text"), Identifiers(users=("nobody",)))).to_series().to_list()[-1]
