@@ -199,19 +199,24 @@ def _find_all(warehouse: Warehouse, settings: Settings, user: str, texts: Identi
 def _find(warehouse: Warehouse, settings: Settings, user: str) -> _Found:
     """The person's calls and sessions in `pd` and `dwh`; raw calls may be past their retention."""
     of_user = "FROM pd.api_calls WHERE valid_user_id = {user:String}"
+    of_events = (
+        "FROM dwh.events WHERE visitor_id IN (SELECT visitor_id FROM dwh.events WHERE user_id = {user:String}) "
+        f"OR visitor_id IN (SELECT visitor_key {of_user})"
+    )
     raw = warehouse.query(
         f"SELECT {_RAW_CALLS} FROM pd.api_calls WHERE visitor_hash IN (SELECT visitor_hash {of_user}) "
-        f"OR valid_session_token != '' AND valid_session_token IN (SELECT valid_session_token {of_user}) {UNLOGGED}",
+        f"OR valid_session_token != '' AND valid_session_token IN (SELECT valid_session_token {of_user}) "
+        f"OR {_linked_to(of_events)} {UNLOGGED}",
         {"user": user},
         schema=CALLS,
     )
     events = warehouse.query(
         "SELECT call_id, ts, visitor_id AS visitor_key, visitor_id, '' AS session_token, user_id, session_id "
-        "FROM dwh.events WHERE visitor_id IN (SELECT visitor_id FROM dwh.events WHERE user_id = {user:String}) "
-        f"OR visitor_id IN (SELECT visitor_key {of_user}) {UNLOGGED}",
+        f"{of_events} {UNLOGGED}",
         {"user": user},
         schema=CALLS | {"session_id": pl.String()},
     )
+    raw = _given_to_owners(raw, events)
     both = pl.concat([raw, events.select(CALLS.names()).join(raw, on="call_id", how="anti")])
     calls = resolve_identity(both, user=user, timeout_ms=settings.session_timeout_ms)
     own = calls.filter("belongs")
@@ -238,6 +243,21 @@ def _find(warehouse: Warehouse, settings: Settings, user: str) -> _Found:
         sessions.sort().to_list(),
         sorted({business_day(moment, settings.zone) for moment in moments}),
         sorted({at.date() for at in own["ts"]}),
+    )
+
+
+def _linked_to(of_events: str) -> str:
+    """The SQL condition of calls without a visitor id that these events give to a visitor (`app.frames.visitors`)."""
+    return f"visitor_hash != sipHash64(visitor_id) AND call_id IN (SELECT call_id {of_events})"
+
+
+def _given_to_owners(raw: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
+    """The raw calls with the visitors to whom their days gave them."""
+    owners = events.select("call_id", owner="visitor_key").unique("call_id")
+    return (
+        raw.join(owners, on="call_id", how="left")
+        .with_columns(visitor_key=pl.coalesce("owner", "visitor_key"))
+        .drop("owner")
     )
 
 
