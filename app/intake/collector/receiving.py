@@ -4,13 +4,14 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 
 import msgspec
 
 from app.core import console
-from app.core.call_record import RecordLimits, epoch_ms
+from app.core.call_record import epoch_ms
 from app.intake.collector.asgi import Answer, Body
 from app.intake.collector.bodies import (
     ENCODINGS,
@@ -49,7 +50,7 @@ class Receiver:
 
     def __init__(self, settings: Settings, keys: WriteKeys, spool: Spool, metrics: Metrics) -> None:
         self._settings = settings
-        self._limits = RecordLimits(settings.collect_max_record_bytes, settings.max_nesting, settings.addresses)
+        self._limits = replace(settings.record_limits, max_record_bytes=settings.collect_max_record_bytes)
         self._keys = keys
         self._spool = spool
         self._metrics = metrics

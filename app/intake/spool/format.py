@@ -27,11 +27,19 @@ _LENGTH_BYTES = 4
 
 
 class RejectedRecord(NamedTuple):
-    """A record that the collector rejected: a short reason, the exact detail, and its bytes."""
+    """A record that the collector rejected: a short reason, the exact detail, and its bytes.
+
+    `size` is the full size where only the first bytes are kept, otherwise 0; segments of older versions have none.
+    """
 
     reason: str
     detail: str
     data: bytes
+    size: int = 0
+
+    @property
+    def full_size(self) -> int:
+        return self.size or len(self.data)
 
 
 class Entry(NamedTuple):
