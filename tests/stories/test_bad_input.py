@@ -99,7 +99,11 @@ def carat(tmp_path) -> Callable[..., Finished]:
     """Runs the command line in a process and a warehouse of its own; a bare traceback is never right."""
 
     def run(*arguments: str, stdin: bytes = b"", **settings: str) -> Finished:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("CARAT_")}
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("CARAT_") or name == "CARAT_MAX_AGE_DAYS"
+        }
         environment |= {"CARAT_WAREHOUSE": f"chdb://{tmp_path}/cli", "CARAT_LOG": f"{tmp_path}/carat.log", **settings}
         environment["PYTHONPATH"] = str(CHECKOUT)
         fed, out, err, peak = (tmp_path / name for name in ("stdin", "stdout", "stderr", "peak"))

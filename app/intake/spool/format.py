@@ -103,7 +103,12 @@ def parse_head(data: bytes) -> Head | None:
 
 def is_whole(head: Head, data: bytes, payload: bytes) -> bool:
     """Whether the payload matches the checksum; `data` starts with the bytes of the head."""
-    return len(payload) == head.length and head.checksum == zlib.crc32(payload, zlib.crc32(data[: _HEAD.size]))
+    return len(payload) == head.length and head.checksum == zlib.crc32(payload, head_checksum(data))
+
+
+def head_checksum(data: bytes) -> int:
+    """The checksum of a head, with which that of its payload continues; `data` starts with its bytes."""
+    return zlib.crc32(data[: _HEAD.size])
 
 
 def records_of(head: Head, payload: bytes) -> Iterator[bytes | RejectedRecord]:
