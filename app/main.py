@@ -129,6 +129,7 @@ def ingest(
     with open_warehouse(settings, purpose="carat ingest") as warehouse:
         totals = ingest_paths(warehouse, settings, paths)
     reports.print_ingested(totals, as_json=as_json)
+    totals.require_done()
 
 
 @app.command(short_help="Receive calls over HTTP into the spool")

@@ -122,8 +122,9 @@ def _as_record(row: dict[str, Any]) -> bytes:
     """The row as the JSON record that means the same, so that the reject can be read again."""
     row = dict(row)
     for name in _DOCUMENTS:
-        with suppress(RejectedRecordError):  # what is no JSON stays as it is
-            row[name] = _document(row.get(name), name, _DEEPEST) or None
+        if row.get(name):
+            with suppress(RejectedRecordError):  # what is no JSON stays as it is
+                row[name] = _document(row[name], name, _DEEPEST)
     if isinstance(ts := row.get("ts"), datetime) and ts.tzinfo is None:
         row["ts"] = ts.replace(tzinfo=UTC)
     return _as_json(row)
