@@ -28,6 +28,8 @@ from app.core import watchdog
 from app.core.variables import log_file
 
 _WIDE = 200  # columns if the output is not a terminal
+_CONTROLS = {code: chr(0x2400 + code) for code in range(0x20)} | dict.fromkeys(range(128, 160), "�")
+_CONTROLS[0x7F] = "\u2421"
 _out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
 _err = Console(stderr=True, highlight=False)
 
@@ -62,6 +64,11 @@ def record_failure(error: BaseException) -> None:
             )
 
 
+def without_controls(text: str, *, keep: str = "") -> str:
+    """The text with control characters as visible symbols: a terminal would obey those in a shopper's text."""
+    return text.translate({code: sign for code, sign in _CONTROLS.items() if chr(code) not in keep})
+
+
 def say(line: str) -> None:
     _out.print(line, markup=False, soft_wrap=True)
 
@@ -71,6 +78,7 @@ def say_json(content: Any) -> None:
 
 
 def say_error(line: str) -> None:
+    line = without_controls(line.replace("\n", " "))  # names in it may be anybody's
     _err.print(f"carat: {line}", style="red" if _err.is_terminal else None, markup=False, soft_wrap=True)
 
 
@@ -93,7 +101,7 @@ def format_value(value: Any) -> str:
         return f"{value:%Y-%m-%d %H:%M:%S}"
     if isinstance(value, int | Decimal):
         return f"{value:,}"
-    return f"{value:,.1f}" if isinstance(value, float) else str(value)
+    return f"{value:,.1f}" if isinstance(value, float) else without_controls(str(value), keep="\n")
 
 
 @contextmanager

@@ -33,6 +33,25 @@ def print_changes(changes: Sequence[str], *, as_json: bool) -> None:
         console.say("\n".join(changes) or "nothing to do: every table is up to date")
 
 
+# Names of `carat query --format`, and the engine's formats that they are made from.
+QUERY_FORMATS = {
+    "table": "PrettyCompactNoEscapes",
+    "csv": "CSVWithNames",
+    "json": "JSONEachRow",
+    "ndjson": "JSONEachRow",
+    "parquet": "Parquet",
+}
+
+
+def query_output(result: bytes, name: str) -> bytes:
+    """A result in the engine's format as the format of this name prints it."""
+    if name == "json":  # the engine escapes line breaks in values, so that each line is a row
+        return b"[" + result.rstrip(b"\n").replace(b"\n", b",\n") + b"]\n"
+    if name == "table":
+        return console.without_controls(result.decode(errors="replace"), keep="\n").encode()
+    return result
+
+
 def print_ingested(totals: "LoadResult", *, as_json: bool) -> None:
     """How many records were stored, were there already, or were rejected."""
     from app.jobs.raw_calls import ingest_summary  # noqa: PLC0415  takes Polars, which other reports do without

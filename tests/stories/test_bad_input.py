@@ -295,7 +295,7 @@ def test_a_record_of_50_mb_is_kept_whole_in_the_rejects_in_bounded_memory(carat,
         "query",
         "SELECT reason, detail, record_bytes, length(record) AS kept, lower(hex(SHA256(record))) AS hash FROM etl.rejects",
         "--format",
-        "json",
+        "ndjson",
     )
     assert json.loads(kept.out) == {
         "reason": "too large", "detail": f"{len(huge)} bytes, the limit is 1048576 (CARAT_MAX_RECORD_BYTES, CARAT_COLLECT_MAX_RECORD_BYTES)",
