@@ -138,8 +138,10 @@ def ingest(
 
     settings = load_settings()
     paths = paths or []
-    if bool(paths) == rejects:
-        raise SettingsError("name the files to load, or - for stdin, or use --rejects without files")
+    if not (paths or rejects):
+        raise SettingsError("Missing argument 'PATH': name the files to load, or - for stdin, or use --rejects")
+    if paths and rejects:
+        raise SettingsError("--rejects reads etl.rejects: leave out the files")
     if since and not rejects:
         raise SettingsError("--since belongs to --rejects")
     rejected_since = parse_instant(since, option="--since")
