@@ -12,6 +12,8 @@ from app.jobs.snapshot import refusals, take_snapshot
 from app.settings import Settings
 from app.warehouse import Warehouse
 
+_LONGEST_BUILD_S = 40 * 60.0  # days that are left over wait for the next hour, whose new calls come first
+
 
 @dataclass
 class Hour:
@@ -41,7 +43,7 @@ def run_hour(warehouse: Warehouse, settings: Settings, *, say: Callable[[str], N
             say("snapshot of the shop's database")
             _snapshot(warehouse, settings, hour)
         say("building what is stale")
-        hour.backfill = build_stale(warehouse, settings)
+        hour.backfill = build_stale(warehouse, settings, longest_s=_LONGEST_BUILD_S)
         hour.failures += hour.backfill.failures
         built = hour.backfill.built
         run.count(rows_in=sum(day.calls for day in built), rows_out=sum(sum(day.rows.values()) for day in built))

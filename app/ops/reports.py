@@ -234,6 +234,7 @@ def _backfill_report(backfill: "Backfill") -> dict[str, Any]:
         "stale": [day.report for day in backfill.stale],
         "built": [day.report for day in backfill.built],
         "failed": [str(failure) for failure in backfill.failures],
+        "postponed": backfill.postponed,
         "warnings": [{"day": day.day, **vars(misfit)} for day in backfill.built for misfit in day.misfits],
     }
 
@@ -260,6 +261,8 @@ def _say_built(backfill: "Backfill") -> None:
     rows = [(b.day, b.calls, *(b.rows.get(name) for name in names), b.unreadable, b.seconds) for b in backfill.built]
     columns = ("day", "calls read", *names, "unreadable", "seconds")
     console.say_table(f"built {len(backfill.built)} of {len(backfill.stale)} day(s)", columns, rows, right=columns[1:])
+    if backfill.postponed:
+        console.say(f"{len(backfill.postponed)} older day(s) are left for the next hour; `carat etl` builds them now")
     _say_misfits(backfill)
 
 
