@@ -33,6 +33,7 @@ _TYPES = JSON_TYPES | LINES_TYPES
 _RETRY_S = 1  # after a problem that passes soon
 _RETRY_SPOOL_S = 5
 _THREAD_BYTES = 8 * 1024  # larger bodies, which can become very large, are decompressed in a thread
+_UNREAD_BODIES = (b'{"_unreadable":', b'{"_truncated":')  # as the middleware writes it
 _DISK_FAILURE_S = 10.0  # how long a failed write makes the collector unready, unless one succeeds
 _FULL_S = 2.0  # the same for a full disk, which may have space again at any moment
 
@@ -74,12 +75,15 @@ class Receiver:
             if encoding:
                 data = await self._decompressed(data, encoding)
                 hold(len(data))
+            unread_bodies = sum(map(data.count, _UNREAD_BODIES))
             records = split_body(data, content_type)
             if records is None:
                 records = await asyncio.to_thread(split_invalid_array, data, self._settings.collect_max_records)
             result = await self._validate_and_store(records)
         seconds = time.perf_counter() - started
-        self._metrics.count_batch(len(result.accepted), result.reasons, body_bytes=body_bytes, seconds=seconds)
+        self._metrics.count_batch(
+            len(result.accepted), result.reasons, body_bytes=body_bytes, unread_bodies=unread_bodies, seconds=seconds
+        )
         return Answer(HTTPStatus.OK, _encode(_Acknowledgement(len(result.accepted), result.rejections)))
 
     def _require_key(self, headers: Mapping[bytes, bytes]) -> None:

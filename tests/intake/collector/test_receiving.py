@@ -17,6 +17,7 @@ from app.intake.call_frames import read_lines
 from app.intake.collector.bodies import split_body, split_invalid_array
 from app.intake.collector.http_error import HTTPError
 from app.intake.collector.validation import validate
+from app.intake.spool import read_segment, sealed_segments
 from tests.intake.collector.conftest import GOOD, call, from_now, line
 from tests.support.collecting import collecting_here, spooled
 from tests.support.corpora import json_suite
@@ -254,6 +255,46 @@ ODD = {
 def test_an_unusual_record_is_accepted_or_rejected_as_by_ingest(collector, data, reason):
     verdict = collector.post(b"\n".join([GOOD, data, GOOD]), content_type=NDJSON).verdict
     assert verdict == ((3, []) if reason is None else (2, [(1, reason)]))
+
+
+@pytest.mark.parametrize("days", [399, 399.9, 400.1, 9000])
+def test_a_call_that_is_too_old_is_reported(tmp_path, days):
+    with collecting_here(tmp_path / "spool", max_age_days=400) as running:
+        verdict = running.post([call(ts=from_now(days=-days))]).verdict
+    assert verdict == ((1, []) if days < 400 else (0, [(0, "too old")]))
+
+
+def test_of_a_record_over_the_limit_only_the_first_bytes_are_spooled(tmp_path):
+    bad = gzip.compress(b'{"ts": "' + b"x" * 20_000_000 + b'"}')
+    with collecting_here(tmp_path / "spool", collect_max_record_bytes=50_000) as running:
+        verdict = running.post(bad, content_type=NDJSON, content_encoding="gzip").verdict
+    assert verdict == (0, [(0, "too large")])
+    (segment,) = sealed_segments(tmp_path / "spool")
+    assert segment.bytes < 51_000
+    ((record,),) = [entry.records for entry in read_segment(segment.path)]
+    assert (len(record.data), record.full_size) == (50_000, 20_000_010)
+
+
+def test_one_batch_never_holds_the_loop_for_long():
+    """Another task gets its turn after a few hundred records or kilobytes, however costly they are to check."""
+    nested = line(raw=b'"response": [' + b",".join([deep(58)] * 800) + b"]")
+    broken = b"x" * 95_000
+    batch = [nested] * 20 + [broken] * 20 + [GOOD] * 2_000
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def run() -> None:
+        other = asyncio.create_task(others())
+        await validate(batch, now=NOW, limits=LIMITS)
+        other.cancel()
+
+    asyncio.run(run())
+    assert turns >= sum(map(len, batch)) / 400_000 + 2_000 / 300
 
 
 def test_a_clock_that_is_a_day_ahead_is_reported(collector):
