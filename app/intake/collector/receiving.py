@@ -25,7 +25,7 @@ from app.intake.collector.bodies import (
 from app.intake.collector.http_error import HTTPError
 from app.intake.collector.keys import WriteKeys
 from app.intake.collector.metrics import Metrics
-from app.intake.collector.validation import Rejection, ValidationResult, validate
+from app.intake.collector.validation import Rejection, ValidationResult, in_turns, validate
 from app.intake.spool import Spool, SpoolError, SpoolFullError
 from app.settings import Settings
 
@@ -125,7 +125,7 @@ class Receiver:
     async def _validate_and_store(self, records: Sequence[bytes]) -> ValidationResult:
         require_max_records(len(records), self._settings.collect_max_records)
         now = datetime.now(tz=UTC)
-        result = await validate(self._limits.addresses.in_records(records), now=now, limits=self._limits)
+        result = await validate(await self._with_treated_addresses(records), now=now, limits=self._limits)
         try:
             await self._spool.append(result.accepted, received_at_ms=epoch_ms(now), rejected=result.rejected)
         except SpoolError as error:
@@ -139,6 +139,12 @@ class Receiver:
             console.log.info("calls can be written again", failed_before=self._failure)
             self._failure = ""
         return result
+
+    async def _with_treated_addresses(self, records: Sequence[bytes]) -> Sequence[bytes]:
+        addresses = self._limits.addresses
+        if addresses.are_kept:
+            return records
+        return [addresses.in_bytes(records[index]) async for index in in_turns(range(len(records)), records)]
 
     def _note_failure(self, error: SpoolError) -> None:
         if not self._failure:

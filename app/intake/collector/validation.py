@@ -76,13 +76,13 @@ _decode_plain = msgspec.json.Decoder(_Plain).decode
 async def validate(records: Sequence[bytes], *, now: datetime, limits: RecordLimits) -> ValidationResult:
     """Validate a batch that was received at `now`. `limits.addresses` is not applied: records stay unchanged."""
     window = _Window.at(now, limits)
-    unusual = [index async for index in _in_turns(range(len(records)), records) if _is_unusual(records[index], window)]
+    unusual = [index async for index in in_turns(range(len(records)), records) if _is_unusual(records[index], window)]
     if not unusual:
         return ValidationResult(records, (), ())
 
     times = limits.times(now)
     rejected = {}
-    async for index in _in_turns(unusual, records):
+    async for index in in_turns(unusual, records):
         data = records[index]
         try:
             read_line(Line(index, data, len(data)), times=times, limits=limits)
@@ -95,7 +95,7 @@ async def validate(records: Sequence[bytes], *, now: datetime, limits: RecordLim
     return ValidationResult(accepted, list(rejected.values()), rejections)
 
 
-async def _in_turns(indexes: Iterable[int], records: Sequence[bytes]) -> AsyncIterator[int]:
+async def in_turns(indexes: Iterable[int], records: Sequence[bytes]) -> AsyncIterator[int]:
     """The indexes; other requests get their turn after every few hundred records, or kilobytes, of this one."""
     count = size = 0
     for index in indexes:
