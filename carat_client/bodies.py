@@ -127,7 +127,8 @@ def _in_streams(content: bytes, limit: int, decompressor: Callable[[], Any]) -> 
     plain = b""
     for _ in range(_MOST_STREAMS):
         stream = decompressor()
-        plain += stream.decompress(content, limit + 1 - len(plain))
+        more: bytes = stream.decompress(content, limit + 1 - len(plain))
+        plain += more
         if len(plain) > limit:
             return plain
         if not stream.eof:
@@ -140,7 +141,7 @@ def _in_streams(content: bytes, limit: int, decompressor: Callable[[], Any]) -> 
 
 def _brotli_decompressor() -> Decompress | None:
     try:
-        import brotli  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415  optional
+        import brotli  # type: ignore[import-not-found, import-untyped, unused-ignore]  # noqa: PLC0415  optional
     except ImportError:
         return None
 

@@ -277,8 +277,10 @@ def _text(value: Any, name: str) -> str:
         value = utf8(value)
     if isinstance(value, str):
         return value
-    if isinstance(value, int | float | Decimal) and not isinstance(value, bool) and abs(value) < _LARGEST_ID:
-        return f"{value:f}" if isinstance(value, Decimal) else str(value)
+    if isinstance(value, Decimal) and abs(value) < _LARGEST_ID:
+        return f"{value:f}"
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST_ID:
+        return str(value)
     raise RejectedRecordError(f"bad {name}", f"{name} is {type(value).__name__} {_shown(value)}, not text")
 
 

@@ -40,10 +40,6 @@ def as_utf8(data: bytes) -> bytes:
     try:
         data.decode()
     except UnicodeDecodeError:
-        text = _with_surrogates(data)
+        text = data.decode("utf-8", "surrogatepass")
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
     return data
-
-
-def _with_surrogates(data: bytes) -> str:
-    return data.decode("utf-8", "surrogatepass")

@@ -73,11 +73,11 @@ def elements(chunks: Iterable[bytes]) -> Iterator[Line]:
     splitter = _Splitter()
     position = 0
     for chunk in chunks:
-        for line in splitter.feed(chunk):
+        for element in splitter.feed(chunk):
             position += 1
-            yield Line(position, line.data, line.size)
-    if line := splitter.held.take(position + 1):
-        yield line
+            yield Line(position, element.data, element.size)
+    if last := splitter.held.take(position + 1):
+        yield last
     if splitter.depth or splitter.is_in_string:
         raise IncompleteJSONError("it ends inside of an array, an object or a text")
 

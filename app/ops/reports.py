@@ -45,11 +45,14 @@ QUERY_FORMATS = {
 
 def query_output(result: bytes, name: str) -> bytes:
     """A result in the engine's format as the format of this name prints it."""
-    if name == "json":  # the engine escapes line breaks in values, so that each line is a row
-        return b"[" + result.rstrip(b"\n").replace(b"\n", b",\n") + b"]\n"
+    if name in {"csv", "parquet"}:
+        return result
+    text = result.decode(errors="replace")  # a record's bytes may be anything
     if name == "table":
-        return console.without_controls(result.decode(errors="replace"), keep="\n").encode()
-    return result
+        text = console.without_controls(text, keep="\n")
+    if name == "json":  # the engine escapes line breaks in values, so that each line is a row
+        text = "[" + text.rstrip("\n").replace("\n", ",\n") + "]\n"
+    return text.encode()
 
 
 def print_ingested(totals: "LoadResult", *, as_json: bool) -> None:

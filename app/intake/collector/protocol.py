@@ -143,7 +143,7 @@ class CollectorProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins: its head must be complete in time."""
         super().on_message_begin()
-        self.scope[ANSWERED] = self._note_answered
+        cast("dict[str, Any]", self.scope)[ANSWERED] = self._note_answered
         self._parsed_bytes = 0
         if not self._is_in_head:
             self._is_in_head = True

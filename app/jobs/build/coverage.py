@@ -124,8 +124,8 @@ def _coverage(counted: _Counted, unreadable: Counter[tuple[str, str]], endpoint_
         if lost := unreadable[call.label, ""]:
             fields[""] = FieldCount(calls, lost)
         for name in UNREAD_BODIES.values():
-            if unread := min(unreadable[call.label, name], calls):  # taken over: since then a call may have gone
-                fields[name] = FieldCount(calls - unread, unread)
+            if lost := min(unreadable[call.label, name], calls):  # taken over: since then a call may have gone
+                fields[name] = FieldCount(calls - lost, lost)
         entries.append(EntryCount(call.label, call.event, calls, fields))
     calls = sum(entry.calls for entry in entries) + counted.unmatched
     unread = {name: unreadable["", name] for name in UNREAD_BODIES.values() if unreadable["", name]}
