@@ -235,9 +235,9 @@ def schedule(*, page_port: PagePort = 8322) -> None:
     from app.dashboards.live import scheduler_page
     from app.ops.scheduler import Scheduler
 
+    settings = load_settings()
+    page = scheduler_page("127.0.0.1", page_port, currency=settings.currency, proxy_hosts=settings.page_host_names)
     with watched(), stopped_by_signal() as stopped:
-        settings = load_settings()
-        page = scheduler_page("127.0.0.1", page_port, currency=settings.currency)
         Scheduler(settings, stopped=stopped, page=page).run()
 
 
@@ -407,14 +407,15 @@ def query(
 
     Example: carat query "SELECT session_date, count() FROM dwh.sessions GROUP BY 1 ORDER BY 1"
     """
+    from app.ops.query import run_query
     from app.warehouse import open_warehouse
 
     if output not in reports.QUERY_FORMATS:
         raise SettingsError(f"--format {output}: choose from {', '.join(reports.QUERY_FORMATS)}")
     text = sys.stdin.read() if sql == "-" else sql
     with open_warehouse(load_settings(), purpose="carat query", writes=False) as warehouse:
-        result = warehouse.raw(text.strip().rstrip(";"), fmt=reports.QUERY_FORMATS[output])
-    sys.stdout.buffer.write(reports.query_output(result, output))
+        result = run_query(warehouse, text.strip().rstrip(";"), fmt=reports.QUERY_FORMATS[output])
+    sys.stdout.buffer.write(reports.query_output(result, output, is_terminal=sys.stdout.isatty()))
 
 
 @app.command(short_help="Show runs, freshness, rows and rejects")

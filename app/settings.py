@@ -177,6 +177,11 @@ class Settings(BaseSettings):
         SHIPPED_CHANNELS, description="rules that assign sessions to channels; `extends = true` adds the shipped ones"
     )
     own_hosts: str = Field("", description="comma-separated list of your own hosts; visits from them are not referrals")
+    page_hosts: str = Field(
+        "",
+        description="comma-separated list of hosts under which a proxy serves the live dashboards, such as "
+        "dashboards.shop.example; other hosts than this machine are refused",
+    )
     currency: Annotated[str, BeforeValidator(lambda value: parse_currency_code(str(value)))] = Field(
         "EUR", description="currency of every amount that is not called original, as an ISO 4217 code"
     )
@@ -291,7 +296,7 @@ class Settings(BaseSettings):
             raise ValueError("is not a valid API key: Metabase shows it once, as one word such as mb_…")
         return SecretStr(key) if key else None
 
-    @field_validator("own_hosts")
+    @field_validator("own_hosts", "page_hosts")
     @classmethod
     def _names_of_hosts(cls, value: str) -> str:
         for host in value.split(","):
@@ -302,7 +307,12 @@ class Settings(BaseSettings):
     @property
     def own_host_names(self) -> tuple[str, ...]:
         """The shop's own hosts, in lower case."""
-        return tuple(host.strip().lower() for host in self.own_hosts.split(",") if host.strip())
+        return _host_names(self.own_hosts)
+
+    @property
+    def page_host_names(self) -> frozenset[str]:
+        """The hosts of a proxy in front of the live page, in lower case."""
+        return frozenset(_host_names(self.page_hosts))
 
     @property
     def no_id_values(self) -> tuple[str, ...]:
@@ -371,6 +381,10 @@ class Settings(BaseSettings):
             _SecretFiles(settings_cls, from_env_file),
             file_secret_settings,
         )
+
+
+def _host_names(text: str) -> tuple[str, ...]:
+    return tuple(host.strip().lower() for host in text.split(",") if host.strip())
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from app.core import console
 from app.core.errors import SettingsError
-from app.main import app
+from app.main import app, main
 from app.settings import Settings, load_settings
 from tests.support.mariadb import running_mariadb
 from tests.support.paths import CHECKOUT
@@ -145,12 +145,15 @@ def test_from_a_shop_in_mysql_to_its_history_by_the_command_line_alone(tmp_path)
     (("query", "SELECT 1", "--format", "xml"), "choose from table, csv, json, ndjson, parquet"), (("frobnicate",), "No such command"),
     (("ingest", "no-such-file"), "no-such-file does not exist"), (("ingest",), "Missing argument"), (("demo", "--calls", "5"), "greater than or equal to 1000"),
 ])  # fmt: skip
-def test_wrong_usage_is_one_line_and_exits_2(tmp_path, arguments, message):
-    done = carat(*arguments, folder=tmp_path)
-    assert done.returncode == 2
-    lines = done.stderr.decode().splitlines()
-    assert len(lines) == 1
-    assert message in lines[0]
+def test_wrong_usage_is_one_line_and_exits_2(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CARAT_LOG", f"{tmp_path}/log")
+    monkeypatch.setattr("sys.argv", ["carat", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
 
 
 def test_a_failure_is_one_line_and_the_whole_story_is_in_the_log(tmp_path):

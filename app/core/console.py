@@ -28,10 +28,14 @@ from app.core import watchdog
 from app.core.variables import log_file
 
 _WIDE = 200  # columns if the output is not a terminal
-_CONTROLS = {code: chr(0x2400 + code) for code in range(0x20)} | dict.fromkeys(range(128, 160), "�")
-_CONTROLS[0x7F] = "\u2421"
 _out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
 _err = Console(stderr=True, highlight=False)
+
+_VISIBLE = (
+    {code: chr(0x2400 + code) for code in range(0x20) if code != ord("\n")}
+    | {ord("\t"): " ", 0x7F: "\u2421"}
+    | dict.fromkeys((*range(0x80, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd")
+)
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("carat")
 
@@ -64,13 +68,16 @@ def record_failure(error: BaseException) -> None:
             )
 
 
-def without_controls(text: str, *, keep: str = "") -> str:
-    """The text with control characters as visible symbols: a terminal would obey those in a shopper's text."""
-    return text.translate({code: sign for code, sign in _CONTROLS.items() if chr(code) not in keep})
+def harmless(text: str) -> str:
+    """The text with what would control a terminal replaced by visible signs: shoppers can send escape sequences.
+
+    Line feeds stay; a tab becomes a blank. Direction marks go too, as they make a line read as another one.
+    """
+    return text.translate(_VISIBLE)
 
 
 def say(line: str) -> None:
-    _out.print(line, markup=False, soft_wrap=True)
+    _out.print(harmless(line), markup=False, soft_wrap=True)
 
 
 def say_json(content: Any) -> None:
@@ -78,8 +85,8 @@ def say_json(content: Any) -> None:
 
 
 def say_error(line: str) -> None:
-    line = without_controls(line.replace("\n", " "))  # names in it may be anybody's
-    _err.print(f"carat: {line}", style="red" if _err.is_terminal else None, markup=False, soft_wrap=True)
+    one_line = harmless(line).replace("\n", " ")
+    _err.print(f"carat: {one_line}", style="red" if _err.is_terminal else None, markup=False, soft_wrap=True)
 
 
 def say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
@@ -88,7 +95,7 @@ def say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]],
     for column in columns:
         table.add_column(Text(column), justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(format_value(value)) for value in row))  # text may contain [brackets]: no markup
+        table.add_row(*(Text(harmless(format_value(value))) for value in row))  # text may contain [brackets]: no markup
     _out.print(table)
 
 
@@ -101,7 +108,7 @@ def format_value(value: Any) -> str:
         return f"{value:%Y-%m-%d %H:%M:%S}"
     if isinstance(value, int | Decimal):
         return f"{value:,}"
-    return f"{value:,.1f}" if isinstance(value, float) else without_controls(str(value), keep="\n")
+    return f"{value:,.1f}" if isinstance(value, float) else str(value)
 
 
 @contextmanager

@@ -152,7 +152,14 @@ def preview_command(
             from app.dashboards.live import asking, serve_page
 
             with stopped_by_signal() as stopped:
-                serve_page(asking(query_runner(warehouse)), library, host=host, port=port, stopped=stopped)
+                serve_page(
+                    asking(query_runner(warehouse)),
+                    library,
+                    host=host,
+                    port=port,
+                    stopped=stopped,
+                    proxy_hosts=settings.page_host_names,
+                )
             return
         size = write_page(query_runner(warehouse), library, out, chosen)
     console.say(f"wrote {out} ({size / 1024**2:.1f} MB): open it in any browser; it needs no network")

@@ -105,7 +105,11 @@ class LivePage:
 
     def _require_host(self, request: Request) -> None:
         if self._hosts is not None and _host_of(request) not in self._hosts:
-            raise HTTPException(421, "this page is served only to this machine: open it as http://127.0.0.1")
+            raise HTTPException(
+                421,
+                "this page is served only to this machine: open it as http://127.0.0.1, or name the host of your proxy "
+                "in CARAT_PAGE_HOSTS",
+            )
 
     def _page(self, run_query: RunQuery) -> bytes:
         return live_page(run_query, self._library, until_built=self._until_built)
@@ -172,9 +176,13 @@ def serve_page(
     stopped: threading.Event,
     option: str = "--port",
     until_built: str = BY_ETL,
+    proxy_hosts: frozenset[str] = frozenset(),
 ) -> None:
-    """Serve the live page until `stopped` is set. Port 0: any free port. `option`: the option that sets the port."""
-    hosts = LOOPBACK | {host} if host in LOOPBACK else None
+    """Serve the live page until `stopped` is set. Port 0: any free port. `option`: the option that sets the port.
+
+    `proxy_hosts`: the hosts of a proxy on this machine, which asks for a password and speaks TLS.
+    """
+    hosts = LOOPBACK | proxy_hosts | {host} if host in LOOPBACK else None
     server = uvicorn.Server(
         uvicorn.Config(
             LivePage(ask, library, hosts=hosts, until_built=until_built),
@@ -183,6 +191,7 @@ def serve_page(
             server_header=False,
             timeout_graceful_shutdown=3,
             limit_concurrency=64,
+            ws="none",
         )
     )
 
@@ -194,13 +203,16 @@ def serve_page(
         shown = f"[{host}]" if ":" in host else host
         console.say(f"the dashboards are at http://{shown}:{listener.getsockname()[1]}/ until this is stopped")
         if hosts is None:
-            console.say("anybody who can reach this machine can read the dashboards: there is no password")
+            console.say(
+                "anybody who can reach this machine can read the dashboards, without a password or TLS: "
+                "docs/operating.md shows a proxy that asks for one"
+            )
         threading.Thread(target=stop, name="page-stop", daemon=True).start()
         server.run(sockets=[listener])
 
 
-def scheduler_page(host: str, port: int, *, currency: str) -> "Page":
-    """The live page of `carat serve`."""
+def scheduler_page(host: str, port: int, *, currency: str, proxy_hosts: frozenset[str] = frozenset()) -> "Page":
+    """The live page of `carat serve`, also under the hosts of a proxy, with amounts in this currency."""
 
     def show(reader: "Reader", *, stopped: threading.Event) -> None:
         def ask(question: Callable[[RunQuery], bytes]) -> bytes:
@@ -214,6 +226,7 @@ def scheduler_page(host: str, port: int, *, currency: str) -> "Page":
             stopped=stopped,
             option="--page-port",
             until_built=_BY_SERVE,
+            proxy_hosts=proxy_hosts,
         )
 
     return show

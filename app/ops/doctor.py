@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from app.core.disk import existing_parent, free_bytes
 from app.core.errors import CaratError
 from app.intake.spool import foreign_files, sealed_segments, spool_backlog
+from app.ops.finding import Finding
+from app.ops.server_checks import check_user, check_version
 from app.ops.status import map_misfits
 from app.rules.countries import load_countries
 from app.rules.endpoint_map import load_endpoint_map
@@ -20,19 +21,7 @@ from app.warehouse import Warehouse, open_warehouse
 
 _NEEDED_FREE_BYTES = 5 * 1024**3
 _MAX_CLOCK_SKEW_S = 5
-_OLDEST_SERVER = (26, 6)  # older ones can restore replaced partitions
 _OLDEST_COUNTRIES_DAYS = 180  # networks change hands
-_PRIVILEGES = ("SELECT", "INSERT", "CREATE", "ALTER", "DROP TABLE")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One check: whether it passed, and what it found or how to fix it; a warning has passed and needs a look."""
-
-    check: str
-    is_ok: bool
-    detail: str
-    is_warning: bool = False
 
 
 def examine() -> list[Finding]:
@@ -67,11 +56,14 @@ def examine() -> list[Finding]:
     if settings.geo_database is not None:
         findings.append(_countries(settings))
     findings.append(_disk(settings))
+    findings += _folder(settings)
     findings.append(_spool(settings))
     try:
         with open_warehouse(settings, purpose="carat doctor", writes=False) as warehouse:
             findings.append(Finding("warehouse", is_ok=True, detail=f"{warehouse.url}, ClickHouse {warehouse.version}"))
             findings += _of_engine(warehouse)
+            if settings.has_server:
+                findings += check_user(warehouse, has_shop_link=settings.has_mysql)
             findings += _map_fit(warehouse)
     except CaratError as error:
         findings.append(Finding("warehouse", is_ok=False, detail=str(error)))
@@ -139,6 +131,16 @@ def _disk(settings: Settings) -> Finding:
     return Finding("disk", is_ok=is_ok, detail=f"{free / 1024**3:.1f} GiB free at {folder}{fix}")
 
 
+def _folder(settings: Settings) -> Iterator[Finding]:
+    """Whether other users of this machine can look into an embedded warehouse."""
+    folder = settings.warehouse.local_path
+    if settings.has_server or not folder.is_dir():
+        return
+    if folder.stat().st_mode & 0o077:
+        detail = f"other users of this machine can read {folder}: chmod 700 {folder}"
+        yield Finding("warehouse folder", is_ok=True, is_warning=True, detail=detail)
+
+
 def _spool(settings: Settings) -> Finding:
     """Whether a collector could write to the spool and has space; creates nothing."""
     try:
@@ -165,10 +167,7 @@ def _spool(settings: Settings) -> Finding:
 
 
 def _of_engine(warehouse: Warehouse) -> Iterator[Finding]:
-    version = tuple(int(part) for part in warehouse.version.split(".")[:2])
-    is_ok = version >= _OLDEST_SERVER
-    fix = "" if is_ok else ": upgrade to 26.6 or later, older servers can restore replaced partitions"
-    yield Finding("version", is_ok=is_ok, detail=f"{warehouse.version}{fix}")
+    yield check_version(warehouse.version)
     now_ms = warehouse.scalar("SELECT toUnixTimestamp64Milli(now64(3))")
     skew_s = abs(datetime.now(tz=UTC).timestamp() - now_ms / 1000)
     is_ok = skew_s <= _MAX_CLOCK_SKEW_S
@@ -184,7 +183,6 @@ def _of_engine(warehouse: Warehouse) -> Iterator[Finding]:
         is_ok=not missing,
         detail=f"run `carat migrate`: no {', '.join(missing)}" if missing else "pd, dwh, history, etl",
     )
-    yield from _privileges(warehouse)
 
 
 def _map_fit(warehouse: Warehouse) -> Iterator[Finding]:
@@ -199,12 +197,3 @@ def _map_fit(warehouse: Warehouse) -> Iterator[Finding]:
         yield Finding(check, is_ok=True, detail=detail, is_warning=True)
     if misfits.is_empty():
         yield Finding(check, is_ok=True, detail="nothing looks wrong in the calls of the last days built")
-
-
-def _privileges(warehouse: Warehouse) -> Iterator[Finding]:
-    if warehouse.is_embedded:
-        return
-    for privilege in _PRIVILEGES:
-        granted = warehouse.scalar(f"CHECK GRANT {privilege} ON *.*") == 1
-        fix = f"missing: GRANT {privilege} ON *.* TO the user of CARAT_WAREHOUSE"
-        yield Finding(f"privilege {privilege}", is_ok=granted, detail="granted" if granted else fix)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from app.jobs.load.delivery import Delivery
     from app.jobs.raw_calls import LoadResult
     from app.jobs.verify import Verification
-    from app.ops.doctor import Finding
+    from app.ops.finding import Finding
     from app.rules.fit import Finding as Misfit
 
 _SNAPSHOT_COUNTS = ("rows", "inserts", "updates", "deletes")
@@ -43,13 +43,13 @@ QUERY_FORMATS = {
 }
 
 
-def query_output(result: bytes, name: str) -> bytes:
+def query_output(result: bytes, name: str, *, is_terminal: bool = False) -> bytes:
     """A result in the engine's format as the format of this name prints it."""
-    if name in {"csv", "parquet"}:
+    if name == "parquet" or (name == "csv" and not is_terminal):
         return result
     text = result.decode(errors="replace")  # a record's bytes may be anything
-    if name == "table":
-        text = console.without_controls(text, keep="\n")
+    if name == "table" or is_terminal:
+        text = console.harmless(text)
     if name == "json":  # the engine escapes line breaks in values, so that each line is a row
         text = "[" + text.rstrip("\n").replace("\n", ",\n") + "]\n"
     return text.encode()

@@ -23,25 +23,12 @@ from app.core.disk import free_bytes
 from app.core.errors import WarehouseError, WarehouseGoneError
 from app.core.service_url import ServiceUrl
 from app.core.sql import quote
+from app.warehouse.advice import how_to_fix
+from app.warehouse.engine_settings import pin_embedded, pin_server
 
 QUERY_TIMEOUT_S = 3600  # the longest that a statement may take
 _WRITTEN_IDS = 2000
 _NEEDED_FREE_BYTES = 64 * 1024**2
-# Set once per connection: a per-query setting costs the embedded engine a SET and a reset.
-_CONNECTION_SETTINGS: dict[str, Any] = {
-    "output_format_arrow_string_as_string": 1,
-    "output_format_arrow_compression_method": "none",  # the reader is in the same process or on the same network
-    "max_partitions_per_insert_block": 0,  # a batch of calls may hold late ones of any age
-    "session_timezone": "UTC",
-    "max_query_size": 16 * 1024 * 1024,
-    "mutations_sync": 1,
-}
-# A server keeps what it compiles for all clients. A single run seldom repeats an expression often enough to pay for it.
-_EMBEDDED_SETTINGS: dict[str, Any] = {
-    "compile_expressions": 0,
-    "compile_aggregate_expressions": 0,
-    "compile_sort_description": 0,
-}
 # Tables travel with their buffers compressed: product_sessions shrinks more than tenfold.
 _IPC_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 _COUNTS = frozenset({"UInt8", "UInt16", "UInt32", "UInt64", MONEY})
@@ -50,9 +37,13 @@ _COUNTS = frozenset({"UInt8", "UInt16", "UInt32", "UInt64", MONEY})
 class Warehouse:
     """A connection to one ClickHouse engine, embedded or served."""
 
-    def __init__(self, connect: Callable[[], Client], *, url: str, secret: str = "") -> None:
+    def __init__(
+        self, connect: Callable[[], Client], *, url: str, secret: str = "", user: str = "", is_direct: bool = True
+    ) -> None:
         self._connect = connect
         self._secret = secret
+        self.user = user  # of a server
+        self.is_direct = is_direct  # false where another process of this user holds the engine and answers
         self._guard: Callable[[Warehouse], None] = lambda _: None
         self.url = url
         self.is_embedded = url.startswith("chdb://")
@@ -61,7 +52,9 @@ class Warehouse:
 
     def new_connection(self) -> "Warehouse":
         """One more connection to the same engine: each thread needs its own."""
-        return Warehouse(self._connect, url=self.url, secret=self._secret).with_guard(self._guard)
+        return Warehouse(
+            self._connect, url=self.url, secret=self._secret, user=self.user, is_direct=self.is_direct
+        ).with_guard(self._guard)
 
     def with_guard(self, guard: "Callable[[Warehouse], None]") -> Self:
         """Make `guard` the check of `require_lease`, and return the connection."""
@@ -100,6 +93,11 @@ class Warehouse:
         """Run a statement that returns nothing."""
         with self._readable_errors():
             self._client.command(sql, parameters=dict(parameters or {}))
+
+    def has_right(self, privileges: str) -> bool:
+        """Whether the user has all of these rights, such as `SELECT ON dwh.*, INSERT ON dwh.*`."""
+        with self._readable_errors():  # CHECK GRANT takes no FORMAT
+            return str(self._client.command(f"CHECK GRANT {privileges}")).strip() == "1"
 
     def query_arrow(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
         """The result of a query as Arrow, UUIDs as 16 bytes."""
@@ -144,11 +142,10 @@ class Warehouse:
         with self._readable_errors():
             return bytes(self._client.raw_query(sql, parameters=dict(parameters or {}), fmt=fmt))
 
-    def read_only(self, settings: Mapping[str, Any]) -> None:
-        """Make this connection read-only from now on, with these settings."""
+    def set(self, name: str, value: Any) -> None:
+        """Set one of the engine's settings for this connection from now on."""
         with self._readable_errors():
-            for name, value in (dict(settings) | {"readonly": 2}).items():
-                self._client.set_client_setting(name, value)
+            self._client.set_client_setting(name, value)
 
     def write_arrow_file(self, sql: str, path: Path) -> None:
         """Write the result of a query to an Arrow file on this machine, in bounded memory; text as bytes."""
@@ -224,7 +221,7 @@ class Warehouse:
             if self._secret:
                 message = message.replace(self._secret, "***")
             kind = WarehouseGoneError if _is_gone(error, message) else WarehouseError
-            raise kind(f"{self.url}: {message}{_how_to_fix(message)}") from error
+            raise kind(f"{self.url}: {message}{how_to_fix(message, self.user)}") from error
 
     def _insert_arrow(self, target: str, arrow: pa.Table, settings: dict[str, Any] | None = None) -> None:
         sink = pa.BufferOutputStream()
@@ -242,18 +239,18 @@ def connect_embedded(path: Path) -> Warehouse:
 
     def connect() -> Client:
         client = create_client(dsn=url)
-        for name, value in (_CONNECTION_SETTINGS | _EMBEDDED_SETTINGS).items():
-            client.set_client_setting(name, value)
+        pin_embedded(client)
         return client
 
     return Warehouse(connect, url=url)
 
 
-def connect_server(url: ServiceUrl, *, query_timeout_s: int = QUERY_TIMEOUT_S) -> Warehouse:
+def connect_server(url: ServiceUrl, *, query_timeout_s: int = QUERY_TIMEOUT_S, writes: bool = True) -> Warehouse:
+    """Connect to a server. A user that may not change settings (`readonly = 1`) can read; `writes` asks for more."""
     password = url.password.get_secret_value()
 
     def connect() -> Client:
-        return clickhouse_connect.get_client(
+        client = clickhouse_connect.get_client(
             host=url.host,
             port=url.port,
             username=url.user,
@@ -263,10 +260,11 @@ def connect_server(url: ServiceUrl, *, query_timeout_s: int = QUERY_TIMEOUT_S) -
             connect_timeout=30,
             send_receive_timeout=query_timeout_s,
             compress=False,  # inserts are compressed already
-            settings=_CONNECTION_SETTINGS,
         )
+        pin_server(client, user=url.user, writes=writes)
+        return client
 
-    return Warehouse(connect, url=str(url), secret=password)
+    return Warehouse(connect, url=str(url), secret=password, user=url.user)
 
 
 def _is_default(values: pl.Series, column: Column) -> bool:
@@ -280,18 +278,3 @@ def _is_gone(error: ClickHouseError, message: str) -> bool:
     """Whether the server did not answer, as opposed to refusing."""
     has_no_code = "Code:" not in message and "DB::Exception" not in message
     return isinstance(error, OperationalError) and has_no_code
-
-
-def _how_to_fix(message: str) -> str:
-    if "NOT_ENOUGH_SPACE" in message or "No space left" in message or "Cannot reserve" in message:
-        return ". The disk is full: free some space and run the same command again; readers see no partial data"
-    if "Connections to mysql failed" in message:
-        return ". The database mysql links to the shop's: check that it runs, and CARAT_SHOP_DB"
-    is_older = "UNKNOWN_IDENTIFIER" in message and "FROM etl.ledger" in message
-    if is_older or "UNKNOWN_DATABASE" in message or "UNKNOWN_TABLE" in message:
-        return ". Run `carat migrate` first"
-    if "AUTHENTICATION_FAILED" in message or "REQUIRED_PASSWORD" in message:
-        return ". Check the user and password in CARAT_WAREHOUSE"
-    if "onnection" in message or "Max retries" in message:
-        return ". Check the address in CARAT_WAREHOUSE, and that the server runs"
-    return ""

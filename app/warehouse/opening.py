@@ -42,7 +42,9 @@ def open_warehouse(
     """
     with ExitStack() as stack:
         if settings.has_server:
-            warehouse = stack.enter_context(connect_server(settings.warehouse, query_timeout_s=query_timeout_s))
+            warehouse = stack.enter_context(
+                connect_server(settings.warehouse, query_timeout_s=query_timeout_s, writes=writes)
+            )
             if writes:
                 lease = stack.enter_context(_after_the_loader(lambda: hold_lease(warehouse, purpose=purpose), purpose))
                 warehouse.with_guard(lease.require)

@@ -1,18 +1,19 @@
 """Lets other processes of the same user query an embedded warehouse through the process that holds it.
 
 The engine allows one process. A process that holds it for long, such as `carat serve`, answers the queries of others
-over a socket in the warehouse's directory. Each query runs on a read-only connection with limits, so the holder's own
-work continues. A socket connection carries one query and its answer:
+over a socket in the warehouse's directory. Each query runs on a read-only connection with limits that it cannot lift
+(`app/warehouse/reading.py`), so the holder's own work continues. Only processes of the same user can connect. A socket
+connection carries one query and its answer:
 
     query      8 bytes of length, then JSON: `sql`, `fmt`, `parameters`
     answer     1 byte, 0 or the exit code of the error; 8 bytes of length, then the result or the error message
 
 `multiprocessing.connection` would do the framing, but a message that stalls halfway blocks its reader for good: a few
-hanging clients would occupy all slots.
+hanging clients would occupy all slots. Clients that have not sent their query occupy none: when too many wait, the one
+that has waited longest is dropped.
 """
 
 import os
-import re
 import select
 import socket
 import struct
@@ -30,27 +31,32 @@ from clickhouse_connect.driver.client import Client
 from app.core import console
 from app.core.errors import CaratError, LockedError, WarehouseError, WarehouseGoneError
 from app.warehouse.client import Warehouse
+from app.warehouse.reading import parse_statement, require_own_tables, restrict
 
 RunQuery = Callable[[Callable[[Warehouse], bytes]], bytes]
 """Runs a function with a new connection to the warehouse."""
 
 _NAME = "carat.socket"
 _MAX_CONCURRENT = 4  # others wait
+_MAX_CLIENTS = 64  # whose query is being received, waits or runs
 _MAX_QUERY_S = 60  # a step of the hourly work may have to wait for a reader of what it replaces
 _MAX_QUERY_BYTES = 16 * 1024**2
-_RECEIVE_TIMEOUT_S, _SEND_TIMEOUT_S, _ANSWER_TIMEOUT_S = 5.0, 30.0, 300.0
+_SMALL_ANSWER_BYTES = 1024**2
+_RECEIVE_TIMEOUT_S, _SEND_TIMEOUT_S, _ANSWER_TIMEOUT_S = 5.0, 10.0, 300.0
 _POLL_S = 0.1
 _CLOSE_TIMEOUT_S = 5.0
 _LIMITS = {
     "max_execution_time": _MAX_QUERY_S,
     "max_memory_usage": min(1024**3, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8),
     "max_result_bytes": 128 * 1024**2,
+    "max_temporary_data_on_disk_size_for_query": 4 * 1024**3,
     "max_threads": max(1, (os.cpu_count() or 2) // 2),
 }
 _LIMIT_ERRORS = ("TIMEOUT_EXCEEDED", "MEMORY_LIMIT_EXCEEDED", "TOO_MANY_ROWS_OR_BYTES", "QUERY_WAS_CANCELLED")
-_READ_STATEMENTS = ("SELECT", "WITH", "EXPLAIN", "SHOW", "DESCRIBE", "EXISTS")
-_QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|`(?:[^`\\]|\\.)*`", re.DOTALL)
-_WRITING_CLAUSE = re.compile(r"\bINTO\b|\bPARALLEL WITH\b")  # SELECT … INTO OUTFILE writes a file
+_ONLY_QUERIES = (
+    "`carat serve` holds the warehouse and answers only queries (SELECT, SHOW, DESCRIBE, EXPLAIN, EXISTS): stop it to "
+    "run anything else"
+)
 _QUERY_HEAD, _ANSWER_HEAD, _PEER = struct.Struct("!Q"), struct.Struct("!BQ"), struct.Struct("3i")
 
 
@@ -89,7 +95,7 @@ def accepts_queries(path: Path) -> bool:
 
 def connect_via_holder(path: Path, held: LockedError) -> Warehouse:
     """A connection through the process that holds the warehouse. Anything but a query raises `held`."""
-    return Warehouse(lambda: cast("Client", QueryClient(path, held)), url=f"chdb://{path}")
+    return Warehouse(lambda: cast("Client", QueryClient(path, held)), url=f"chdb://{path}", is_direct=False)
 
 
 class QueryClient:
@@ -139,6 +145,9 @@ class QueryServer:
         self._run = run
         self._is_closing = threading.Event()
         self._free = threading.BoundedSemaphore(_MAX_CONCURRENT)
+        self._clients = 0
+        self._receiving: dict[int, socket.socket] = {}  # the longest first
+        self._changed = threading.Condition()  # guards both
         self._accepting = threading.Thread(target=self._accept, name="query-socket", daemon=True)
         self._accepting.start()
 
@@ -153,37 +162,70 @@ class QueryServer:
 
     def _accept(self) -> None:
         while not self._is_closing.is_set():
-            if not self._free.acquire(timeout=_POLL_S):
-                continue
             try:
                 connection, _ = self._listener.accept()
             except OSError as error:  # a timeout, or no free file descriptor
-                self._free.release()
                 if not isinstance(error, TimeoutError):
                     time.sleep(_POLL_S)
                 continue
+            self._make_room()
+            with self._changed:
+                self._clients += 1
+                self._receiving[id(connection)] = connection
             threading.Thread(
                 target=self._serve, args=(connection,), name="query-socket-connection", daemon=True
             ).start()
 
+    def _make_room(self) -> None:
+        """Wait until there is room for one more client; drops the one whose query has been awaited longest."""
+        with self._changed:
+            while self._clients >= _MAX_CLIENTS and not self._is_closing.is_set():
+                if self._receiving:
+                    with suppress(OSError):
+                        self._receiving.pop(next(iter(self._receiving))).shutdown(socket.SHUT_RDWR)
+                self._changed.wait(_POLL_S)
+
     def _serve(self, connection: socket.socket) -> None:
         try:
             with connection:
-                connection.settimeout(_RECEIVE_TIMEOUT_S)
-                if not _is_of_this_user(connection):
+                query = self._receive_query(connection)
+                if query is None or not self._wait_for_turn(connection):
                     return
-                (length,) = _QUERY_HEAD.unpack(_receive(connection, _QUERY_HEAD.size))
-                if length > _MAX_QUERY_BYTES:
-                    return
-                query = msgspec.json.decode(_receive(connection, length), type=_Query)
-                code, answer = self._answer(query, connection)
-                connection.settimeout(_SEND_TIMEOUT_S)
-                connection.sendall(_ANSWER_HEAD.pack(code, len(answer)))
-                connection.sendall(answer)
+                try:  # a large answer keeps its turn until it is sent: memory is bounded
+                    answer = self._answer(query, connection)
+                    if len(answer[1]) > _SMALL_ANSWER_BYTES:
+                        _send(connection, *answer)
+                        return
+                finally:
+                    self._free.release()
+                _send(connection, *answer)
         except (OSError, msgspec.MsgspecError):
             pass  # the client is gone, sent nonsense, or does not read
         finally:
-            self._free.release()
+            with self._changed:
+                self._receiving.pop(id(connection), None)
+                self._clients -= 1
+                self._changed.notify()
+
+    def _receive_query(self, connection: socket.socket) -> _Query | None:
+        connection.settimeout(_RECEIVE_TIMEOUT_S)
+        if not _is_of_this_user(connection):
+            return None
+        (length,) = _QUERY_HEAD.unpack(_receive(connection, _QUERY_HEAD.size))
+        if length > _MAX_QUERY_BYTES:
+            return None
+        query = msgspec.json.decode(_receive(connection, length), type=_Query)
+        with self._changed:
+            self._receiving.pop(id(connection), None)
+        return query
+
+    def _wait_for_turn(self, connection: socket.socket) -> bool:
+        """Wait until the query may run; false if its client is gone, or the server is closed, before."""
+        gone = _gone(connection)
+        while not self._free.acquire(timeout=_POLL_S):
+            if self._is_closing.is_set() or gone.poll(0):
+                return False
+        return True
 
     def _answer(self, query: _Query, connection: socket.socket) -> tuple[int, bytes]:
         """The answer's code and content. A query that takes too long, or whose client is gone, is cancelled."""
@@ -193,8 +235,7 @@ class QueryServer:
             target=lambda: answers.append(self._execute(query, mark)), name="query-socket-sql", daemon=True
         )
         worker.start()
-        gone = select.poll()
-        gone.register(connection, select.POLLIN)  # clients send nothing more: readable means closed
+        gone = _gone(connection)
         until = time.monotonic() + _MAX_QUERY_S
         while worker.is_alive():
             worker.join(_POLL_S)
@@ -204,9 +245,12 @@ class QueryServer:
 
     def _execute(self, query: _Query, mark: str) -> tuple[int, bytes]:
         def run(warehouse: Warehouse) -> bytes:
-            warehouse.read_only(_LIMITS)
-            _require_query(warehouse, query)
-            return warehouse.raw(f"{query.sql}\n{mark}", fmt=query.fmt, parameters=query.parameters)
+            statement = parse_statement(warehouse, query.sql, query.parameters)
+            if not statement.is_reading or not query.fmt.isalnum():
+                raise LockedError(_ONLY_QUERIES)
+            require_own_tables(warehouse, statement)
+            restrict(warehouse, statement, _LIMITS)
+            return warehouse.raw(f"{statement.sql}\n{mark}", fmt=query.fmt, parameters=statement.parameters)
 
         try:
             return 0, self._run(run)
@@ -229,29 +273,6 @@ class QueryServer:
             self._run(cancel)
 
 
-def _require_query(warehouse: Warehouse, query: _Query) -> None:
-    """Raise LockedError unless the text is a single read-only query.
-
-    The engine's `readonly` setting allows writing files and killing queries. To classify the text, the engine
-    normalizes it first: one statement, without comments, with upper-case keywords.
-    """
-    try:
-        normalized = warehouse.scalar("SELECT formatQuerySingleLine({sql:String})", {"sql": query.sql})
-    except WarehouseGoneError:
-        raise
-    except WarehouseError as error:
-        raise WarehouseError(str(error).partition(": In scope SELECT formatQuery")[0]) from None
-    if (
-        not normalized.startswith(_READ_STATEMENTS)
-        or _WRITING_CLAUSE.search(_QUOTED.sub("", normalized))
-        or not query.fmt.isalnum()
-    ):
-        raise LockedError(
-            "`carat serve` holds the warehouse and answers only queries (SELECT, SHOW, DESCRIBE, EXPLAIN, EXISTS): "
-            "stop it to run anything else"
-        )
-
-
 def _hint(problem: str) -> str:
     if any(name in problem for name in _LIMIT_ERRORS):
         return (
@@ -269,7 +290,7 @@ def _listen(path: Path) -> socket.socket:
         with _address(path) as address:
             listener.bind(address)
         (path / _NAME).chmod(0o600)  # before anybody can connect
-        listener.listen(64)
+        listener.listen(256)
         listener.settimeout(_POLL_S)
     except BaseException:
         listener.close()
@@ -281,9 +302,23 @@ def _listen(path: Path) -> socket.socket:
 def _connect(path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(_ANSWER_TIMEOUT_S)
-        with _address(path) as address:
-            connection.connect(address)
+        _connect_in_turn(connection, path)
         yield connection
+
+
+def _connect_in_turn(connection: socket.socket, path: Path) -> None:
+    """Connect, waiting a little where so many others do that the kernel's queue is full."""
+    until = time.monotonic() + _RECEIVE_TIMEOUT_S
+    while True:
+        try:
+            with _address(path) as address:
+                connection.connect(address)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(_POLL_S)
+        else:
+            return
 
 
 @contextmanager
@@ -294,6 +329,19 @@ def _address(path: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{handle}/{_NAME}"
     finally:
         os.close(handle)
+
+
+def _send(connection: socket.socket, code: int, answer: bytes) -> None:
+    connection.settimeout(_SEND_TIMEOUT_S)
+    connection.sendall(_ANSWER_HEAD.pack(code, len(answer)))
+    connection.sendall(answer)
+
+
+def _gone(connection: socket.socket) -> select.poll:
+    """Says whether the client is gone: it sends nothing after its query, so that readable means closed."""
+    gone = select.poll()
+    gone.register(connection, select.POLLIN)
+    return gone
 
 
 def _is_of_this_user(connection: socket.socket) -> bool:

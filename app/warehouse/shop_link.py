@@ -1,12 +1,11 @@
 """The database `mysql`: the shop's live tables inside the warehouse, through ClickHouse's MySQL engine."""
 
+from app.contracts.grants import SHOP_COLLECTION, SHOP_DATABASE
 from app.core.errors import WarehouseError
 from app.core.sql import quote
 from app.shop import MySQLShop
 from app.warehouse.client import Warehouse
 
-_DATABASE = "mysql"
-_COLLECTION = "carat_shop"
 _COMMENT = "The shop's tables as they are now, read from its own MySQL; Carat never writes there"
 
 
@@ -15,10 +14,10 @@ def link_shop(warehouse: Warehouse, shop: MySQLShop) -> list[str]:
 
     The password is stored in a named collection where the warehouse has them, else in the database's definition.
     """
-    engine = warehouse.query("SELECT engine FROM system.databases WHERE name = {name:String}", {"name": _DATABASE})
+    engine = warehouse.query("SELECT engine FROM system.databases WHERE name = {name:String}", {"name": SHOP_DATABASE})
     if engine.height and engine.item() != "MySQL":
         raise WarehouseError(
-            f"database {_DATABASE} is not a link to a shop, its engine is {engine.item()}: rename it, then run "
+            f"database {SHOP_DATABASE} is not a link to a shop, its engine is {engine.item()}: rename it, then run "
             "`carat migrate` again"
         )
     values: dict[str, str | int] = {
@@ -29,23 +28,23 @@ def link_shop(warehouse: Warehouse, shop: MySQLShop) -> list[str]:
         quote(text) for text in (shop.database, shop.user, shop.password)
     )
     try:
-        warehouse.command(f"DROP DATABASE IF EXISTS {_DATABASE}")
+        warehouse.command(f"DROP DATABASE IF EXISTS {SHOP_DATABASE}")
         try:
-            warehouse.command(f"CREATE NAMED COLLECTION IF NOT EXISTS {_COLLECTION} AS {pairs}")
-            warehouse.command(f"ALTER NAMED COLLECTION {_COLLECTION} SET {pairs}")
-            arguments, kept = _COLLECTION, f"named collection {_COLLECTION}"
+            warehouse.command(f"CREATE NAMED COLLECTION IF NOT EXISTS {SHOP_COLLECTION} AS {pairs}")
+            warehouse.command(f"ALTER NAMED COLLECTION {SHOP_COLLECTION} SET {pairs}")
+            arguments, kept = SHOP_COLLECTION, f"named collection {SHOP_COLLECTION}"
         except WarehouseError:  # an old server, or a user without the privilege
             arguments, kept = inline, "its definition: this user may not create named collections"
-        warehouse.command(f"CREATE DATABASE {_DATABASE} ENGINE = MySQL({arguments}) COMMENT {quote(_COMMENT)}")
+        warehouse.command(f"CREATE DATABASE {SHOP_DATABASE} ENGINE = MySQL({arguments}) COMMENT {quote(_COMMENT)}")
     except WarehouseError as error:
         text = str(error)
         if shop.password:
             text = text.replace(shop.password, "***")
         raise WarehouseError(
-            f"database {_DATABASE} could not be linked to {shop.name}: {text}. The rest was migrated; the warehouse "
-            "itself must reach the shop's database"
+            f"database {SHOP_DATABASE} could not be linked to {shop.name}: {text}. The rest was migrated; the "
+            "warehouse itself must reach the shop's database"
         ) from None
-    return [f"linked database {_DATABASE} to {shop.name}, credentials in {kept}"]
+    return [f"linked database {SHOP_DATABASE} to {shop.name}, credentials in {kept}"]
 
 
 def _literal(value: str | int) -> str:

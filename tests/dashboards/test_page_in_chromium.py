@@ -126,6 +126,9 @@ def asked(browser: Browser) -> list[str]:
     return [url for url in browser.requests() if not url.startswith(("chrome:", "data:"))]
 
 
+NOTHING_TO_REPORT = {"What the endpoint map does not fit"}  # in a shop without problems
+
+
 def problems_of(cards: list[dict]) -> list[str]:
     """What is wrong with these cards at a glance."""
     found = []
@@ -141,6 +144,8 @@ def problems_of(cards: list[dict]) -> list[str]:
             if card["display"] in CHARTS
             else {"scalar": "figures", "smartscalar": "figures", "funnel": "funnel"}.get(card["display"], "rows")
         )
+        if card["state"] == "empty" and card["name"] in NOTHING_TO_REPORT:
+            continue
         if card["state"] != "drawn":
             found.append(f"{card['name']}: {card['state']}: {card['said']}")
         elif not shown[kind]:
@@ -187,9 +192,9 @@ def test_the_page_of_a_demo_shop_is_small_and_every_card_has_an_answer(browser, 
     assert (pages / "demo.html").stat().st_size < 1.5 * 1024**2
     opened(browser, (pages / "demo.html").as_uri())
     results = browser.run("return JSON.parse(document.getElementById('content').textContent).results")
-    asked = {card.entity_id for own in load_library().dashboards for card in own.dashcards if card.card_id}
-    assert results.keys() == asked
-    assert {key: own for key, own in results.items() if not own.get("rows")} == {}
+    asked = {own.entity_id: own.card.name for board in load_library().dashboards for own in board.dashcards if own.card}
+    assert results.keys() == asked.keys()
+    assert {asked[key] for key, own in results.items() if not own.get("rows")} == NOTHING_TO_REPORT
 
 
 def test_only_the_tab_that_is_shown_is_drawn_its_first_chart_before_the_rest(browser, pages):

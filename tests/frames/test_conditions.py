@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from app.frames.conditions import holds
 from app.rules.expressions import Expression, Search, is_true, leaves_of, parse_condition, search
+from tests.support.effort import repeated
 from tests.support.typed_calls import typed
 
 MAP = '[[call]]\nevent = "checkout"\nmethod = "GET"\npath = "/{{id}}"\nwhen = {}\n'
@@ -96,7 +97,7 @@ records = st.fixed_dictionaries({
 })  # fmt: skip
 
 
-@settings(max_examples=200)
+@settings(max_examples=repeated(60, 500))
 @given(conditions, st.lists(records, min_size=1, max_size=6))
 def test_columns_and_library_agree_on_every_condition(condition, calls):
     assert by_columns(condition, *calls) == [by_library(condition, call) for call in calls]

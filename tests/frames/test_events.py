@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.rules.endpoint_map import parse_endpoint_map
+from tests.support.effort import repeated
 from tests.support.typed_calls import event_of, events_of, map_of, typed
 
 
@@ -697,7 +698,7 @@ calls = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=repeated(20, 200))
 @given(st.lists(calls, min_size=1, max_size=12), st.randoms())
 def test_a_call_is_the_same_event_in_any_order_any_shard_and_next_to_any_other(records, random):
     whole = typed(*records, endpoint_map=STYLES)

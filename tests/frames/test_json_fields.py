@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from app.frames import json_fields
 from app.frames.json_fields import TEXT_AMONG_LISTS, extract
 from app.rules.field_path import ITEMS, FieldPath, Kind
+from tests.support.effort import repeated
 
 LEAVES = (
     FieldPath("q", Kind.TEXT, ("query", "q")),
@@ -160,7 +161,7 @@ good = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=repeated(40, 300))
 @given(st.lists(good, min_size=1, max_size=60), st.booleans())
 def test_fast_and_tolerant_path_give_the_same_values_for_good_documents(contents, ascii_only):
     column = documents(*(json.dumps(content, ensure_ascii=ascii_only) for content in contents))
@@ -238,7 +239,7 @@ NEIGHBOURS = (
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=repeated(60, 600))
 @given(any_document)
 def test_every_step_gives_a_document_the_same_values(text):
     alone = tolerantly(documents(text), MANY_WAYS)
@@ -249,7 +250,7 @@ def test_every_step_gives_a_document_the_same_values(text):
         assert lost == set(alone.unreadable)
 
 
-@settings(max_examples=100)
+@settings(max_examples=repeated(30, 200))
 @given(st.lists(any_document, min_size=1, max_size=20))
 def test_a_document_has_the_same_values_alone_and_among_any_others(texts):
     together = extract(documents(*texts), MANY_WAYS)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from app.frames.days import business_day, day_bounds
 from app.frames.sessionize import assign_sessions, first_of_each_call
+from tests.support.effort import repeated
 
 TIMEOUT_MS = 30 * 60 * 1000
 DAY = date(2026, 3, 10)
@@ -158,7 +159,7 @@ def many_calls(draw):
     return draw(st.permutations(calls)) if len(calls) < 60 else calls
 
 
-@settings(max_examples=120)
+@settings(max_examples=repeated(30, 300))
 @given(many_calls(), st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata"]))
 def test_built_day_by_day_every_call_is_in_the_session_the_rule_says(calls, zone_name):
     zone = ZoneInfo(zone_name)

@@ -17,6 +17,7 @@ from app.rules.expressions import (
     parse_expression,
     search,
 )
+from tests.support.effort import repeated
 
 
 def result(text: str, **record):
@@ -133,7 +134,7 @@ documents = st.recursive(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=repeated(100, 1000))
 @given(
     documents,
     st.sampled_from(
@@ -196,7 +197,7 @@ def test_a_deep_document_is_no_error(text):
     search(parse_expression(text), record)
 
 
-@settings(max_examples=200)
+@settings(max_examples=repeated(80, 1000))
 @given(st.text("abc.[]*?!&|()'\"`<>=@,{}: request0123", max_size=30))
 def test_any_text_is_an_expression_or_refused(text):
     try:

@@ -37,12 +37,13 @@ from app.warehouse import Staging, Warehouse, open_warehouse, publish, recover
 from app.warehouse.dwh_views import dwh_views
 from app.warehouse.opening import prepare_warehouse
 from tests.support.clickhouse_http import running_server
+from tests.support.effort import repeated
 from tests.support.paths import CHECKOUT
 
 SECRET = "geheim"
 DAYS = (date(2026, 3, 1), date(2026, 3, 2), date(2026, 3, 3))
 LATE_DAY = DAYS[1]
-KILLS = 6
+KILLS = repeated(3, 20)
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 # The command line, once a line on stdin says go: what is imported before costs no time between start and kill.
 GATED = "import sys; from app.main import main; sys.stdin.readline(); main()"

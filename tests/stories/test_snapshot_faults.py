@@ -283,7 +283,7 @@ def test_readers_see_all_of_a_snapshot_or_nothing_of_it(tried):
 
 # ---- kill -9 -----------------------------------------------------------------------------------------------------
 
-KILLS = 4
+KILLS = repeated(2, 20)
 MANY_PARTS = (
     "import app.frames.snapshots, app.warehouse.history; app.frames.snapshots._PIECE_ROWS = 500; "
     "app.warehouse.history._INSERTED_ROWS = 500; "

@@ -2,6 +2,8 @@
 
 Not imitated: external data, progress headers, streamed answers (a result is complete before its
 first byte leaves), read-only GET, and the refusal of several statements in one request.
+
+The rights of the user, its profile and its quota are the engine's own: see `users_config`.
 """
 
 import argparse
@@ -18,8 +20,8 @@ import sys
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email import message_from_bytes
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -119,6 +121,7 @@ class Engine:
     """One chDB engine; an HTTP session is a handle on it, and one lock serialises all queries."""
 
     path: Path
+    config: Path | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
     sessions: dict[str, Any] = field(default_factory=dict)
 
@@ -129,8 +132,9 @@ class Engine:
         self.version, self.timezone = self.run(self.root, "SELECT version(), timezone()").bytes().decode().split()
 
     def connect(self) -> Any:
-        handle = chdb.connect(str(self.path))
-        self.run(handle, "SET implicit_select = 0")  # chDB's own default; a server rejects `1 + 1`
+        handle = chdb.connect(f"{self.path}?config-file={self.config}" if self.config else str(self.path))
+        with suppress(EngineError):  # a user with `readonly = 1`
+            self.run(handle, "SET implicit_select = 0")  # chDB's own default; a server rejects `1 + 1`
         return handle
 
     @staticmethod
@@ -150,9 +154,9 @@ class Engine:
         undo: list[str] = []
         try:
             before = self.changed_settings(handle) if session else {}
-            for name, value in request.settings.items():
-                self.run(handle, f"SET {name} = {quoted(value)}")
-                undo.append(f"SET {name} = {before.get(name, 'DEFAULT')}")
+            if settings := request.settings:
+                self.run(handle, "SET " + ", ".join(f"{name} = {quoted(value)}" for name, value in settings.items()))
+                undo.append("SET " + ", ".join(f"{name} = {before.get(name, 'DEFAULT')}" for name in settings))
             if database := request.params.get("database"):
                 current = self.run(handle, "SELECT currentDatabase()", "TSVRaw").bytes().decode()
                 undo.append(f"USE `{current.strip()}`")
@@ -370,9 +374,10 @@ class RunningServer:
 
 
 @contextmanager
-def running_server(path: Path, password: str = "secret") -> Iterator[RunningServer]:
+def running_server(path: Path, password: str = "secret", config: Path | None = None) -> Iterator[RunningServer]:
     """A server on the engine directory `path`, in its own process: chDB allows one path a process."""
     command = [sys.executable, "-m", "tests.support.clickhouse_http", "--path", str(path), "--password", password]
+    command += ["--config", str(config)] if config else []
     root = CHECKOUT
     with (
         tempfile.TemporaryFile() as stderr,
@@ -398,15 +403,35 @@ def running_server(path: Path, password: str = "secret") -> Iterator[RunningServ
                 process.kill()
 
 
+def users_config(
+    folder: Path, *, profile: str = "", grants: Sequence[str] = ("GRANT ALL ON *.*",), interval: str = ""
+) -> Path:
+    """A configuration of the engine: what an administrator gave its user.
+
+    `profile` and `interval` are XML: the profile's settings and constraints, and the limits of the quota's hour.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    queries = "".join(f"<query>{grant}</query>" for grant in grants)
+    hour = f"<interval><duration>3600</duration>{interval}</interval>" if interval else ""
+    (folder / "users.xml").write_text(
+        f"<clickhouse><profiles><default>{profile}</default></profiles><quotas><default>{hour}</default></quotas>"
+        "<users><default><password></password><networks><ip>::/0</ip></networks><profile>default</profile>"
+        f"<quota>default</quota><grants>{queries}</grants></default></users></clickhouse>"
+    )
+    (folder / "config.xml").write_text(f"<clickhouse><users_config>{folder}/users.xml</users_config></clickhouse>")
+    return folder / "config.xml"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--path", type=Path, required=True)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--password", default="")
+    parser.add_argument("--config", type=Path)
     args = parser.parse_args()
     # Blocked before the engine starts its threads, so that only sigwait below sees them.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-    engine = Engine(args.path.resolve())
+    engine = Engine(args.path.resolve(), args.config)
     server = Server(engine, args.port, args.password)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     print(f"listening on 127.0.0.1:{server.server_port}", flush=True)  # noqa: T201

@@ -312,15 +312,17 @@ def test_a_renewal_that_arrives_too_late_is_none(connect, monkeypatch, is_taken)
 
     def write_late(self, through, seen, **options):
         monkeypatch.setattr(Lease, "_write", write)
-        time.sleep(0.8)
+        time.sleep(SHORT_S - 0.5)
         if is_taken:
             lease._acquire(other, "carat ingest", 60_000)
         write(self, through, seen, **options)
 
-    held = lease._acquire(holder, "carat etl", 1200)  # nobody renews it
-    time.sleep(0.6)
+    held = lease._acquire(holder, "carat etl", round(SHORT_S * 1000))  # nobody renews it
+    time.sleep(1)
     monkeypatch.setattr(Lease, "_write", write_late)
-    with pytest.raises(LockedError, match="taken over by `carat ingest`" if is_taken else "renewed only after 1.2 s"):
+    with pytest.raises(
+        LockedError, match="taken over by `carat ingest`" if is_taken else f"renewed only after {SHORT_S:g} s"
+    ):
         held.require()
 
 

@@ -26,6 +26,7 @@ from app.settings import Settings
 from app.warehouse import Warehouse, migrate, open_warehouse, query_socket
 from app.warehouse.lock import hold_embedded
 from app.warehouse.query_socket import accepts_queries, serve_queries
+from app.warehouse.reading import parse_statement, restrict
 from tests.jobs.test_load import call
 from tests.support.collecting import KEY
 from tests.support.deadline import deadline
@@ -111,13 +112,14 @@ def test_anything_but_a_query_is_refused(held, asking, folder, sql):
 
 
 def test_the_engine_enforces_read_only_as_well(held, asking):
-    for sql in ("SELECT 1 SETTINGS readonly = 0", "SELECT * FROM (SELECT 1) SETTINGS readonly = 0"):
-        with pytest.raises(WarehouseError, match="Cannot modify 'readonly'"):
-            asking.raw(sql, fmt="CSV")
     with held.new_connection() as limited:
-        limited.read_only({})
-        with pytest.raises(WarehouseError, match="READONLY"):
-            limited.command("DROP TABLE etl.runs")
+        restrict(limited, parse_statement(limited, "SELECT 1"), {"max_memory_usage": 10**9})
+        for sql in ("DROP TABLE etl.runs", "SET max_memory_usage = 0", "SET readonly = 0"):
+            with pytest.raises(WarehouseError, match="READONLY"):
+                limited.command(sql)
+        for sql in ("SELECT 1 SETTINGS max_memory_usage = 0", "SELECT * FROM file('/etc/hostname', 'LineAsString')"):
+            with pytest.raises(WarehouseError, match="READONLY"):
+                limited.raw(sql, fmt="CSV")
     held.command("CREATE TABLE etl.of_a_test (a Int8) ENGINE = Memory")  # the others go on writing
     held.command("DROP TABLE etl.of_a_test")
 
@@ -128,6 +130,76 @@ def test_the_engine_enforces_read_only_as_well(held, asking):
 ])  # fmt: skip
 def test_a_query_is_answered_however_it_is_written(held, asking, sql):
     assert asking.raw(sql, fmt="TSV") == held.raw(sql, fmt="TSV")
+
+
+@pytest.mark.parametrize("setting", [
+    "max_memory_usage = 0", "max_execution_time = 0", "max_execution_time = 3600", "max_threads = 64", "max_threads = 0", "max_threads = '64'", "readonly = 0",
+    "max_result_bytes = 0", "result_overflow_mode = 'break'", "timeout_overflow_mode = 'break'", "max_memory_usage = 1e12", "max_memory_usage = DEFAULT", "profile = 'default'",
+    "max_temporary_data_on_disk_size_for_query = 0", "compatibility = '21.8'", "format_schema = '/etc/hostname'", "output_format_schema = '/tmp/out'", "join_use_nulls = 1, max_memory_usage = 0",
+    "allow_experimental_eval_table_function = 1", "additional_result_filter = '0'",
+])  # fmt: skip
+@pytest.mark.parametrize(
+    "sql", ["SELECT 1 SETTINGS {}", "SELECT * FROM (SELECT 1 SETTINGS {})", "SELECT 1 UNION ALL SELECT 2 settings {}"]
+)
+def test_settings_of_a_query_cannot_lift_its_limits(asking, sql, setting):
+    with pytest.raises(WarehouseError, match=r"SETTINGS \w+ = .* is not available|READONLY|Syntax error"):
+        asking.raw(sql.format(setting), fmt="CSV")
+
+
+def test_memory_stays_limited_whatever_a_subquery_says(asking, monkeypatch):
+    monkeypatch.setitem(query_socket._LIMITS, "max_memory_usage", 50_000_000)
+    monkeypatch.setattr(query_socket, "require_own_tables", lambda *_: None)  # the engine alone
+    many = "SELECT length(groupArray(number)) FROM (SELECT number FROM numbers(50000000) SETTINGS {})"
+    for setting in ("join_use_nulls = 0", "max_block_size = 1000"):
+        with pytest.raises(WarehouseError, match="MiB of memory"):
+            asking.raw(many.format(setting), fmt="CSV")
+
+
+def test_a_query_may_choose_what_its_result_means(held, asking):
+    joined = "SELECT t.b FROM (SELECT 1 AS a) AS s LEFT JOIN (SELECT 2 AS a, 3 AS b) AS t USING (a)"
+    for setting in ("join_use_nulls = 1", "join_use_nulls = '1', max_threads = 1", "join_use_nulls = 0"):
+        sql = f"{joined} SETTINGS {setting}"
+        assert asking.raw(sql, fmt="TSV") == held.raw(sql, fmt="TSV")
+    assert asking.raw(f"{joined} SETTINGS join_use_nulls = 1", fmt="TSV") == b"\\N\n"
+    assert asking.raw(joined, fmt="TSV") == b"0\n"  # the next query has its own settings
+
+
+@pytest.mark.parametrize("sql", [
+    "SELECT file('/etc/hostname')", "SELECT * FROM file('/etc/hostname', 'LineAsString')", "DESCRIBE TABLE file('/etc/hostname', 'LineAsString')", "SELECT /* a */ `file` /* b */ ('/etc/hostname')",
+    "SELECT * FROM url('http://127.0.0.1:1/', 'LineAsString')", "DESCRIBE TABLE url('http://127.0.0.1:1/a.csv')", "SELECT * FROM remote('127.0.0.1:1', 'system.one')",
+    "SELECT * FROM mysql('127.0.0.1:1', 'a', 'b', 'c', 'd')", "SELECT * FROM s3('http://127.0.0.1:1/b/c.csv')", "SELECT * FROM executable('x', 'TSV', 'a Int8')",
+    "DESCRIBE executable('x', 'TSV', 'a Int8', (SELECT 1))", "SELECT * FROM sqlite('/tmp/s.db', 't')", "SELECT * FROM postgresql('a:1', 'b', 'c', 'd', 'e')",
+    "SELECT * FROM merge('system', 'users')", "SELECT * FROM python('x')", "SELECT * FROM cluster('default', system.one)", "SELECT * FROM eval('SELECT 1')",
+    "SELECT COLUMNS('a') APPLY(file) FROM (SELECT '/etc/hostname' AS a)", "SELECT * APPLY file FROM (SELECT '/etc/hostname' AS a)", "SELECT * REPLACE (file(a) AS a) FROM (SELECT '/etc/hostname' AS a)",
+    "SHOW TABLES WHERE file('/etc/hostname') != ''", "SELECT arrayMap(x -> file(x), ['/etc/hostname'])", "SELECT 1 LIMIT length(file('/etc/hostname'))", "WITH file('/etc/hostname') AS f SELECT f",
+    "SELECT 1 WHERE '' != (SELECT file('/etc/hostname'))", "EXPLAIN SELECT * FROM url('http://127.0.0.1:1/', 'LineAsString')", "SELECT aiGenerate('x', 'y')",
+    "SELECT * FROM system.named_collections", "SELECT * FROM `system`.`users`", "SELECT 1 IN system.certificates", "SELECT * FROM system . server_settings", "SELECT * FROM system.user_directories",
+    "SELECT * FROM '/etc/hostname'", "SELECT * FROM `/etc/hostname`", "DESCRIBE TABLE `/etc/hostname`", "SELECT * FROM filesystem('/etc')", "SELECT * FROM icebergLocal('/etc')",
+])  # fmt: skip
+def test_a_query_reaches_no_file_no_other_server_and_no_secret(asking, sql):
+    with pytest.raises(WarehouseError, match=r"is not available|READONLY|Unknown table"):
+        asking.raw(sql, fmt="CSV")
+
+
+@pytest.mark.parametrize("sql", [
+    "SELECT 'file(x) INTO OUTFILE' AS url, 1 AS file, 2 AS s3", "SELECT url IN ('a') FROM (SELECT 'a' AS url)", "WITH remote AS (SELECT 1 AS merge) SELECT merge FROM remote", "SELECT format('{}', 'a')",
+    "SELECT count() FROM system.tables", "SELECT count() FROM information_schema.tables", "SELECT * FROM values('a Int8', 1)", "SELECT * FROM generate_series(1, 3)", "SELECT domain('http://a.example/')",
+])  # fmt: skip
+def test_names_that_only_look_like_functions_for_files_are_left_alone(held, asking, sql):
+    assert asking.raw(sql, fmt="TSV") == held.raw(sql, fmt="TSV")
+
+
+@pytest.mark.parametrize(("sql", "value"), [
+    ("SELECT '%(x)s '", " INTO OUTFILE $$/tmp/carat-a-test$$ -- "), ("SELECT %(x)s", "' INTO OUTFILE '/tmp/carat-a-test"), ("SELECT '%(x)s'", " , file('/etc/hostname') , "),
+    ("SELECT '%(x)s' FROM numbers(1)", " FROM file('/etc/hostname', 'LineAsString') -- "), ("SELECT * FROM {x:Identifier}", "system.users"), ("SELECT {x:String} INTO OUTFILE '/tmp/carat-a-test'", "a"),
+    ("SELECT '%(x)s'", "; DROP TABLE etl.runs -- "),
+])  # fmt: skip
+def test_what_is_checked_is_the_query_with_its_parameters(held, asking, sql, value):
+    with suppress(WarehouseError, LockedError):
+        answer = asking.raw(sql, fmt="TSV", parameters={"x": value})
+        assert value.strip().split("'")[0][:5].encode() in answer  # as a plain text
+    assert not Path("/tmp/carat-a-test").exists()
+    assert held.scalar("EXISTS etl.runs") == 1
 
 
 def test_an_invalid_query_gets_the_error_of_the_engine_and_multiple_statements_are_refused(held, asking):
@@ -149,9 +221,9 @@ def test_an_invalid_query_gets_the_error_of_the_engine_and_multiple_statements_a
 def test_a_too_large_result_and_a_too_slow_query_are_cancelled_with_a_hint(held, asking, monkeypatch):
     with pytest.raises(WarehouseError, match="128 MiB of results: ask for less, or stop it first"):
         asking.raw("SELECT toString(number) FROM numbers(100000000)", fmt="CSV")
-    monkeypatch.setattr(query_socket, "_MAX_QUERY_S", 1)  # and the engine is told to have no limit
+    monkeypatch.setattr(query_socket, "_MAX_QUERY_S", 1)
     with pytest.raises(WarehouseError, match="ask for less, or stop it first"):
-        asking.raw(f"{ENDLESS} SETTINGS max_execution_time = 0", fmt="CSV")
+        asking.raw(ENDLESS, fmt="CSV")
 
 
 def running(warehouse: Warehouse, text: str) -> int:
@@ -183,6 +255,20 @@ def test_queries_beyond_the_limit_wait_and_hanging_or_invalid_clients_are_droppe
         assert asking.scalar("SELECT 1") == 1
     finally:
         for connection in hanging:
+            connection.close()
+
+
+def test_many_silent_clients_keep_nobody_out(asking, folder, monkeypatch):
+    monkeypatch.setattr(query_socket, "_RECEIVE_TIMEOUT_S", 600.0)  # none of them is dropped for its silence
+    silent = [socket.socket(socket.AF_UNIX) for _ in range(3 * query_socket._MAX_CLIENTS)]
+    try:
+        for connection in silent:
+            connection.settimeout(PATIENCE_S)
+            query_socket._connect_in_turn(connection, folder)
+        with deadline():
+            assert [asking.scalar(f"SELECT {number}") for number in range(3)] == [0, 1, 2]
+    finally:
+        for connection in silent:
             connection.close()
 
 

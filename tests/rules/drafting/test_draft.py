@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from app.rules.drafting.draft import draft_lines
 from app.rules.drafting.groups import CallGroups
 from app.rules.endpoint_map import EndpointMap, parse_endpoint_map
+from tests.support.effort import repeated
 
 
 def groups_of(*calls: dict) -> CallGroups:
@@ -187,7 +188,7 @@ calls = st.fixed_dictionaries({
 
 
 @given(st.lists(calls, min_size=1, max_size=8))
-@settings(max_examples=150)
+@settings(max_examples=repeated(40, 500))
 def test_a_draft_of_any_calls_is_a_valid_map_and_the_same_every_time(found):
     lines = draft_lines(groups_of(*found))
     assert lines == draft_lines(groups_of(*json.loads(json.dumps(found))))
