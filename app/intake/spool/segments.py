@@ -109,7 +109,7 @@ def new_name(known: Iterable[str], now_ms: int) -> str:
 
 
 def foreign_files(folder: Path) -> list[Path]:
-    """What is called like a segment and is none, such as links and pipes: it is left alone."""
+    """What is called like a segment and is none, such as links and pipes: it is neither read nor written."""
     with spool_errors(folder):
         return sorted(
             path
@@ -153,5 +153,5 @@ def _scan(folder: Path, states: frozenset[str]) -> Iterator[Segment]:
                 found = entry.stat(follow_symlinks=False)
             except FileNotFoundError:  # renamed or removed in the meantime
                 continue
-            if stat.S_ISREG(found.st_mode):
+            if state == SEALED or stat.S_ISREG(found.st_mode):  # what cannot be delivered is told, not passed over
                 yield Segment(name, Path(entry.path), found.st_size, found.st_mtime_ns // 1_000_000)
