@@ -18,7 +18,9 @@ _MAGICS = (
     (b"SQLite format 3", "a SQLite database"),
 )
 _SKIPPABLE_FRAME = (range(0x50, 0x60), b"\x2a\x4d\x18")  # of zstd: any of sixteen first bytes, then these
-_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_UTF_16 = {b"\xff\xfe", b"\xfe\xff"} | {
+    first.encode(code) for first in "{[ \r\n" for code in ("utf-16-le", "utf-16-be")
+}
 _PACKED = frozenset({GZIP, ZSTD, "xz", "bzip2", "lz4", "a zip archive"})
 LONGEST_MAGIC = 16
 
@@ -28,7 +30,7 @@ def format_of(start: bytes) -> str:
     first, rest = _SKIPPABLE_FRAME
     if start[1:4] == rest and start[0] in first:
         return ZSTD
-    if start[:2] in _UTF_16 or (len(start) > 1 and 0 in start[:2]):
+    if start[:2] in _UTF_16:
         return "UTF-16"
     return next((name for magic, name in _MAGICS if start.startswith(magic)), "")
 
