@@ -192,6 +192,39 @@ def test_any_record_is_accepted_or_rejected_as_by_ingest(records, is_complete):
     assert validated(lines) == ingested(lines)
 
 
+HALVES = (
+    b"\\ud83d",
+    b"\\uDC8D",
+    b"\\ud83d\\udc8d",
+    b"\\\\ud83d",
+    b"\\u00e9",
+    b"\\ud83",
+    b"\xed\xa0\xbd",
+    b"\xed\xb2\x8d",
+    b"\\",
+    b"x",
+)
+
+
+@given(st.lists(st.sampled_from(HALVES), max_size=7).map(b"".join), st.sampled_from(["user_id", "response", "more"]))
+@settings(max_examples=repeated(150, 20_000), deadline=None)
+def test_a_text_with_halves_of_characters_becomes_one_row_whichever_way_it_comes(text, field):
+    """Through the collector as lines and as an array, and from a file: accepted or rejected alike, with equal rows."""
+    record = line(raw=b'"%s": "%s"' % (field.encode(), text))
+    from_file = read_lines([Line(0, record, len(record))], source="file", now=NOW, limits=LIMITS)
+    bodies = [(record, NDJSON)]
+    if not from_file.calls.is_empty():  # what is no JSON has no end within an array
+        bodies.append((b"[" + record + b"," + GOOD + b"]", "application/json"))
+    for body, content_type in bodies:
+        records = split_body(body, content_type)
+        records = split_invalid_array(body, 10) if records is None else records
+        taken = asyncio.run(validate(records, now=NOW, limits=LIMITS)).accepted
+        lines = [Line(0, data, len(data)) for data in taken if data != GOOD]
+        loaded = read_lines(lines, source="spool", now=NOW, limits=LIMITS)
+        assert loaded.rejects.is_empty()
+        assert loaded.calls.equals(from_file.calls)
+
+
 @given(st.integers(0, 2**32))
 @settings(max_examples=repeated(40, 500))
 def test_damaged_bytes_are_accepted_or_rejected_as_by_ingest(seed):
