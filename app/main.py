@@ -110,25 +110,49 @@ def migrate_command(*, as_json: AsJson = False) -> None:
 
 @app.command(short_help="Load call records from files or stdin")
 def ingest(
-    paths: Annotated[list[str], typer.Argument(help="NDJSON (.gz, .zst), Parquet, or - for stdin.", metavar="PATH")],
+    paths: Annotated[
+        list[str] | None, typer.Argument(help="NDJSON or JSON (.gz, .zst), Parquet, or - for stdin.", metavar="PATH")
+    ] = None,
     *,
+    rejects: Annotated[
+        bool, typer.Option("--rejects", help="Instead, try the rejected records of etl.rejects again.")
+    ] = False,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="With --rejects: only what was rejected since then.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Load call records into pd.api_calls. A record that was loaded before is not stored again.
 
-    Records that cannot be stored go to etl.rejects with the reason.
+    Records that cannot be stored go to etl.rejects with the reason. After a limit was raised or the clock corrected,
+    --rejects stores those that are valid now and takes them out of etl.rejects.
+
+    Exits 1 if a file is damaged or none of its records could be stored.
 
     Example: carat ingest calls-2026-03-01.ndjson.gz
     """
     from app.intake.files import require_readable
     from app.jobs.ingest import ingest_paths
+    from app.jobs.rejects import replay_rejects
     from app.warehouse import open_warehouse
 
     settings = load_settings()
+    paths = paths or []
+    if not (paths or rejects):
+        raise SettingsError("Missing argument 'PATH': name the files to load, or - for stdin, or use --rejects")
+    if paths and rejects:
+        raise SettingsError("--rejects reads etl.rejects: leave out the files")
+    if since and not rejects:
+        raise SettingsError("--since belongs to --rejects")
+    rejected_since = parse_instant(since, option="--since")
     require_readable(paths)
     with open_warehouse(settings, purpose="carat ingest") as warehouse:
-        totals = ingest_paths(warehouse, settings, paths)
+        if rejects:
+            totals = replay_rejects(warehouse, settings, since=rejected_since)
+        else:
+            totals = ingest_paths(warehouse, settings, paths)
     reports.print_ingested(totals, as_json=as_json)
+    totals.require_done()
 
 
 @app.command(short_help="Receive calls over HTTP into the spool")
@@ -375,7 +399,9 @@ def verify(*, first: FirstDay = None, last: LastDay = None, as_json: AsJson = Fa
 def query(
     sql: Annotated[str, typer.Argument(help="A query, or - to read it from stdin.", metavar="SQL")],
     *,
-    output: Annotated[str, typer.Option("--format", metavar="FORMAT", help="table, csv, json or parquet.")] = "table",
+    output: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="table, csv, json (one array), ndjson or parquet.")
+    ] = "table",
 ) -> None:
     """Run SQL on the configured warehouse.
 
@@ -384,15 +410,12 @@ def query(
     from app.ops.query import run_query
     from app.warehouse import open_warehouse
 
-    formats = {"table": "PrettyCompactNoEscapes", "csv": "CSVWithNames", "json": "JSONEachRow", "parquet": "Parquet"}
-    if output not in formats:
-        raise SettingsError(f"--format {output}: choose from {', '.join(formats)}")
+    if output not in reports.QUERY_FORMATS:
+        raise SettingsError(f"--format {output}: choose from {', '.join(reports.QUERY_FORMATS)}")
     text = sys.stdin.read() if sql == "-" else sql
     with open_warehouse(load_settings(), purpose="carat query", writes=False) as warehouse:
-        answer = run_query(warehouse, text.strip().rstrip(";"), fmt=formats[output])
-    if output == "table" or (output != "parquet" and sys.stdout.isatty()):
-        answer = console.harmless(answer.decode(errors="replace")).encode()
-    sys.stdout.buffer.write(answer)
+        result = run_query(warehouse, text.strip().rstrip(";"), fmt=reports.QUERY_FORMATS[output])
+    sys.stdout.buffer.write(reports.query_output(result, output, is_terminal=sys.stdout.isatty()))
 
 
 @app.command(short_help="Show runs, freshness, rows and rejects")

@@ -22,6 +22,7 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSe
 
 from app.core import addresses
 from app.core.addresses import Addresses
+from app.core.call_record import RecordLimits
 from app.core.currency_codes import parse_currency_code
 from app.core.errors import SettingsError
 from app.core.no_ids import DEFAULT_NO_IDS, normal_id, parse_no_ids
@@ -148,6 +149,9 @@ class Settings(BaseSettings):
     max_record_bytes: Annotated[int, Field(ge=1024)] = Field(1024 * 1024, description="maximum size of a call record")
     max_nesting: Annotated[int, Field(ge=2, le=500)] = Field(
         64, description="maximum nesting depth of lists and objects in a call record"
+    )
+    max_age_days: Annotated[int, Field(ge=0)] = Field(
+        400, description="reject call records whose time is more than this many days ago; 0 accepts any age"
     )
     shard_calls: Annotated[int, Field(ge=1000)] = Field(
         80_000, description="maximum number of calls that one worker of a build holds in memory"
@@ -336,6 +340,11 @@ class Settings(BaseSettings):
         if self.ip == "hash":
             return addresses.hashed(self.ip_key.get_secret_value())
         return addresses.truncated() if self.ip == "truncate" else addresses.kept()
+
+    @property
+    def record_limits(self) -> RecordLimits:
+        """Which call records are stored."""
+        return RecordLimits(self.max_record_bytes, self.max_nesting, self.addresses, self.max_age_days)
 
     @property
     def zone(self) -> ZoneInfo:

@@ -32,6 +32,10 @@ class LockedError(CaratError):
         self.holder = holder
 
 
+class SourceError(CaratError):
+    """A file of call records could not be read whole, or none of its records could be stored."""
+
+
 class WarehouseError(CaratError):
     """The warehouse could not be reached, or refused a statement."""
 

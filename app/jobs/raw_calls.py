@@ -11,6 +11,7 @@ import polars as pl
 
 from app.contracts import API_CALLS, REJECTS
 from app.core.call_record import Line, RejectedRecordError
+from app.core.errors import CaratError, require_none
 from app.core.sql import quote
 from app.intake.call_frames import Batch, content_hashes, reject_frame, reject_row
 from app.jobs.forget.identifiers import Identifiers, merged
@@ -35,7 +36,7 @@ _NOTHING_KNOWN = pl.DataFrame(
 
 @dataclass
 class LoadResult:
-    """How many records were stored, were duplicates of stored ones, or were rejected, by reason.
+    """How many records were stored, were duplicates of stored ones, or were rejected, by reason; and what failed.
 
     `forgotten`: the identifiers of forgotten people that the records still had.
     """
@@ -44,6 +45,7 @@ class LoadResult:
     duplicates: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
     forgotten: Identifiers = field(default_factory=Identifiers)
+    failures: list[CaratError] = field(default_factory=list)
 
     @property
     def records(self) -> int:
@@ -59,6 +61,11 @@ class LoadResult:
         self.forgotten = merged([self.forgotten, other.forgotten]) if other.forgotten else self.forgotten
         for reason, count in other.rejected.items():
             self.rejected[reason] = self.rejected.get(reason, 0) + count
+        self.failures += other.failures
+
+    def require_done(self) -> None:
+        """Raise the failures, if there are any, as one error."""
+        require_none(self.failures)
 
     def add_rejects(self, rejects: pl.DataFrame) -> None:
         self.add(LoadResult(rejected=dict(rejects["reason"].value_counts().iter_rows())))

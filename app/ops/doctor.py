@@ -8,7 +8,7 @@ from pathlib import Path
 from app.core.disk import existing_parent, free_bytes
 from app.core.errors import CaratError
 from app.core.service_url import ServiceUrl
-from app.intake.spool import spool_backlog
+from app.intake.spool import foreign_files, sealed_segments, spool_backlog
 from app.ops.finding import Finding
 from app.ops.server_checks import check_user, check_version
 from app.ops.status import map_misfits, products_met
@@ -168,7 +168,9 @@ def _folder(settings: Settings) -> Iterator[Finding]:
 def _spool(settings: Settings) -> Finding:
     """Whether a collector could write to the spool and has space; creates nothing."""
     try:
+        sealed_segments(settings.spool)  # also whether others may write to it
         depth = spool_backlog(settings.spool)
+        foreign = foreign_files(settings.spool)
     except CaratError as error:
         return Finding("spool", is_ok=False, detail=str(error))
     folder = existing_parent(settings.spool.resolve())
@@ -180,6 +182,8 @@ def _spool(settings: Settings) -> Finding:
         problem = f"{free / 1024**3:.1f} GiB free at {folder}: below {least} the collector answers 503; free some space"
     elif settings.spool_max_bytes and depth.bytes > settings.spool_max_bytes:
         problem = f"{depth.bytes} bytes wait, CARAT_SPOOL_MAX_BYTES allows {settings.spool_max_bytes}: run `carat load`"
+    elif foreign:
+        problem = f"{len(foreign)} links, pipes or devices in the place of segments, such as {foreign[0]}: remove them"
     else:
         problem = ""
     waiting = f"{depth.segments} segments ({depth.bytes / 1024**2:.1f} MiB) wait for delivery in {settings.spool}"

@@ -33,6 +33,28 @@ def print_changes(changes: Sequence[str], *, as_json: bool) -> None:
         console.say("\n".join(changes) or "nothing to do: every table is up to date")
 
 
+# Names of `carat query --format`, and the engine's formats that they are made from.
+QUERY_FORMATS = {
+    "table": "PrettyCompactNoEscapes",
+    "csv": "CSVWithNames",
+    "json": "JSONEachRow",
+    "ndjson": "JSONEachRow",
+    "parquet": "Parquet",
+}
+
+
+def query_output(result: bytes, name: str, *, is_terminal: bool = False) -> bytes:
+    """A result in the engine's format as the format of this name prints it."""
+    if name == "parquet" or (name == "csv" and not is_terminal):
+        return result
+    text = result.decode(errors="replace")  # a record's bytes may be anything
+    if name == "table" or is_terminal:
+        text = console.harmless(text)
+    if name == "json":  # the engine escapes line breaks in values, so that each line is a row
+        text = "[" + text.rstrip("\n").replace("\n", ",\n") + "]\n"
+    return text.encode()
+
+
 def print_ingested(totals: "LoadResult", *, as_json: bool) -> None:
     """How many records were stored, were there already, or were rejected."""
     from app.jobs.raw_calls import ingest_summary  # noqa: PLC0415  takes Polars, which other reports do without
@@ -220,6 +242,7 @@ def _backfill_report(backfill: "Backfill") -> dict[str, Any]:
         "stale": [day.report for day in backfill.stale],
         "built": [day.report for day in backfill.built],
         "failed": [str(failure) for failure in backfill.failures],
+        "postponed": backfill.postponed,
         "warnings": [{"day": day.day, **vars(misfit)} for day in backfill.built for misfit in day.misfits],
     }
 
@@ -246,6 +269,8 @@ def _say_built(backfill: "Backfill") -> None:
     rows = [(b.day, b.calls, *(b.rows.get(name) for name in names), b.unreadable, b.seconds) for b in backfill.built]
     columns = ("day", "calls read", *names, "unreadable", "seconds")
     console.say_table(f"built {len(backfill.built)} of {len(backfill.stale)} day(s)", columns, rows, right=columns[1:])
+    if backfill.postponed:
+        console.say(f"{len(backfill.postponed)} older day(s) are left for the next hour; `carat etl` builds them now")
     _say_misfits(backfill)
 
 

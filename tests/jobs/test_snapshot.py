@@ -21,6 +21,7 @@ from hypothesis import settings as profile
 from hypothesis import strategies as st
 
 import app.frames.snapshots
+import app.jobs.snapshot.take
 import app.main
 import app.shop.mysql
 import app.shop.sqlite
@@ -1056,6 +1057,23 @@ def test_the_command_shows_a_table_of_what_it_did(command):
     assert code == 0
     code, out, _ = command.carat("query", "SELECT title FROM history.items_at(ts = '2026-03-01 00:00:00') ORDER BY 1", "--format", "csv")  # fmt: skip
     assert (code, out) == (0, '"title"\n"chain"\n"ring"\n')
+
+
+def test_snapshots_go_on_after_the_clock_was_set_back(command, monkeypatch):
+    code, _, told = command.carat("snapshot", "--tables", "items", "--at", "2026-03-04T12:00:00Z")
+    assert (code, told) == (0, [])
+
+    class ClockSetBack(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime(2026, 3, 1, 12, tzinfo=tz)
+
+    monkeypatch.setattr(app.jobs.snapshot.take, "datetime", ClockSetBack)
+    for number in (1, 2):
+        code, out, _ = command.carat("snapshot", "--tables", "items", "--json")
+        (items,) = json.loads(out)
+        assert (code, items["error"]) == (0, "")
+        assert items["at"].startswith(f"2026-03-04 12:00:00.00{number}")
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import polars as pl
@@ -135,10 +135,9 @@ def _deliver_sealed(
             warehouse,
             waiting,
             now=datetime.now(tz=UTC),
-            limits=RecordLimits(
-                max(settings.collect_max_record_bytes, settings.max_record_bytes),
-                settings.max_nesting,
-                settings.addresses,
+            limits=replace(
+                settings.record_limits,
+                max_record_bytes=max(settings.collect_max_record_bytes, settings.max_record_bytes),
             ),
             totals=delivery.totals,
             on_delivered=note,

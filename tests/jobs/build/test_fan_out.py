@@ -89,7 +89,12 @@ def start_dask(stack: ExitStack, *arguments: str, log: Path, environment: dict[s
         subprocess.Popen(
             [sys.executable, "-m", "dask", *arguments],
             cwd=CHECKOUT,
-            env={name: value for name, value in os.environ.items() if not name.startswith("CARAT_")} | environment,
+            env={
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith("CARAT_") or name == "CARAT_MAX_AGE_DAYS"
+            }
+            | environment,
             stdout=file,
             stderr=file,
         )
