@@ -19,7 +19,7 @@ write() {
         return
     fi
     cat >"secrets/$1.new"
-    chmod 0444 "secrets/$1.new"
+    chmod 0644 "secrets/$1.new"
     mv "secrets/$1.new" "secrets/$1"
     echo "wrote secrets/$1"
 }
@@ -36,5 +36,6 @@ sed -e "s/@carat@/$(sha256 clickhouse_carat)/" -e "s/@reader@/$(sha256 clickhous
     write clickhouse_users.xml
 printf 'clickhouse://carat:%s@clickhouse:8123/' "$(cat secrets/clickhouse_carat)" | write warehouse
 printf 'clickhouse://reader:%s@clickhouse:8123/' "$(cat secrets/clickhouse_reader)" | write warehouse_reader
-printf 'mysql://carat:%s@mariadb:3306/shop' "$(cat secrets/shop_reader)" | write shop_db
+printf 'mysql://carat:%s@mariadb:3306/shop' "$(cat secrets/shop_reader)" | write shop_db_of_the_stack
+: | write shop_db # no snapshots until it names a database
 : | write metabase_api_key

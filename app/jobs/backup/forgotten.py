@@ -1,25 +1,24 @@
 """Erases from a restored warehouse whom the warehouse before it had forgotten since the backup was made."""
 
-from collections.abc import Iterator
 from datetime import date, datetime
 
 import polars as pl
 
-from app.contracts import API_CALLS, PersonKey, dwh_tables
+from app.contracts import API_CALLS, EVENTS, SESSIONS, PersonKey, dwh_tables
 from app.core.errors import BackupError
 from app.frames.days import business_day
 from app.jobs.backup.staged import NEWLY_FORGOTTEN
-from app.jobs.build.backfill import build_stale
-from app.jobs.forget.erase import forget_user
-from app.jobs.forget.suppression import CALL, Forgotten, without_forgotten
+from app.jobs.forget.erase import erase_days, forget_user
+from app.jobs.forget.suppression import CALL, TOKEN, VISITOR, Forgotten, without_forgotten
 from app.rules.snapshot_plan import load_snapshot_plan
 from app.settings import Settings
 from app.warehouse import Warehouse
 from app.warehouse.hard_delete import Journal, delete_rows, inactive_parts, remove_masked, remove_old_parts
 
-_KINDS = {PersonKey.USER: "user", PersonKey.VISITOR: "visitor"}
+_DEVICES = (VISITOR, TOKEN)
 _DAY = "day"
 _READ = ("call_id", "ts", "user_id", "visitor_id", "session_token", "ip", "user_agent")
+_UNLOGGED = "SETTINGS log_queries = 0"
 
 
 def erase_again(warehouse: Warehouse, settings: Settings, *, now: datetime) -> int:
@@ -49,13 +48,9 @@ def _newly_forgotten(warehouse: Warehouse) -> Forgotten:
 
 def _users(warehouse: Warehouse, settings: Settings) -> set[str]:
     """Every user id in raw calls, in `dwh` and in `history`."""
-    columns = [(API_CALLS.full_name, "user_id"), *_person_columns(PersonKey.USER), *_of_history(warehouse, settings)]
+    columns = [(table, "user_id") for table in (API_CALLS.full_name, EVENTS.full_name, SESSIONS.full_name)]
+    columns += _of_history(warehouse, settings)
     return {value for table, column in columns for value in _values(warehouse, table, column)}
-
-
-def _person_columns(kind: PersonKey) -> Iterator[tuple[str, str]]:
-    for table in dwh_tables():
-        yield from ((table.full_name, column) for column, key in table.person_keys if key is kind)
 
 
 def _of_history(warehouse: Warehouse, settings: Settings) -> list[tuple[str, str]]:
@@ -74,7 +69,7 @@ def _of_history(warehouse: Warehouse, settings: Settings) -> list[tuple[str, str
 
 def _values(warehouse: Warehouse, table: str, column: str) -> list[str]:
     found = warehouse.query(
-        f"SELECT DISTINCT ifNull(toString(`{column}`), '') AS value FROM {table} SETTINGS log_queries = 0",
+        f"SELECT DISTINCT ifNull(toString(`{column}`), '') AS value FROM {table} {_UNLOGGED}",
         schema={"value": pl.String()},
     )
     return [value for value in found["value"] if value]
@@ -84,38 +79,56 @@ def _erase_guests(warehouse: Warehouse, settings: Settings, newly: Forgotten) ->
     """Erase what no user id names: calls by visitor, session token or call, and what was built from them."""
     journal = Journal(warehouse, "forgetting_restored")
     journal.open()
-    raw_days = warehouse.query("SELECT DISTINCT toDate(ts) AS day FROM pd.api_calls", schema={"day": pl.Date()})["day"]
+    raw_days = _days(warehouse, "toDate(ts)", API_CALLS.full_name)
     for raw_day in raw_days:
-        theirs = _calls(warehouse, raw_day, newly)
-        days = {business_day(round(at.timestamp() * 1000), settings.zone) for at in theirs["ts"]}
-        journal.add([(CALL, call.hex()) for call in theirs["call_id"]] + [(_DAY, str(day)) for day in days])
-    for kind, name in _KINDS.items():
-        found = {value for place in _person_columns(kind) for value in _values(warehouse, *place)}
-        journal.add((kind, value) for value in found if newly.moment(name, value))
+        _note_calls(journal, settings, _raw_calls(warehouse, raw_day, newly))
+    for day in _days(warehouse, "event_date", EVENTS.full_name):
+        _note_built(warehouse, journal, settings, day, newly)
     calls = len(journal.values(CALL))
-    tables = [API_CALLS.full_name, *(table.full_name for table in dwh_tables() if table.person_keys)]
+    tables = [API_CALLS.full_name, *(table.full_name for table in dwh_tables())]
     if calls:
-        delete_rows(
-            warehouse, API_CALLS.full_name, f"call_id IN ({journal.select(CALL, as_type='UUID')})", days=list(raw_days)
-        )
-        remove_masked(warehouse, API_CALLS.full_name, list(raw_days))
-    for day in map(date.fromisoformat, journal.values(_DAY)):
-        build_stale(warehouse, settings, span=(day, day), skip_row_count_check=True).require_done()
-    for kind in _KINDS:
-        if journal.values(kind):
-            for table, column in _person_columns(kind):
-                delete_rows(warehouse, table, f"{column} IN ({journal.select(kind)})")
-    remove_old_parts(warehouse, {table: inactive_parts(warehouse, table) for table in tables})
+        theirs = f"call_id IN ({journal.select(CALL, as_type='UUID')})"
+        delete_rows(warehouse, API_CALLS.full_name, theirs, days=raw_days)
+        remove_masked(warehouse, API_CALLS.full_name, raw_days)
+        erase_days(warehouse, settings, journal)
+        remove_old_parts(warehouse, {table: inactive_parts(warehouse, table) for table in tables})
     journal.close()
     return calls
 
 
-def _calls(warehouse: Warehouse, raw_day: date, newly: Forgotten) -> pl.DataFrame:
+def _days(warehouse: Warehouse, day: str, table: str) -> list[date]:
+    found = warehouse.query(f"SELECT DISTINCT {day} AS day FROM {table} ORDER BY day", schema={"day": pl.Date()})
+    return found["day"].to_list()
+
+
+def _raw_calls(warehouse: Warehouse, raw_day: date, newly: Forgotten) -> pl.DataFrame:
     """The calls of a day of `pd` that belong to forgotten people."""
-    columns = pl.Schema({name: API_CALLS.schema[name] for name in _READ})
     calls = warehouse.query(
-        f"SELECT {', '.join(_READ)} FROM pd.api_calls WHERE toDate(ts) = toDate('{raw_day}') SETTINGS log_queries = 0",
-        schema=columns,
+        f"SELECT {', '.join(_READ)} FROM pd.api_calls WHERE toDate(ts) = toDate('{raw_day}') {_UNLOGGED}",
+        schema=pl.Schema({name: API_CALLS.schema[name] for name in _READ}),
+    ).with_row_index("row")
+    kept = without_forgotten(calls, newly)["row"]
+    return calls.filter(~pl.col("row").is_in(kept.implode()))
+
+
+def _note_calls(journal: Journal, settings: Settings, calls: pl.DataFrame) -> None:
+    days = {business_day(round(at.timestamp() * 1000), settings.zone) for at in calls["ts"]}
+    journal.add([(CALL, call.hex()) for call in calls["call_id"]] + [(_DAY, day.isoformat()) for day in days])
+
+
+def _note_built(warehouse: Warehouse, journal: Journal, settings: Settings, day: date, newly: Forgotten) -> None:
+    """Note calls of a day of `dwh` whose raw calls may be gone, and sessions that consist of such calls alone."""
+    events = warehouse.query(
+        f"SELECT call_id, ts, session_id, visitor_id FROM {EVENTS.full_name} "
+        f"WHERE event_date = toDate('{day}') {_UNLOGGED}",
+        schema={name: EVENTS.schema[name] for name in ("call_id", "ts", "session_id", "visitor_id")},
     )
-    kept = without_forgotten(calls.with_row_index("row"), newly)["row"]
-    return calls.with_row_index("row").filter(~pl.col("row").is_in(kept.implode()))
+    visitors = [
+        visitor for visitor in events["visitor_id"].unique() if any(newly.moment(kind, visitor) for kind in _DEVICES)
+    ]
+    noted = [bytes.fromhex(call) for call in journal.values(CALL)]
+    is_theirs = pl.col("visitor_id").is_in(visitors) | pl.col("call_id").is_in(noted)
+    events = events.with_columns(is_theirs=is_theirs)
+    _note_calls(journal, settings, events.filter("is_theirs"))
+    sessions = events.group_by("session_id").agg(pl.col("is_theirs").all()).filter("is_theirs")["session_id"]
+    journal.add((PersonKey.SESSION, session) for session in sessions)

@@ -22,13 +22,13 @@ EMBEDDED_DISK = "carat_backup"
 _LONGEST_STATEMENT_S = 24 * 3600
 _KEPT_OUT = "database = 'etl' AND match(name, '^(writer_lease|staged)_')"
 _TABLES = f"""
-    SELECT database || '.' || name AS name, toUInt64(ifNull(total_bytes, 0)) AS bytes, toString(uuid) AS uuid
+    SELECT database || '.' || name AS full_name, toUInt64(ifNull(total_bytes, 0)) AS bytes, toString(uuid) AS uuid
     FROM system.tables
     WHERE database IN {{databases:Array(String)}} AND engine LIKE '%MergeTree' AND NOT ({_KEPT_OUT})
     ORDER BY database, name
 """
 _VIEWS = """
-    SELECT database || '.' || name AS name, create_table_query AS statement FROM system.tables
+    SELECT database || '.' || name AS full_name, create_table_query AS statement FROM system.tables
     WHERE database IN {databases:Array(String)} AND engine = 'View' ORDER BY database, name
 """
 
@@ -60,7 +60,7 @@ def stored_tables(warehouse: Warehouse) -> list[StoredTable]:
     found = warehouse.query(
         _TABLES,
         {"databases": list(DATABASES)},
-        schema={"name": pl.String(), "bytes": pl.Int64(), "uuid": pl.String()},
+        schema={"full_name": pl.String(), "bytes": pl.Int64(), "uuid": pl.String()},
     )
     return [StoredTable(*row) for row in found.iter_rows()]
 
@@ -68,7 +68,7 @@ def stored_tables(warehouse: Warehouse) -> list[StoredTable]:
 def stored_views(warehouse: Warehouse) -> dict[str, str]:
     """The CREATE statement of every view."""
     found = warehouse.query(
-        _VIEWS, {"databases": list(DATABASES)}, schema={"name": pl.String(), "statement": pl.String()}
+        _VIEWS, {"databases": list(DATABASES)}, schema={"full_name": pl.String(), "statement": pl.String()}
     )
     return dict(found.iter_rows())
 

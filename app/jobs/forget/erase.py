@@ -158,7 +158,7 @@ def forget_user(
     _erase_raw(warehouse, settings, journal, found)
     _erase_rejects(warehouse, journal, found.ids)
     delete_people(warehouse, journal, of_history)
-    _erase_days(warehouse, settings, journal)
+    erase_days(warehouse, settings, journal)
     redact_columns(warehouse, journal, found.ids, [name for name in tables if not name.startswith("pd.")])
     files = redact_files(settings, found.ids, change=True)
     old = {table: inactive_parts(warehouse, table) for table in tables}
@@ -361,8 +361,8 @@ def _erase_rejects(warehouse: Warehouse, journal: Journal, ids: Identifiers) -> 
     delete_rows(warehouse, REJECTS.full_name, f"reject_id IN ({journal.select(_REJECT)})")
 
 
-def _erase_days(warehouse: Warehouse, settings: Settings, journal: Journal) -> None:
-    """Rebuild the person's days from the remaining calls; on days without raw calls, delete the rows."""
+def erase_days(warehouse: Warehouse, settings: Settings, journal: Journal) -> None:
+    """Rebuild the journal's days from the remaining calls; on days without raw calls, delete the journal's rows."""
     days = _days(journal, _DAY)
     oldest = warehouse.query("SELECT min(ts) AS ts FROM pd.api_calls HAVING count() > 0")
     first = business_day(round(oldest.item().timestamp() * 1000), settings.zone) if oldest.height else None
