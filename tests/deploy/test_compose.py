@@ -19,7 +19,10 @@ import jsonschema
 import pytest
 import yaml
 
+from app.contracts.grants import Grant, reader_grants, writer_grants
 from app.core.variables import VariableSource, describe_unknown
+from app.jobs.backup.staged import DATABASE as RESTORED
+from app.ops.server_checks import check_version
 from app.settings import Settings
 from tests.support.clickhouse_http import running_server
 from tests.support.compose import COMPOSE, Outside, interpolated_variables, load_compose
@@ -30,8 +33,6 @@ from tests.support.paths import CHECKOUT
 SERVICES = load_compose()["services"]
 OWN = [name for name, service in SERVICES.items() if service["image"].startswith("carat:")]
 FROM_OTHERS = [name for name in SERVICES if name not in OWN]
-# The first release without ClickHouse #111031, which loses rows silently.
-OLDEST_CLICKHOUSE = (26, 6, 2, 98)
 PINNED = re.compile(r"[\w./-]+:v?\d+(\.\d+){2,}(-slim)?")
 
 
@@ -96,8 +97,8 @@ def test_every_image_is_pinned_to_a_patch_release():
 
 
 def test_the_version_of_clickhouse_is_one_that_doctor_accepts():
-    version = SERVICES["clickhouse"]["image"].partition(":")[2]
-    assert tuple(map(int, version.split("."))) >= OLDEST_CLICKHOUSE
+    found = check_version(SERVICES["clickhouse"]["image"].partition(":")[2])
+    assert (found.is_ok, found.is_warning) == (True, False)
 
 
 def test_the_image_of_carat_has_the_version_of_carat():
@@ -219,9 +220,37 @@ def test_the_users_of_clickhouse_are_known_by_hashes_of_the_passwords_in_the_url
         assert password not in (secrets / "clickhouse_users.xml").read_text()
 
 
+def granted(user: str) -> set[tuple[str, str]]:
+    """The rights of a user of the stack, each with what it is on."""
+    users = ET.fromstring((COMPOSE / "clickhouse/users.xml.in").read_text()).find("users")
+    statements = [
+        query.text.removeprefix("GRANT ").partition(" ON ") for query in users.findall(f"{user}/grants/query")
+    ]
+    return {(right, on) for rights, _, on in statements for right in rights.split(", ")}
+
+
+def lacks(user: str, wanted: Grant) -> list[str]:
+    database = wanted.on.partition(".")[0]
+    places = {wanted.on, f"{database}.*", "*.*", "*"}
+    return [
+        right
+        for right in wanted.privileges
+        if not {(name, on) for name in ("ALL", right) for on in places} & granted(user)
+    ]
+
+
+def test_the_users_of_clickhouse_have_every_right_that_doctor_wants_and_the_reader_no_other():
+    assert [lacks("carat", grant) for grant in writer_grants(has_shop_link=True) if lacks("carat", grant)] == []
+    assert [lacks("reader", grant) for grant in reader_grants() if lacks("reader", grant)] == []
+    assert {right for right, _ in granted("reader")} == {"SELECT"}
+    assert ("ALL", f"{RESTORED}.*") in granted("carat")
+
+
 def test_the_urls_are_valid_settings(secrets):
     settings = Settings(
-        _env_file=None, warehouse=(secrets / "warehouse").read_text(), shop_db=(secrets / "shop_db_of_the_stack").read_text()
+        _env_file=None,
+        warehouse=(secrets / "warehouse").read_text(),
+        shop_db=(secrets / "shop_db_of_the_stack").read_text(),
     )
     assert (settings.warehouse.host, settings.shop_db.host) == ("clickhouse", "mariadb")
 
