@@ -5,6 +5,7 @@ The manifest is written last. A directory with the marker and without a manifest
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -13,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from app import TRANSFORM_VERSION, __version__
+from app.contracts import DATABASES
 from app.core.errors import BackupError, SettingsError
 
 FORMAT = 1
@@ -23,6 +25,8 @@ _INCOMPLETE = "INCOMPLETE"
 _NEWEST_PART = f"{_MANIFEST}.new"
 _OWN = frozenset({_INCOMPLETE, _NEWEST_PART, SPOOL, WAREHOUSE})
 _CHUNK_BYTES = 1024**2
+_NAME = re.compile(r"[\w-]+")
+_TABLE = re.compile(rf"({'|'.join(DATABASES)})\.[^`/\\]+")
 
 
 class TableCopy(msgspec.Struct, frozen=True):
@@ -119,12 +123,25 @@ def read_manifest(folder: Path) -> Manifest:
         raise SettingsError(f"{folder} holds no backup: it has no {_MANIFEST}") from None
     except (msgspec.DecodeError, OSError) as error:
         raise BackupError(f"{path} cannot be read: {error}. The backup is damaged; use another one") from None
+    _require_plain_names(manifest, path)
     if manifest.format > FORMAT or manifest.transform_version > TRANSFORM_VERSION:
         raise SettingsError(
             f"the backup in {folder} was made by a later Carat ({manifest.carat}, transform version "
             f"{manifest.transform_version}): upgrade Carat ({__version__}, {TRANSFORM_VERSION}) first"
         )
     return manifest
+
+
+def _require_plain_names(manifest: Manifest, path: Path) -> None:
+    """Names become parts of paths and statements: raise BackupError where one is not what a backup writes."""
+    is_plain = (
+        _NAME.fullmatch(manifest.path)
+        and _NAME.fullmatch(manifest.disk or "none")
+        and all(_TABLE.fullmatch(table.name) for table in manifest.tables)
+        and all(statement.startswith("CREATE VIEW ") for statement in manifest.views.values())
+    )
+    if not is_plain:
+        raise BackupError(f"{path} names what is no table or view of Carat: the backup is damaged; use another one")
 
 
 def digest_of_files(paths: list[Path], *, root: Path) -> str:

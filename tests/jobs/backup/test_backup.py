@@ -8,11 +8,12 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from app.core.errors import BackupError, CaratError, LockedError, SettingsError, WarehouseError
 from app.intake.spool.segments import delivered_segments, segments
-from app.jobs.backup import back_up, read_manifest, restore
+from app.jobs.backup import Manifest, back_up, read_manifest, restore
 from app.jobs.backup.staged import DATABASE
 from app.jobs.backup.tables import checksum, embedded_config, quoted, stored_tables
 from app.jobs.build.backfill import build_stale
@@ -200,14 +201,15 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_backup_changes_nothing(damage, installed, tmp_path):
+def test_a_damaged_backup_changes_nothing(installed, tmp_path):
     settings = settings_of(installed)
     back_up(settings, tmp_path / "backup")
     before = contents(settings)
-    DAMAGE[damage](tmp_path / "backup")
-    with pytest.raises(BackupError, match="damaged"):
-        restore(settings, tmp_path / "backup", replace=True, now=NOW)
+    for number, damage in enumerate(DAMAGE):
+        damaged = Path(shutil.copytree(tmp_path / "backup", tmp_path / f"damaged-{number}"))
+        DAMAGE[damage](damaged)
+        with pytest.raises(BackupError, match="damaged"):
+            restore(settings, damaged, replace=True, now=NOW)
     assert contents(settings) == before
 
 
@@ -333,6 +335,28 @@ def test_a_backup_of_a_later_version_is_refused(installed, tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"transform_version": 9999, "carat": "9.9"}))
     with pytest.raises(SettingsError, match=r"made by a later Carat \(9.9, transform version 9999\)"):
         read_manifest(tmp_path / "backup")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"path": "../elsewhere"},
+        {"disk": "x', 'y"},
+        {"views": {"dwh.sessions": "DROP TABLE dwh.sessions"}},
+        {"tables": [{"name": "pd.x` AS y", "rows": 0, "checksum": 0}]},
+        {"tables": [{"name": "system.users", "rows": 0, "checksum": 0}]},
+    ],
+)
+def test_a_manifest_that_names_something_else_is_refused(changed, tmp_path):
+    manifest = Manifest(
+        id="1", started_at=NOW, ended_at=NOW, engine="26.9", disk="", path="warehouse", tables=[], views={}, segments=[]
+    )
+    said = json.loads(msgspec.json.encode(manifest))
+    (tmp_path / "manifest.json").write_text(json.dumps(said))
+    assert read_manifest(tmp_path) == manifest
+    (tmp_path / "manifest.json").write_text(json.dumps(said | changed))
+    with pytest.raises(BackupError, match="is damaged"):
+        read_manifest(tmp_path)
 
 
 def test_a_server_backs_up_to_its_own_disk_and_another_one_restores_it(installed, tmp_path):
