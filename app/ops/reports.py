@@ -243,11 +243,9 @@ def print_backup(manifest: "Manifest", folder: "Path", *, as_json: bool) -> None
     if as_json:
         tables = {table.name: table.rows for table in manifest.tables}
         segments = [segment.name for segment in manifest.segments]
-        where = {"directory": folder.resolve(), "disk": manifest.disk, "path": manifest.path}
-        times = {"started_at": manifest.started_at, "ended_at": manifest.ended_at}
-        console.say_json(
-            {"id": manifest.id, **where, **times, "tables": tables, "segments": segments, "bytes": manifest.bytes}
-        )
+        content = {"id": manifest.id, "directory": folder.resolve(), "disk": manifest.disk, "path": manifest.path}
+        content |= {"started_at": manifest.started_at, "ended_at": manifest.ended_at, "bytes": manifest.bytes}
+        console.say_json(content | {"tables": tables, "segments": segments})
         return
     where = f", tables on the server's disk {manifest.disk}: {manifest.path}" if manifest.is_on_a_server else ""
     console.say(

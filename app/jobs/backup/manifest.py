@@ -75,7 +75,7 @@ class Manifest(msgspec.Struct, frozen=True):
     @property
     def bytes(self) -> int:
         """The bytes in the directory."""
-        return sum(part.bytes for part in (*self.tables, *self.segments))
+        return sum(table.bytes for table in self.tables) + sum(segment.bytes for segment in self.segments)
 
 
 @contextmanager

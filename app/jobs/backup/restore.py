@@ -57,10 +57,7 @@ def restore(settings: Settings, folder: Path, *, replace: bool, now: datetime) -
     """
     folder = folder.resolve()
     manifest = read_manifest(folder)
-    if manifest.is_on_a_server and not settings.has_server:
-        raise SettingsError(
-            f"the tables of {folder} are on the disk {manifest.disk!r} of a server: name that in CARAT_WAREHOUSE"
-        )
+    _require_same_engine(settings, folder, manifest)
     _require_intact(folder, manifest)
     with (
         nullcontext() if settings.has_server else embedded_config(folder) as config,
@@ -82,6 +79,18 @@ def restore(settings: Settings, folder: Path, *, replace: bool, now: datetime) -
         erased = erase_again(warehouse, settings, now=now)
         staged.drop()
     return Restored(manifest, added, again, erased, lost_views)
+
+
+def _require_same_engine(settings: Settings, folder: Path, manifest: Manifest) -> None:
+    if manifest.is_on_a_server and not settings.has_server:
+        raise SettingsError(
+            f"the tables of {folder} are on the disk {manifest.disk!r} of a server: name that in CARAT_WAREHOUSE"
+        )
+    if settings.has_server and not manifest.is_on_a_server:
+        raise SettingsError(
+            f"the tables of {folder} are of an embedded engine, and a server cannot read them there: restore them "
+            "with CARAT_WAREHOUSE=chdb:///path, and ingest the calls into the server"
+        )
 
 
 def _place(manifest: Manifest) -> Place:

@@ -68,16 +68,23 @@ class StagedTables:
                 f"SELECT target, uuid FROM {_PLAN}", schema={"target": pl.String(), "uuid": pl.String()}
             ).iter_rows()
         )
-        present = {table.name: table.uuid for table in stored_tables(self.warehouse)}
+        staged = dict(
+            self.warehouse.query(
+                "SELECT name, toString(uuid) AS uuid FROM system.tables WHERE database = {database:String}",
+                {"database": DATABASE},
+                schema={"name": pl.String(), "uuid": pl.String()},
+            ).iter_rows()
+        )
+        present = {table.name for table in stored_tables(self.warehouse)}
         self.warehouse.require_lease()
         for target, uuid in plan.items():
-            if present.get(target) == uuid:
+            if staged.get(target) != uuid:  # an earlier run exchanged it: what is staged is the replaced table, or none
                 continue
             if target in present:
                 self.warehouse.command(f"EXCHANGE TABLES {_staged(target)} AND {quoted(target)}")
             else:
                 self.warehouse.command(f"RENAME TABLE {_staged(target)} TO {quoted(target)}")
-        for name in present.keys() - plan.keys() - {FORGOTTEN.full_name}:
+        for name in present - plan.keys() - {FORGOTTEN.full_name}:
             self.warehouse.command(f"DROP TABLE {quoted(name)} SYNC")
 
     def drop(self) -> None:

@@ -1,8 +1,13 @@
 """A restored backup is what was backed up; a damaged or unfinished one changes nothing; nobody forgotten comes back."""
 
 import json
+import os
+import random
 import shutil
 import sqlite3
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -27,6 +32,8 @@ from app.warehouse import Warehouse, open_warehouse
 from app.warehouse.lock import hold_embedded
 from tests.jobs.test_load import collect
 from tests.support.clickhouse_http import running_server
+from tests.support.effort import repeated
+from tests.support.paths import CHECKOUT
 
 pytestmark = pytest.mark.slow
 
@@ -261,6 +268,43 @@ def test_an_interrupted_restore_is_finished_by_the_same_command(statement, after
     require_true(settings)
 
 
+def command(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    settings = settings_of(folder)
+    environment = {
+        "PATH": os.environ["PATH"], "PYTHONPATH": str(CHECKOUT), "CARAT_LOG": str(folder / "log"),
+        "CARAT_WAREHOUSE": f"chdb://{folder / 'warehouse'}", "CARAT_SPOOL": str(settings.spool),
+        "CARAT_SHOP_DB": f"sqlite:///{folder / 'shop.db'}", "CARAT_SCRATCH": str(settings.scratch),
+    }  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-m", "app", *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+@pytest.mark.parametrize("verb", ["backup", "restore"])
+def test_whenever_it_is_killed_the_same_command_finishes_it(verb, installed, tmp_path):
+    settings = settings_of(installed)
+    expected = contents(settings)
+    back_up(settings, tmp_path / "first")
+    arguments = {
+        "backup": ("backup", str(tmp_path / "second")),
+        "restore": ("restore", str(tmp_path / "first"), "--replace"),
+    }
+    began = time.monotonic()
+    with command(installed, "restore", str(tmp_path / "first"), "--replace") as whole:
+        assert whole.wait() == 0, whole.stderr.read()
+    whole_s = time.monotonic() - began
+    for kill in range(repeated(3, 40)):
+        with command(installed, *arguments[verb]) as process:
+            time.sleep(random.Random(kill).uniform(0.1, 1) * whole_s)
+            process.kill()
+        if (tmp_path / "second/manifest.json").exists():  # it was done before it was killed
+            shutil.rmtree(tmp_path / "second")
+    with command(installed, *arguments[verb]) as last:
+        assert last.wait() == 0, last.stderr.read()
+    assert contents(settings) == expected
+    require_true(settings)
+
+
 def test_a_restore_that_was_given_up_does_not_disturb_that_of_another_backup(installed, tmp_path, monkeypatch):
     settings = settings_of(installed)
     expected = contents(settings)
@@ -377,6 +421,9 @@ def test_a_server_backs_up_to_its_own_disk_and_another_one_restores_it(installed
         restore(settings, tmp_path / "backup", replace=False, now=NOW)
         assert contents(settings) == before
         require_true(settings)
+        back_up(settings_of(tmp_path / "embedded"), tmp_path / "of the embedded")
+        with pytest.raises(SettingsError, match="are of an embedded engine"):
+            restore(settings, tmp_path / "of the embedded", replace=True, now=NOW)
     with pytest.raises(SettingsError, match="of a server: name that in CARAT_WAREHOUSE"):
         restore(settings_of(tmp_path / "embedded"), tmp_path / "backup", replace=False, now=NOW)
 
