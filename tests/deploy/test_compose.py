@@ -373,7 +373,11 @@ def wait_until_healthy(outside: Outside, name: str, process: subprocess.Popen[by
 def test_each_service_does_its_work_with_its_arguments_environment_and_secrets_on_a_read_only_disk(secrets):
     folder = secrets.parent
     outside = Outside(folder, {"8787": str(free_port()), "8322": str(free_port())})
-    with running_server(folder / "engine") as server:
+    config = folder / "config-of-clickhouse.xml"
+    config.write_text(
+        (COMPOSE / "clickhouse/carat.xml").read_text().replace("/backups/", f"{folder}/clickhouse-backups/")
+    )
+    with running_server(folder / "engine", config=config) as server:
         for name in ("warehouse", "warehouse_reader"):
             (secrets / name).write_text(server.url)
         with outside.start(SERVICES["migrate"]) as migrate:
@@ -412,6 +416,11 @@ def test_each_service_does_its_work_with_its_arguments_environment_and_secrets_o
         with outside.start(query) as carat:
             out, err = carat.communicate(timeout=120)
         assert out.decode().split() == ['"n"', "1"], err
+
+        with outside.start(SERVICES["carat"] | {"command": ["backup", "/backups/first", "--json"]}) as carat:
+            out, err = carat.communicate(timeout=120)
+        assert json.loads(out)["tables"]["pd.api_calls"] == 1, err
+        assert (folder / "backups/first/manifest.json").exists()
 
 
 def test_the_writable_places_of_the_image_are_the_volumes_of_the_services():
