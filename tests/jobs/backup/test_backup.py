@@ -56,6 +56,7 @@ CALLS = [
     call("02T11:00", "c-others-000018", "18"),
     call("03T11:00", "c-others-000018", "18", 5),
 ]
+CALLS[-1]["page_url"] = "https://shop.example/search?q=anna.b%40example.com"  # said by somebody else
 WAITING = call("04T09:00", "c-others-000019", "19")
 
 
@@ -323,7 +324,7 @@ def test_people_who_were_forgotten_after_the_backup_do_not_come_back(installed, 
     with open_warehouse(settings, purpose="a test") as warehouse:
         ingest_paths(warehouse, settings, [str(tmp_path / "more.ndjson")])
         build_stale(warehouse, settings).require_done()
-        assert forget_user(warehouse, settings, "4711", now=NOW).is_proven
+        assert forget_user(warehouse, settings, "4711", also=["anna.b@example.com"], now=NOW).is_proven
     restored = restore(settings, tmp_path / "backup", replace=True, now=NOW)
     assert restored.erased_again
     with open_warehouse(settings, purpose="a test") as warehouse:
@@ -331,6 +332,7 @@ def test_people_who_were_forgotten_after_the_backup_do_not_come_back(installed, 
             left = warehouse.query(f"SELECT visitor_id FROM {table} ORDER BY 1")["visitor_id"].to_list()
             assert set(left) == {"c-others-000018"}, table
         assert warehouse.query("SELECT user_id FROM history.favorites")["user_id"].to_list() == ["18"]
+        assert "anna" not in "".join(warehouse.query("SELECT page_url FROM pd.api_calls")["page_url"])
         again = ingest_paths(warehouse, settings, [str(installed / "calls.ndjson")])
         assert again.stored == 0
     require_true(settings)
