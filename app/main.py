@@ -506,6 +506,45 @@ def forget(
     reports.require_erased(erasure)
 
 
+@app.command("backup", short_help="Back up warehouse, history and spool")
+def backup_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New directory for the backup.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Copy the warehouse, its history and the collector's spool into a new directory, with a manifest to check it by.
+
+    A ClickHouse server writes its tables to its own disk CARAT_BACKUP_DISK; docs/backups.md says how to set that up.
+    Passwords and keys are not in a backup.
+
+    Example: carat backup /backups/2026-03-01
+    """
+    from app.jobs.backup import back_up
+
+    manifest = back_up(load_settings(), folder)
+    reports.print_backup(manifest, folder, as_json=as_json)
+
+
+@app.command("restore", short_help="Restore a backup, checked, all or none")
+def restore_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of the backup.")],
+    *,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a warehouse that is not empty.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Restore a backup after checking it. Nothing is changed until all of it is restored beside the present tables.
+
+    After an interruption, run the same command again. People who were forgotten since the backup stay forgotten if the
+    warehouse that is replaced knows of them.
+
+    Example: carat restore /backups/2026-03-01 --replace
+    """
+    from app.jobs.backup import restore
+
+    restored = restore(load_settings(), folder, replace=replace, now=datetime.now(tz=UTC))
+    reports.print_restored(restored, as_json=as_json)
+
+
 @app.command(short_help="Generate a demo shop and its warehouse")
 def demo(
     *,

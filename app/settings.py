@@ -256,6 +256,9 @@ class Settings(BaseSettings):
     spool_keep_hours: Annotated[float, Field(ge=0)] = Field(
         48, description="hours for which delivered segments are kept, unless their space is needed"
     )
+    backup_disk: Annotated[str, Field(pattern=r"^\w+$")] = Field(
+        "backups", description="disk of the ClickHouse server that `carat backup` writes tables to"
+    )
     log: Path = Field(DEFAULT_LOG, description="file in which errors are written in full")
 
     @field_validator("log", mode="before")

@@ -68,6 +68,10 @@ class DashboardError(CaratError):
     """A dashboard file is invalid, or its data is not available."""
 
 
+class BackupError(CaratError):
+    """A backup could not be made, is incomplete or damaged, or does not fit the warehouse."""
+
+
 class SpoolError(CaratError):
     """The spool could not be written or read; calls acknowledged before are not affected."""
 

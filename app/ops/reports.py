@@ -8,9 +8,11 @@ from app.core.errors import AuditError, ShopError
 
 if TYPE_CHECKING:
     from datetime import date
+    from pathlib import Path
 
     import polars as pl
 
+    from app.jobs.backup import Manifest, Restored
     from app.jobs.build.backfill import Backfill
     from app.jobs.build.ledger import StaleDay
     from app.jobs.forget.erase import Erasure
@@ -257,6 +259,40 @@ def _verification_report(verification: "Verification") -> dict[str, Any]:
             for table in verification.differing
         ],
     }
+
+
+def print_backup(manifest: "Manifest", folder: "Path", *, as_json: bool) -> None:
+    """What is in a backup."""
+    if as_json:
+        tables = {table.name: table.rows for table in manifest.tables}
+        segments = [segment.name for segment in manifest.segments]
+        content = {"id": manifest.id, "directory": folder.resolve(), "disk": manifest.disk, "path": manifest.path}
+        content |= {"started_at": manifest.started_at, "ended_at": manifest.ended_at, "bytes": manifest.bytes}
+        console.say_json(content | {"tables": tables, "segments": segments})
+        return
+    where = f", tables on the server's disk {manifest.disk}: {manifest.path}" if manifest.is_on_a_server else ""
+    console.say(
+        f"backed up {manifest.rows:,} rows of {len(manifest.tables)} tables and {len(manifest.segments)} segments of "
+        f"the spool to {folder} ({manifest.bytes / 1024**2:,.1f} MiB){where}"
+    )
+
+
+def print_restored(restored: "Restored", *, as_json: bool) -> None:
+    """What a restore did."""
+    if as_json:
+        console.say_json(restored.report)
+        return
+    manifest = restored.manifest
+    console.say(
+        f"restored {manifest.rows:,} rows of {len(manifest.tables)} tables as of "
+        f"{manifest.started_at:%Y-%m-%d %H:%M:%S} UTC; {restored.segments + restored.delivered_again} segments of the "
+        "spool wait for delivery"
+    )
+    if restored.erased_again:
+        console.say("people who were forgotten since that backup were erased again")
+    for view in restored.lost_views:
+        console.say(f"warning: the view {view} was not created; its statement is in the backup's manifest.json")
+    console.say("`carat verify` proves that the days are what their raw calls say; `carat hourly` catches up")
 
 
 def _say_built(backfill: "Backfill") -> None:

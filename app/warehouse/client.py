@@ -235,11 +235,13 @@ class Warehouse:
             )
 
 
-def connect_embedded(path: Path) -> Warehouse:
+def connect_embedded(path: Path, *, engine_config: Path | None = None) -> Warehouse:
+    """Open the embedded engine, with a configuration file of its own if one is given."""
     url = f"chdb://{path}"
+    options = {"config-file": str(engine_config)} if engine_config else None
 
     def connect() -> Client:
-        client = create_client(dsn=url)
+        client = create_client(dsn=url, chdb_options=options)
         pin_embedded(client)
         return client
 

@@ -104,8 +104,8 @@ class Erasure:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """The person's calls that are still stored, and the ids that only this person has used."""
+class Found:
+    """The person's calls that are still stored, as hexadecimal call ids, and the ids that only this person has used."""
 
     ids: Identifiers
     calls: list[str] = field(default_factory=list)
@@ -136,10 +136,20 @@ def forget_user(
         raise SettingsError(
             f"--also {short[0]!r} is too short to search for: pass 3 letters or more, of a number 7 digits or more"
         )
-    of_history = people_of_history(warehouse, settings)
-    people = _columns_of_users(of_history)
     journal = Journal(warehouse, f"forgetting_{hashlib.sha256(user.encode()).hexdigest()[:16]}")
     found = _find_all(warehouse, settings, user, of_texts(tuple(also)))
+    return erase_found(warehouse, settings, journal, found, now=now, dry_run=dry_run)
+
+
+def erase_found(
+    warehouse: Warehouse, settings: Settings, journal: Journal, found: Found, *, now: datetime, dry_run: bool = False
+) -> Erasure:
+    """Erase what was found, and what the journal says was found by commands that were killed; search for what is left.
+
+    With `dry_run` only search.
+    """
+    of_history = people_of_history(warehouse, settings)
+    people = _columns_of_users(of_history)
     if not dry_run:
         journal.open()
         found = _with_journal(journal, found)
@@ -179,7 +189,7 @@ def forget_user(
 # ---- what there is of a person -----------------------------------------------------------------------------------
 
 
-def _find_all(warehouse: Warehouse, settings: Settings, user: str, texts: Identifiers) -> _Found:
+def _find_all(warehouse: Warehouse, settings: Settings, user: str, texts: Identifiers) -> Found:
     """What there is of the user, and of users whose id is one of the texts, such as an e-mail address, in any case."""
     same = warehouse.query(
         "SELECT DISTINCT user FROM (SELECT valid_user_id AS user FROM pd.api_calls UNION ALL SELECT user_id AS user "
@@ -193,10 +203,10 @@ def _find_all(warehouse: Warehouse, settings: Settings, user: str, texts: Identi
         return sorted({value for one in found for value in getattr(one, name)})
 
     ids = merged([*(one.ids for one in found), texts])
-    return _Found(ids, *map(union, ("calls", "unmarked", "sessions", "days", "raw_days")))
+    return Found(ids, *map(union, ("calls", "unmarked", "sessions", "days", "raw_days")))
 
 
-def _find(warehouse: Warehouse, settings: Settings, user: str) -> _Found:
+def _find(warehouse: Warehouse, settings: Settings, user: str) -> Found:
     """The person's calls and sessions in `pd` and `dwh`; raw calls may be past their retention."""
     of_user = "FROM pd.api_calls WHERE valid_user_id = {user:String}"
     of_events = (
@@ -236,7 +246,7 @@ def _find(warehouse: Warehouse, settings: Settings, user: str) -> _Found:
         ~pl.col("visitor_id").is_in(list(visitors)),
         ~pl.col("session_token").is_in(list(tokens)),
     )
-    return _Found(
+    return Found(
         Identifiers((user,), tuple(sorted(visitors - tokens)), tuple(sorted(tokens))),
         own["call_id"].bin.encode("hex").sort().to_list(),
         unmarked["call_id"].bin.encode("hex").to_list(),
@@ -261,7 +271,7 @@ def _given_to_owners(raw: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _with_journal(journal: Journal, found: _Found) -> _Found:
+def _with_journal(journal: Journal, found: Found) -> Found:
     """What was found now, and earlier by commands that were killed."""
     ids = found.ids
     said = {
@@ -271,7 +281,7 @@ def _with_journal(journal: Journal, found: _Found) -> _Found:
     }  # fmt: skip
     journal.add((kind, value) for kind, values in said.items() for value in values)
     tokens, texts = journal.values(TOKEN), journal.values(TEXT)
-    return _Found(
+    return Found(
         Identifiers(
             tuple(value for value in journal.values(USER) if value not in texts or value in ids.users),
             tuple(value for value in journal.values(VISITOR) if value not in tokens),
@@ -325,7 +335,7 @@ def _counts(warehouse: Warehouse, tables: Sequence[str]) -> dict[str, int]:
 # ---- removing ----------------------------------------------------------------------------------------------------
 
 
-def _erase_raw(warehouse: Warehouse, settings: Settings, journal: Journal, found: _Found) -> None:
+def _erase_raw(warehouse: Warehouse, settings: Settings, journal: Journal, found: Found) -> None:
     """Delete the person's calls, and redact the person in other people's calls."""
     theirs = f"call_id IN ({journal.select(CALL, as_type='UUID')})"
     delete_rows(warehouse, API_CALLS.full_name, theirs, days=found.raw_days)
@@ -390,7 +400,7 @@ def _is_theirs(journal: Journal, table: DwhTable) -> str:
 
 
 def _erasure(
-    found: _Found,
+    found: Found,
     before: dict[str, int],
     after: dict[str, int],
     named_before: list[Occurrence],
