@@ -173,7 +173,7 @@ def calls_of(day: date, count: int, *, seed: int = 0) -> list[dict]:
                 ("GET", "/api/v1/catalog", {"query": {"section": "x"}}, {"total": 1, "items": [{"id": product}]}),
                 ("GET", f"/api/v1/products/{product}", None, {"price": 9.99}),
                 ("POST", "/api/v1/cart/items", {"body": {"product_id": str(product)}}, None),
-                ("GET", "/ping", None, None),
+                ("GET", "/api/v1/banners", None, None),
             ]
         )
         calls.append(
