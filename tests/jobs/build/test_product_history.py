@@ -131,7 +131,8 @@ def test_a_snapshot_makes_stale_the_days_with_calls_since_and_their_product_sess
     snapshot(29, "UPDATE items SET title = 'renamed' WHERE id = 17")
     stale = build_stale(warehouse, settings, span=ALL, jobs=JOBS).stale
     assert [(day.day, day.jobs, day.reasons) for day in stale] == [
-        (date(2026, 3, day), ("order_calls", "product_sessions"), ("history of its products changed",)) for day in (3, 4)
+        (date(2026, 3, day), ("order_calls", "product_sessions"), ("history of its products changed",))
+        for day in (3, 4)
     ]
 
 
