@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -38,6 +38,8 @@ class TableRules(RuleModel):
     product: dict[Annotated[str, AfterValidator(_require_product_column)], Text] = Field(
         default_factory=dict
     )  # -> column
+    cart: dict[Literal["owner", "product_id", "quantity"], Text] = Field(default_factory=dict)  # -> column
+    favorites: dict[Literal["owner", "product_id"], Text] = Field(default_factory=dict)  # -> column
     person: Text = ""  # the column that holds the user id of the row's owner
 
     def keeps(self, column: str) -> bool:
@@ -56,6 +58,11 @@ class TableRules(RuleModel):
             raise mistake(f"{self.person} is not kept in history", "person")
         if self.product and (self.product.get("product_id"),) != self.key:
             raise mistake("product_id must be the whole key: one row per product", "product")
+        for role, columns in (("cart", self.cart), ("favorites", self.favorites)):
+            if columns and (missing := {"owner", "product_id"} - columns.keys()):
+                raise mistake(f"must also say which column is {min(missing)}", role)
+            if lost := [column for column in columns.values() if not self.keeps(column)]:
+                raise mistake(f"{lost[0]} is not kept in history", role)
         return self
 
 
@@ -109,6 +116,10 @@ def parse_snapshot_plan(file: TomlFile) -> SnapshotPlan:
         for attribute in table.product.keys() - {"product_id"}:
             if (other := supplied_by.setdefault(attribute, table.name)) != table.name:
                 raise file.error((table.name, "product", attribute), f"already comes from [{other}]")
+    for role in ("cart", "favorites"):
+        played = [table.name for table in plan.tables if getattr(table, role)]
+        if len(played) > 1:
+            raise file.error((played[1], role), f"[{played[0]}] already has this role")
     return plan
 
 

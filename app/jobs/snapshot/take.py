@@ -18,6 +18,7 @@ from app.rules.snapshot_plan import load_snapshot_plan
 from app.settings import Settings
 from app.shop import open_shop, require_shop
 from app.warehouse import Warehouse
+from app.warehouse.shop_views import refresh_shop_views
 
 
 def take_snapshot(
@@ -33,8 +34,8 @@ def take_snapshot(
 
     The history of a table that is refused or could not be read is unchanged, and the other tables are taken.
     """
-    plan = load_snapshot_plan(settings.snapshots)
-    plan = plan.select(names) if names else plan
+    whole_plan = load_snapshot_plan(settings.snapshots)
+    plan = whole_plan.select(names) if names else whole_plan
     now = datetime.now(tz=UTC)
     at = (at or now).replace(microsecond=(at or now).microsecond // 1000 * 1000)
     if at > now:
@@ -47,6 +48,7 @@ def take_snapshot(
             done = snapshot_tables(
                 warehouse, shop, plan, snapshot, folder=folder, limits=limits, limit_s=settings.snapshot_timeout_s
             )
+        refresh_shop_views(warehouse, whole_plan, settings.timezone)
         changes = (row["inserts"] + row["updates"] + row["deletes"] for row in done if not row["error"])
         run.count(rows_in=sum(row["rows"] for row in done), rows_out=sum(changes))
         failed = refusals(done)
