@@ -75,21 +75,23 @@ def card_results(
 
 
 def _explained(run_query: RunQuery, sql: str, result: dict[str, Any]) -> dict[str, Any]:
-    """The result or, if it has no number because a view of the shop's tables is empty, the reason as `error`.
+    """The result or, if its numbers are missing because a view of the shop's tables is empty, the reason as `error`.
 
-    Without any row only the first view matters: the others add to its rows.
+    Without any row, the first view is the reason: the others add to its rows.
     """
     views = list(dict.fromkeys(_SHOP_VIEW.findall(sql)))
     if not views or _has_numbers(result):
         return result
-    read = views if result["rows"] else views[:1]
-    names = ", ".join(quote(view.partition(".")[2]) for view in read)
+    decisive = views if result["rows"] else views[:1]
+    names = ", ".join(quote(view) for view in decisive)
     comments = parse_result(
-        run_query(f"SELECT name, comment FROM system.tables WHERE database = 'history' AND name IN ({names})")
+        run_query(
+            "SELECT database || '.' || name AS view, comment FROM system.tables "
+            f"WHERE database = 'history' AND view IN ({names})"
+        )
     )
-    said = {f"history.{name}": comment for name, comment in comments["rows"]}
-    reasons = [said[view].removeprefix(EMPTY) for view in read if said.get(view, "").startswith(EMPTY)]
-    return {"error": reasons[0]} if reasons else result
+    reasons = {view: said.removeprefix(EMPTY) for view, said in comments["rows"] if said.startswith(EMPTY)}
+    return next(({"error": reasons[view]} for view in decisive if view in reasons), result)
 
 
 def _has_numbers(result: dict[str, Any]) -> bool:

@@ -17,6 +17,8 @@ PRODUCT_ATTRIBUTES = ("title", "section", "material", "metal", "list_price", "st
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _VIEW_ENDINGS = ("_current", "_versions", "_at")
+# history.shop_stock_versions and others are views of tables by role, see app/warehouse/shop_views.py.
+SHOP_VIEW_NAMES = ("titles", "prices", "stock", "cart", "favorites")
 
 
 def _require_product_column(name: str) -> str:
@@ -128,4 +130,6 @@ def _history_name(name: str) -> str:
         raise mistake("the name of a history table has lower-case letters, digits and _, and begins with a letter")
     if ending := next((ending for ending in _VIEW_ENDINGS if name.endswith(ending)), None):
         raise mistake(f"the ending {ending} is reserved for the views of history")
+    if name.removeprefix("shop_") in SHOP_VIEW_NAMES and name.startswith("shop_"):
+        raise mistake(f"the name {name} is reserved for a view of history")
     return name

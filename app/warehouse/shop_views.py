@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from app.contracts import TIME, Table
 from app.core.sql import quote
-from app.rules.snapshot_plan import SnapshotPlan, SnapshotTable
+from app.rules.snapshot_plan import SHOP_VIEW_NAMES, SnapshotPlan, SnapshotTable
 from app.warehouse.client import Warehouse
 from app.warehouse.history import existing_histories
 from app.warehouse.views import View, replace_views
@@ -44,7 +44,7 @@ class _Role:
         return f"history.shop_{self.view}_versions"
 
 
-SHOP_VIEWS = tuple(f"history.shop_{name}_versions" for name in ("titles", "prices", "stock", "cart", "favorites"))
+SHOP_VIEWS = tuple(f"history.shop_{name}_versions" for name in SHOP_VIEW_NAMES)
 
 
 def refresh_shop_views(warehouse: Warehouse, plan: SnapshotPlan, time_zone: str) -> list[str]:
