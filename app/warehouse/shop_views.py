@@ -3,7 +3,7 @@
 Dashboards read these, whatever the shop's tables and columns are called. A view without a table is empty and says why.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from app.contracts import TIME, Table
@@ -24,8 +24,16 @@ _VERSION = {
 _COMMENTS = {
     "product_id": "the product's id, as text",
     "owner": "whose it is: a user's id, or the cart's or list's where the shop's table has no user",
+    "title": "what the product is called",
+    "price": "what it costs, as the shop's table says",
+    "quantity": "how many",
+    "version": "1, 2, … per key of the shop's table",
+    "valid_from": "instant of the snapshot that observed this version",
+    "valid_to": "when this version ceased to hold; null for the latest",
     "from_day": "business day on which the version began",
     "to_day": "business day on which it ceased to hold; null for the latest",
+    "op": "insert (also when a key comes back), update or delete",
+    "is_deleted": "whether the row was gone",
     "changed": "columns that an update changed, by their names here",
 }
 
@@ -83,15 +91,15 @@ def _of_shoppers(name: str, played: Sequence[tuple[SnapshotTable, Mapping[str, s
 
 def _view(role: _Role, history: Table | None, time_zone: str) -> View:
     comments = {name: text for name, text in _COMMENTS.items() if name in {*role.columns, *_VERSION}}
-    if why := _why_empty(role, history):
+    kept = {name: _as_kept(column, history) for name, column in role.columns.items() if column}
+    if why := _why_empty(role, history, kept):
         columns = {name: _TYPES[name] for name in role.columns} | _VERSION
         nothing = ", ".join(f"CAST({_default(kind)} AS {kind}) AS {name}" for name, kind in columns.items())
         # The reason is a part of the query, so that another one replaces the view.
         return View(role.full_name, EMPTY + why, f"SELECT {nothing} WHERE {quote(why)} = ''", comments)
     zone = quote(time_zone)
-    selected = ", ".join(f"{_value(name, column)} AS {name}" for name, column in role.columns.items())
-    own, here = list(role.columns.values()), list(role.columns)
-    renamed = f"arrayMap(name -> transform(name, {_array(own)}, {_array(here)}), changed) AS changed"
+    selected = ", ".join(f"{_value(name, kept.get(name, ''))} AS {name}" for name in role.columns)
+    renamed = f"arrayMap(name -> transform(name, {_array(kept.values())}, {_array(kept)}), changed) AS changed"
     return View(
         role.full_name,
         f"Versions of the table with the role {role.name} in the snapshot plan: history.{role.table}.",
@@ -102,13 +110,18 @@ def _view(role: _Role, history: Table | None, time_zone: str) -> View:
     )
 
 
-def _why_empty(role: _Role, history: Table | None) -> str:
+def _as_kept(column: str, history: Table | None) -> str:
+    """What history calls a column of the shop: one that is named like a version's own has a prefix. Empty if none."""
+    known = {kept.name for kept in history.columns} if history else set()
+    return next((name for name in (f"source_{column}", column) if name in known), "")
+
+
+def _why_empty(role: _Role, history: Table | None, kept: Mapping[str, str]) -> str:
     if not role.table:
         return f"the snapshot plan has no table with the role {role.name}"
     if history is None:
         return NEVER_READ
-    known = {column.name for column in history.columns}
-    missing = [column for column in role.columns.values() if column and column not in known]
+    missing = [role.columns[name] for name, column in kept.items() if not column]
     return f"history.{role.table} has no column {missing[0]}, which the snapshot plan names" if missing else ""
 
 
@@ -126,5 +139,5 @@ def _default(kind: str) -> str:
     return "NULL" if kind.startswith("Nullable") else f"defaultValueOfTypeName({quote(kind)})"
 
 
-def _array(texts: Sequence[str]) -> str:
+def _array(texts: Iterable[str]) -> str:
     return f"[{', '.join(map(quote, texts))}]"

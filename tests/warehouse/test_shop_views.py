@@ -174,3 +174,15 @@ def test_views_change_when_the_plan_does_and_not_otherwise(tmp_path):
         assert migrate(warehouse, settings) == []
         with_wishes = shop_settings(tmp_path, _OTHER_PLAN + _WISHES)
         assert migrate(warehouse, with_wishes) == ["replaced view history.shop_favorites_versions"]
+
+
+def test_a_column_that_is_called_like_a_versions_own_is_found(tmp_path):
+    shop(tmp_path, "CREATE TABLE shelf (sku TEXT PRIMARY KEY, version REAL)", "INSERT INTO shelf VALUES ('10', 5)")
+    plan = '[shelf]\nsource = "shelf"\nkey = ["sku"]\nproduct = { product_id = "sku", stock_qty = "version" }\n'
+    settings = shop_settings(tmp_path, plan)
+    with open_warehouse(settings, purpose="a test") as warehouse:
+        take_snapshot(warehouse, settings, at=utc("2026-03-10 08:00"))
+        shop(tmp_path, "UPDATE shelf SET version = 4")
+        take_snapshot(warehouse, settings, at=utc("2026-03-11 08:00"))
+        rows = warehouse.query("SELECT quantity, version, changed FROM history.shop_stock_versions ORDER BY version")
+    assert rows.rows() == [(5.0, 1, []), (4.0, 2, ["quantity"])]
