@@ -110,25 +110,49 @@ def migrate_command(*, as_json: AsJson = False) -> None:
 
 @app.command(short_help="Load call records from files or stdin")
 def ingest(
-    paths: Annotated[list[str], typer.Argument(help="NDJSON (.gz, .zst), Parquet, or - for stdin.", metavar="PATH")],
+    paths: Annotated[
+        list[str] | None, typer.Argument(help="NDJSON or JSON (.gz, .zst), Parquet, or - for stdin.", metavar="PATH")
+    ] = None,
     *,
+    rejects: Annotated[
+        bool, typer.Option("--rejects", help="Instead, try the rejected records of etl.rejects again.")
+    ] = False,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="With --rejects: only what was rejected since then.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Load call records into pd.api_calls. A record that was loaded before is not stored again.
 
-    Records that cannot be stored go to etl.rejects with the reason.
+    Records that cannot be stored go to etl.rejects with the reason. After a limit was raised or the clock corrected,
+    --rejects stores those that are valid now and takes them out of etl.rejects.
+
+    Exits 1 if a file is damaged or none of its records could be stored.
 
     Example: carat ingest calls-2026-03-01.ndjson.gz
     """
     from app.intake.files import require_readable
     from app.jobs.ingest import ingest_paths
+    from app.jobs.rejects import replay_rejects
     from app.warehouse import open_warehouse
 
     settings = load_settings()
+    paths = paths or []
+    if not (paths or rejects):
+        raise SettingsError("Missing argument 'PATH': name the files to load, or - for stdin, or use --rejects")
+    if paths and rejects:
+        raise SettingsError("--rejects reads etl.rejects: leave out the files")
+    if since and not rejects:
+        raise SettingsError("--since belongs to --rejects")
+    rejected_since = parse_instant(since, option="--since")
     require_readable(paths)
     with open_warehouse(settings, purpose="carat ingest") as warehouse:
-        totals = ingest_paths(warehouse, settings, paths)
+        if rejects:
+            totals = replay_rejects(warehouse, settings, since=rejected_since)
+        else:
+            totals = ingest_paths(warehouse, settings, paths)
     reports.print_ingested(totals, as_json=as_json)
+    totals.require_done()
 
 
 @app.command(short_help="Receive calls over HTTP into the spool")
@@ -375,7 +399,9 @@ def verify(*, first: FirstDay = None, last: LastDay = None, as_json: AsJson = Fa
 def query(
     sql: Annotated[str, typer.Argument(help="A query, or - to read it from stdin.", metavar="SQL")],
     *,
-    output: Annotated[str, typer.Option("--format", metavar="FORMAT", help="table, csv, json or parquet.")] = "table",
+    output: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="table, csv, json (one array), ndjson or parquet.")
+    ] = "table",
 ) -> None:
     """Run SQL on the configured warehouse.
 
@@ -384,15 +410,12 @@ def query(
     from app.ops.query import run_query
     from app.warehouse import open_warehouse
 
-    formats = {"table": "PrettyCompactNoEscapes", "csv": "CSVWithNames", "json": "JSONEachRow", "parquet": "Parquet"}
-    if output not in formats:
-        raise SettingsError(f"--format {output}: choose from {', '.join(formats)}")
+    if output not in reports.QUERY_FORMATS:
+        raise SettingsError(f"--format {output}: choose from {', '.join(reports.QUERY_FORMATS)}")
     text = sys.stdin.read() if sql == "-" else sql
     with open_warehouse(load_settings(), purpose="carat query", writes=False) as warehouse:
-        answer = run_query(warehouse, text.strip().rstrip(";"), fmt=formats[output])
-    if output == "table" or (output != "parquet" and sys.stdout.isatty()):
-        answer = console.harmless(answer.decode(errors="replace")).encode()
-    sys.stdout.buffer.write(answer)
+        result = run_query(warehouse, text.strip().rstrip(";"), fmt=reports.QUERY_FORMATS[output])
+    sys.stdout.buffer.write(reports.query_output(result, output, is_terminal=sys.stdout.isatty()))
 
 
 @app.command(short_help="Show runs, freshness, rows and rejects")
@@ -401,7 +424,15 @@ def status(*, as_json: AsJson = False) -> None:
 
     Example: carat status
     """
-    from app.ops.status import freshness, last_runs, last_snapshots, map_misfits, recent_rejects, spool_state
+    from app.ops.status import (
+        freshness,
+        last_runs,
+        last_snapshots,
+        map_misfits,
+        products_met,
+        recent_rejects,
+        spool_state,
+    )
     from app.warehouse import open_warehouse
 
     settings = load_settings()
@@ -413,6 +444,7 @@ def status(*, as_json: AsJson = False) -> None:
             "runs": last_runs(warehouse),
             "rejects": recent_rejects(warehouse),
             "endpoint map": map_misfits(warehouse),
+            "products in history": products_met(warehouse),
         }
     reports.print_status(found, as_json=as_json)
 
@@ -445,6 +477,10 @@ def doctor(
 def forget(
     *,
     user: Annotated[str, typer.Option("--user", metavar="ID", help="The user_id to erase.")],
+    also: Annotated[
+        list[str] | None,
+        typer.Option("--also", metavar="TEXT", help="Also search for this e-mail, phone or name; may be repeated."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what is stored about the user and stop.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     as_json: AsJson = False,
@@ -454,7 +490,7 @@ def forget(
     Calls made as a guest are erased if they belong to the user; what others did on the same device stays. The shop's
     own database, ingested files and backups are not changed. Exits 1 if any trace of the person remains.
 
-    Example: carat forget --user 4711
+    Example: carat forget --user 4711 --also anna@example.com --also "+49 170 1234567"
     """
     from app.jobs.forget.erase import forget_user
     from app.warehouse import open_warehouse
@@ -465,9 +501,48 @@ def forget(
             raise SettingsError("erasing cannot be undone: confirm it with --yes, or look first with --dry-run")
         typer.confirm(f"Erase all data of user {user}? This cannot be undone", abort=True)
     with open_warehouse(settings, purpose="carat forget", writes=not dry_run) as warehouse:
-        erasure = forget_user(warehouse, settings, user, now=datetime.now(tz=UTC), dry_run=dry_run)
+        erasure = forget_user(warehouse, settings, user, also=also or (), now=datetime.now(tz=UTC), dry_run=dry_run)
     reports.print_erasure(erasure, as_json=as_json)
     reports.require_erased(erasure)
+
+
+@app.command("backup", short_help="Back up warehouse, history and spool")
+def backup_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New directory for the backup.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Copy the warehouse, its history and the collector's spool into a new directory, with a manifest to check it by.
+
+    A ClickHouse server writes its tables to its own disk CARAT_BACKUP_DISK; docs/backups.md says how to set that up.
+    Passwords and keys are not in a backup.
+
+    Example: carat backup /backups/2026-03-01
+    """
+    from app.jobs.backup import back_up
+
+    manifest = back_up(load_settings(), folder)
+    reports.print_backup(manifest, folder, as_json=as_json)
+
+
+@app.command("restore", short_help="Restore a backup, checked, all or none")
+def restore_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of the backup.")],
+    *,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a warehouse that is not empty.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Restore a backup after checking it. Nothing is changed until all of it is restored beside the present tables.
+
+    After an interruption, run the same command again. People who were forgotten since the backup stay forgotten if the
+    warehouse that is replaced knows of them.
+
+    Example: carat restore /backups/2026-03-01 --replace
+    """
+    from app.jobs.backup import restore
+
+    restored = restore(load_settings(), folder, replace=replace, now=datetime.now(tz=UTC))
+    reports.print_restored(restored, as_json=as_json)
 
 
 @app.command(short_help="Generate a demo shop and its warehouse")

@@ -22,6 +22,7 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSe
 
 from app.core import addresses
 from app.core.addresses import Addresses
+from app.core.call_record import RecordLimits
 from app.core.currency_codes import parse_currency_code
 from app.core.errors import SettingsError
 from app.core.no_ids import DEFAULT_NO_IDS, normal_id, parse_no_ids
@@ -35,6 +36,7 @@ from app.core.variables import (
     describe_unknown,
     env_file,
     environment,
+    exposed_files,
     read_file,
     variable,
 )
@@ -50,6 +52,8 @@ HOST = re.compile(r"[\w-]+(?:\.[\w-]+)*")
 _DURATION = re.compile(r"(?P<amount>\d+(?:\.\d+)?)\s*(?P<unit>s|sec|m|min|h)?")
 _LONGEST_AMOUNT = 12
 _SHORTEST_KEY = 16
+# Those that are, or contain, a password or key.
+SECRET_SETTINGS = ("warehouse", "shop_db", "metabase_warehouse", "metabase_api_key", "write_keys", "ip_key")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours"}
 
 
@@ -113,7 +117,7 @@ class Settings(BaseSettings):
     warehouse: Annotated[ServiceUrl, _url("chdb", "clickhouse"), _AS_SHOWN] = Field(
         ServiceUrl.parse("chdb://./var/warehouse", "chdb"),
         description="URL of the warehouse: chdb:///path (embedded engine) or "
-        "clickhouse://user:password@host:8123/?secure=true",
+        "clickhouse://user:password@host:8443/?secure=true",
     )
     shop_db: Annotated[ServiceUrl | None, _url("mysql", "sqlite", is_optional=True), _AS_SHOWN] = Field(
         None, description="URL of the shop's database: mysql://user:password@host:3306/shop or sqlite:///path"
@@ -145,6 +149,9 @@ class Settings(BaseSettings):
     max_record_bytes: Annotated[int, Field(ge=1024)] = Field(1024 * 1024, description="maximum size of a call record")
     max_nesting: Annotated[int, Field(ge=2, le=500)] = Field(
         64, description="maximum nesting depth of lists and objects in a call record"
+    )
+    max_age_days: Annotated[int, Field(ge=0)] = Field(
+        400, description="reject call records whose time is more than this many days ago; 0 accepts any age"
     )
     shard_calls: Annotated[int, Field(ge=1000)] = Field(
         80_000, description="maximum number of calls that one worker of a build holds in memory"
@@ -249,6 +256,9 @@ class Settings(BaseSettings):
     spool_keep_hours: Annotated[float, Field(ge=0)] = Field(
         48, description="hours for which delivered segments are kept, unless their space is needed"
     )
+    backup_disk: Annotated[str, Field(pattern=r"^\w+$")] = Field(
+        "backups", description="disk of the ClickHouse server that `carat backup` writes tables to"
+    )
     log: Path = Field(DEFAULT_LOG, description="file in which errors are written in full")
 
     @field_validator("log", mode="before")
@@ -335,6 +345,11 @@ class Settings(BaseSettings):
         return addresses.truncated() if self.ip == "truncate" else addresses.kept()
 
     @property
+    def record_limits(self) -> RecordLimits:
+        """Which call records are stored."""
+        return RecordLimits(self.max_record_bytes, self.max_nesting, self.addresses, self.max_age_days)
+
+    @property
     def zone(self) -> ZoneInfo:
         return ZoneInfo(self.timezone)
 
@@ -403,6 +418,11 @@ def known_settings() -> list[dict[str, str]]:
 def unknown_variables() -> list[str]:
     """A line for each `CARAT_` variable of the environment or `.env` that is not a setting."""
     return describe_unknown((environment(), env_file()), Settings.model_fields)
+
+
+def exposed_secrets() -> list[str]:
+    """A line for each file with secrets that every user of this machine can read."""
+    return exposed_files(SECRET_SETTINGS)
 
 
 def _written(default: Any) -> str:

@@ -90,6 +90,6 @@ class Call:
                     set_cookies.append(value)
         self._set_cookies = tuple(set_cookies)
         if is_json(content_type) and self._sender.should_capture_bodies(self._method, self._path):
-            self._response = Body(self._sender.settings.max_body_bytes, encoding)
+            self._response = Body(self._sender.settings.max_body_bytes, encoding, content_type)
         else:
             self._response = None

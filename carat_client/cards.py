@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Final
 
 CARD: Final = "[card]"
@@ -20,13 +20,23 @@ _ISSUED = re.compile(
     r"|35(?:2[89]|[3-8]\d)\d{12,15}"  # JCB
     r"|220[0-4]\d{12,15}|9792\d{12}"  # Mir, Troy
 )
-_GAP = r"[\s\-+\u00ad\u2010-\u2015\u2212]{0,2}+"
+_INVISIBLE = "\u00ad\u200b-\u200f\u2060\ufeff"
+_GAP = rf"[\s\-+._/·|,:()\u2010-\u2015\u2212{_INVISIBLE}]{{0,6}}+"
+# Digits with other gaps than these are a card's only if they are grouped as on one.
+_USUAL_GAP = re.compile(rf"[\s\-+\u2010-\u2015\u2212{_INVISIBLE}]{{0,2}}|[{_INVISIBLE}]*")
+_AS_ON_CARDS = ([4, 4, 4, 4], [4, 6, 5], [4, 6, 4], [4, 4, 4, 4, 3], [6, 13], [4, 4, 4, 4, 2], [8, 8])
 _MANY_DIGITS = re.compile(rf"\d(?:{_GAP}\d){{{FEWEST_DIGITS - 1}}}")
 _UUID = r"(?<![0-9A-Za-z])[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}(?![0-9A-Za-z])"
 _SHOPIFY_ID = r"gid://\w{1,40}+/\w{1,40}+/\d++"
 _DIGIT_RUN = re.compile(rf"{_UUID}|{_SHOPIFY_ID}|(\d(?:{_GAP}\d){{{FEWEST_DIGITS - 1},}}+)")
 _DIGITS = re.compile(r"\d+")
-_SAYS_CARD = re.compile(r"card|karte|visa|diners", re.IGNORECASE)
+# A gift card is goods; so is what has an id's name between the card and the number.
+_SAYS_CARD = re.compile(
+    r"(?:(?<!gift)(?<!gift[ _\-])(?<!geschenk)(?:card|karte)|visa|diners)"
+    r"(?![^\d]*?(?:variant|product|item|sku|article|order|\bid\b|ean|gtin))",
+    re.IGNORECASE,
+)
+_ARTICLE = re.compile(r"[^\W\d_][\-_]?\Z")  # `RNG-39812345678901`
 _WORDS_BEFORE = 30  # characters
 
 
@@ -57,32 +67,52 @@ def _without_cards(match: re.Match[str], is_card_field: bool) -> str:
     run = match[1]
     spans = [group.span() for group in _DIGITS.finditer(run)]
     groups = [run[begin:end] for begin, end in spans]
+    gaps = [run[before[1] : after[0]] for before, after in pairwise(spans)]
+    odd_gaps = [0, *accumulate(not _USUAL_GAP.fullmatch(gap) for gap in gaps)]  # prefix sums
     digits = "".join(str(int(digit)) for group in groups for digit in group)  # also of other scripts
     if len(digits) > _LONGEST_RUN:  # a table of numbers, too slow to search
         return CARD
     ends = [0]
     for group in groups:
         ends.append(ends[-1] + len(group))
-    takes_short = is_card_field or _SAYS_CARD.search(match.string, max(match.start() - _WORDS_BEFORE, 0), match.start())
-    passes_luhn = _luhn_checker(digits)
+    takes_short = _takes_short(match.string, match.start(), is_card_field)
+    passes_luhn: Callable[[int, int], bool] | None = None
     covered: list[tuple[int, int]] = []
     for first in range(len(groups)):
         for last in range(first, len(groups)):
             begin, end = ends[first], ends[last + 1]
             if end - begin > MOST_DIGITS:
                 break
-            if end - begin < FEWEST_DIGITS or not _ISSUED.fullmatch(digits, begin, end) or not passes_luhn(begin, end):
+            if end - begin < FEWEST_DIGITS or not _ISSUED.fullmatch(digits, begin, end):
                 continue
+            passes_luhn = passes_luhn or _luhn_checker(digits)
             written = groups[first : last + 1]
-            if (takes_short or _is_unmistakable(written)) and not _are_sizes(written):
+            has_usual_gaps = odd_gaps[last] == odd_gaps[first]
+            is_written_so = has_usual_gaps or _is_grouped(written, gaps[first:last], run)
+            is_meant = takes_short or _is_unmistakable(written)
+            if passes_luhn(begin, end) and is_written_so and is_meant and not _are_sizes(written):
                 covered.append((spans[first][0], spans[last][1]))
     return _cut(run, covered)
+
+
+def _takes_short(text: str, begin: int, is_card_field: bool) -> bool:
+    """Whether 13 or 14 digits that begin here can be a card's."""
+    if is_card_field and not _ARTICLE.search(text, max(begin - 2, 0), begin):
+        return True
+    return _SAYS_CARD.search(text, max(begin - _WORDS_BEFORE, 0), begin) is not None
 
 
 def _is_unmistakable(groups: Sequence[str]) -> bool:
     """Whether the digits are a card's without a word that says so."""
     lengths = [len(group) for group in groups]
     return sum(lengths) > _LONGEST_SHORT or lengths == [4, 6, 4]  # as on Diners Club's cards
+
+
+def _is_grouped(groups: Sequence[str], gaps: Sequence[str], run: str) -> bool:
+    """Whether digits are in the groups of a card, with the same between all of them."""
+    is_part_of_an_address = ":" in gaps[0] and run.count(":") != len(gaps)  # of IPv6
+    is_even = len({gap.strip() for gap in gaps}) == 1
+    return is_even and not is_part_of_an_address and [len(group) for group in groups] in _AS_ON_CARDS
 
 
 def _are_sizes(groups: Sequence[str]) -> bool:

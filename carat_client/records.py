@@ -3,17 +3,19 @@
 import ipaddress
 import json
 import uuid
-import zlib
+from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
 from urllib.parse import unquote
 
-from carat_client.captured import Body, Captured, is_form
+from carat_client.bodies import TOO_LARGE, UnreadBodyError, read_body
+from carat_client.captured import Body, Captured
 from carat_client.cookies import read_cookies, read_set_cookies
-from carat_client.forms import decode, read_form, read_query
+from carat_client.forms import decode, read_query
 from carat_client.gil_yield import GilYield
+from carat_client.path_tokens import is_sign_in
 from carat_client.paths import sent_path, shortened
 from carat_client.redaction import Redactor
 from carat_client.settings import ClientSettings, Cookie, EndpointFilter, Header, Source, header_names_in_environ
@@ -22,7 +24,7 @@ _LONGEST_TEXT = 4096
 _LONGEST_ID = 256
 _LARGEST_DURATION_MS = 2**32 - 1
 _VERSION_4 = 4
-_GZIP_OR_ZLIB = 47  # zlib's window bits for detecting the format
+_RECORD_TOO_LARGE = "in a record larger than max_record_bytes"
 _HASH_RANGE = 2**64
 _IDS = frozenset({"visitor_id", "session_token", "user_id"})
 _COOKIE_IDS = frozenset({"visitor_id", "session_token"})
@@ -36,6 +38,7 @@ class RecordMaker:
 
     def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
+        self.unread_bodies: Counter[str] = Counter()  # by reason; the sender takes them out
         self._yield_gil = GilYield()
         self._redactor = Redactor(
             hash_key=settings.hash_key, allow=settings.allow, deny=settings.deny, yield_gil=self._yield_gil
@@ -58,6 +61,7 @@ class RecordMaker:
         for name in ("response", "request"):
             if len(line) > self._settings.max_record_bytes:
                 record[name] = {"_truncated": len(_dump(record[name]))}
+                self.unread_bodies[_RECORD_TOO_LARGE] += 1
                 line = _dump(record)
         return line
 
@@ -82,7 +86,7 @@ class RecordMaker:
             "user_agent": redactor.field("user_agent", headers.get("user-agent", "")[:_LONGEST_TEXT]),
             "referrer": redactor.url_field("referrer", values["referrer"][:_LONGEST_TEXT]),
             "page_url": redactor.url_field("page_url", values["page_url"][:_LONGEST_TEXT]),
-            "request": redactor.field("request", request),
+            "request": redactor.field("request", request, signs_in=is_sign_in(endpoint)),
             "response": redactor.field("response", response),
         }
 
@@ -125,29 +129,14 @@ class RecordMaker:
         return values
 
     def _body(self, body: Body | None) -> Any:
-        """The body, parsed as JSON or a form, or a marker with its size if it is too large or cannot be parsed."""
+        """The body, parsed as JSON or a form, or a marker with its size if it is too large or cannot be read."""
         if body is None or not body.size:
             return None
         try:
-            plain = self._plain(body) if body.is_whole else None
-            if plain is None:
-                return {"_truncated": body.size}
-            if is_form(body.content_type):
-                return read_form(plain, decode(body.content_type))
-            return json.loads(plain, parse_constant=lambda _: None)
-        except (ValueError, RecursionError, zlib.error):
-            return {"_unreadable": body.size}
-
-    def _plain(self, body: Body) -> bytes | None:
-        """The body without compression; None if it is too large then."""
-        content = b"".join(body.chunks)
-        match decode(body.encoding).strip().lower():
-            case "" | "identity":
-                return content
-            case "gzip" | "deflate" | "x-gzip":
-                return _decompress(content, self._settings.max_body_bytes)
-            case unknown:
-                raise ValueError(f"content encoding {unknown!r} is not supported")
+            return read_body(body, self._settings.max_body_bytes)
+        except UnreadBodyError as error:
+            self.unread_bodies[error.reason] += 1
+            return {"_truncated" if error.reason == TOO_LARGE else "_unreadable": body.size}
 
 
 def client_ip(peer: str, forwarded: str, *, trusted_proxies: int) -> str:
@@ -192,13 +181,6 @@ def _started_at(call: Captured) -> datetime:
 
 def _header_text(value: bytes | str) -> str:
     return decode(value if isinstance(value, bytes) else value.encode("latin-1", "replace"))
-
-
-def _decompress(content: bytes, limit: int) -> bytes | None:
-    """The decompressed content; None if it is longer than the limit."""
-    decompressor = zlib.decompressobj(_GZIP_OR_ZLIB)
-    plain = decompressor.decompress(content, limit + 1)
-    return plain if len(plain) <= limit and decompressor.eof else None
 
 
 def _dump(content: Any) -> bytes:

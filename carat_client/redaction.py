@@ -13,90 +13,51 @@ from typing import Any, Final
 from urllib.parse import quote, unquote, unquote_plus
 
 from carat_client.cards import CARD, FEWEST_DIGITS, is_card_number, without_cards
+from carat_client.credentials import REDACTED, without_credentials, without_users_in_urls
+from carat_client.emails import without_emails
+from carat_client.evidence import DEPENDS, is_secret
+from carat_client.markup import without_secrets_in_markup
+from carat_client.named_values import without_named_values
+from carat_client.names import (
+    ALLOWED,
+    CARD_FIELD,
+    COUNTS,
+    DENIED,
+    HEADERS,
+    HOLDS_MAYBE,
+    HOLDS_ONE,
+    ID,
+    NAMES_MAYBE,
+    NAMES_ONE,
+    PLAIN,
+    SECRET,
+    VERIFYING,
+    judge,
+    may_name_secret,
+    normal,
+    says_password,
+)
+from carat_client.names import EMAIL as EMAIL_FIELD
+from carat_client.path_tokens import is_sign_in, without_path_tokens
 
-REDACTED: Final = "[redacted]"
 EMAIL: Final = "[email]"
 TOO_DEEP: Final = "[nested too deeply]"
 
-# Names are compared in lower case, with letters and digits only.
-_SECRET_PARTS = (
-    "password", "passwd", "passwort", "passphrase", "passcode", "secret", "token", "apikey", "accesskey", "privatekey",
-    "authorization", "authentication", "authcode", "authkey", "credential", "cookie", "sessionid", "sessionkey",
-    "sessid", "jwt", "csrf", "xsrf", "signature", "cardnumber", "cardnum", "creditcard", "cardno",
-    "cardcvc", "securitycode", "verificationcode", "writekey", "signingkey", "encryptionkey", "otpcode", "onetimecode",
-)  # fmt: skip
-_SECRET_NAMES = frozenset(
-    {
-        "pass",
-        "pwd",
-        "pw",
-        "pan",
-        "otp",
-        "totp",
-        "mfa",
-        "cvv",
-        "cvv2",
-        "cvc",
-        "cvc2",
-        "csc",
-        "auth",
-        "sid",
-        "ssn",
-        "iban",
-    }
-)
-_EMAIL_NAMES = frozenset({"mail", "emails", "mails"})
-# Values of these names are ids, never card numbers, however many digits they have.
-_ID_ENDINGS = (
-    "id", "ids", "sku", "skus", "variant", "variants", "product", "products", "order", "orders", "gtin", "ean", "upc",
-    "isbn", "barcode", "barcodes", "ordernumber", "productnumber", "articlenumber", "itemnumber", "partnumber",
-    "serialnumber", "trackingnumber", "orderno", "productno", "articleno", "itemno",
-)  # fmt: skip
-_NOT_IDS = ("paid", "valid")
-_CARD_PARTS = ("card", "kreditkarte")
-_CARD_ENDINGS = ("number", "num", "pan", "cc", "ccno", "ccnr", "no")
-_PLAIN, _SECRET, _EMAIL, _PIN, _ID, _CARD_FIELD, _ALLOWED, _DENIED = range(8)
-_SEARCHED = frozenset({_PLAIN, _ID, _CARD_FIELD})
+_SEARCHED = frozenset({PLAIN, ID, CARD_FIELD, HEADERS, VERIFYING})
+_NAMES, _HOLDS = NAMES_ONE | NAMES_MAYBE, HOLDS_ONE | HOLDS_MAYBE
+_PAIR = 2
 
 _DEEPEST = 58  # of a request or response body; the collector takes records of 64 levels
 _KNOWN_NAMES = 4096
 _MOST_REMEMBERED, _LONGEST_REMEMBERED = 16_384, 200
+_JSON_BEGINS = frozenset('{["')
 _SHORTEST_EMAIL = 6
 _SHORTEST_SECRET = 12
 _FEWEST_AS_NUMBER = 10 ** (FEWEST_DIGITS - 1)
 _UNQUOTINGS = 3
+_FEWEST_COUNTS = 3
 
-_AT_DOMAIN = re.compile(r"(?:@|%40)(?:(?:[\w\-]{1,63}\.){1,16}[\w\-]{1,63}|\[[0-9A-Fa-f.:]{3,45}\])")
-_LONGEST_LOCAL_PART = 64
-# The part before the @, matched backwards: first the usual characters, so that `email=a@b.example` keeps its name, then
-# everything that a mail server accepts.
-_LOCAL_PARTS = (
-    re.compile(r"[\w.+\-]+"),
-    re.compile(r"[^\s@<>,;()\[\]\"\\]+"),
-    re.compile(r"\"[^\"\r\n]+\""),
-)
-
-_NAME = re.compile(r"(?<![\w.\-])([\w.\-]{1,64}+)(?:\[\w*+\])*+\\?[\"']?\s{0,4}+(?:=>|[=:])\s{0,4}+")
-_VALUE = re.compile(
-    r"\"(?:[^\"\\]|\\.)*+\"?|\\\"(?:[^\"\\]|\\[^\"])*+(?:\\?\")?|'[^']*+'?"
-    r"|(?:(?:bearer|basic|digest|token)\s{1,4}+)?[^\s,;&<>]++",
-    re.IGNORECASE,
-)
-_LINE = re.compile(r"[^\r\n]+")  # a header's value contains the usual separators
-_LOOKS_SECRET = re.compile(
-    r"(?<!\w)(?:"
-    r"(?i:bearer)\s{1,4}+[\w\-.~+/]{8,}+=*+"
-    r"|(?i:basic)\s{1,4}+(?=[A-Za-z+/]{0,512}+[0-9=])[A-Za-z0-9+/]{8,}+=*+"
-    r"|[srp]k_(?:live|test)_\w{8,}+"
-    r"|gh[a-z]_\w{20,}+|github_pat_\w{20,}+|glpat-[\w\-]{16,}+"
-    r"|A[KS]IA[0-9A-Z]{16}|AIza[\w\-]{30,}+"
-    r"|xox[a-z]-[\w\-]{10,}+"
-    r")"
-    r"|-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----[^-]*+(?:-----END [A-Z ]{0,40}PRIVATE KEY-----)?"
-)
-_WEB_TOKEN = re.compile(r"(?<![\w\-])[\w\-]{11,}+\.[\w\-]{4,}+(?:\.[\w\-]*+)?")
 _BLANK = re.compile(r"\s")
-_USER_IN_URL = re.compile(r"(?<=://)[^\s/?#@]{1,512}+@")
 _TO_LETTERS = str.maketrans("0123456789", "ghijklmnop")  # so that a hash is never mistaken for a card number
 
 
@@ -115,25 +76,36 @@ class Redactor:
         self._hash_key = hash_key.encode()
         self._named: dict[str, int] = {}
         self._paths: dict[str, Any] = {}
-        for verdict, rules in ((_ALLOWED, allow), (_DENIED, deny)):  # deny comes last: it takes precedence
+        for verdict, rules in ((ALLOWED, allow), (DENIED, deny)):  # deny comes last: it takes precedence
             for rule in rules:
                 self._add_rule(rule, verdict)
         self._tops: dict[str, tuple[int, tuple[dict[str, Any], ...]]] = {}
-        self._known_names: dict[str, tuple[int, str]] = {}
+        self._known_names: dict[str, tuple[int, str, int]] = {}
+        self._signs_in = False
+        self._harmless_names: set[str] = set()  # of texts
         self._harmless: set[str] = set()  # texts without secrets: a shop's answers repeat themselves
 
-    def field(self, name: str, value: Any) -> Any:
-        """Redact a top-level field such as `request`, `response` or `endpoint`; None if it is denied."""
+    def field(self, name: str, value: Any, *, signs_in: bool = False) -> Any:
+        """Redact a top-level field such as `request`, `response` or `endpoint`; None if it is denied.
+
+        `signs_in` says that the call signs in or verifies somebody: a `code` in it is a secret then.
+        """
         verdict, paths = self._top(name)
-        if verdict == _DENIED:
+        if verdict == DENIED:
             return None
-        return value if verdict == _ALLOWED else self._value(value, paths, 0)
+        if verdict == ALLOWED:
+            return value
+        self._signs_in = signs_in
+        try:
+            return self._value(value, paths, 0)
+        finally:
+            self._signs_in = False
 
     def url_field(self, name: str, url: str) -> str | None:
         verdict, _ = self._top(name)
-        if verdict == _DENIED:
+        if verdict == DENIED:
             return None
-        return url if verdict == _ALLOWED else self.url(url)
+        return url if verdict == ALLOWED else self.url(url)
 
     def identity(self, name: str, value: str) -> str | None:
         """An id: unchanged, or hashed if it is personal. None if it is personal and there is no hash key."""
@@ -145,22 +117,24 @@ class Redactor:
     def token(self, name: str, value: str) -> str | None:
         """Hash a credential of the shop, so that its calls can still be grouped."""
         verdict, _ = self._top(name)
-        if verdict == _DENIED:
+        if verdict == DENIED:
             return None
-        return value if verdict == _ALLOWED else f"token:{self._hash(value)}"
+        return value if verdict == ALLOWED else f"token:{self._hash(value)}"
 
-    def text(self, text: str, place: int = _PLAIN) -> str:
+    def text(self, text: str, place: int = PLAIN) -> str:
         """Remove e-mail addresses, card numbers and secrets from free text. `place` is the verdict on its name."""
         if len(text) < _SHORTEST_EMAIL:
             return text
-        if text[0] in '{["' or text[:1].isspace():
+        if text[0] in _JSON_BEGINS or text[0].isspace():
             found = self._nested_json(text)
             if found is not None:
                 return found
         plain = self._plain_text(text, place)
         if "%" in text:
             unquoted = _unquoted(text)
-            without = self._plain_text(unquoted, place)
+            without = (self._nested_json(unquoted) if unquoted[:1] in _JSON_BEGINS else None) or self._plain_text(
+                unquoted, place
+            )
             if without != unquoted:
                 return without
         return plain
@@ -169,11 +143,15 @@ class Redactor:
         """Remove secrets from a URL's query, path and fragment. A URL without secrets stays unchanged."""
         if not url:
             return url
+        if "@" in url:
+            url = without_users_in_urls(url)
         rest, hash_mark, fragment = url.partition("#")
         address, mark, query = rest.partition("?")
-        address = self._address(_USER_IN_URL.sub("", address))
-        fragment = self._query(fragment) if "=" in fragment else self._quoted(fragment, safe="/:,;@!$'()*")
-        return f"{address}{mark}{self._query(query)}{hash_mark}{fragment}"
+        if "=" in fragment:
+            fragment = self._query(fragment, fragment.partition("?")[0])
+        else:
+            fragment = self._quoted(fragment, safe="/:,;@!$'()*")
+        return f"{self._address(address)}{mark}{self._query(query, address)}{hash_mark}{fragment}"
 
     def _address(self, address: str) -> str:
         """Redact a URL's path. A secret within one segment leaves the others as they were sent."""
@@ -184,29 +162,39 @@ class Redactor:
         segments = "/".join(self._quoted(segment, safe=safe) for segment in address.split("/"))
         return segments if _unquoted(segments) == _unquoted(redacted) else redacted
 
-    def _query(self, query: str) -> str:
-        return "&".join(self._pair(pair) for pair in query.split("&")) if query else query
+    def _query(self, query: str, path: str) -> str:
+        """Redact a query string, or what stands as one after a path."""
+        if not query:
+            return query
+        pairs = [pair.partition("=") for pair in query.split("&")]
+        known = [self._known(_unquoted(name.replace("+", " "))) for name, _, _ in pairs]
+        roles, signs_in = 0, False
+        if any(verdict in DEPENDS for verdict, _, _ in known):
+            for _, _, role in known:
+                roles |= role
+            signs_in = is_sign_in(path)
+        redacted = []
+        for (name, mark, value), (verdict, _, _) in zip(pairs, known, strict=True):
+            told = self._query_value(value, verdict, roles, signs_in) if value else ""
+            redacted.append(f"{self._quoted(name, is_form=True)}{mark}{told}")
+        return "&".join(redacted)
 
-    def _pair(self, pair: str) -> str:
-        name, mark, value = pair.partition("=")
-        plain_name = _unquoted(name.replace("+", " "))
-        if mark and value:
-            verdict = self._verdict(plain_name)
-            if verdict in {_SECRET, _DENIED} or (verdict == _PIN and _is_pin(_unquoted(value))):
-                value = quote(REDACTED)
-            elif verdict == _EMAIL:
-                value = quote(self._email(unquote_plus(value)))
-            elif verdict != _ALLOWED:
-                value = self._quoted(value, is_form=True, place=verdict)
-        return f"{self._quoted(name, is_form=True)}{mark}{value}"
+    def _query_value(self, value: str, verdict: int, roles: int, signs_in: bool) -> str:
+        if verdict in {SECRET, DENIED}:
+            return quote(REDACTED)
+        if verdict in DEPENDS and is_secret(verdict, _unquoted(value.replace("+", " ")), roles, signs_in=signs_in):
+            return quote(REDACTED)
+        if verdict == EMAIL_FIELD:
+            return quote(self._email(unquote_plus(value)))
+        return value if verdict == ALLOWED else self._quoted(value, is_form=True, place=verdict)
 
-    def _quoted(self, text: str, *, safe: str = "", is_form: bool = False, place: int = _PLAIN) -> str:
+    def _quoted(self, text: str, *, safe: str = "", is_form: bool = False, place: int = PLAIN) -> str:
         """Redact percent-encoded text; it is encoded again only if it contained a secret."""
         unquoted = _unquoted(text.replace("+", " ") if is_form else text)
         redacted = self._safe(unquoted, place)
         return text if redacted == unquoted else quote(redacted, safe=safe)
 
-    def _value(self, value: Any, paths: tuple[dict[str, Any], ...], depth: int, place: int = _PLAIN) -> Any:
+    def _value(self, value: Any, paths: tuple[dict[str, Any], ...], depth: int, place: int = PLAIN) -> Any:
         """Redact a value. `place` is the verdict on its name."""
         kind = type(value)
         if kind is str:
@@ -218,18 +206,18 @@ class Redactor:
         if depth >= _DEEPEST:
             return TOO_DEEP
         if kind is list:
-            return [self._value(element, paths, depth + 1, place) for element in value]
-        return self._object(value, paths, depth + 1)
+            return self._list(value, paths, depth + 1, place)
+        return self._object(value, paths, depth + 1, place)
 
-    def _safe(self, text: str, place: int = _PLAIN) -> str:
+    def _safe(self, text: str, place: int = PLAIN) -> str:
         """Redact text, remembering which texts contain no secrets."""
-        if place == _CARD_FIELD:
+        if place == CARD_FIELD:
             return self.text(text, place)
         if text in self._harmless:
             return text
         self._yield_gil()
         redacted = self.text(text)
-        if redacted != text and place == _ID and not _BLANK.search(text):  # text with blanks is not an id
+        if redacted != text and place == ID and not _BLANK.search(text):  # text with blanks is not an id
             return self.text(text, place)
         if redacted == text and len(text) <= _LONGEST_REMEMBERED:
             if len(self._harmless) >= _MOST_REMEMBERED:
@@ -237,27 +225,86 @@ class Redactor:
             self._harmless.add(text)
         return redacted
 
-    def _object(self, content: dict[str, Any], paths: tuple[dict[str, Any], ...], depth: int) -> dict[str, Any]:
+    def _list(self, content: list[Any], paths: tuple[dict[str, Any], ...], depth: int, place: int) -> list[Any]:
+        found = [self._value(element, paths, depth, place) for element in content]
+        for index, element in enumerate(content):
+            if type(element) is list and len(element) == _PAIR:  # [["X-Api-Key", "…"], …]
+                self._redact_second(element, found[index], 0, is_pair=True)
+        if place == HEADERS:  # ["X-Api-Key", "…", "Accept", "*/*"]
+            for index in range(0, len(content) - 1, _PAIR):
+                self._redact_second(content, found, index, is_pair=True)
+        elif len(content) == _PAIR:
+            self._redact_second(content, found, 0, is_pair=False)
+        return found
+
+    def _redact_second(self, content: list[Any], found: Any, index: int, *, is_pair: bool) -> None:
+        """Redact what follows a secret's name in a list. Two words of which one is `secret` may be tags, too."""
+        name, value = content[index], content[index + 1]
+        if type(name) is not str or not may_name_secret(name) or type(found) is not list:
+            return
+        verdict = self._verdict(name)
+        if is_pair:
+            is_told = is_secret(verdict, value, signs_in=self._signs_in)
+        else:
+            is_told = verdict == SECRET and type(value) is str and not (value.isalpha() and value.islower())
+        if is_told:
+            found[index + 1] = REDACTED
+
+    def _object(  # noqa: C901  called for each object of each call
+        self, content: dict[str, Any], paths: tuple[dict[str, Any], ...], depth: int, place: int = PLAIN
+    ) -> dict[str, Any]:
         self._yield_gil()
         found: dict[str, Any] = {}
+        open_cases = []
+        roles = 0
         for name, value in content.items():
             below: tuple[dict[str, Any], ...] = ()
-            verdict, shown = self._known_names.get(name) or self._classify(name)
+            verdict, shown, role = self._known_names.get(name) or self._classify(name)
+            roles |= role
             if paths:
                 below = _below(name, paths)
                 verdict = _stronger(verdict, below)
             if verdict in _SEARCHED:
                 found[shown] = self._value(value, below, depth, verdict)
-            elif verdict == _ALLOWED:
+            elif verdict == ALLOWED:
                 found[name] = value
-            elif verdict == _EMAIL:
+            elif verdict == EMAIL_FIELD:
                 found[shown] = self._under_email(value, below, depth)
-            elif verdict == _PIN:
-                found[shown] = REDACTED if _is_pin(value) else self._value(value, below, depth)
-            else:  # true, false and null reveal nothing
-                is_revealing = verdict == _DENIED or not (value is None or isinstance(value, bool))
-                found[shown] = REDACTED if is_revealing else value
+            elif verdict in DEPENDS:
+                found[shown] = self._value(value, below, depth)
+                open_cases.append((verdict, value, shown))
+            else:
+                found[shown] = REDACTED if is_secret(verdict, value) else value
+        if open_cases:
+            roles |= COUNTS * self._is_counts(content)
+            signs_in = self._signs_in or place == VERIFYING
+            for verdict, value, shown in open_cases:
+                if is_secret(verdict, value, roles, signs_in=signs_in):
+                    found[shown] = REDACTED
+        if roles & _NAMES and roles & _HOLDS:
+            self._redact_named_value(content, found)
         return found
+
+    def _is_counts(self, content: dict[str, Any]) -> bool:
+        """Whether an object holds numbers by name, such as the facets of a catalog, and no ids."""
+        return len(content) >= _FEWEST_COUNTS and all(
+            type(value) in {int, float} and self._verdict(name) != ID for name, value in content.items()
+        )
+
+    def _may_be_hidden(self, name: str) -> bool:
+        return may_name_secret(name) or (bool(self._named) and normal(name) in self._named)
+
+    def _redact_named_value(self, content: dict[str, Any], found: dict[str, Any]) -> None:
+        """Redact the value of `{"name": "password", "value": …}`, however the two are called."""
+        known = [(*self._known(name), value) for name, value in content.items()]
+        for _, _, role, name in known:
+            if not role & _NAMES or type(name) is not str or not self._may_be_hidden(name):
+                continue
+            verdict = self._verdict(name)
+            for _, shown, held_as, value in known:
+                is_named = held_as & HOLDS_ONE or (held_as & HOLDS_MAYBE and (role & NAMES_ONE or says_password(name)))
+                if is_named and verdict != ALLOWED and is_secret(verdict, value, signs_in=self._signs_in):
+                    found[shown] = REDACTED
 
     def _under_email(self, value: Any, paths: tuple[dict[str, Any], ...], depth: int) -> Any:
         if isinstance(value, str) and value.strip():
@@ -265,46 +312,37 @@ class Redactor:
         return self._value(value, paths, depth)
 
     def _plain_text(self, text: str, place: int) -> str:
-        if "://" in text:
-            text = _USER_IN_URL.sub("", text)
-        if "=" in text or ":" in text:
-            text = self._without_named(text)
+        if "//" in text and "@" in text:
+            text = without_users_in_urls(text)
+        if "<" in text or "&lt;" in text:
+            text = without_secrets_in_markup(text, self._is_named_secret)
+        text = without_named_values(text, self._name_in_text)
+        if "/" in text:
+            text = without_path_tokens(text)
         if "@" in text or "%40" in text:
-            text = self._without_emails(text)
+            text = without_emails(text, self._email)
         if len(text) >= _SHORTEST_SECRET:
-            text = _LOOKS_SECRET.sub(REDACTED, text)
-            if "eyJ" in text:
-                text = _WEB_TOKEN.sub(_without_web_token, text)
-            if place != _ID:
-                text = without_cards(text, is_card_field=place == _CARD_FIELD)
+            text = without_credentials(text)
+            if place != ID:
+                text = without_cards(text, is_card_field=place == CARD_FIELD)
         return text
 
-    def _without_emails(self, text: str) -> str:
-        kept = []
-        done = 0
-        for match in _AT_DOMAIN.finditer(text):
-            begin = _local_part_begins(text, done, match.start())
-            if begin < match.start():
-                kept += [text[done:begin], self._email(text[begin : match.end()])]
-                done = match.end()
-        return "".join([*kept, text[done:]]) if kept else text
+    def _is_named_secret(self, name: str, value: str) -> bool:
+        return is_secret(self._verdict(name), value)
 
-    def _without_named(self, text: str) -> str:
-        """Remove values that follow a secret's name: `password: x`, `"token":"x"`, `api_key=x`."""
-        kept = []
-        done = at = 0
-        while match := _NAME.search(text, at):
-            at = match.end()
-            name = match[1]
-            verdict = self._verdict(name)
-            if verdict not in {_SECRET, _DENIED, _PIN}:
-                continue
-            is_header = name.lower().endswith(("cookie", "authorization"))
-            value = (_LINE if is_header else _VALUE).match(text, at)
-            if value and (verdict != _PIN or _is_pin(value[0])):
-                kept += [text[done:at], REDACTED]
-                done = at = value.end()
-        return "".join([*kept, text[done:]]) if kept else text
+    def _name_in_text(self, name: str) -> tuple[int, int]:
+        """The verdict on a name in a text, and its roles."""
+        known = self._known_names.get(name)
+        if known is None:
+            if name in self._harmless_names:
+                return PLAIN, 0
+            if not self._may_be_hidden(name):  # such as `https`, or `10` of `10:30`
+                if len(self._harmless_names) >= _KNOWN_NAMES:
+                    self._harmless_names.clear()
+                self._harmless_names.add(name)
+                return PLAIN, 0
+            known = self._classify(name)
+        return known[0], known[2]
 
     def _nested_json(self, text: str) -> str | None:
         """Redact text that is JSON; None if it is not JSON or contains nothing to redact."""
@@ -330,7 +368,7 @@ class Redactor:
         return digest[:16].hex().translate(_TO_LETTERS)
 
     def _add_rule(self, rule: str, verdict: int) -> None:
-        parts = [_normal(part) if part != "*" else "*" for part in rule.split(".")]
+        parts = [normal(part) if part != "*" else "*" for part in rule.split(".")]
         *way, last = parts
         if not all(parts):
             raise ValueError(f"{rule!r} is neither a name nor a dotted path such as response.items.id")
@@ -347,52 +385,33 @@ class Redactor:
         found = self._tops.get(name)
         if found is None:
             below = _below(name, (self._paths,))
-            found = self._tops[name] = _stronger(self._named.get(_normal(name), _PLAIN), below), below
+            found = self._tops[name] = _stronger(self._named.get(normal(name), PLAIN), below), below
         return found
 
     def _verdict(self, name: str) -> int:
-        return (self._known_names.get(name) or self._classify(name))[0]
+        return self._known(name)[0]
 
-    def _classify(self, name: str) -> tuple[int, str]:
-        """The verdict on values of this name, and the redacted name. Remembered."""
+    def _known(self, name: str) -> tuple[int, str, int]:
+        return self._known_names.get(name) or self._classify(name)
+
+    def _classify(self, name: str) -> tuple[int, str, int]:
+        """The verdict on values of this name, the redacted name, and what it says of its neighbours. Remembered."""
         if len(self._known_names) >= _KNOWN_NAMES:  # senders can invent names
             self._known_names.clear()
-        normal = _normal(name)
-        if normal in self._named:
-            verdict = self._named[normal]
-        elif normal in _SECRET_NAMES or any(part in normal for part in _SECRET_PARTS):
-            verdict = _SECRET
-        elif normal in _EMAIL_NAMES or normal.endswith(("email", "emailaddress")):
-            verdict = _EMAIL
-        else:
-            verdict = _place(normal)
-        self._known_names[name] = result = verdict, self.text(name)
+        verdict, roles = judge(name)
+        self._known_names[name] = result = self._named.get(normal(name), verdict), self.text(name), roles
         return result
 
 
 def _below(name: str, paths: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
-    normal = _normal(name)
-    return tuple(node[part] for node in paths for part in (normal, "*") if part in node)
+    plain = normal(name)
+    return tuple(node[part] for node in paths for part in (plain, "*") if part in node)
 
 
 def _stronger(by_name: int, below: tuple[dict[str, Any], ...]) -> int:
     """The effective verdict: a denial by name, else the verdict of the paths, else that of the name."""
-    by_path = max((node[""] for node in below if "" in node), default=_PLAIN)
-    return _DENIED if by_name == _DENIED else by_path or by_name
-
-
-def _normal(name: str) -> str:
-    return "".join(filter(str.isalnum, name)).lower()
-
-
-def _place(normal: str) -> int:
-    """What a name that is not a secret's says about its value."""
-    bare = normal.rstrip("0123456789")  # `ean13`, `id[0]`
-    if normal == "pin":
-        return _PIN
-    if bare.endswith(_ID_ENDINGS) and not bare.endswith(_NOT_IDS):
-        return _ID
-    return _CARD_FIELD if any(part in bare for part in _CARD_PARTS) or bare.endswith(_CARD_ENDINGS) else _PLAIN
+    by_path = max((node[""] for node in below if "" in node), default=PLAIN)
+    return DENIED if by_name == DENIED else by_path or by_name
 
 
 def _unquoted(text: str) -> str:
@@ -404,30 +423,10 @@ def _unquoted(text: str) -> str:
     return text
 
 
-def _local_part_begins(text: str, lowest: int, at: int) -> int:
-    backwards = text[max(lowest, at - _LONGEST_LOCAL_PART) : at][::-1]
-    for pattern in _LOCAL_PARTS:
-        if found := pattern.match(backwards):
-            return at - found.end()
-    return at
-
-
-def _without_web_token(match: re.Match[str]) -> str:
-    before, token, _ = match[0].partition("eyJ")
-    return before + REDACTED if token else match[0]
-
-
-def _is_pin(value: object) -> bool:
-    """Whether the value of the name `pin` is a PIN: digits only. In a jewelry shop, a pin is also a brooch."""
-    if isinstance(value, list):
-        return any(not isinstance(element, list) and _is_pin(element) for element in value)
-    return type(value) in {str, int} and "".join(filter(str.isalnum, str(value))).isdigit()
-
-
 def _long_number(value: float, place: int) -> Any:
     """Redact a card number; infinities and NaN become null."""
     if not math.isfinite(value):
         return None
-    if place == _ID or value != int(value):
+    if place == ID or value != int(value):
         return value
-    return CARD if is_card_number(int(value), is_card_field=place == _CARD_FIELD) else value
+    return CARD if is_card_number(int(value), is_card_field=place == CARD_FIELD) else value

@@ -38,6 +38,8 @@ class Stats:
     sampled_out: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     """Lost calls by reason."""
+    unread_bodies: dict[str, int] = field(default_factory=dict)
+    """Bodies that were sent as their size alone, by reason: nothing in them is seen in the warehouse."""
     failures: int = 0
     """Errors of the middleware and of extractors. None of them reached the shop."""
     retries: int = 0
@@ -147,6 +149,7 @@ class CallSender:
                 rejected=counted.rejected,
                 sampled_out=counted.sampled_out,
                 dropped=dict(self._dropped),
+                unread_bodies=dict(self._unread_bodies),
                 failures=counted.failures,
                 retries=counted.retries,
                 queued=len(self._queue) + self._in_flight,
@@ -196,6 +199,7 @@ class CallSender:
         self._in_flight = 0
         self._stats = Stats()
         self._dropped: Counter[str] = Counter()
+        self._unread_bodies: Counter[str] = Counter()
         self._logged_at: dict[str, float] = {}
         self._unlogged: Counter[str] = Counter()
         self._not_empty = threading.Event()
@@ -251,6 +255,8 @@ class CallSender:
                 self._settle(1, "could not be written")
                 self._warn(f"a call could not be written: {type(error).__name__}")
                 continue
+            finally:
+                self._note_unread_bodies()
             if line is None:
                 self._settle(1, "")
             elif len(line) > self.settings.max_record_bytes:
@@ -264,6 +270,16 @@ class CallSender:
         finally:
             with self._lock:
                 self._queued_bytes = max(self._queued_bytes - held, 0)
+
+    def _note_unread_bodies(self) -> None:
+        unread = self._maker.unread_bodies
+        if not unread:
+            return
+        with self._lock:
+            self._unread_bodies.update(unread)
+        for reason, count in unread.items():
+            self._warn(f"bodies are sent as their size alone, see Unread bodies in docs/middleware.md: {reason}", count)
+        unread.clear()
 
     def _deliver(self, lines: Sequence[bytes], transport: Transport) -> None:
         """Send lines until the collector accepts or refuses them."""

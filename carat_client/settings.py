@@ -115,6 +115,8 @@ class ClientSettings:
                 raise ValueError(f"{name}: must be more than 0")
 
     def _require_collector(self) -> None:
+        if "@" in self.url:
+            raise ValueError("url: must not contain a user or password; the collector's key is write_key")
         parts = urlsplit(self.url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError(f"url: {self.url!r} is not an address such as https://collector.example")

@@ -61,7 +61,7 @@ class _Call(Call):
         super().__init__(sender, environ["REQUEST_METHOD"], path)
         target = environ.get("REQUEST_URI") or environ.get("RAW_URI") or ""  # not part of WSGI: many servers set one
         self._target = target.encode("latin-1", "replace")
-        self._mount = environ.get("SCRIPT_NAME", "").encode("latin-1")
+        self._mount = _sent_bytes(environ.get("SCRIPT_NAME", ""))
         self._environ = environ
         self._start_response = start_response
         self._headers = {name: environ[name] for name in names if name in environ}
@@ -112,8 +112,16 @@ class _Call(Call):
 
     def _request_line(self) -> tuple[str | bytes, bytes, bytes, str | bytes, str, Any]:
         environ = self._environ
-        query, peer = environ.get("QUERY_STRING", ""), environ.get("REMOTE_ADDR", "")
-        return self._path.encode("latin-1"), self._target, self._mount, query, peer, environ
+        query, peer = _sent_bytes(environ.get("QUERY_STRING", "")), environ.get("REMOTE_ADDR", "")
+        return _sent_bytes(self._path), self._target, self._mount, query, peer, environ
+
+
+def _sent_bytes(text: str) -> bytes:
+    """The bytes that a value of the environ stands for, one a character; of a server that decoded them, its text."""
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogateescape")
 
 
 class _Answer:

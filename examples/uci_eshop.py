@@ -3,6 +3,8 @@
     python examples/uci_eshop.py uci-eshop-2008.csv calls.ndjson.gz
     python examples/uci_eshop.py uci-eshop-2008.csv cut.parquet --from 2008-08-11
 
+The clicks are of 2008: load them with CARAT_MAX_AGE_DAYS=0.
+
 Source: Łapczyński, M. & Białowąs, S., Clickstream Data for Online Shopping, UCI Machine Learning Repository,
 data set 553, https://doi.org/10.24432/C5QK7X, licensed under CC BY 4.0. Changed here: codes are written out, each
 click becomes API calls, and a clock is made up. What is written out must carry this notice too.

@@ -1,6 +1,7 @@
 """Engines, warehouses and what runs over which: the embedded engine, or one that a support server serves over HTTP."""
 
 import json
+import os
 import resource
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -20,6 +21,9 @@ from tests.support.empty_warehouse import OpenEngine, make_empty
 
 # The embedded engine leaves some thirty files of /proc open each time it is started in a process, as tests do often.
 resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+
+# The calls of tests have fixed dates, which grow old.
+os.environ.setdefault("CARAT_MAX_AGE_DAYS", "0")
 
 
 # A busy machine is no failure: no example has a deadline, and slow generation is allowed.

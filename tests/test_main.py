@@ -99,7 +99,7 @@ def test_from_records_to_a_query_by_the_command_line_alone(tmp_path):
     }
     assert b"nothing to do" in carat("etl", folder=tmp_path).stdout
     queried = carat("query", "SELECT furthest_step FROM dwh.sessions", "--format", "json", folder=tmp_path)
-    assert json.loads(queried.stdout) == {"furthest_step": "product"}
+    assert json.loads(queried.stdout) == [{"furthest_step": "product"}]
     status = json.loads(carat("status", "--json", folder=tmp_path).stdout)
     assert {table["table"]: table["rows"] for table in status["tables"]}["dwh.sessions"] == 1
     findings = json.loads(carat("doctor", "--json", folder=tmp_path).stdout)
@@ -142,7 +142,7 @@ def test_from_a_shop_in_mysql_to_its_history_by_the_command_line_alone(tmp_path)
     (("snapshot", "--tables", "orders"), "--tables orders: the snapshot plan has items, stock"), (("snapshot", "--at", "2999-01-01"), "lies in the future"),
     (("etl", "--date", "1.3.2026"), "'1.3.2026' is not a valid date"), (("etl", "--date", "2026-03-01", "--from", "2026-03-01"), "--date cannot be combined"),
     (("etl", "--from", "2026-03-02", "--to", "2026-03-01"), "is before"), (("etl", "--jobs", "session"), "--jobs session: choose from"),
-    (("query", "SELECT 1", "--format", "xml"), "choose from table, csv, json, parquet"), (("frobnicate",), "No such command"),
+    (("query", "SELECT 1", "--format", "xml"), "choose from table, csv, json, ndjson, parquet"), (("frobnicate",), "No such command"),
     (("ingest", "no-such-file"), "no-such-file does not exist"), (("ingest",), "Missing argument"), (("demo", "--calls", "5"), "greater than or equal to 1000"),
 ])  # fmt: skip
 def test_wrong_usage_is_one_line_and_exits_2(tmp_path, monkeypatch, capsys, arguments, message):

@@ -5,13 +5,21 @@ from pathlib import Path
 
 import pytest
 
-from app.core import variables
-from app.core.errors import SettingsError
+from app.core import console, variables
+from app.core.errors import SettingsError, WarehouseError
 from app.core.variables import secret_file
+from app.ops import doctor
 from app.ops.doctor import examine
 from app.rules.endpoint_map import load_endpoint_map
 from app.rules.snapshot_plan import load_snapshot_plan
-from app.settings import SHIPPED_ENDPOINT_MAPS, SHIPPED_SNAPSHOT_PLANS, load_settings, unknown_variables
+from app.settings import (
+    SHIPPED_ENDPOINT_MAPS,
+    SHIPPED_SNAPSHOT_PLANS,
+    exposed_secrets,
+    load_settings,
+    unknown_variables,
+)
+from tests.support.deadline import deadline
 
 SERVER = "clickhouse://{}@host:8123/"
 
@@ -206,3 +214,85 @@ def test_no_setting_shows_a_password(monkeypatch):
     monkeypatch.setenv("CARAT_SHOP_DB", "mysql://u:hidden@h/shop")
     settings = load_settings()
     assert "hidden" not in f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()}"
+
+
+# ---- files of secrets --------------------------------------------------------------------------------------------
+
+
+def test_a_pipe_or_a_device_is_no_file_of_a_setting(folder, monkeypatch):
+    os.mkfifo(folder / "pipe")
+    for path in (folder / "pipe", Path("/dev/zero"), Path("/dev/null")):
+        monkeypatch.setenv("CARAT_WAREHOUSE_FILE", str(path))
+        with deadline(10), pytest.raises(SettingsError, match=f"^CARAT_WAREHOUSE_FILE: {path} is not a regular file$"):
+            load_settings()
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b"x" * 300_000, "is larger than 256 KiB: is it the right file[?]"), (b"\xff", "is not UTF-8 text"),
+])  # fmt: skip
+def test_a_file_that_holds_no_setting_is_named(folder, monkeypatch, content, message):
+    (folder / "url").write_bytes(content)
+    monkeypatch.setenv("CARAT_WAREHOUSE_FILE", str(folder / "url"))
+    with pytest.raises(SettingsError, match=f"^CARAT_WAREHOUSE_FILE: {folder / 'url'} {message}"):
+        load_settings()
+
+
+def test_a_folder_is_no_file_of_a_setting(folder, monkeypatch):
+    monkeypatch.setenv("CARAT_WAREHOUSE_FILE", str(folder))
+    with pytest.raises(SettingsError, match=f"^CARAT_WAREHOUSE_FILE: cannot read {folder}: Is a directory$"):
+        load_settings()
+
+
+def test_a_link_to_a_file_is_followed_as_containers_hand_secrets_over(folder, monkeypatch):
+    (folder / "data").write_text("chdb://./var/x\n")
+    (folder / "url").symlink_to("data")
+    monkeypatch.setenv("CARAT_WAREHOUSE_FILE", str(folder / "url"))
+    assert str(load_settings().warehouse) == "chdb://./var/x"
+
+
+def test_doctor_names_files_of_secrets_that_everybody_can_read(folder, monkeypatch):
+    for name, mode in (("keys", 0o644), ("url", 0o640), (".env", 0o604)):
+        (folder / name).write_text("")
+        (folder / name).chmod(mode)
+    (folder / "url").write_text("chdb://./var/x")
+    (folder / ".env").write_text("CARAT_IP_KEY=0123456789abcdef\n")
+    monkeypatch.setenv("CARAT_WRITE_KEYS_FILE", str(folder / "keys"))
+    monkeypatch.setenv("CARAT_WAREHOUSE_FILE", str(folder / "url"))
+    assert exposed_secrets() == [
+        f"CARAT_WRITE_KEYS_FILE: every user of this machine can read {folder}/keys: chmod 600 {folder}/keys",
+        "every user of this machine can read .env, which holds secrets: chmod 600 .env",
+    ]
+    found = [finding for finding in examine() if finding.check == "secrets"]
+    assert [(finding.is_ok, finding.is_warning) for finding in found] == [(True, True)] * 2
+
+
+@pytest.mark.parametrize(("url", "detail", "is_warning"), [
+    ("clickhouse://u:geheim@127.0.0.1:1/", "CARAT_WAREHOUSE is not encrypted", False),
+    ("clickhouse://u:geheim@ch.invalid/", "CARAT_WAREHOUSE is not encrypted: add ?secure=true", True),
+    ("clickhouse://u:geheim@127.0.0.1:1/?secure=true", "CARAT_WAREHOUSE is encrypted, certificate verified", False),
+    ("clickhouse://u:geheim@127.0.0.1:1/?secure=true&verify=false", "CARAT_WAREHOUSE is encrypted, certificate NOT verified: remove verify=false, and add ca=FILE if the authority is your own", True),
+])  # fmt: skip
+def test_doctor_says_how_the_connection_is_protected(monkeypatch, url, detail, is_warning):
+    monkeypatch.setenv("CARAT_WAREHOUSE", url)
+    monkeypatch.setattr(doctor, "open_warehouse", refuse)
+    findings = examine()
+    assert [(f.detail, f.is_warning) for f in findings if f.check == "encryption"] == [(detail, is_warning)]
+    assert not any("geheim" in str(finding) for finding in findings)
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise WarehouseError("no server here")
+
+
+# ---- the log -----------------------------------------------------------------------------------------------------
+
+
+def test_the_log_is_readable_by_its_owner_alone(folder):
+    before = os.umask(0)
+    try:
+        console.record_failure(ValueError("x"))
+        console.record_failure(ValueError("y"))
+    finally:
+        os.umask(before)
+    assert (folder / "var/carat.log").stat().st_mode & 0o777 == 0o600
+    assert len((folder / "var/carat.log").read_text().splitlines()) == 2

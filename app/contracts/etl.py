@@ -168,8 +168,8 @@ FORGOTTEN = Table(
     "Who asked to be forgotten, as keyed hashes: calls and rows of theirs that come later are not stored.",
     (
         Column("forgotten_at", TIME, "when; of devices only calls up to then are refused"),
-        Column("kind", LABEL, "user, visitor, token, or a single call"),
-        Column("digest", "String", "hash of the key, the kind and the id"),
+        Column("kind", LABEL, "what is recognised: an id, a single call, where first calls came from, words of a text"),
+        Column("digest", "String", "hash of the key, the kind and what is recognised"),
         Column("key", "String", "random, the same for all"),
     ),
     order_by="(kind, digest)",

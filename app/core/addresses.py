@@ -3,7 +3,7 @@
 import hashlib
 import hmac
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -23,9 +23,9 @@ class Addresses:
 
     treat: Callable[[str], str]
 
-    def in_records(self, records: Sequence[bytes]) -> Sequence[bytes]:
-        """Raw records with their addresses treated."""
-        return records if self.treat is _kept else [self.in_bytes(record) for record in records]
+    @property
+    def are_kept(self) -> bool:
+        return self.treat is _kept
 
     def in_bytes(self, record: bytes) -> bytes:
         """A raw record with its address treated; in invalid JSON, every address that can be found.
@@ -33,7 +33,7 @@ class Addresses:
         An `ip` that is not text may hold an address in any form, so an empty list replaces it: no valid call record
         has one there.
         """
-        if self.treat is _kept:
+        if self.are_kept:
             return record
         try:
             fields = _fields.decode(record)

@@ -10,12 +10,14 @@ import re
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any, NamedTuple
 
 import msgspec
 
 from app.core.addresses import Addresses, kept
+from app.core.json_text import as_utf8, is_deeper, with_whole_characters
 
 # The fields that make up a record's content, in this order; `received_at` and `call_id` are not content.
 CONTENT_FIELDS = (
@@ -24,12 +26,13 @@ CONTENT_FIELDS = (
 )  # fmt: skip
 CONTENT_SEPARATOR = "\x1f"
 EARLIEST_MS = 2 * 86_400_000  # so that no business day, nor the day before it, lies before 1970 in any time zone
-# In seconds the year 5138, in milliseconds 1973; the next unit begins a thousand times later.
+# In seconds the year 5138, in milliseconds 1973; each further unit begins a thousand times later.
 MILLISECONDS_FROM = 10**11
-_MICROSECONDS_FROM = 1000 * MILLISECONDS_FROM
+_FINER_UNITS = ((10**17, 10**6), (10**14, 10**3))  # nanoseconds and microseconds: from where, and how many in one ms
+_DAY_MS = 86_400_000
 
 _FRACTIONAL_SECONDS = re.compile(r"\d{1,10}\.\d{1,9}")
-_AHEAD = timedelta(days=1)
+_AHEAD_MS = _DAY_MS
 _KEPT = kept()
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -37,9 +40,6 @@ _LONGEST_NUMBER = 19  # digits
 _LARGEST_ID = 10**30
 _UINT16 = 2**16
 _UINT32 = 2**32
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
-_ONE_KIND = bytes.maketrans(b"{}", b"[]")
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _REQUIRED = ("method", "endpoint")
 _TEXTS = ("visitor_id", "session_token", "user_id", "method", "endpoint", "ip", "user_agent", "referrer", "page_url")
 
@@ -73,13 +73,28 @@ class RejectedRecordError(ValueError):
         self.detail = detail
 
 
+class TimeRange(NamedTuple):
+    """The times, in epoch ms, that a record received at some moment may have; `max_age_days=0` is any age."""
+
+    earliest_ms: int
+    latest_ms: int
+    max_age_days: int
+
+
 @dataclass(frozen=True)
 class RecordLimits:
-    """Which records are accepted, and how the shopper's address in them is kept."""
+    """Which records are accepted, and how the shopper's address in them is kept; `max_age_days=0` accepts any age."""
 
     max_record_bytes: int = 1024 * 1024
     max_nesting: int = 64
     addresses: Addresses = _KEPT
+    max_age_days: int = 0
+
+    def times(self, received_at: datetime) -> TimeRange:
+        """The times that a record received at this moment may have."""
+        received_ms = epoch_ms(received_at)
+        oldest_ms = received_ms - self.max_age_days * _DAY_MS if self.max_age_days else EARLIEST_MS
+        return TimeRange(max(oldest_ms, EARLIEST_MS), received_ms + _AHEAD_MS, self.max_age_days)
 
 
 @dataclass(frozen=True)
@@ -93,6 +108,7 @@ class Line:
 
 
 _decoder = msgspec.json.Decoder(Record)
+_raw_decoder = msgspec.json.Decoder(msgspec.Raw)
 
 
 def epoch_ms(moment: datetime) -> int:
@@ -105,14 +121,9 @@ def from_epoch_ms(moment_ms: int) -> datetime:
     return _EPOCH + moment_ms * _MILLISECOND
 
 
-def latest_ms(now: datetime) -> int:
-    """The latest moment, in epoch ms, that a record received at `now` may have."""
-    return epoch_ms(now + _AHEAD)
-
-
-def read_line(line: Line, *, latest_ms: int, limits: RecordLimits) -> tuple[Any, ...]:
+def read_line(line: Line, *, times: TimeRange, limits: RecordLimits) -> tuple[Any, ...]:
     """The values of a JSON record in the order of CONTENT_FIELDS, then its call_id; raises RejectedRecordError."""
-    return row_of(_decode(line, limits), latest_ms, limits.addresses)
+    return row_of(_decode(line, limits), times, limits.addresses)
 
 
 def require_size(line: Line, max_record_bytes: int) -> None:
@@ -124,9 +135,9 @@ def require_size(line: Line, max_record_bytes: int) -> None:
 
 def _decode(line: Line, limits: RecordLimits) -> Record:
     require_size(line, limits.max_record_bytes)
-    utf8(line.data)  # the JSON decoder does not check the raw request and response
+    data = valid_text(line.data)  # the JSON decoder does not check the raw request and response
     try:
-        record = _decoder.decode(line.data)
+        record = _decoder.decode(data)
     except msgspec.ValidationError as error:
         reason = "not an object" if "Expected `object`" in str(error) else "number out of range"
         raise RejectedRecordError(reason, str(error)) from None
@@ -134,27 +145,40 @@ def _decode(line: Line, limits: RecordLimits) -> Record:
         raise RejectedRecordError("not JSON", str(error)) from None
     except RecursionError:
         raise RejectedRecordError("nested too deeply", "lists and objects are more than about 1000 deep") from None
-    if is_deeper(line.data, limits.max_nesting):
-        detail = f"lists and objects are more than {limits.max_nesting} deep (CARAT_MAX_NESTING)"
-        raise RejectedRecordError("nested too deeply", detail)
+    require_flat(data, limits.max_nesting, "")
     return record
 
 
-def is_deeper(data: bytes, limit: int) -> bool:
-    """Whether lists and objects of this JSON are nested more than `limit` deep."""
-    if data.count(b"[") + data.count(b"{") <= limit:
-        return False
-    brackets = _STRING.sub(b"", data).translate(_ONE_KIND, _NO_BRACKETS)
-    for _ in range(limit):  # each round removes the innermost brackets
-        brackets = brackets.replace(b"[]", b"")
-        if not brackets:
-            return False
-    return True
+def json_value(text: bytes, name: str, max_nesting: int) -> msgspec.Raw:
+    """A field's own JSON text, held to the rules of a whole record."""
+    text = valid_text(text)
+    try:
+        value = _raw_decoder.decode(text)
+    except msgspec.DecodeError as error:
+        raise RejectedRecordError("not JSON", f"{name}: {error}") from None
+    except RecursionError:
+        raise RejectedRecordError("nested too deeply", f"{name} is more than about 1000 deep") from None
+    require_flat(text, max_nesting - 1, f" in {name}")  # the record itself is one level
+    return value
 
 
-def row_of(record: Record, latest_ms: int, addresses: Addresses) -> tuple[Any, ...]:
+def valid_text(data: bytes) -> bytes:
+    """The JSON in UTF-8, with U+FFFD for each half of a surrogate pair; raises RejectedRecordError."""
+    try:
+        return with_whole_characters(as_utf8(data))
+    except UnicodeDecodeError as error:
+        raise RejectedRecordError("not UTF-8", f"byte {error.start}: {error.reason}") from None
+
+
+def require_flat(data: bytes, max_nesting: int, place: str) -> None:
+    if is_deeper(data, max_nesting):
+        detail = f"lists and objects{place} are more than {max_nesting} deep (CARAT_MAX_NESTING)"
+        raise RejectedRecordError("nested too deeply", detail)
+
+
+def row_of(record: Record, times: TimeRange, addresses: Addresses) -> tuple[Any, ...]:
     """The record's values in the order of CONTENT_FIELDS, then its call_id."""
-    ts_ms = _ts_ms(record.ts, latest_ms)
+    ts_ms = _ts_ms(record.ts, times)
     texts = [_text(getattr(record, name), name) for name in _TEXTS]
     visitor_id, session_token, user_id, method, endpoint, ip, user_agent, referrer, page_url = texts
     for name, value in zip(_REQUIRED, (method, endpoint), strict=True):
@@ -168,37 +192,53 @@ def row_of(record: Record, latest_ms: int, addresses: Addresses) -> tuple[Any, .
     return (*content, _call_id(record.call_id, content))
 
 
-def _ts_ms(value: Any, latest_ms: int) -> int:
+def _ts_ms(value: Any, times: TimeRange) -> int:
     if value is None or value == "":
         raise RejectedRecordError("no time", "ts is missing")
-    if isinstance(value, datetime):
-        moment = value if value.tzinfo else value.replace(tzinfo=UTC)
-        ts_ms: int | None = epoch_ms(moment)
-    else:
-        ts_ms = _from_number(value)
-        if ts_ms is None and isinstance(value, str):
-            ts_ms = _parse_time(value)
+    ts_ms = _moment_ms(value)
     if ts_ms is None:
         raise RejectedRecordError("no time", f"ts {_shown(value)} is neither an RFC 3339 time nor a Unix time")
-    if ts_ms > latest_ms:
+    if ts_ms > times.latest_ms:
         raise RejectedRecordError(
             "in the future", f"ts {_shown(value)} is more than a day ahead of this machine's clock"
         )
     if ts_ms < EARLIEST_MS:
         raise RejectedRecordError("no time", f"ts {_shown(value)} is before 1970-01-03: the clock was never set")
+    if ts_ms < times.earliest_ms:
+        raise RejectedRecordError(
+            "too old",
+            f"ts {_shown(value)} is more than {times.max_age_days} days ago (CARAT_MAX_AGE_DAYS). To store such calls, "
+            "raise the limit and run `carat ingest --rejects`",
+        )
     return ts_ms
 
 
-def _from_number(value: Any) -> int | None:
-    """A Unix time in seconds, milliseconds or microseconds, told by its magnitude, as milliseconds."""
+def _moment_ms(value: Any) -> int | None:
+    if isinstance(value, datetime):
+        return epoch_ms(value if value.tzinfo else value.replace(tzinfo=UTC))
+    if isinstance(value, date):
+        raise RejectedRecordError("no time", f"ts {value} is a day, not a moment")
+    if isinstance(value, bytes):
+        value = utf8(value)
     if isinstance(value, str) and _FRACTIONAL_SECONDS.fullmatch(value):
         value = float(value)
+    if isinstance(value, Decimal) and value.is_finite():
+        value = int(value) if value == value.to_integral_value() else float(value)
+    ts_ms = _from_number(value)
+    return _parse_time(value) if ts_ms is None and isinstance(value, str) else ts_ms
+
+
+def _from_number(value: Any) -> int | None:
+    """A Unix time in seconds, milli-, micro- or nanoseconds, told by its magnitude, as milliseconds."""
     if isinstance(value, float) and abs(value) < MILLISECONDS_FROM:
         return round(value * 1000)
     number = _whole(value)
-    if number is None or MILLISECONDS_FROM <= abs(number) < _MICROSECONDS_FROM:
-        return number
-    return number * 1000 if abs(number) < MILLISECONDS_FROM else number // 1000
+    if number is None:
+        return None
+    for least, in_one_ms in _FINER_UNITS:
+        if abs(number) >= least:
+            return number // in_one_ms
+    return number * 1000 if abs(number) < MILLISECONDS_FROM else number
 
 
 def _whole(value: Any) -> int | None:
@@ -208,7 +248,7 @@ def _whole(value: Any) -> int | None:
         if not (value.isascii() and value.isdigit()):
             return None
         return int(digits or "0") if len(digits) <= _LONGEST_NUMBER else 10**_LONGEST_NUMBER
-    if isinstance(value, float):
+    if isinstance(value, float | Decimal):
         return int(value) if math.isfinite(value) else None
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
@@ -237,6 +277,8 @@ def _text(value: Any, name: str) -> str:
         value = utf8(value)
     if isinstance(value, str):
         return value
+    if isinstance(value, Decimal) and abs(value) < _LARGEST_ID:
+        return f"{value:f}"
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST_ID:
         return str(value)
     raise RejectedRecordError(f"bad {name}", f"{name} is {type(value).__name__} {_shown(value)}, not text")

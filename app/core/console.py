@@ -2,12 +2,14 @@
 
 import json
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import structlog
@@ -62,7 +64,8 @@ def record_failure(error: BaseException) -> None:
         path = log_file()
         path.parent.mkdir(parents=True, exist_ok=True)
         text = "".join(traceback.format_exception(error))
-        with path.open("a", encoding="utf-8") as file:
+        # For its owner alone: errors may quote what a shopper or the shop's database wrote.
+        with open(path, "a", encoding="utf-8", opener=partial(os.open, mode=0o600)) as file:
             file.write(
                 json.dumps({"at": datetime.now(tz=UTC).isoformat(), "error": str(error), "traceback": text}) + "\n"
             )

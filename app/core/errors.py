@@ -32,6 +32,10 @@ class LockedError(CaratError):
         self.holder = holder
 
 
+class SourceError(CaratError):
+    """A file of call records could not be read whole, or none of its records could be stored."""
+
+
 class WarehouseError(CaratError):
     """The warehouse could not be reached, or refused a statement."""
 
@@ -62,6 +66,10 @@ class ContractError(CaratError):
 
 class DashboardError(CaratError):
     """A dashboard file is invalid, or its data is not available."""
+
+
+class BackupError(CaratError):
+    """A backup could not be made, is incomplete or damaged, or does not fit the warehouse."""
 
 
 class SpoolError(CaratError):

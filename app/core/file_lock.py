@@ -17,9 +17,10 @@ _RETRY_S = 0.1
 def take_lock(path: Path, *, mode: int = 0o600, wait_s: float = 0.0) -> int | None:
     """Lock the file and return its descriptor, which holds the lock until it is closed.
 
-    None if another process still holds the lock after `wait_s` seconds. Raises OSError if the file cannot be opened.
+    None if another process still holds the lock after `wait_s` seconds. Raises OSError if the file cannot be opened, or
+    is a link.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, mode)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, mode)
     until = time.monotonic() + wait_s
     while True:
         try:

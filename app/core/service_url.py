@@ -1,6 +1,9 @@
 """The address of a database or service: parsed once, when settings are read, and never shown with its password."""
 
+import ipaddress
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
@@ -8,12 +11,84 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from pydantic import SecretStr
 
+from app.core.errors import SettingsError
 from app.core.suggestions import choose_from
 
-_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
-_ANY: tuple[str, ...] = ()
+_BOOLEANS = ("true", "false")
+_SPELLINGS = dict.fromkeys(("on", "yes", "1", "full"), "true") | dict.fromkeys(("off", "no", "0", "none"), "false")
 _NO_PASSWORD = SecretStr("")
-_ESCAPES = "in a user or password, write @ as %40, / as %2F, : as %3A, ? as %3F, # as %23"
+_ESCAPES = "in a user or password, write % as %25, @ as %40, / as %2F, : as %3A, ? as %3F, # as %23"
+_LOGIN_OPTIONS = frozenset(
+    {"user", "username", "usr", "login", "password", "passwd", "passwort", "pass", "pwd", "pw", "secret", "token"}
+)
+_SHOWABLE = re.compile(r"[\w.\-]{0,40}", re.ASCII)  # of a name or value that is refused; it might be half a password
+_CLICKHOUSE_TLS_PORT = 8443
+
+
+@dataclass(frozen=True)
+class UrlOption:
+    """One option after the question mark: `aliases` are what other programs call it, and are only suggested."""
+
+    name: str
+    meaning: str
+    values: tuple[str, ...] = ()  # empty: any, such as a path
+    is_file: bool = False
+    aliases: tuple[str, ...] = ()
+    refused: str = ""  # why it is known and cannot be had
+
+
+_CLICKHOUSE_OPTIONS = (
+    UrlOption(
+        "secure",
+        "whether the connection is encrypted; without it, it is not",
+        values=_BOOLEANS,
+        aliases=("ssl", "tls", "https", "protocol", "ssl-mode", "sslmode", "encrypt"),
+    ),
+    UrlOption(
+        "verify",
+        "whether the server's certificate is verified; false only for tests",
+        values=_BOOLEANS,
+        aliases=("ssl_verify", "verify_ssl", "verify_cert", "verify_ca", "insecure", "check_hostname"),
+    ),
+    UrlOption(
+        "ca",
+        "file with the certificate of the server's authority, where it is not one of the system's",
+        is_file=True,
+        aliases=("ca_cert", "cafile", "ca_file", "ssl-ca", "ssl_ca", "sslrootcert", "cacert"),
+    ),
+    UrlOption(
+        "cert",
+        "file with the client's certificate",
+        is_file=True,
+        aliases=("client_cert", "certfile", "ssl-cert", "ssl_cert", "sslcert"),
+    ),
+    UrlOption(
+        "key",
+        "file with the key of the client's certificate",
+        is_file=True,
+        aliases=("client_cert_key", "keyfile", "ssl-key", "ssl_key", "sslkey"),
+    ),
+)
+_NO_CLIENT_CERTIFICATE = (
+    "client certificates are not supported: the driver that reads the tables cannot present one. Let the user log in "
+    "with a password over TLS, or put a proxy such as stunnel between"
+)
+_MYSQL_OPTIONS = (
+    UrlOption(
+        "ssl-mode",
+        "disabled (the default), required (encrypted, not verified), verify_ca or verify_identity",
+        values=("disabled", "required", "verify_ca", "verify_identity"),
+        aliases=("secure", "ssl", "tls", "verify", "usessl", "tls-mode"),
+    ),
+    UrlOption(
+        "ssl-ca",
+        "file with the certificate of the server's authority",
+        is_file=True,
+        aliases=("ca", "ca_cert", "cafile", "ssl_ca", "sslca", "sslrootcert"),
+    ),
+    UrlOption("ssl-cert", "", aliases=("cert", "client_cert", "ssl_cert", "sslcert"), refused=_NO_CLIENT_CERTIFICATE),
+    UrlOption("ssl-key", "", aliases=("key", "client_key", "ssl_key", "sslkey"), refused=_NO_CLIENT_CERTIFICATE),
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +102,7 @@ class _Scheme:
     secure_port: int = 0
     takes_login: bool = True
     needs_database: bool = False
-    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # name -> its values
+    options: tuple[UrlOption, ...] = ()
 
 
 _SCHEMES = {
@@ -38,7 +113,7 @@ _SCHEMES = {
         user="default",
         port=8123,
         secure_port=8443,
-        options={"secure": _TRUE + _FALSE, "verify": _TRUE + _FALSE},
+        options=_CLICKHOUSE_OPTIONS,
     ),
     "mysql": _Scheme(
         "mysql://user:password@host:3306/shop",
@@ -46,7 +121,7 @@ _SCHEMES = {
         port=3306,
         secure_port=3306,
         needs_database=True,
-        options={"ssl-mode": ("disabled", "required", "verify_ca", "verify_identity"), "ssl-ca": _ANY},
+        options=_MYSQL_OPTIONS,
     ),
     "http": _Scheme("https://metabase.shop.example", port=80, takes_login=False),
     "https": _Scheme("https://metabase.shop.example", secure_port=443, takes_login=False),
@@ -111,9 +186,11 @@ class ServiceUrl:
             host=host,
             user=user or scheme.user,
             password=SecretStr(password),
-            options=_parse_options(parts.query, scheme),
+            options=_parse_options(parts.query, name, scheme),
             _shown=parts._replace(netloc=f"{shown_login}{address}").geturl(),
         )
+        if name == "clickhouse" and port == _CLICKHOUSE_TLS_PORT and not url.option("secure", ""):
+            raise ValueError(f"port {port} is ClickHouse's port for TLS, and TLS is off: add ?secure=true")
         return replace(url, port=port or (scheme.secure_port if url.is_secure else scheme.port))
 
     @property
@@ -121,12 +198,39 @@ class ServiceUrl:
         """Whether the connection is encrypted."""
         if self.scheme == "mysql":
             return self.option("ssl-mode", "disabled") != "disabled"
-        return self.scheme in {"https", "tls"} or self.option("secure", "false") in _TRUE
+        return self.scheme in {"https", "tls"} or self.option("secure", "false") == "true"
 
     @property
     def is_verified(self) -> bool:
-        """Whether a ClickHouse server's certificate is verified."""
-        return self.option("verify", "true") in _TRUE
+        """Whether the server's certificate is verified; meaningless without encryption."""
+        if self.scheme == "mysql":
+            return self.option("ssl-mode", "disabled").startswith("verify")
+        return self.option("verify", "true") == "true"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the server is on this machine."""
+        with suppress(ValueError):
+            return ipaddress.ip_address(self.host).is_loopback
+        return self.host == "localhost"
+
+    @property
+    def security(self) -> str:
+        """How the connection to a server is protected, in words."""
+        if not self.is_secure:
+            return "not encrypted"
+        return "encrypted, certificate verified" if self.is_verified else "encrypted, certificate NOT verified"
+
+    def file_option(self, name: str, *, variable: str) -> str | None:
+        """The path of an option that names a file, None if it is left out; SettingsError if it cannot be read."""
+        path = self.option(name, "")
+        if not path:
+            return None
+        try:
+            Path(path).read_bytes()
+        except OSError as error:
+            raise SettingsError(f"{variable}: cannot read {name}={path}: {error.strerror}") from None
+        return path
 
     @property
     def database(self) -> str:
@@ -163,16 +267,72 @@ def _is_cut_by_urlsplit(text: str) -> bool:
     return any(character in text for character in "\t\r\n")
 
 
-def _parse_options(query: str, scheme: _Scheme) -> tuple[tuple[str, str], ...]:
-    found = {}
+def _parse_options(query: str, scheme_name: str, scheme: _Scheme) -> tuple[tuple[str, str], ...]:
+    options = {option.name: option for option in scheme.options}
+    found: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
-        if name not in scheme.options:
-            raise ValueError(f"unknown option {name}. {choose_from(name, scheme.options)}")
+        option = options.get(name)
+        if option is None or option.refused:
+            raise ValueError(_why_refused(name, scheme))
         if name in found:
             raise ValueError(f"option {name} is given twice")
-        values = scheme.options[name]
-        found[name] = value.lower().replace("-", "_") if values else value
-        if values and found[name] not in values:
-            known = values if name == "ssl-mode" else ("true", "false")
-            raise ValueError(f"{name}={value} is not valid. {choose_from(value, known)}")
+        found[name] = _checked_value(option, value)
+    if scheme_name == "clickhouse":
+        _check_clickhouse_options(found)
+    elif scheme_name == "mysql":
+        _check_mysql_options(found)
     return tuple(found.items())
+
+
+def _why_refused(name: str, scheme: _Scheme) -> str:
+    """Why there is no such option. What the option was set to is never told: it may be a password."""
+    plain = name.strip().lower()
+    for option in scheme.options:
+        if option.refused and plain in {option.name, *option.aliases}:
+            return f"option {name}: {option.refused}"
+    if plain in _LOGIN_OPTIONS:
+        return f"option {plain} is not allowed: user and password stand before the host, as in {scheme.example}"
+    known = [option.name for option in scheme.options if not option.refused]
+    shown = f"unknown option {name}" if _SHOWABLE.fullmatch(name) else "unknown option"
+    meant = next((option.name for option in scheme.options if plain in option.aliases), None)
+    if meant:
+        return f"{shown}. Did you mean {meant}? Choose from {', '.join(known)}"
+    return f"{shown}. {choose_from(name if _SHOWABLE.fullmatch(name) else '', known)}"
+
+
+def _checked_value(option: UrlOption, value: str) -> str:
+    if option.is_file:
+        if not value:
+            raise ValueError(f"{option.name}= needs a path: {option.meaning}")
+        return value
+    # A mode of MySQL may be written as its own programs do; true and false have one spelling each.
+    plain = value if option.values == _BOOLEANS else value.lower().replace("-", "_")
+    if plain not in option.values:
+        shown = f"{option.name}={value}" if _SHOWABLE.fullmatch(value) else f"the value of {option.name}"
+        meant = _SPELLINGS.get(value.lower(), value) if option.values == _BOOLEANS else value
+        raise ValueError(f"{shown} is not valid. {choose_from(meant, option.values)}")
+    return plain
+
+
+def _check_clickhouse_options(options: Mapping[str, str]) -> None:
+    """Refuse options that would have no effect, as somebody relies on them."""
+    needing_tls = [name for name in ("verify", "ca", "cert", "key") if name in options]
+    if needing_tls and options.get("secure") != "true":
+        raise ValueError(f"{needing_tls[0]}= has no effect without TLS: add secure=true")
+    if options.get("verify") == "false" and "ca" in options:
+        raise ValueError("ca= has no effect with verify=false: remove one of the two")
+    if ("cert" in options) != ("key" in options):
+        raise ValueError("a client's certificate needs both cert= and key=")
+
+
+def _check_mysql_options(options: Mapping[str, str]) -> None:
+    mode = options.get("ssl-mode", "disabled")
+    if "ssl-ca" in options and not mode.startswith("verify"):
+        raise ValueError(f"ssl-ca= has no effect with ssl-mode={mode}: write ssl-mode=verify_identity (or verify_ca)")
+    if mode.startswith("verify") and "ssl-ca" not in options:
+        raise ValueError(f"ssl-mode={mode} needs ssl-ca=/path, the certificate file of the authority")
+
+
+def url_options(scheme: str) -> tuple[UrlOption, ...]:
+    """The options that URLs of a scheme may have."""
+    return tuple(option for option in _SCHEMES[scheme].options if not option.refused)

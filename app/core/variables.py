@@ -1,6 +1,8 @@
 """The `CARAT_` variables, as nothing else reads them: from the environment, `.env`, and the files of `CARAT_X_FILE`."""
 
+import errno
 import os
+import stat
 from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ PREFIX = "CARAT_"
 ENV_FILE = ".env"
 DEFAULT_LOG = Path("var/carat.log")
 _FILE = "_FILE"
+_LARGEST_FILE = 256 * 1024
 _NEVER_IN_FILES = frozenset({"log"})  # CARAT_LOG_FILE would be taken for the path of the log itself
 
 
@@ -60,13 +63,54 @@ def env_file(path: str | Path = ENV_FILE) -> VariableSource:
 
 
 def read_file(setting: str, path: Path) -> str:
-    """The content of the file that holds a setting, without blanks around it."""
+    """The content of the file that holds a setting, without blanks around it.
+
+    A pipe or a device is refused: it could keep the command waiting, or never end.
+    """
+    name = f"{variable(setting)}{_FILE}"
     try:
-        return path.read_text(encoding="utf-8").strip()
+        content = _read_regular_file(path)
     except OSError as error:
-        raise SettingsError(f"{variable(setting)}{_FILE}: cannot read {path}: {error.strerror}") from None
+        raise SettingsError(f"{name}: cannot read {path}: {error.strerror}") from None
+    if content is None:
+        raise SettingsError(f"{name}: {path} is not a regular file")
+    if len(content) > _LARGEST_FILE:
+        raise SettingsError(f"{name}: {path} is larger than {_LARGEST_FILE // 1024} KiB: is it the right file?")
+    try:
+        return content.decode().strip()
     except UnicodeDecodeError:
-        raise SettingsError(f"{variable(setting)}{_FILE}: {path} is not UTF-8 text") from None
+        raise SettingsError(f"{name}: {path} is not UTF-8 text") from None
+
+
+def _read_regular_file(path: Path) -> bytes | None:
+    """The beginning of a file, one byte more than is allowed; None if it is a pipe, a device or a socket."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # a pipe would block
+        kind = os.fstat(file.fileno()).st_mode
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        return file.read(_LARGEST_FILE + 1) if stat.S_ISREG(kind) else None
+
+
+def exposed_files(settings: Iterable[str], sources: Sequence[VariableSource] | None = None) -> list[str]:
+    """A line for each file with these settings, `.env` included, that every user of this machine can read."""
+    found = []
+    settings = tuple(settings)
+    for source in (environment(), env_file()) if sources is None else sources:
+        for setting in settings:
+            path = source.file_of(setting)
+            if path and _is_readable_by_all(path):
+                found.append(
+                    f"{variable(setting)}{_FILE}: every user of this machine can read {path}: chmod 600 {path}"
+                )
+        if source.name == ENV_FILE and any(map(source.has, settings)) and _is_readable_by_all(Path(ENV_FILE)):
+            found.append(f"every user of this machine can read {ENV_FILE}, which holds secrets: chmod 600 {ENV_FILE}")
+    return found
+
+
+def _is_readable_by_all(path: Path) -> bool:
+    with suppress(OSError):
+        return bool(path.stat().st_mode & stat.S_IROTH)
+    return False
 
 
 def secret_file(setting: str, sources: Sequence[VariableSource] | None = None) -> Path | None:

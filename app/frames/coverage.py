@@ -7,6 +7,7 @@ import polars as pl
 
 from app.frames.events import FAILED_STATUS, TypedCalls
 from app.rules.endpoint_map import ORDER_ITEM_FIELDS, EndpointMap, MappedCall
+from app.rules.fit import UNREAD_BODIES
 
 COVERAGE_SCHEMA: dict[str, pl.DataType] = {
     "map_entry": pl.String(),
@@ -33,6 +34,8 @@ def count_coverage(typed: TypedCalls, endpoint_map: EndpointMap) -> pl.DataFrame
         lost = Counter({name: count for (label, name), count in typed.unreadable.items() if label == call.label})
         rows.append((call.label, call.event, "", calls.height, calls.height, lost.pop("", 0)))
         rows += [(call.label, call.event, name, calls.height, filled[name], lost[name]) for name in filled]
+        unread = {name: lost[name] for name in UNREAD_BODIES.values() if lost[name]}
+        rows += [(call.label, call.event, name, calls.height, calls.height - n, n) for name, n in unread.items()]
     return pl.DataFrame(rows, schema=COVERAGE_SCHEMA, orient="row")
 
 

@@ -14,6 +14,7 @@ from app.frames.fields import EXACT, ID_FIELDS, field_dtype, from_results, kind_
 from app.frames.json_fields import comparable_text, decode_document, extract
 from app.frames.recall import MEMORY_SCHEMA, looked_up, recalled, remembered
 from app.frames.routes import placeholder_values, with_routes
+from app.frames.unread_bodies import count_unread_bodies
 from app.rules.embedded_text import from_form
 from app.rules.endpoint_map import (
     FIELDS,
@@ -60,7 +61,7 @@ class TypedCalls:
     """Calls with `event`, every field of the endpoint map, `filters`, `map_entry` and `is_error`; amounts are exact.
 
     `unreadable` counts by entry and field the values that could not be read; under an empty field documents that are
-    not JSON objects.
+    not JSON objects, under the names of UNREAD_BODIES bodies that the shop's middleware could not read.
     """
 
     calls: pl.DataFrame
@@ -102,7 +103,9 @@ def type_calls(
     events = known.drop("route", "path", "document").join(typed_rows, on="row", how="left", maintain_order="left")
     is_failed_order = pl.col("row").is_in(pl.concat(failed).implode()) if failed else pl.lit(value=False)
     events = events.with_columns(is_error=(pl.col("status") >= FAILED_STATUS) | is_failed_order)
-    return TypedCalls(events.drop("row").with_columns(_defaults()), unreadable)
+    events = events.drop("row").with_columns(_defaults())
+    unreadable.update(count_unread_bodies(events.with_columns(known["document"]), documents))
+    return TypedCalls(events, unreadable)
 
 
 _PART_SCHEMA = {name: dtype for name, dtype in TYPED_SCHEMA.items() if name not in {"is_error", "filters"}} | {

@@ -22,36 +22,66 @@ def first_of_each_call(calls: pl.DataFrame) -> pl.DataFrame:
 
 
 def assign_sessions(calls: pl.DataFrame, earlier: pl.DataFrame, *, bounds: DayBounds, timeout_ms: int) -> pl.DataFrame:
-    """The calls, sorted by visitor and time, with `session_id`, `session_number` and `starts_today`.
+    """The calls, sorted by visitor, session and time, with `session_id`, `session_number` and `starts_today`.
 
     `calls` are those of the day and what follows of the sessions that reach into the next day. `earlier` are
     `visitor_hash, ts, call_id` of the day before and of one timeout before that, for at least the visitors who were
-    there just before midnight. Calls of the next day that belong to no session of this day are left out.
+    there just before midnight. Calls of the next day that belong to no session of this day are left out. In both,
+    `is_linked` says that a call of the day is the visitor's by a link (`app.frames.visitors`), not by its own ids.
     `session_number` is ascending in the calls' order and dense within the frame, no identity beyond it.
     """
     moments = pl.concat(
         [
-            earlier.select(CALL_ORDER).with_columns(row=pl.lit(None, pl.UInt32)),
-            calls.with_row_index("row").select(*CALL_ORDER, "row"),
+            earlier.select(*CALL_ORDER, "is_linked").with_columns(row=pl.lit(None, pl.UInt32)),
+            calls.with_row_index("row").select(*CALL_ORDER, "is_linked", "row"),
         ]
-    )
-    starts = (
-        moments.sort(CALL_ORDER)
-        .with_columns(at=pl.col("ts").dt.epoch("ms"))
+    ).with_columns(at=pl.col("ts").dt.epoch("ms"))
+    own = (
+        moments.filter(~pl.col("is_linked"))
+        .sort(CALL_ORDER)
         .with_columns(pauses_before=pauses_before(timeout_ms))
         .with_columns(session_number=opens_session(bounds).cum_sum())
         .with_columns(started=pl.col("at").first().over("session_number"))
-        .filter(pl.col("row").is_not_null())
-        .select("row", "session_number", "started")
+        .with_columns(named_after="started")
+        .drop("pauses_before")
     )
+    linked = moments.filter("is_linked")
+    sessions = own if linked.is_empty() else _with_linked(own, linked, bounds=bounds, timeout_ms=timeout_ms)
+    starts = sessions.filter(pl.col("row").is_not_null()).select("row", "session_number", "started", "named_after")
     return (
         calls[starts["row"]]
-        .hstack(starts.select("session_number", "started"))
+        .drop("is_linked")
+        .hstack(starts.drop("row"))
         .with_columns(starts_today=pl.col("started").is_between(bounds.start, bounds.end, closed="left"))
         .filter((pl.col("ts").dt.epoch("ms") < bounds.end) | pl.col("starts_today"))
         .pipe(_with_session_id)
         .with_columns(session_number=pl.col("session_number").rle_id())
-        .drop("started")
+        .drop("started", "named_after")
+    )
+
+
+def _with_linked(own: pl.DataFrame, linked: pl.DataFrame, *, bounds: DayBounds, timeout_ms: int) -> pl.DataFrame:
+    """The calls in their sessions, in which linked calls have joined those that begin on the day, or are some alone.
+
+    A session that was there before the day is left as it is. One that goes on after the day is still named after its
+    own first call, as the next day, which does not know what joined it, names it.
+    """
+    visitors = linked["visitor_hash"].unique().implode()
+    joins = pl.col("visitor_hash").is_in(visitors) & pl.col("started").is_between(
+        bounds.start, bounds.end, closed="left"
+    )
+    goes_on = pl.col("started").filter(pl.col("at") >= bounds.end).max()
+    joined = (
+        pl.concat([own.filter(joins), linked], how="diagonal")
+        .sort(CALL_ORDER)
+        .with_columns(session_number=pauses_before(timeout_ms).cum_sum())
+        .with_columns(named_after=pl.coalesce(goes_on, pl.col("at").first()).over("session_number"))
+        .with_columns(started=pl.col("at").first().over("session_number"))
+    )
+    return (
+        pl.concat([own.filter(~joins), joined])
+        .sort("visitor_hash", "started", "ts", "call_id")
+        .with_columns(session_number=pl.struct("visitor_hash", "started").rle_id())
     )
 
 
@@ -115,11 +145,11 @@ def _paused_within(day: pl.Expr) -> pl.Expr:
 
 
 def _with_session_id(calls: pl.DataFrame) -> pl.DataFrame:
-    sessions = calls.select("session_number", "visitor_hash", "started").unique(
+    sessions = calls.select("session_number", "visitor_hash", "named_after").unique(
         "session_number", keep="first", maintain_order=True
     )
     ids = sessions.select(
-        "session_number", session_id=_hex(sessions["visitor_hash"]) + "-" + sessions["started"].cast(pl.String)
+        "session_number", session_id=_hex(sessions["visitor_hash"]) + "-" + sessions["named_after"].cast(pl.String)
     )
     return calls.join(ids, on="session_number", how="left", maintain_order="left")
 

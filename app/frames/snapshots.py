@@ -4,7 +4,7 @@ Both states come sorted by key, so that only a piece of each is in memory howeve
 column by column, never by a hash or by a column that claims to know when it changed.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
@@ -82,6 +82,8 @@ def _kept(column: pl.Expr, have: DataType, want: DataType) -> pl.Expr:
     if want == pl.Binary():
         # A column that once was text stays so: as a database would write it, without a fraction that is zero.
         text = column.dt.strftime(_WRITTEN) if isinstance(have, pl.Datetime) else column.cast(pl.String)
+        if isinstance(have, pl.Float32 | pl.Float64):
+            text = text.str.strip_suffix(".0")
         return text.cast(pl.Binary)
     return column.cast(want)
 
@@ -248,13 +250,14 @@ def changes(
     compared: Sequence[str],
     filled: Sequence[str],
     returned: Mapping[str, datetime],
+    numbers: Collection[str] = (),
 ) -> Changes:
     """What a piece of a table changed.
 
     `previous`: the latest version of each key, tombstones included, with `version, is_deleted`. `compared`: columns
     that both have beside the key. `filled`: columns of `rows` that unchanged rows get without a new version.
     `returned`: compared columns that had gone, and when they were last seen: a version of later (`valid_from`) never
-    knew them.
+    knew them. `numbers`: compared columns that are kept as text, and are numbers in the shop.
     """
     was_live = int((~previous["is_deleted"]).sum())
     was = previous.select(*key, pl.exclude(key).name.prefix(_WAS))
@@ -272,6 +275,9 @@ def changes(
             _differs(name, rows.schema[name], previous.schema[name], returned.get(name)).alias(name)
             for name in compared
         )
+        if numbers_as_text := [name for name in compared if name in numbers and previous.schema[name] == pl.Binary()]:
+            same = known.select(_is_same_number(name).alias(name) for name in numbers_as_text)
+            differences = differences.with_columns(differences[name] & ~same[name] for name in numbers_as_text)
         is_changed = differences.select(pl.any_horizontal(pl.all())).to_series()
     else:  # nothing but keys
         is_changed = pl.Series([False], dtype=pl.Boolean).new_from_index(0, known.height)
@@ -326,8 +332,7 @@ def _differs(name: str, now: DataType, before: DataType, seen: datetime | None) 
             return value.cast(before, strict=False).ne_missing(was)
         return value.ne_missing(_moment(was, before) if before == pl.Date() else was.cast(now, strict=False))
     # It was a number or a time, and is text from now on: the text must say the same number or time.
-    # Bytes that are no text are an error to polars; those of numbers and times are ASCII.
-    text = pl.when(value.bin.encode("hex").str.contains("^(?:[0-7].)*$")).then(value).cast(pl.String)
+    text = _ascii_text(value)
     if before.is_temporal():
         said, meant = _bounded(_oddly_written(text, _MOMENT), _MOMENT), _moment(was, before)
     elif isinstance(before, pl.Float32 | pl.Float64):
@@ -338,6 +343,28 @@ def _differs(name: str, now: DataType, before: DataType, seen: datetime | None) 
         said = pl.when(~_is_rounded(text, scale)).then(text.cast(exact, strict=False))
         meant = was.cast(exact, strict=False)
     return said.ne_missing(meant) | (said.is_null() & value.is_not_null())
+
+
+def _is_same_number(name: str) -> pl.Expr:
+    """Whether two texts say one number: 149.9 and 149.90 do, and 1e3 and 1000."""
+    now, was = (_ascii_text(pl.col(column)) for column in (name, _WAS + name))
+    equal = _plain_number(now) == _plain_number(was)
+    has_exponent = pl.any_horizontal(text.str.contains(r"\d[eE]") for text in (now, was))
+    equal |= has_exponent & (now.cast(pl.Float64, strict=False) == was.cast(pl.Float64, strict=False))
+    return equal.fill_null(value=False)
+
+
+def _plain_number(text: pl.Expr) -> pl.Expr:
+    """A decimal number as text without what adds nothing to it; null for other texts."""
+    digits = text.str.strip_chars(" ").str.strip_prefix("+")
+    fraction = digits.str.replace(r"(\.\d*?)0+$", "$1").str.strip_suffix(".")
+    number = fraction.str.replace(r"^(-?)0+", "$1").str.replace(r"^-?$", "0").str.replace(r"^(-?)\.", "${1}0.")
+    return pl.when(digits.str.contains(r"^-?(\d+\.?\d*|\.\d+)$")).then(number)
+
+
+def _ascii_text(value: pl.Expr) -> pl.Expr:
+    """Bytes as text where they are ASCII, as numbers and times are; other bytes may be an error to polars."""
+    return pl.when(value.bin.encode("hex").str.contains("^(?:[0-7].)*$")).then(value).cast(pl.String)
 
 
 def _moment(column: pl.Expr, dtype: DataType) -> pl.Expr:

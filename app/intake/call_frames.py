@@ -5,8 +5,9 @@ A record that cannot be stored does not affect the others: it becomes a reject, 
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -22,15 +23,16 @@ from app.core.call_record import (
     RejectedRecordError,
     content_digest,
     epoch_ms,
-    latest_ms,
+    json_value,
     read_line,
     require_size,
     row_of,
-    utf8,
 )
 
 KEPT_REJECT_BYTES = 64 * 1024 * 1024
 _DEFAULT_LIMITS = RecordLimits()
+_DOCUMENTS = ("request", "response")
+_DEEPEST = 1000  # a reject is kept however deep it is nested
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,16 @@ def read_lines(
     now: datetime,
     limits: RecordLimits = _DEFAULT_LIMITS,
 ) -> Batch:
-    """Check JSON lines. A call may be at most a day after its line was received, which is `now` by default."""
+    """Check JSON lines. A call's time may lie a day after its line was received, which is `now` by default."""
     rows: list[tuple[Any, ...]] = []
     received: list[int] = []
     rejects = []
-    at, at_ms, latest = now, epoch_ms(now), latest_ms(now)
+    at, at_ms, times = now, epoch_ms(now), limits.times(now)
     for line in lines:
         if (line_at := line.received_at or now) is not at:
-            at, at_ms, latest = line_at, epoch_ms(line_at), latest_ms(line_at)
+            at, at_ms, times = line_at, epoch_ms(line_at), limits.times(line_at)
         try:
-            rows.append(read_line(line, latest_ms=latest, limits=limits))
+            rows.append(read_line(line, times=times, limits=limits))
             received.append(at_ms)
         except RejectedRecordError as error:
             rejects.append(reject_row(_without_address(line, limits.addresses), error, source=source, now=at))
@@ -80,20 +82,21 @@ def read_rows(
     now: datetime,
     limits: RecordLimits = _DEFAULT_LIMITS,
 ) -> Batch:
-    """Check rows of Parquet, in which request and response are JSON text."""
+    """Check rows of Parquet, in which request and response are JSON text, or lists and structures."""
     calls = []
     rejects = []
-    latest = latest_ms(now)
+    times = limits.times(now)
     for position, row in enumerate(rows, start=first_position):
-        data = row.data if isinstance(row, UnreadableRow) else msgspec.json.encode(row, enc_hook=str)
+        data = row.data if isinstance(row, UnreadableRow) else _as_json(row)
         line = Line(position, data, len(data))
         try:
             if isinstance(row, UnreadableRow):
                 raise RejectedRecordError("unreadable row", row.problem)  # noqa: TRY301
             require_size(line, limits.max_record_bytes)
-            calls.append(row_of(_record(row), latest, limits.addresses))
+            calls.append(row_of(_record(row, limits.max_nesting), times, limits.addresses))
         except RejectedRecordError as error:
-            rejects.append(reject_row(_without_address(line, limits.addresses), error, source=source, now=now))
+            kept = line if isinstance(row, UnreadableRow) else replace(line, data=_as_record(row))
+            rejects.append(reject_row(_without_address(kept, limits.addresses), error, source=source, now=now))
     return Batch(_calls(calls, [epoch_ms(now)] * len(calls)), reject_frame(rejects))
 
 
@@ -101,17 +104,34 @@ def _without_address(line: Line, addresses: Addresses) -> Line:
     return replace(line, data=addresses.in_bytes(line.data))
 
 
-def _record(row: dict[str, Any]) -> Record:
+def _record(row: dict[str, Any], max_nesting: int) -> Record:
     fields = {name: value for name, value in row.items() if name in Record.__struct_fields__ and value is not None}
-    return Record(**fields | {name: _raw(fields.get(name)) for name in ("request", "response")})
+    documents = {name: _document(fields.get(name), name, max_nesting) for name in _DOCUMENTS}
+    return Record(**fields | documents)
 
 
-def _raw(value: Any) -> msgspec.Raw:
-    if value is None:
+def _document(value: Any, name: str, max_nesting: int) -> msgspec.Raw:
+    if value is None or value in ("", b""):
         return msgspec.Raw(b"")
-    if isinstance(value, str | bytes):
-        return msgspec.Raw(value.encode() if isinstance(value, str) else utf8(value).encode())
-    return msgspec.Raw(msgspec.json.encode(value, enc_hook=str))
+    if isinstance(value, str):
+        value = value.encode()
+    return json_value(value if isinstance(value, bytes) else _as_json(value), name, max_nesting)
+
+
+def _as_record(row: dict[str, Any]) -> bytes:
+    """The row as the JSON record that means the same, so that the reject can be read again."""
+    row = dict(row)
+    for name in _DOCUMENTS:
+        if row.get(name):
+            with suppress(RejectedRecordError):  # what is no JSON stays as it is
+                row[name] = _document(row[name], name, _DEEPEST)
+    if isinstance(ts := row.get("ts"), datetime) and ts.tzinfo is None:
+        row["ts"] = ts.replace(tzinfo=UTC)
+    return _as_json(row)
+
+
+def _as_json(value: Any) -> bytes:
+    return msgspec.json.encode(value, enc_hook=str)
 
 
 def content_hashes(calls: pl.DataFrame) -> pl.Series:

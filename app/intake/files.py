@@ -1,4 +1,4 @@
-"""Reads call records from files or stdin in bounded memory: NDJSON (plain, gzip, zstd) or Parquet."""
+"""Reads call records from files or stdin in bounded memory: NDJSON or JSON arrays (plain, gzip, zstd), or Parquet."""
 
 import gzip
 import io
@@ -13,15 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from app.core.call_record import Line, RecordLimits
-from app.core.errors import CaratError, SettingsError
-from app.intake.call_frames import KEPT_REJECT_BYTES, Batch, UnreadableRow, read_lines, read_rows
+from app.core.errors import SettingsError, SourceError
+from app.intake.call_frames import Batch, UnreadableRow, read_lines, read_rows
 from app.intake.compression import zstd
+from app.intake.formats import GZIP, LONGEST_MAGIC, PARQUET, ZSTD, format_of, require_text
+from app.intake.json_stream import first_bytes, records
 
 STDIN = "-"
 _CHUNK_BYTES = 1024 * 1024
 _BATCH_RECORDS = 20_000
 _BATCH_BYTES = 64 * 1024 * 1024
-_UTF8_MARK = b"\xef\xbb\xbf"
 _DEFAULT_LIMITS = RecordLimits()
 
 
@@ -45,22 +46,27 @@ def read_batches(
     limits: RecordLimits = _DEFAULT_LIMITS,
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Batch]:
-    """Read a source in batches. For a damaged source, yields what can be read, then raises CaratError.
+    """Read a source in batches. For a damaged source, yields what can be read, then raises SourceError.
 
     `on_bytes` is called with the position in the source after each batch.
     """
-    source = "stdin" if name == STDIN else str(Path(name).resolve())
+    source = source_name(name)
     with _open(name) as raw:
-        magic = raw.peek(4)[:4]
-        if magic == b"PAR1":
+        start = raw.peek(LONGEST_MAGIC)[:LONGEST_MAGIC]
+        if format_of(start) == PARQUET:
             if name == STDIN:
                 raise SettingsError("Parquet cannot be read from stdin; name the file")
             yield from _parquet_batches(raw, source, now, limits, on_bytes)
             return
-        for lines in _batched(_lines(_decompressed(raw, magic)), source):
-            yield read_lines(lines, source=source, now=now, limits=limits)
+        for records in _batched(_records(raw, format_of(start), source), source):
+            yield read_lines(records, source=source, now=now, limits=limits)
             if name != STDIN:
                 on_bytes(raw.tell())
+
+
+def source_name(name: str) -> str:
+    """What a source is called in `etl.rejects` and in messages."""
+    return "stdin" if name == STDIN else str(Path(name).resolve())
 
 
 def _open(name: str) -> io.BufferedReader:
@@ -72,33 +78,21 @@ def _open(name: str) -> io.BufferedReader:
         raise SettingsError(f"{name}: {error.strerror}") from None
 
 
-def _decompressed(raw: io.BufferedReader, magic: bytes) -> IO[bytes]:
-    if magic[:2] == b"\x1f\x8b":
-        return cast("IO[bytes]", gzip.GzipFile(fileobj=raw))
-    if magic == b"\x28\xb5\x2f\xfd":
-        return cast("IO[bytes]", zstd.ZstdFile(raw))
-    return raw
+def _records(raw: io.BufferedReader, kind: str, source: str) -> Iterator[Line]:
+    stream: IO[bytes] = raw
+    if kind == GZIP:
+        stream = cast("IO[bytes]", gzip.GzipFile(fileobj=raw))
+    elif kind == ZSTD:
+        stream = cast("IO[bytes]", zstd.ZstdFile(raw))
+    start, chunks = first_bytes(_chunks(stream))
+    require_text(start, source, is_unpacked=stream is not raw)
+    yield from records(start, chunks)
 
 
-def _lines(stream: IO[bytes]) -> Iterator[Line]:
-    """The lines that are not blank. Of an extremely long line, only what a reject keeps is held in memory."""
-    position, pieces, kept, size = 1, list[bytes](), 0, 0
-    is_first = True
+def _chunks(stream: IO[bytes]) -> Iterator[bytes]:
     read = getattr(stream, "read1", stream.read)  # yields the readable part of a damaged file before the error
     while chunk := read(_CHUNK_BYTES):
-        parts = (chunk.removeprefix(_UTF8_MARK) if is_first else chunk).split(b"\n")
-        is_first = False
-        for number, part in enumerate(parts):
-            if number:
-                if line := b"".join(pieces).strip():
-                    yield Line(position, line, size)
-                position, pieces, kept, size = position + 1, [], 0, 0
-            size += len(part)
-            if kept < KEPT_REJECT_BYTES:
-                pieces.append(part[: KEPT_REJECT_BYTES - kept])
-                kept += len(pieces[-1])
-    if line := b"".join(pieces).strip():
-        yield Line(position, line, size)
+        yield chunk
 
 
 def _batched(lines: Iterator[Line], source: str) -> Iterator[list[Line]]:
@@ -114,7 +108,7 @@ def _batched(lines: Iterator[Line], source: str) -> Iterator[list[Line]]:
     except (EOFError, zlib.error, gzip.BadGzipFile, zstd.ZstdError) as error:
         if batch:
             yield batch
-        raise CaratError(
+        raise SourceError(
             f"{source} is damaged or incomplete ({error}): the readable part is stored; "
             "run the same command on the complete file, nothing is stored twice"
         ) from None
@@ -139,13 +133,14 @@ def _parquet_batches(
             on_bytes(raw.tell())
     except (pa.ArrowException, OSError) as error:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CaratError(
+        raise SourceError(
             f"{source} is not a complete Parquet file ({first_line}): write it again, then run the same command"
         ) from None
 
 
 def _parquet_rows(part: pa.RecordBatch) -> Iterator[list[dict[str, Any] | UnreadableRow]]:
     """The rows of a batch; converted one by one if any of them has no Python value."""
+    part = _in_microseconds(part)
     try:
         yield part.to_pylist()
     except (ValueError, OverflowError):  # invalid UTF-8, years past 9999, nanoseconds
@@ -155,6 +150,15 @@ def _parquet_rows(part: pa.RecordBatch) -> Iterator[list[dict[str, Any] | Unread
                 yield row.to_pylist()
             except (ValueError, OverflowError) as error:
                 yield [UnreadableRow(_row_bytes(row), str(error))]
+
+
+def _in_microseconds(part: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch with times that Python can hold: it has no nanoseconds."""
+    for place, field in enumerate(part.schema):
+        if pa.types.is_timestamp(field.type) and field.type.unit == "ns":
+            times = part.column(place).cast(pa.timestamp("us", field.type.tz), safe=False)
+            part = part.set_column(place, field.name, times)
+    return part
 
 
 def _row_bytes(row: pa.RecordBatch) -> bytes:

@@ -11,9 +11,20 @@ import polars as pl
 
 from app.contracts import API_CALLS, REJECTS
 from app.core.call_record import Line, RejectedRecordError
+from app.core.errors import CaratError, require_none
 from app.core.sql import quote
 from app.intake.call_frames import Batch, content_hashes, reject_frame, reject_row
-from app.jobs.forget.suppression import Forgotten, read_forgotten, suppressed_reject, without_forgotten
+from app.jobs.forget.identifiers import Identifiers, merged
+from app.jobs.forget.suppression import (
+    Forgotten,
+    are_forgotten,
+    identifiers_of,
+    named_in_calls,
+    read_forgotten,
+    suppressed_reject,
+    without_names,
+    without_texts,
+)
 from app.warehouse import Warehouse
 
 _INCOMING = "etl.incoming_ids"
@@ -25,11 +36,16 @@ _NOTHING_KNOWN = pl.DataFrame(
 
 @dataclass
 class LoadResult:
-    """How many records were stored, were duplicates of stored ones, or were rejected, by reason."""
+    """How many records were stored, were duplicates of stored ones, or were rejected, by reason; and what failed.
+
+    `forgotten`: the identifiers of forgotten people that the records still had.
+    """
 
     stored: int = 0
     duplicates: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
+    forgotten: Identifiers = field(default_factory=Identifiers)
+    failures: list[CaratError] = field(default_factory=list)
 
     @property
     def records(self) -> int:
@@ -42,8 +58,14 @@ class LoadResult:
     def add(self, other: "LoadResult") -> None:
         self.stored += other.stored
         self.duplicates += other.duplicates
+        self.forgotten = merged([self.forgotten, other.forgotten]) if other.forgotten else self.forgotten
         for reason, count in other.rejected.items():
             self.rejected[reason] = self.rejected.get(reason, 0) + count
+        self.failures += other.failures
+
+    def require_done(self) -> None:
+        """Raise the failures, if there are any, as one error."""
+        require_none(self.failures)
 
     def add_rejects(self, rejects: pl.DataFrame) -> None:
         self.add(LoadResult(rejected=dict(rejects["reason"].value_counts().iter_rows())))
@@ -72,9 +94,14 @@ def store(
     `known` is the result of `known_calls` where it was read for several batches at once.
     """
     forgotten = read_forgotten(warehouse)
-    taken = without_forgotten(batch.calls, forgotten)
-    unforgotten, named = _without_named(batch.rejects, forgotten)
-    not_kept = batch.calls.height - taken.height + named
+    # Before anything is compared: a call that was cleaned of a forgotten person is the same call when it comes again.
+    is_theirs = are_forgotten(batch.calls, forgotten)
+    kept, theirs = batch.calls.filter(~is_theirs), batch.calls.filter(is_theirs)
+    names = named_in_calls(kept, forgotten)
+    taken = without_names(kept, forgotten, names)
+    names_in_rejects = forgotten.named_in_records(batch.rejects["record"].to_list()) if forgotten else names
+    unforgotten, named = _without_named(batch.rejects, forgotten, names_in_rejects)
+    not_kept = theirs.height + named
     calls, lost = _without_repeats(taken)
     known = known_calls(warehouse, calls["call_id"]) if known is None else known
 
@@ -88,7 +115,11 @@ def store(
     moved = _move_to_rejects(warehouse, replaced, now=now)
     _insert_calls(warehouse, fresh.drop("content_hash"), token)
 
-    done = LoadResult(stored=fresh.height - moved.height, duplicates=taken.height - fresh.height - conflicts.height)
+    done = LoadResult(
+        stored=fresh.height - moved.height,
+        duplicates=taken.height - fresh.height - conflicts.height,
+        forgotten=merged([identifiers_of(theirs, forgotten), names, names_in_rejects]),
+    )
     for rejects in (unforgotten, conflicts, moved):
         done.add_rejects(rejects)
     if not_kept:
@@ -96,12 +127,12 @@ def store(
     return done
 
 
-def _without_named(rejects: pl.DataFrame, forgotten: Forgotten) -> tuple[pl.DataFrame, int]:
+def _without_named(rejects: pl.DataFrame, forgotten: Forgotten, ids: Identifiers) -> tuple[pl.DataFrame, int]:
     """The rejects that do not name a forgotten person, and the number of those that do."""
-    if not forgotten:
+    if not forgotten or rejects.is_empty():
         return rejects, 0
-    is_kept = pl.Series([not forgotten.is_named_in(record) for record in rejects["record"]], dtype=pl.Boolean)
-    return rejects.filter(is_kept), int((~is_kept).sum())
+    is_named = pl.Series(forgotten.are_named(rejects["record"].to_list(), ids), dtype=pl.Boolean)
+    return without_texts(rejects.filter(~is_named), ("source", "detail"), forgotten), int(is_named.sum())
 
 
 def known_calls(warehouse: Warehouse, call_ids: pl.Series) -> pl.DataFrame:

@@ -14,7 +14,7 @@ from app.jobs.build.day import stage_day
 from app.jobs.build.days import ALL_DAYS, Span, is_within, run_parallel
 from app.jobs.build.ledger import compare, read_inputs
 from app.jobs.build.rules import BuildRules
-from app.jobs.build.shards import BuildScope, count_calls
+from app.jobs.build.shards import count_calls, open_scope
 from app.settings import Settings
 from app.warehouse import Staging, Warehouse
 
@@ -86,10 +86,9 @@ def _verify_day(
     warehouse: Warehouse, day: date, rules: BuildRules, on_calls: Callable[[int], None]
 ) -> list[TableVerified]:
     bounds = day_bounds(day, rules.zone)
-    scope = BuildScope(bounds, rules.endpoint_map, rules.timeout_ms)
-    staging = stage_day(
-        warehouse, scope, rules, calls=count_calls(warehouse, bounds, rules.endpoint_map), on_calls=on_calls
-    ).staging
+    calls = count_calls(warehouse, bounds, rules.endpoint_map)
+    with open_scope(warehouse, bounds, rules.endpoint_map, rules.timeout_ms) as scope:
+        staging = stage_day(warehouse, scope, rules, calls=calls, on_calls=on_calls).staging
     try:
         return [_compare_with_published(warehouse, staging, table) for table in staging.tables]
     finally:

@@ -15,12 +15,12 @@ def parse_span(day: str | None, first: str | None, last: str | None) -> tuple[da
     return start, end
 
 
-def parse_instant(text: str | None) -> datetime | None:
+def parse_instant(text: str | None, *, option: str = "--at") -> datetime | None:
     """A moment in UTC; one without an offset is taken as UTC."""
     try:
         at = datetime.fromisoformat(text) if text else None
     except ValueError:
-        raise SettingsError(f"--at {text!r} is not a valid time; write it as 2026-03-01T12:00:00Z") from None
+        raise SettingsError(f"{option} {text!r} is not a valid time; write it as 2026-03-01T12:00:00Z") from None
     return at.replace(tzinfo=UTC) if at and at.tzinfo is None else at and at.astimezone(UTC)
 
 

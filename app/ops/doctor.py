@@ -7,21 +7,23 @@ from pathlib import Path
 
 from app.core.disk import existing_parent, free_bytes
 from app.core.errors import CaratError
-from app.intake.spool import spool_backlog
+from app.core.service_url import ServiceUrl
+from app.intake.spool import foreign_files, sealed_segments, spool_backlog
 from app.ops.finding import Finding
 from app.ops.server_checks import check_user, check_version
-from app.ops.status import map_misfits
+from app.ops.status import map_misfits, products_met
 from app.rules.countries import load_countries
 from app.rules.endpoint_map import load_endpoint_map
 from app.rules.session_rules import load_session_rules
 from app.rules.snapshot_plan import load_snapshot_plan
-from app.settings import Settings, load_settings, unknown_variables
+from app.settings import Settings, exposed_secrets, load_settings, unknown_variables
 from app.shop import open_shop
 from app.warehouse import Warehouse, open_warehouse
 
 _NEEDED_FREE_BYTES = 5 * 1024**3
 _MAX_CLOCK_SKEW_S = 5
 _OLDEST_COUNTRIES_DAYS = 180  # networks change hands
+_LEAST_SHARE_FOUND = 0.9  # of the products that the calls name
 
 
 def examine() -> list[Finding]:
@@ -38,6 +40,8 @@ def examine() -> list[Finding]:
             detail=f"time zone {settings.timezone}, sessions end after {settings.session_timeout}",
         )
     )
+    findings += (Finding("secrets", is_ok=True, detail=line, is_warning=True) for line in exposed_secrets())
+    findings += _encryption(settings)
     findings.append(
         _tried(
             "endpoint map", lambda: f"{len(load_endpoint_map(settings.tracking).calls)} calls in {settings.tracking}"
@@ -65,6 +69,8 @@ def examine() -> list[Finding]:
             if settings.has_server:
                 findings += check_user(warehouse, has_shop_link=settings.has_mysql)
             findings += _map_fit(warehouse)
+            if settings.shop_db is not None:
+                findings += _products(warehouse, settings)
     except CaratError as error:
         findings.append(Finding("warehouse", is_ok=False, detail=str(error)))
     return findings
@@ -97,7 +103,25 @@ def _shop(settings: Settings) -> str:
     plan = load_snapshot_plan(settings.snapshots)
     with open_shop(settings) as shop:
         columns = {table.name: len(shop.describe(table)) for table in plan.tables}
-    return f"{shop.name}: " + ", ".join(f"{name} ({count} columns kept)" for name, count in columns.items())
+        apart = shop.why_apart(len(plan.tables))
+    kept = f"{shop.name}: " + ", ".join(f"{name} ({count} columns kept)" for name, count in columns.items())
+    return kept + (f"; each table is read by itself, not all at one instant: {apart}" if apart else "")
+
+
+def _encryption(settings: Settings) -> Iterator[Finding]:
+    """How the connections to servers are protected; a warning where somebody on the way could read or change them."""
+    for name, url in (("CARAT_WAREHOUSE", settings.warehouse), ("CARAT_SHOP_DB", settings.shop_db)):
+        if url is None or not url.host:
+            continue
+        is_exposed = not url.is_verified if url.is_secure else not url.is_local
+        fix = f": {_how_to_encrypt(url)}" if is_exposed else ""
+        yield Finding("encryption", is_ok=True, detail=f"{name} is {url.security}{fix}", is_warning=is_exposed)
+
+
+def _how_to_encrypt(url: ServiceUrl) -> str:
+    if url.scheme == "mysql":
+        return "add ?ssl-mode=verify_identity&ssl-ca=FILE"
+    return "remove verify=false, and add ca=FILE if the authority is your own" if url.is_secure else "add ?secure=true"
 
 
 def _addresses(settings: Settings) -> Finding:
@@ -144,7 +168,9 @@ def _folder(settings: Settings) -> Iterator[Finding]:
 def _spool(settings: Settings) -> Finding:
     """Whether a collector could write to the spool and has space; creates nothing."""
     try:
+        sealed_segments(settings.spool)  # also whether others may write to it
         depth = spool_backlog(settings.spool)
+        foreign = foreign_files(settings.spool)
     except CaratError as error:
         return Finding("spool", is_ok=False, detail=str(error))
     folder = existing_parent(settings.spool.resolve())
@@ -156,6 +182,8 @@ def _spool(settings: Settings) -> Finding:
         problem = f"{free / 1024**3:.1f} GiB free at {folder}: below {least} the collector answers 503; free some space"
     elif settings.spool_max_bytes and depth.bytes > settings.spool_max_bytes:
         problem = f"{depth.bytes} bytes wait, CARAT_SPOOL_MAX_BYTES allows {settings.spool_max_bytes}: run `carat load`"
+    elif foreign:
+        problem = f"{len(foreign)} links, pipes or devices in the place of segments, such as {foreign[0]}: remove them"
     else:
         problem = ""
     waiting = f"{depth.segments} segments ({depth.bytes / 1024**2:.1f} MiB) wait for delivery in {settings.spool}"
@@ -193,3 +221,16 @@ def _map_fit(warehouse: Warehouse) -> Iterator[Finding]:
         yield Finding(check, is_ok=True, detail=detail, is_warning=True)
     if misfits.is_empty():
         yield Finding(check, is_ok=True, detail="nothing looks wrong in the calls of the last days built")
+
+
+def _products(warehouse: Warehouse, settings: Settings) -> Iterator[Finding]:
+    """Whether the products of the calls are those of the shop's database: ids that never meet have no title."""
+    tables = [f"history.{table.name}" for table in load_snapshot_plan(settings.snapshots).of_products]
+    if not tables or not warehouse.scalar("EXISTS dwh.product_sessions"):
+        return
+    for row in products_met(warehouse).iter_rows(named=True):
+        found = f"{row['products']:,} products viewed or bought, {row['found']:,} found in {', '.join(tables)}"
+        is_warning = row["found"] < _LEAST_SHARE_FOUND * row["products"]
+        fix = ". Are they written otherwise in the shop's database? See docs/history.md" if is_warning else ""
+        examples = f"; not {', '.join(row['examples'])}" if row["examples"] else ""
+        yield Finding("products", is_ok=True, detail=f"{found}{examples}{fix}", is_warning=is_warning)

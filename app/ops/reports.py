@@ -8,9 +8,11 @@ from app.core.errors import AuditError, ShopError
 
 if TYPE_CHECKING:
     from datetime import date
+    from pathlib import Path
 
     import polars as pl
 
+    from app.jobs.backup import Manifest, Restored
     from app.jobs.build.backfill import Backfill
     from app.jobs.build.ledger import StaleDay
     from app.jobs.forget.erase import Erasure
@@ -31,6 +33,28 @@ def print_changes(changes: Sequence[str], *, as_json: bool) -> None:
         console.say_json({"changes": changes})
     else:
         console.say("\n".join(changes) or "nothing to do: every table is up to date")
+
+
+# Names of `carat query --format`, and the engine's formats that they are made from.
+QUERY_FORMATS = {
+    "table": "PrettyCompactNoEscapes",
+    "csv": "CSVWithNames",
+    "json": "JSONEachRow",
+    "ndjson": "JSONEachRow",
+    "parquet": "Parquet",
+}
+
+
+def query_output(result: bytes, name: str, *, is_terminal: bool = False) -> bytes:
+    """A result in the engine's format as the format of this name prints it."""
+    if name == "parquet" or (name == "csv" and not is_terminal):
+        return result
+    text = result.decode(errors="replace")  # a record's bytes may be anything
+    if name == "table" or is_terminal:
+        text = console.harmless(text)
+    if name == "json":  # the engine escapes line breaks in values, so that each line is a row
+        text = "[" + text.rstrip("\n").replace("\n", ",\n") + "]\n"
+    return text.encode()
 
 
 def print_ingested(totals: "LoadResult", *, as_json: bool) -> None:
@@ -171,12 +195,17 @@ def print_erasure(erasure: "Erasure", *, as_json: bool) -> None:
         console.say_table("forget", ("table", *columns), rows, right=columns)
     for file, lines in erasure.files.items():
         console.say(f"{file}: {lines:,} lines named the person")
+    searched = ", ".join(f"{count:,} {kind}" for kind, count in erasure.searched_for.items() if count)
+    console.say(f"searched for: {searched}")
+    if not erasure.is_found:
+        console.say("nothing names this person: is the id spelled as in the calls?")
     if erasure.is_proven:
-        console.say("proven: no row, no part on disk and no line of the log names the person")
-    console.say(
-        "Not changed: the shop's own database (delete the person there; snapshots now leave such rows out), "
-        "files that were ingested, backups, and logs of the warehouse's server"
-    )
+        console.say(
+            "proven: no row, no part on disk, no line of the log and no record of the spool names the person so"
+        )
+    console.say("not searched:")
+    for place in erasure.not_searched:
+        console.say(f"  - {place}")
 
 
 def require_snapshots(failed: Sequence[str]) -> None:
@@ -215,6 +244,7 @@ def _backfill_report(backfill: "Backfill") -> dict[str, Any]:
         "stale": [day.report for day in backfill.stale],
         "built": [day.report for day in backfill.built],
         "failed": [str(failure) for failure in backfill.failures],
+        "postponed": backfill.postponed,
         "warnings": [{"day": day.day, **vars(misfit)} for day in backfill.built for misfit in day.misfits],
     }
 
@@ -231,6 +261,40 @@ def _verification_report(verification: "Verification") -> dict[str, Any]:
     }
 
 
+def print_backup(manifest: "Manifest", folder: "Path", *, as_json: bool) -> None:
+    """What is in a backup."""
+    if as_json:
+        tables = {table.name: table.rows for table in manifest.tables}
+        segments = [segment.name for segment in manifest.segments]
+        content = {"id": manifest.id, "directory": folder.resolve(), "disk": manifest.disk, "path": manifest.path}
+        content |= {"started_at": manifest.started_at, "ended_at": manifest.ended_at, "bytes": manifest.bytes}
+        console.say_json(content | {"tables": tables, "segments": segments})
+        return
+    where = f", tables on the server's disk {manifest.disk}: {manifest.path}" if manifest.is_on_a_server else ""
+    console.say(
+        f"backed up {manifest.rows:,} rows of {len(manifest.tables)} tables and {len(manifest.segments)} segments of "
+        f"the spool to {folder} ({manifest.bytes / 1024**2:,.1f} MiB){where}"
+    )
+
+
+def print_restored(restored: "Restored", *, as_json: bool) -> None:
+    """What a restore did."""
+    if as_json:
+        console.say_json(restored.report)
+        return
+    manifest = restored.manifest
+    console.say(
+        f"restored {manifest.rows:,} rows of {len(manifest.tables)} tables as of "
+        f"{manifest.started_at:%Y-%m-%d %H:%M:%S} UTC; {restored.segments + restored.delivered_again} segments of the "
+        "spool wait for delivery"
+    )
+    if restored.erased_again:
+        console.say("people who were forgotten since that backup were erased again")
+    for view in restored.lost_views:
+        console.say(f"warning: the view {view} was not created; its statement is in the backup's manifest.json")
+    console.say("`carat verify` proves that the days are what their raw calls say; `carat hourly` catches up")
+
+
 def _say_built(backfill: "Backfill") -> None:
     if not backfill.stale:
         print_stale([], as_json=False)
@@ -241,6 +305,8 @@ def _say_built(backfill: "Backfill") -> None:
     rows = [(b.day, b.calls, *(b.rows.get(name) for name in names), b.unreadable, b.seconds) for b in backfill.built]
     columns = ("day", "calls read", *names, "unreadable", "seconds")
     console.say_table(f"built {len(backfill.built)} of {len(backfill.stale)} day(s)", columns, rows, right=columns[1:])
+    if backfill.postponed:
+        console.say(f"{len(backfill.postponed)} older day(s) are left for the next hour; `carat etl` builds them now")
     _say_misfits(backfill)
 
 

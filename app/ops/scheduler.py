@@ -23,6 +23,7 @@ from app.warehouse import Warehouse, open_warehouse
 from app.warehouse.query_socket import serve_queries
 
 PURPOSE = "carat serve"
+_HOUR = timedelta(hours=1)
 _POLL_S = 1.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _LAST_DELIVERY_S = 10.0
@@ -66,6 +67,37 @@ class Page(Protocol):
     def __call__(self, reader: Reader, *, stopped: threading.Event) -> None: ...
 
 
+def _now() -> datetime:
+    return datetime.now(tz=UTC)
+
+
+class HourlyClock:
+    """Says when the next hourly work is due: at a full hour, and never more than an hour after the last.
+
+    So a clock that was ahead and is set back does not keep the hours waiting until it has caught up.
+    """
+
+    def __init__(
+        self,
+        *,
+        now: Callable[[], datetime] = _now,
+        elapsed_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._now = now
+        self._elapsed_s = elapsed_s
+        self._due_at = datetime.min.replace(tzinfo=UTC)
+        self._due_in_any_case_s = 0.0
+
+    def is_due(self) -> bool:
+        now = self._now()
+        return now >= self._due_at or self._due_at - now > _HOUR or self._elapsed_s() >= self._due_in_any_case_s
+
+    def note_done(self) -> None:
+        """The work that was due is done, or has failed for this hour."""
+        self._due_at = self._now().replace(minute=0, second=0, microsecond=0) + _HOUR
+        self._due_in_any_case_s = self._elapsed_s() + _HOUR.total_seconds()
+
+
 class Scheduler:
     """Delivers sealed segments, and does the hourly work at the start and at each full hour.
 
@@ -77,7 +109,7 @@ class Scheduler:
         self._stopped = stopped
         self._page = page
         self._reader = Reader(settings)
-        self._hour_due_at = datetime.min.replace(tzinfo=UTC)
+        self._hour = HourlyClock()
         self._is_new = False  # nothing was built yet, nor tried since the hourly work
         self._backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         self._paused_until = 0.0
@@ -111,11 +143,11 @@ class Scheduler:
     def _attempt(self, hold: _Hold) -> None:
         """Do what is due now. After a failure, retry with exponential backoff or in the next hour."""
         try:
-            if self._is_hour_due():
+            if self._hour.is_due():
                 with hold() as warehouse:
                     hour = run_hour(warehouse, self._settings, say=watchdog.status)
                     self._is_new = not hour.backfill.stale and not warehouse.scalar("SELECT count() FROM etl.ledger")
-                self._hour_due_at = _next_hour(datetime.now(tz=UTC))
+                self._hour.note_done()
                 hour.require_done()
             elif self._has_sealed():
                 with hold() as warehouse:
@@ -137,11 +169,8 @@ class Scheduler:
             watchdog.status("building the first calls")
             build_stale(warehouse, self._settings).require_done()
 
-    def _is_hour_due(self) -> bool:
-        return datetime.now(tz=UTC) >= self._hour_due_at
-
     def _has_other_work(self) -> bool:
-        return self._stopped.is_set() or self._is_hour_due()
+        return self._stopped.is_set() or self._hour.is_due()
 
     def _has_sealed(self) -> bool:
         seal_leftovers(self._settings.spool)
@@ -158,7 +187,3 @@ class Scheduler:
         except Exception as error:  # noqa: BLE001  the work continues without the page
             console.record_failure(error)
             console.log.error("the page ended", error=str(error))
-
-
-def _next_hour(now: datetime) -> datetime:
-    return now.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)

@@ -6,10 +6,12 @@ import polars as pl
 
 from app.contracts import API_CALLS, dwh_tables
 from app.intake.spool import delivery_lag_s, spool_backlog
+from app.rules.snapshot_plan import PRODUCT_ATTRIBUTES
 from app.settings import Settings
 from app.warehouse import Warehouse
 
 _RECENT_DAYS = 7
+_PRODUCT_DAYS = 30
 
 
 def freshness(warehouse: Warehouse) -> pl.DataFrame:
@@ -64,6 +66,21 @@ def map_misfits(warehouse: Warehouse) -> pl.DataFrame:
         "argMax(found.problem, day) AS problem, argMax(found.fix, day) AS fix FROM dwh.map_fit AS found "
         f"WHERE found.problem != '' AND day > (SELECT max(day) FROM etl.coverage) - {_RECENT_DAYS} "
         "GROUP BY map_entry, field ORDER BY map_entry != '', max(calls) DESC, map_entry, field"
+    )
+
+
+def products_met(warehouse: Warehouse) -> pl.DataFrame:
+    """Of the products that were viewed or bought in the last 30 days built, how many the shop's database knows.
+
+    One row: `last_day, products, found, examples` of those that no snapshot has; no row before the first build.
+    """
+    known = " OR ".join(f"{name} IS NOT NULL" for name in PRODUCT_ATTRIBUTES)
+    return warehouse.query(
+        "SELECT max(last_day) AS last_day, count() AS products, countIf(is_known) AS found, "
+        "arraySort(groupArrayIf(3)(product_id, NOT is_known)) AS examples FROM ("
+        f"SELECT product_id, max(session_date) AS last_day, max({known}) AS is_known FROM dwh.product_sessions "
+        f"WHERE session_date > (SELECT max(session_date) FROM dwh.product_sessions) - {_PRODUCT_DAYS} "
+        "AND (views > 0 OR orders > 0) GROUP BY product_id) HAVING products > 0"
     )
 
 

@@ -30,6 +30,12 @@ _ESSENTIAL: Mapping[str, Mapping[str, str]] = {
 _OPTIONAL = frozenset({
     "search_query", "section", "material", "metal", "price_min", "price_max", "page", "per_page", "sort",
 })  # fmt: skip
+# Bodies that the middleware could not read, by the document that they belong to; counted as if each were a field.
+UNREAD_BODIES: Mapping[str, str] = {"request": "request body", "response": "response body"}
+_FIX_UNREAD = (
+    "let the middleware see bodies before they are compressed, raise its max_body_bytes, or install what it needs to "
+    "read them: see Unread bodies in docs/middleware.md"
+)
 _ENOUGH_CALLS = 20
 _ENOUGH_OPTIONAL_CALLS = 500
 _ENOUGH_FOR_STEP = {"catalog": 200, "product_view": 200, "cart_add": 1_000, "purchase": 5_000}
@@ -64,6 +70,7 @@ class Coverage:
     unmatched: int
     entries: tuple[EntryCount, ...]
     has_currency: bool = False  # whether the map says one for calls that name none
+    unmatched_unread: Mapping[str, int] = field(default_factory=dict)  # of the unmatched, by UNREAD_BODIES
 
 
 @dataclass(frozen=True)
@@ -125,6 +132,10 @@ def find_repeated_orders(orders: int, distinct_ids: int, examples: Iterable[str]
 
 
 def _of_map(coverage: Coverage) -> Iterator[Finding]:
+    for name, unread in coverage.unmatched_unread.items():
+        if unread > SOME * coverage.unmatched:
+            problem = f"not read by the middleware in {unread} of {coverage.unmatched} calls that fit no entry"
+            yield Finding("the map", name, problem, _FIX_UNREAD)
     matched = sum(entry.calls for entry in coverage.entries)
     if coverage.unmatched > MOST * (matched + coverage.unmatched):
         problem = f"{coverage.unmatched} of {matched + coverage.unmatched} successful calls fit no entry"
@@ -161,6 +172,12 @@ def _of_entry(entry: EntryCount, *, has_currency: bool) -> Iterator[Finding]:
 
 
 def _of_field(entry: EntryCount, name: str, count: FieldCount, *, is_essential: bool) -> Iterator[Finding]:
+    if name in UNREAD_BODIES.values():
+        # Each order counts: one without its body has no revenue.
+        if count.unreadable > (0 if entry.event in {"purchase", "refund"} else SOME * entry.calls):
+            problem = f"not read by the middleware in {count.unreadable} of {entry.calls} calls"
+            yield Finding(entry.entry, name, problem, _FIX_UNREAD)
+        return
     if count.unreadable and count.unreadable > SOME * (count.filled + count.unreadable):
         if not name:
             fix = "look at the examples: the response may be HTML, or a list where an object is expected"

@@ -16,6 +16,7 @@ from app.rules.toml_file import DistinctTexts, RuleModel, Text, TomlFile, digest
 PRODUCT_ATTRIBUTES = ("title", "section", "material", "metal", "list_price", "stock_qty")
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+_OPTIONAL = "?"  # after the name of an excluded column that not every version of a shop has
 _VIEW_ENDINGS = ("_current", "_versions", "_at")
 # history.shop_stock_versions and others are views of tables by role, see app/warehouse/shop_views.py.
 SHOP_VIEW_NAMES = ("titles", "prices", "stock", "cart", "favorites")
@@ -48,7 +49,21 @@ class TableRules(RuleModel):
         """Whether a column of the source is kept."""
         if column in self.key:
             return True
-        return column in self.columns if self.columns else column not in self.exclude
+        return column in self.columns if self.columns else not {column, f"{column}{_OPTIONAL}"} & set(self.exclude)
+
+    def missing(self, columns: Sequence[str]) -> dict[str, str]:
+        """The columns that the plan names although the source, which has these, does not: each with its part there.
+
+        A column that was renamed would be null for ever, no longer be left out, or no longer say whose a row is.
+        """
+        named = {"key": self.key, "columns": self.columns, "exclude": self.exclude, "person": (self.person,)}
+        named |= {role: tuple(getattr(self, role).values()) for role in ("product", "cart", "favorites")}
+        return {
+            column: part
+            for part, names in named.items()
+            for column in filter(None, names)
+            if column not in columns and not (part == "exclude" and column.endswith(_OPTIONAL))
+        }
 
     @model_validator(mode="after")
     def _require_consistent_columns(self) -> Self:

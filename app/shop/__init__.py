@@ -11,10 +11,10 @@ from app.rules.snapshot_plan import SnapshotTable
 from app.settings import Settings
 from app.shop.columns import ShopColumn
 from app.shop.mysql import MySQLShop
-from app.shop.reading import ShopReading
+from app.shop.reading import ONE_INSTANT, ShopReading
 from app.shop.sqlite import SQLiteShop
 
-__all__ = ["MySQLShop", "Shop", "ShopColumn", "ShopReading", "open_shop", "require_shop"]
+__all__ = ["ONE_INSTANT", "MySQLShop", "Shop", "ShopColumn", "ShopReading", "open_shop", "require_shop"]
 
 
 class Shop(Protocol):
@@ -23,6 +23,10 @@ class Shop(Protocol):
     name: str
 
     def describe(self, table: SnapshotTable) -> list[ShopColumn]: ...
+
+    def why_apart(self, tables: int) -> str:
+        """Why so many tables cannot be read at one instant; empty if they can."""
+        ...
 
     def reading(
         self, tables: dict[SnapshotTable, list[ShopColumn]], folder: Path, *, limit_s: float

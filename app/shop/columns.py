@@ -5,9 +5,13 @@ day, wide decimals, BIT, JSON and geometries.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.contracts import PRECISE_TIME, Column
+from app.core.errors import ShopError
+from app.core.suggestions import did_you_mean
+from app.rules.snapshot_plan import SnapshotTable
 
 # Names that are reserved for the columns of a version.
 VERSION_COLUMNS = ("version", "valid_from", "op", "is_deleted", "changed", "snapshot_id", "valid_to")
@@ -44,6 +48,18 @@ class ShopColumn:
             self.type if is_key else f"Nullable({self.type})",
             comment,
             holds_bytes=self.holds_bytes,
+        )
+
+
+def require_planned(table: SnapshotTable, columns: Sequence[str]) -> None:
+    """Raise ShopError where the plan names columns that the table, which has these, does not have."""
+    missing = table.missing(columns) if columns else {}
+    if missing:
+        named = ", ".join(f"{column} as {part}" for column, part in missing.items())
+        fixes = " ".join(filter(None, (did_you_mean(column, columns) for column in missing)))
+        raise ShopError(
+            f"{table.source} has no column {', '.join(missing)}: another schema? The snapshot plan (CARAT_SNAPSHOTS) "
+            f"names {named}. {fixes}".rstrip()
         )
 
 

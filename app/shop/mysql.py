@@ -7,7 +7,7 @@ Without the right to lock, each table is still consistent in itself, and the sna
 import ssl
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,11 +18,11 @@ import pymysql
 from pymysql.connections import Connection
 from pymysql.cursors import DictCursor
 
-from app.core.errors import SettingsError, ShopError
+from app.core.errors import ShopError
 from app.core.service_url import ServiceUrl
 from app.rules.snapshot_plan import SnapshotTable
-from app.shop.columns import ShopColumn, mysql_column
-from app.shop.reading import ReaderProcess, Reading, ShopReading
+from app.shop.columns import ShopColumn, mysql_column, require_planned
+from app.shop.reading import ONE_INSTANT, ReaderProcess, Reading, ShopReading
 
 _CONNECT_LIMIT_S = 5
 _ANSWER_LIMIT_S = 30  # of a server that has gone silent, or of a table that is being altered
@@ -35,6 +35,8 @@ _UNKNOWN_ROW_BYTES = 64 * 1024
 _TRANSACTIONAL = {"InnoDB", "MyRocks", "ROCKSDB"}
 _ACCESS_DENIED = {1044, 1142, 1227}  # for the database, the table, the privilege
 _LOCK_TIMEOUT = 1205
+_CONNECTION_LOST = {2003, 2006, 2013}
+_CONNECTIONS_BESIDE = 2  # those that count and lock
 _LOGIN_REFUSED = 1045
 _BY_ITSELF = "each table by itself, not all at one instant: "
 _OPEN_SNAPSHOT = "START TRANSACTION WITH CONSISTENT SNAPSHOT"
@@ -45,11 +47,8 @@ class MySQLShop:
 
     def __init__(self, url: ServiceUrl, *, max_replica_lag_s: int) -> None:
         self._is_encrypted = url.is_secure
-        self._ssl_mode, self._ssl_ca = url.option("ssl-mode", "disabled"), url.option("ssl-ca", "")
-        if self._ssl_mode.startswith("verify") and not Path(self._ssl_ca).is_file():
-            raise SettingsError(
-                f"CARAT_SHOP_DB: ssl-mode={self._ssl_mode} needs ssl-ca=/path, the certificate file of the authority"
-            )
+        self._ssl_mode = url.option("ssl-mode", "disabled")
+        self._ssl_ca = url.file_option("ssl-ca", variable="CARAT_SHOP_DB") or ""
         self.host, self.port, self.database = url.host, url.port, url.database
         self.user, self.password = url.user, url.password.get_secret_value()
         self._address = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -101,6 +100,7 @@ class MySQLShop:
                 for row in rows
                 if table.keeps(row["name"])
             ]
+            require_planned(table, [row["name"] for row in rows])
             if columns:  # what the plan says in SQL, and the right to read, are checked before anybody is held up
                 _run(self._control, f"SELECT 1 FROM ({_select(table, columns)} LIMIT 0) AS t")
         except pymysql.Error as error:
@@ -121,6 +121,7 @@ class MySQLShop:
                 "FROM information_schema.tables WHERE TABLE_SCHEMA = DATABASE()"
             )
         }
+        apart = self.why_apart(len(tables))
         # Locks of a name, held by each reading connection: they tell when it has its snapshot, and which one it is.
         run_id = f"carat-{uuid.uuid4().hex[:12]}"
         signs = {table.name: f"{run_id}-{number}" for number, table in enumerate(tables)}
@@ -135,10 +136,15 @@ class MySQLShop:
                     f"{_select(table, columns)} ORDER BY {order_by}",
                     folder / f"{table.name}.arrow",
                     batch_rows=max(1, min(_BATCH_ROWS, _BATCH_BYTES // len(tables) // row_bytes)),
-                    before=(*settings, _OPEN_SNAPSHOT, f"DO GET_LOCK('{signs[table.name]}', 0)"),
+                    before=(*settings, _OPEN_SNAPSHOT, *([] if apart else [f"DO GET_LOCK('{signs[table.name]}', 0)"])),
                 )
             )
         reader = ReaderProcess(self._reader_url(), readings, limit_s=limit_s)
+        if apart:
+            with reader.started():
+                reader.go()
+                yield ShopReading(reader, _guarantees(tables, layout, _BY_ITSELF + apart))
+            return
         try:
             with (
                 _closing(self.connect(answer_limit_s=limit_s + _ANSWER_LIMIT_S)) as counter,
@@ -154,21 +160,47 @@ class MySQLShop:
                     reader.go()
                     unguarded = unlocked or _wait_until_open(reader, lock, signs)
                 held_ms = (time.monotonic() - began) * 1000
-                guarantee = unguarded or f"one instant for all tables (writers were held for {held_ms:.0f} ms)"
-                guarantees, counts = dict.fromkeys(signs, guarantee), {}
-                for table in tables:
-                    engine = layout.get(table.source, {}).get("engine")
-                    if engine and engine not in _TRANSACTIONAL:
-                        guarantees[table.name] = (
-                            f"none: {table.source} is {engine}, what was written while it was read may be missing or "
-                            f"not; ALTER TABLE {table.source} ENGINE = InnoDB"
-                        )
-                    elif not unguarded:
-                        counts[table.name] = beside.submit(self._count, counter, table, began + limit_s).result
+                guarantee = unguarded or f"{ONE_INSTANT} (writers were held for {held_ms:.0f} ms)"
+                guarantees = _guarantees(tables, layout, guarantee)
+                counts = {
+                    table.name: beside.submit(self._count, counter, table, began + limit_s).result
+                    for table in tables
+                    if guarantees[table.name].startswith(ONE_INSTANT)
+                }
                 beside.submit(_close, counter)
                 yield ShopReading(reader, guarantees, counts)
         except pymysql.Error as error:
             raise ShopError(f"{self.name}: {_message(error)}; nothing was changed") from None
+
+    def why_apart(self, tables: int) -> str:
+        """Why so many tables cannot be read at one instant; empty if nothing is known to prevent it.
+
+        That needs locks of a name, which clusters such as Percona XtraDB and proxies refuse, and more connections than
+        a user may be allowed.
+        """
+        name = f"carat-{uuid.uuid4().hex[:12]}"
+        for statement in (f"DO GET_LOCK('{name}', 0)", f"DO RELEASE_LOCK('{name}')"):
+            try:
+                _run(self._control, statement)
+            except (pymysql.OperationalError, pymysql.InterfaceError) as error:
+                if _code(error) in _CONNECTION_LOST:
+                    raise ShopError(f"{self.name}: {_message(error)}; nothing was changed") from None
+                return _message(error)
+            except pymysql.Error as error:
+                return _message(error)
+        with suppress(pymysql.Error):  # who may not ask has no limit of its own
+            asked = _run(
+                self._control,
+                "SELECT @@max_user_connections AS allowed, (SELECT COUNT(*) FROM information_schema.processlist "
+                "WHERE USER = SUBSTRING_INDEX(USER(), '@', 1)) AS used",
+            )[0]
+            allowed, needed = int(asked["allowed"]), int(asked["used"]) + tables + _CONNECTIONS_BESIDE
+            if 0 < allowed < needed:
+                return (
+                    f"{self.user} may have {allowed} connections (MAX_USER_CONNECTIONS), {needed} are needed to read "
+                    f"{tables} tables at once"
+                )
+        return ""
 
     def _count(self, counter: Connection, table: SnapshotTable, ends_at: float) -> int:
         """Rows of a table at the instant of the counter's snapshot: what is read must be as many."""
@@ -282,6 +314,22 @@ class MySQLShop:
             return _run(self._control, sql, *values)
         except pymysql.Error as error:
             raise ShopError(f"{self.name}: {_message(error)}") from None
+
+
+def _guarantees(
+    tables: Iterable[SnapshotTable], layout: Mapping[str, Mapping[str, Any]], guarantee: str
+) -> dict[str, str]:
+    """What is guaranteed of each table: less where its engine has no transactions."""
+    guarantees = {}
+    for table in tables:
+        engine = layout.get(table.source, {}).get("engine")
+        guarantees[table.name] = guarantee
+        if engine and engine not in _TRANSACTIONAL:
+            guarantees[table.name] = (
+                f"none: {table.source} is {engine}, what was written while it was read may be missing or "
+                f"not; ALTER TABLE {table.source} ENGINE = InnoDB"
+            )
+    return guarantees
 
 
 def _wait_until_open(reader: ReaderProcess, lock: Connection, signs: dict[str, str]) -> str:

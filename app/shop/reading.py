@@ -23,6 +23,7 @@ import pyarrow as pa
 from app.core.errors import ShopError
 
 _START_LIMIT_S = 60
+ONE_INSTANT = "one instant for all tables"
 _GRACE_S = 5  # a reading process ends by itself within it
 
 
@@ -92,6 +93,17 @@ class ReaderProcess:
         """The batches of a table while it is being read; ShopError if it could not be read completely."""
         while not self.read.has_begun(table):
             self._wait(self._too_late)
+        try:
+            yield from self._batches_of(table)
+        except (pa.ArrowInvalid, FileNotFoundError) as error:  # a full disk
+            raise ShopError(
+                f"could not be read whole: {self._readings[table].path.parent}: {str(error).splitlines()[0]}. Free "
+                "some space, or move CARAT_SCRATCH"
+            ) from None
+        if table in self.read.errors:
+            raise ShopError(f"could not be read whole: {self.read.errors[table]}")
+
+    def _batches_of(self, table: str) -> Iterator[pa.RecordBatch]:
         if self.read.batches.get(table):
             with pa.OSFile(str(self._readings[table].path)) as file, pa.ipc.open_stream(file) as batches:
                 done = 0
@@ -101,8 +113,6 @@ class ReaderProcess:
                         done += 1
                     else:
                         self._wait(self._too_late)
-        if table in self.read.errors:
-            raise ShopError(f"could not be read whole: {self.read.errors[table]}")
 
     def _wait(self, if_late: str) -> None:
         """Process the next report; if there is none, every table that has not ended has failed."""

@@ -19,8 +19,8 @@ import pyarrow as pa
 
 from app.core.errors import ShopError
 from app.rules.snapshot_plan import SnapshotTable
-from app.shop.columns import ShopColumn, sqlite_column
-from app.shop.reading import ShopReading
+from app.shop.columns import ShopColumn, require_planned, sqlite_column
+from app.shop.reading import ONE_INSTANT, ShopReading
 
 _BATCH_BYTES = 16 * 1024**2
 _BATCH_ROWS = 8192
@@ -67,11 +67,16 @@ class SQLiteShop:
             ]
             if not rows:
                 raise ShopError(f"{self.name} has no table {table.source}")
+            require_planned(table, [name for _, name, *_, hidden in rows if hidden != 1])
             if columns:
                 self._connection.execute(f"{_select(table, columns)} LIMIT 0")
         except sqlite3.Error as error:
             raise ShopError(f"{self.name}, {table.source}: {error}") from None
         return columns
+
+    def why_apart(self, tables: int) -> str:  # noqa: ARG002  one transaction is one instant
+        """Why so many tables cannot be read at one instant: they can."""
+        return ""
 
     @contextmanager
     def reading(
@@ -92,7 +97,7 @@ class SQLiteShop:
             connection.text_factory = bytes  # Arrow takes it as it is, and checks that it is UTF-8
             yield ShopReading(
                 _CopyReader(connection, rows, copy.stat().st_size),
-                dict.fromkeys((table.name for table in tables), "one instant for all tables"),
+                dict.fromkeys((table.name for table in tables), ONE_INSTANT),
                 {name: partial(int, count) for name, count in rows.items()},
                 errors,
             )

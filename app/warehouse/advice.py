@@ -6,6 +6,7 @@ _GRANT = re.compile(r"necessary to have (?:at least one of )?(?:the )?grants? (?
 _CONSTRAINT = re.compile(r"[Ss]etting '?(?P<name>\w+)'? (?:shouldn't be|should not be|is)")
 _FULL = ". The disk is full: free some space and run the same command again; readers see no partial data"
 _MIGRATE = ". Run `carat migrate` first"
+_AUTHORITY = ". If the server's authority is your own, add ca=FILE, its certificate, to CARAT_WAREHOUSE"
 _LOGIN = ". Check the user and password in CARAT_WAREHOUSE"
 _HINTS = (
     ("NOT_ENOUGH_SPACE", _FULL),
@@ -16,6 +17,7 @@ _HINTS = (
     ("UNKNOWN_TABLE", _MIGRATE),
     ("AUTHENTICATION_FAILED", _LOGIN),
     ("REQUIRED_PASSWORD", _LOGIN),
+    ("CERTIFICATE_VERIFY_FAILED", _AUTHORITY),
 )
 # Limits that a profile sets, by the words with which the engine refuses.
 _LIMITS = (

@@ -13,6 +13,7 @@ from typing import Any, Self, cast
 import clickhouse_connect
 import polars as pl
 import pyarrow as pa
+import urllib3
 from clickhouse_connect.driver import create_client
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
@@ -234,11 +235,13 @@ class Warehouse:
             )
 
 
-def connect_embedded(path: Path) -> Warehouse:
+def connect_embedded(path: Path, *, engine_config: Path | None = None) -> Warehouse:
+    """Open the embedded engine, with a configuration file of its own if one is given."""
     url = f"chdb://{path}"
+    options = {"config-file": str(engine_config)} if engine_config else None
 
     def connect() -> Client:
-        client = create_client(dsn=url)
+        client = create_client(dsn=url, chdb_options=options)
         pin_embedded(client)
         return client
 
@@ -248,6 +251,7 @@ def connect_embedded(path: Path) -> Warehouse:
 def connect_server(url: ServiceUrl, *, query_timeout_s: int = QUERY_TIMEOUT_S, writes: bool = True) -> Warehouse:
     """Connect to a server. A user that may not change settings (`readonly = 1`) can read; `writes` asks for more."""
     password = url.password.get_secret_value()
+    tls = _tls_arguments(url)
 
     def connect() -> Client:
         client = clickhouse_connect.get_client(
@@ -255,8 +259,7 @@ def connect_server(url: ServiceUrl, *, query_timeout_s: int = QUERY_TIMEOUT_S, w
             port=url.port,
             username=url.user,
             password=password,
-            secure=url.is_secure,
-            verify=url.is_verified,
+            **tls,
             connect_timeout=30,
             send_receive_timeout=query_timeout_s,
             compress=False,  # inserts are compressed already
@@ -265,6 +268,18 @@ def connect_server(url: ServiceUrl, *, query_timeout_s: int = QUERY_TIMEOUT_S, w
         return client
 
     return Warehouse(connect, url=str(url), secret=password, user=url.user)
+
+
+def _tls_arguments(url: ServiceUrl) -> dict[str, Any]:
+    if not url.is_secure:
+        return {"secure": False}
+    if not url.is_verified:  # `carat doctor` warns of it, and urllib3 would at every request
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+    ca, cert, key = (url.file_option(name, variable="CARAT_WAREHOUSE") for name in ("ca", "cert", "key"))
+    arguments = {"secure": True, "verify": url.is_verified, "ca_cert": ca, "client_cert": cert, "client_cert_key": key}
+    if cert:  # without a password, the certificate alone says who the user is
+        arguments["tls_mode"] = "strict" if url.password.get_secret_value() else "mutual"
+    return arguments
 
 
 def _is_default(values: pl.Series, column: Column) -> bool:

@@ -30,6 +30,7 @@ def open_warehouse(
     writes: bool = True,
     prepare: bool = True,
     query_timeout_s: int = QUERY_TIMEOUT_S,
+    engine_config: Path | None = None,
 ) -> Iterator[Warehouse]:
     """Connect to the configured warehouse; `purpose` is what other commands see while it is held.
 
@@ -37,7 +38,8 @@ def open_warehouse(
     engine has room for one process; a server for one that writes and any number that only read (`writes` is false).
     While `carat serve` holds an embedded warehouse, it answers the queries of those that only read.
 
-    A server that does not answer a statement within `query_timeout_s` counts as unreachable. Raises LockedError when
+    A server that does not answer a statement within `query_timeout_s` counts as unreachable. `engine_config` is a
+    configuration file for the embedded engine. Raises LockedError when
     another process holds the warehouse, WarehouseError when there is no connection.
     """
     with ExitStack() as stack:
@@ -50,7 +52,7 @@ def open_warehouse(
                 warehouse.with_guard(lease.require)
         else:
             path = settings.warehouse.local_path
-            connect = stack.enter_context(_embedded(path, purpose=purpose, writes=writes))
+            connect = stack.enter_context(_embedded(path, purpose=purpose, writes=writes, engine_config=engine_config))
             warehouse = stack.enter_context(connect())
         if writes and prepare:
             prepare_warehouse(warehouse, settings)
@@ -67,7 +69,9 @@ def prepare_warehouse(warehouse: Warehouse, settings: Settings) -> None:
 
 
 @contextmanager
-def _embedded(path: Path, *, purpose: str, writes: bool) -> Iterator[Callable[[], Warehouse]]:
+def _embedded(
+    path: Path, *, purpose: str, writes: bool, engine_config: Path | None
+) -> Iterator[Callable[[], Warehouse]]:
     """How to connect to an embedded warehouse: directly, or through the process that holds it and answers."""
     held: LockedError | None = None
     with ExitStack() as stack:
@@ -77,7 +81,11 @@ def _embedded(path: Path, *, purpose: str, writes: bool) -> Iterator[Callable[[]
             if writes or not accepts_queries(path):
                 raise
             held = error
-        yield (lambda: connect_via_holder(path, held)) if held else (lambda: connect_embedded(path))
+        yield (
+            (lambda: connect_via_holder(path, held))
+            if held
+            else (lambda: connect_embedded(path, engine_config=engine_config))
+        )
 
 
 @contextmanager

@@ -97,6 +97,7 @@ def _running(server: Server, folder: Path) -> Iterator[tuple[int, int]]:
         port = free.getsockname()[1]
     environment = os.environ | {
         "CARAT_SPOOL": str(folder / "spool"), "CARAT_WRITE_KEYS": KEY, "CARAT_LOG": str(folder / "log"),
+        "CARAT_MAX_AGE_DAYS": "0",
     }  # fmt: skip
     process = subprocess.Popen([sys.executable, *server.command, str(port)], env=environment, stderr=subprocess.DEVNULL)
     try:

@@ -358,3 +358,20 @@ def test_the_end_waits_no_longer_than_it_may_for_a_collector_that_is_gone():
             assert lifespan(CaratASGI(with_lifespan, sender))[-1] == "lifespan.shutdown.complete"
             sender.close(0)
         assert sender.stats.dropped == {"not sent before the end": 1}
+
+
+def test_a_preflight_that_cors_answers_is_no_call_of_a_shopper(sender, collector):
+    from starlette.applications import Starlette
+    from starlette.middleware.cors import CORSMiddleware
+    from starlette.responses import JSONResponse
+    from starlette.routing import Route
+
+    shop = Starlette(routes=[Route("/api/v1/catalog", lambda _: JSONResponse({"total": 0}))])
+    shop.add_middleware(CORSMiddleware, allow_origins=["https://shop.example"], allow_headers=["X-Page-Url"])
+    origin = (b"origin", b"https://shop.example")
+    asked = [origin, (b"access-control-request-method", b"GET"), (b"access-control-request-headers", b"x-page-url")]
+    for app in (CaratASGI(shop, sender), shop):
+        call(app, http_scope("OPTIONS", "/api/v1/catalog", headers=asked))
+    call(CaratASGI(shop, sender), http_scope("GET", "/api/v1/catalog", headers=[origin]))
+    assert [record["method"] for record in collector.await_records(1)] == ["GET"]
+    assert sender.stats.captured == 1

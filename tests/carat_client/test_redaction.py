@@ -256,7 +256,7 @@ def test_an_address_has_the_same_hash_wherever_it_stands_and_another_under_anoth
 
 
 def test_true_false_and_null_under_a_secret_name_tell_nothing_and_stay():
-    assert Redactor().field("response", {"token": None, "password": True, "pin": 0, "secret": {}}) == {
+    assert Redactor().field("response", {"token": None, "password": True, "pin": 2345, "secret": {}}) == {
         "token": None, "password": True, "pin": REDACTED, "secret": REDACTED,
     }  # fmt: skip
 
@@ -378,7 +378,11 @@ def test_a_secret_in_a_path_leaves_the_escapes_of_the_other_segments():
         "4" * 200_000, "a." * 100_000 + "@" + "a." * 100_000, "=" * 200_000,
         "token=" * 30_000, '"' * 200_000, "%25" * 60_000, "{" * 200_000, "eyJ" * 60_000, "basic " * 30_000,
         'password="' + "\\" * 200_000, "a@" * 100_000, "://" * 60_000, "[" * 50 + '"\\"' + "]" * 50, "x:" * 100_000,
-        "1-" * 6 + "2 " * 100_000, "-----BEGIN PRIVATE KEY-----" * 8000,
+        "1-" * 6 + "2 " * 100_000, "-----BEGIN PRIVATE KEY-----" * 8000, "Key:" * 50_000, "code=$a " * 25_000, "my security code: " * 11_000,
+        "<password><![CDATA[" * 10_000, "<a><![CDATA[" * 16_000, "<key>password</key>" * 10_000, "<a " * 60_000, "&lt;" * 50_000, "<" + "a" * 200_000,
+        "/reset/a" * 25_000, "/login/a1b2c3" * 15_000, "//a:" * 50_000, "//a@" * 50_000, "//" + "a" * 100_000 + ":" + "b" * 100_000,
+        "DE89370400440532013000 " * 8000, "DE89 " * 40_000, "AT11" * 50_000, "4111.1111.1111.1111 " * 10_000, "1, 2." * 40_000, "(1)" * 60_000, "user[a]=" * 25_000,
+        "PuTTY-User-Key-File-2" * 9000, "pi_aaaa_" * 25_000, "my otp is 1 " * 16_000, '[["password","x"],' * 12_000, json.dumps([["password", "x"]] * 12_000), json.dumps({f"pin{n}": n for n in range(10_000)}),
     ],
     ids=lambda text: text[:12],
 )  # fmt: skip
@@ -413,3 +417,9 @@ def test_what_is_remembered_is_bounded():
     assert len(redactor._harmless) <= 16_384
     assert len(redactor._known_names) <= 4096
     assert max(map(len, redactor._harmless)) <= 200
+
+
+def test_a_denied_name_hides_the_value_that_is_given_it():
+    content = [{"name": "street", "value": "Elm"}, {"name": "city", "value": "Ulm"}]
+    assert Redactor(deny=["street"]).field("request", content) == [{"name": "street", "value": REDACTED}, content[1]]
+    assert Redactor(allow=["otp"]).field("request", [{"name": "otp", "value": "1234"}])[0]["value"] == "1234"

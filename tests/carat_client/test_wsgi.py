@@ -267,3 +267,23 @@ def test_extractors_see_the_environ_after_the_app(collector):
 def test_an_environ_without_what_it_should_hold_is_the_apps_to_judge(sender):
     assert CaratWSGI(whole, sender)({}, lambda *_: None) == [CATALOG]
     assert sender.stats.failures == 1
+
+
+QUERIES = {
+    "raw UTF-8": ("q=золото", "золото"), "percent-encoded": ("q=%D0%B7", "з"), "raw Latin-1": (b"q=gr\xf6\xdfe", "größe"),
+    "text of a server that decoded it": ("q=指輪", "指輪"), "raw emoji": ("q=💍", "💍"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_a_query_is_read_as_it_was_sent(name):
+    sent, expected = QUERIES[name]
+    if name != "text of a server that decoded it":
+        sent = (sent if isinstance(sent, bytes) else sent.encode()).decode("latin-1")  # as PEP 3333 has it
+    with receiving() as collector:
+        sender = CallSender(ClientSettings(url=collector.url, write_key=KEY))
+        list(CaratWSGI(whole, sender)(environ() | {"QUERY_STRING": sent}, lambda *_: None))
+        assert sender.flush(10)
+        assert collector.records[0]["request"]["query"] == {"q": expected}
+        assert sender.stats.failures == 0
+        sender.close()

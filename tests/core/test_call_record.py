@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.call_record import Line, RecordLimits, RejectedRecordError, epoch_ms, latest_ms, read_line
+from app.core.call_record import Line, RecordLimits, RejectedRecordError, epoch_ms, read_line
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 MOMENT_MS = epoch_ms(datetime(2026, 3, 7, 10, 2, 17, 123_000, tzinfo=UTC))
@@ -16,7 +16,8 @@ EARLIEST_MS, LATEST_MS = epoch_ms(datetime(1990, 1, 1, tzinfo=UTC)), epoch_ms(NO
 
 def values_of(ts: object, endpoint: str = "/a") -> tuple:
     data = msgspec.json.encode({"ts": ts, "method": "GET", "endpoint": endpoint})
-    return read_line(Line(0, data, len(data)), latest_ms=latest_ms(NOW), limits=RecordLimits(max_record_bytes=10_000))
+    limits = RecordLimits(max_record_bytes=10_000)
+    return read_line(Line(0, data, len(data)), times=limits.times(NOW), limits=limits)
 
 
 @pytest.mark.parametrize("ts", [

@@ -6,7 +6,7 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.frames.as_of import attributes_as_of
+from app.frames.as_of import attributes_as_of, matched
 
 PRODUCTS = pl.Enum(["1", "2", "3"])
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -79,3 +79,36 @@ def test_any_versions_are_what_a_search_by_hand_finds(known, asked):
         next((title for p, at, title in reversed(known) if p == product and at <= moment), None)
         for product, moment in asked
     ]
+
+
+# ---- ids that are the same to the shop -----------------------------------------------------------------------------
+
+UUID = "0198f3a1-5b7c-7d2e-8f00-3344556677ff"
+
+
+def met(called: list[str], *known: str) -> dict[str, str]:
+    found = matched(pl.Series(called), pl.Series(known, dtype=pl.String))
+    return dict(found.select("called", "product_id").iter_rows())
+
+
+def test_an_id_is_found_however_the_shop_writes_it():
+    in_bytes = UUID.replace("-", "")
+    assert met([UUID, in_bytes, UUID.upper()], in_bytes) == dict.fromkeys([UUID, in_bytes, UUID.upper()], in_bytes)
+    assert met([in_bytes], UUID) == {in_bytes: UUID}
+    assert met(["00001042", "1042"], "1042") == {"00001042": "1042", "1042": "1042"}
+    assert met(["ring-7", "Ring-7 "], "RING-7") == {"ring-7": "RING-7", "Ring-7 ": "RING-7"}
+
+
+def test_the_same_text_wins_and_what_could_be_two_is_none():
+    assert met(["ring", "RING", "Ring"], "ring", "RING") == {"ring": "ring", "RING": "RING"}
+    assert met(["007", "7"], "007", "7") == {"007": "007", "7": "7"}
+    assert met(["0", "00", "-7", "a-7", "0a"], "0", "7", "a7") == {"0": "0", "00": "0"}
+    assert met(["1"]) == {}
+
+
+def test_a_version_answers_for_every_spelling_of_its_product():
+    spelled = pl.Enum(["00017", "17"])
+    codes = pl.Series(["00017", "17"], dtype=spelled).to_physical().cast(pl.UInt32)
+    moments = pl.Series([hours(1), hours(3)], dtype=MOMENT)
+    ring = versions(("17", hours(0), "ring"), ("17", hours(2), "gold ring"))
+    assert attributes_as_of(codes, moments, spelled, [ring])["title"].to_list() == ["ring", "gold ring"]

@@ -22,7 +22,7 @@ def frame(calls: list[tuple[int, int]]) -> pl.DataFrame:
     ids = [number.to_bytes(16) for number in range(len(calls))]
     columns = {"visitor_hash": [v for v, _ in calls], "ts": [t for _, t in calls], "call_id": ids}
     return pl.DataFrame(columns, schema={"visitor_hash": pl.UInt64, "ts": pl.Int64, "call_id": pl.Binary}).with_columns(
-        pl.col("ts").cast(pl.Datetime("ms", "UTC"))
+        pl.col("ts").cast(pl.Datetime("ms", "UTC")), is_linked=pl.lit(value=False)
     )
 
 

@@ -218,9 +218,12 @@ def test_a_segment_that_cannot_be_read_stays_and_keeps_no_other_from_being_deliv
     (segment,) = sealed_segments(spooling.spool)
     broken = spooling.spool / "000000000000001-broken.sealed"
     broken.mkdir()  # even the superuser cannot read it
+    (spooling.spool / "000000000000002-link.sealed").symlink_to("/etc/passwd")
+    os.mkfifo(spooling.spool / "000000000000003-pipe.sealed")
     done = deliver_spool(warehouse, spooling)
     assert isinstance(done.failure, SpoolError)
-    assert "could not be read" in str(done.failure)
+    assert str(done.failure).count("could not be read: is not a regular file") == 3
+    assert rejects(warehouse) == []
     assert [found.name for found in delivered_segments(spooling.spool)] == [segment.name]
     assert broken.exists()
     broken.rmdir()

@@ -21,11 +21,12 @@ from hypothesis import settings as profile
 from hypothesis import strategies as st
 
 import app.frames.snapshots
+import app.jobs.snapshot.take
 import app.main
 import app.shop.mysql
 import app.shop.sqlite
 import app.warehouse.history
-from app.core.errors import SettingsError
+from app.core.errors import SettingsError, ShopError
 from app.core.service_url import ServiceUrl
 from app.jobs.snapshot import take_snapshot
 from app.rules.snapshot_plan import SHOP_VIEW_NAMES
@@ -679,6 +680,41 @@ def test_wider_types_of_a_real_database_make_no_versions_and_lose_nothing(shop, 
         assert list(map(in_short, now)) == list(map(in_short, was))
 
 
+NUMBERS = {  # declared, values, declared later, values in history then
+    "price": ("VARCHAR(10)", ("149.9", "007"), "DECIMAL(10,2)", (b"149.90", b"7.00")),
+    "share": ("VARCHAR(10)", ("3.50", "100"), "DOUBLE", (b"3.5", b"100")),
+    "stock": ("VARCHAR(10)", ("12", "-03"), "INT", (b"12", b"-3")),
+    "weight": ("DECIMAL(65,30)", ("1.5", "-0.25"), "DECIMAL(10,2)", (b"1.50", b"-0.25")),
+}
+
+
+@pytest.mark.slow
+@embedded_only
+def test_text_that_becomes_a_number_makes_no_version(shop, tmp_path, monkeypatch):
+    monkeypatch.setattr(app.shop.mysql, "ReaderProcess", InProcessReader)
+    with running_mariadb(tmp_path / "mariadb") as server:
+        shop.settings = shop.settings.model_copy(update={"shop_db": ServiceUrl.parse(server.url(), "mysql")})
+        declared = ", ".join(f"{name} {type_}" for name, (type_, *_) in NUMBERS.items())
+        with closing(server.connect("root", database="shop")) as database, database.cursor() as cursor:
+            cursor.execute(f"CREATE TABLE items (id INT PRIMARY KEY, {declared})")
+            for number in (0, 1):
+                values = [values[number] for _, values, *_ in NUMBERS.values()]
+                cursor.execute("INSERT INTO items VALUES (%s, %s, %s, %s, %s)", (number, *values))
+            assert shop.taken()["inserts"] == 2
+            cursor.execute("ALTER TABLE items " + ", ".join(f"MODIFY {n} {w}" for n, (_, _, w, _) in NUMBERS.items()))
+            record = shop.taken()
+            assert [record[name] for name in ("inserts", "updates", "deletes")] == [0, 0, 0]
+            cursor.execute("UPDATE items SET price = price + 0.01, share = share + 1, weight = 2, stock = 4")
+            assert shop.taken()["updates"] == 2
+            cursor.execute(
+                "UPDATE items SET price = price - 0.01, share = share - 1, weight = 1.5, stock = 12 WHERE id = 0"
+            )
+            cursor.execute("UPDATE items SET price = 7, share = 100, weight = -0.25, stock = -3 WHERE id = 1")
+            assert shop.taken()["updates"] == 2
+    for number, row in enumerate(shop.rows(f"SELECT {', '.join(NUMBERS)} FROM history.items_current ORDER BY id")):
+        assert dict(zip(NUMBERS, row, strict=True)) == {name: now[number] for name, (*_, now) in NUMBERS.items()}
+
+
 def in_short(value: Any) -> Any:
     """A value without what its type adds to it."""
     text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
@@ -1026,6 +1062,23 @@ def test_the_command_shows_a_table_of_what_it_did(command):
     assert (code, out) == (0, '"title"\n"chain"\n"ring"\n')
 
 
+def test_snapshots_go_on_after_the_clock_was_set_back(command, monkeypatch):
+    code, _, told = command.carat("snapshot", "--tables", "items", "--at", "2026-03-04T12:00:00Z")
+    assert (code, told) == (0, [])
+
+    class ClockSetBack(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime(2026, 3, 1, 12, tzinfo=tz)
+
+    monkeypatch.setattr(app.jobs.snapshot.take, "datetime", ClockSetBack)
+    for number in (1, 2):
+        code, out, _ = command.carat("snapshot", "--tables", "items", "--json")
+        (items,) = json.loads(out)
+        assert (code, items["error"]) == (0, "")
+        assert items["at"].startswith(f"2026-03-04 12:00:00.00{number}")
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (("--at", "yesterday"), "--at 'yesterday' is not a valid time; write it as 2026-03-01T12:00:00Z"),
     (("--at", "2999-01-01"), "lies in the future"), (("--rebuild",), "name the --tables to delete it of"),
@@ -1042,3 +1095,35 @@ def test_a_shop_that_is_not_there_is_one_line_and_exit_1(command, monkeypatch):
     code, _, told = command.carat("snapshot")
     assert code == 1
     assert told == ["carat: sqlite:///nowhere/shop.sqlite: no such file. Check CARAT_SHOP_DB; nothing was changed"]
+
+
+@embedded_only
+def test_a_column_without_a_name_is_refused_with_its_fix(shop):
+    shop.run("DROP TABLE IF EXISTS items", 'CREATE TABLE items (id INTEGER PRIMARY KEY, title TEXT, "" TEXT)')
+    assert (
+        'items has a column without a name, which history cannot store: set columns = ["id", "title"]' in shop.refused()
+    )
+
+
+@embedded_only
+def test_a_full_disk_while_history_is_read_is_said_and_changes_nothing(shop, monkeypatch):
+    a_shop_of(shop, 3)
+    shop.taken()
+    write = app.jobs.snapshot.tables.write_versions
+
+    def to_a_full_disk(*arguments, **more) -> None:
+        write(*arguments, **more)
+        arguments[3].write_bytes(b"")
+
+    monkeypatch.setattr(app.jobs.snapshot.tables, "write_versions", to_a_full_disk)
+    a_shop_of(shop, 4)
+    assert re.search(r"could not be written or read whole .*Free some space, or move CARAT_SCRATCH", shop.refused())
+
+
+@embedded_only
+def test_a_scratch_directory_that_cannot_be_written_is_a_fault_of_the_snapshot_alone(shop, tmp_path):
+    a_shop_of(shop, 3)
+    (tmp_path / "no folder").write_bytes(b"")
+    shop.settings = shop.settings.model_copy(update={"scratch": tmp_path / "no folder" / "scratch"})
+    with pytest.raises(ShopError, match="CARAT_SCRATCH"):
+        take_snapshot(shop.warehouse, shop.settings)

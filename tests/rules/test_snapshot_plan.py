@@ -167,3 +167,9 @@ def test_shipped_plans_say_which_table_has_which_role(name, roles):
     played = {role for table in plan.tables for role in ("cart", "favorites") if getattr(table, role)}
     assert roles <= attributes | played
     assert played <= roles
+
+
+def test_a_column_of_a_role_that_the_shop_does_not_have_is_named():
+    (table,) = parsed(CART + 'cart = { owner = "customer", product_id = "sku", quantity = "pieces" }\n').tables
+    assert table.missing(["line", "customer", "sku", "pieces"]) == {}
+    assert table.missing(["line", "client", "sku", "pieces"]) == {"customer": "cart"}

@@ -498,7 +498,8 @@ def test_a_table_that_is_being_altered_is_not_waited_for_all_day(server, items, 
 
 @pytest.mark.parametrize(("query", "message"), [
     ("sslmode=required", "unknown option sslmode. Did you mean ssl-mode[?] Choose from ssl-mode, ssl-ca"), ("ssl-mode=maybe", "ssl-mode=maybe is not valid. Choose from disabled, required, verify_ca, verify_identity"),
-    ("ssl-mode=verify_ca", "ssl-mode=verify_ca needs ssl-ca="), ("ssl-mode=verify_ca&ssl-ca=/nowhere.pem", "ssl-mode=verify_ca needs ssl-ca="),
+    ("ssl-mode=verify_ca", "ssl-mode=verify_ca needs ssl-ca="), ("ssl-mode=verify_ca&ssl-ca=/nowhere.pem", "cannot read ssl-ca=/nowhere.pem: No such file"), ("ssl-ca=/x.pem", "ssl-ca= has no effect with ssl-mode=disabled"),
+    ("ssl-mode=required&ssl-cert=/x.pem&ssl-key=/x.key", "option ssl-cert: client certificates are not supported"),
 ])  # fmt: skip
 def test_a_mistake_in_the_url_is_named(query, message):
     url = f"mysql://carat:falsch-geheim@127.0.0.1:1/shop?{query}"
@@ -669,3 +670,42 @@ def test_a_lag_is_known_by_either_name(server, monkeypatch, name):
         pass
     with opened(server, max_replica_lag_s=301):
         pass
+
+
+# ---- servers on which not all tables can be read at one instant ----------------------------------------------------
+
+STRICT = "Percona-XtraDB-Cluster prohibits use of GET_LOCK with pxc_strict_mode = ENFORCING"
+
+
+@pytest.mark.parametrize("code", [1105, 1235, 1047])
+def test_a_server_without_locks_of_a_name_is_read_table_by_table_and_says_so(
+    server, purses, tmp_path, monkeypatch, code
+):
+    run = app.shop.mysql._run
+
+    def refusing(connection, sql, *values):
+        if "GET_LOCK" in sql:
+            raise pymysql.err.OperationalError(code, STRICT)
+        return run(connection, sql, *values)
+
+    monkeypatch.setattr(app.shop.mysql, "_run", refusing)
+    with opened(server) as shop:
+        assert shop.why_apart(2) == STRICT
+        taken = take(shop, tmp_path, *purses)
+    assert taken.errors == {}
+    assert {name: frame.height for name, frame in taken.frames.items()} == {"purses": 50, "safes": 50}
+    assert set(taken.guarantees.values()) == {f"{BY_ITSELF}: {STRICT}"}
+
+
+def test_a_user_of_few_connections_holds_no_writer_up(server, purses, tmp_path):
+    server.execute(
+        "CREATE OR REPLACE USER few@'%' IDENTIFIED BY 'few-geheim' WITH MAX_USER_CONNECTIONS 4",
+        "GRANT SELECT, LOCK TABLES ON shop.* TO few@'%'",
+    )
+    with opened(server, "few") as shop:
+        assert shop.why_apart(2).startswith("few may have 4 connections (MAX_USER_CONNECTIONS), 5 are needed")
+        taken = take(shop, tmp_path, *purses)
+    assert taken.errors == {}
+    assert taken.guarantees["purses"].startswith(f"{BY_ITSELF}: few may have 4 connections")
+    with opened(server) as shop:
+        assert shop.why_apart(2) == ""

@@ -211,10 +211,13 @@ def test_a_mistake_in_the_plan_is_one_line(run, taken, plan, message):
     assert "\n" not in str(caught.value)
 
 
-def test_columns_of_which_the_plan_has_none_are_left_to_its_check(run, path):
-    run("CREATE TABLE items (id INTEGER PRIMARY KEY)")
+def test_columns_that_the_plan_names_and_the_table_lacks_are_refused_by_name(run, path):
+    run("CREATE TABLE items (id INTEGER PRIMARY KEY, title TEXT, owner TEXT)")
     with closing(SQLiteShop(path)) as shop:
-        assert shop.describe(table("items", "sku", columns=("titel",))) == []
+        for part, mistake in {"columns": ("titel",), "exclude": ("titel",), "person": "titel"}.items():
+            with pytest.raises(ShopError, match=r"items has no column titel: .* Did you mean title\?"):
+                shop.describe(table("items", **{part: mistake}))
+        assert len(shop.describe(table("items", exclude=("title", "sold?")))) == 2
 
 
 @pytest.mark.parametrize("name", ["a shop.sqlite", "größe?mode=rwc#x%20%.sqlite", "a&b=c;d'e\"f.sqlite"])

@@ -268,7 +268,7 @@ class Shop:
 
     def query(self, sql: str) -> list[dict[str, Any]]:
         """The rows of a query, by a command that repairs nothing."""
-        finished = self.command("query", sql, "--format", "json")
+        finished = self.command("query", sql, "--format", "ndjson")
         assert finished.code == 0, finished.err
         return [json.loads(line) for line in finished.out.splitlines()]
 
@@ -285,7 +285,7 @@ class Shop:
 
     def progress(self) -> dict[str, int]:
         """How many calls are stored, and how many publications are begun and done; nothing where nothing is made."""
-        finished = self.command("query", PROGRESS, "--format", "json")
+        finished = self.command("query", PROGRESS, "--format", "ndjson")
         assert finished.code == 0 or "Run `carat migrate` first" in finished.err, finished.err
         return json.loads(finished.out) if finished.code == 0 else dict.fromkeys(("begun", "done", "calls"), 0)
 

@@ -84,7 +84,11 @@ class Shop:
 
     def start(self, *arguments: str, code: str | None = None, **settings: str) -> subprocess.Popen[str]:
         """The command line, or Python code in its place, in a process of its own."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("CARAT_")}
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("CARAT_") or name == "CARAT_MAX_AGE_DAYS"
+        }
         environment |= {
             "CARAT_WAREHOUSE": f"chdb://{self.warehouse_folder}",
             "CARAT_LOG": str(self.folder / "carat.log"),

@@ -75,6 +75,12 @@ VISITORS: list[Record] = [
     {"ip": "203.0.113.9", "user_agent": "curl/8"},
     {"visitor_id": "undefined", "session_token": " NULL ", "ip": "203.0.113.9", "user_agent": "curl/8"},  # the same one
     {"visitor_id": "v2", "user_agent": "Mozilla/5.0 (X11; Linux) Firefox/1"},
+    {"session_token": "t0"},  # v1's
+    {"visitor_id": "v3", "ip": "203.0.113.9", "user_agent": "curl/8"},  # may follow the ones without an id
+    {"visitor_id": "v4", "session_token": "t2", "ip": "203.0.113.9", "user_agent": "curl/8"},
+    {"session_token": "t2", "ip": "203.0.113.9", "user_agent": "curl/8"},
+    {"session_token": "t3", "ip": "203.0.113.9", "user_agent": "curl/8"},
+    {"visitor_id": "v5", "session_token": "t2"},  # a second one with this token
 ]
 MENU: list[Record] = [
     {"method": "GET", "endpoint": "/api/v1/catalog", "request": {"query": {"q": "ring", "section": ["x", "y"]}}, "response": {"total": 2, "items": [{"id": 1}, {"id": 2}]}},
@@ -132,9 +138,11 @@ def _calls(draw, zone: ZoneInfo, day: date, timeout: int) -> list[Record]:
     calls: list[Record] = []
     for visitor in draw(st.lists(st.sampled_from(VISITORS), min_size=3, max_size=7)):
         taste = draw(st.integers(0, 6))
-        ts = midnight_ms(day + timedelta(days=draw(st.integers(-1, 1))), zone) + draw(
+        begins = midnight_ms(day + timedelta(days=draw(st.integers(-1, 1))), zone) + draw(
             st.sampled_from([0, -1, 1, -timeout, -timeout - 1, 1 - timeout, timeout, timeout + 1]) | st.integers(-12 * HOUR, 12 * HOUR)
         )  # fmt: skip
+        follows = draw(st.none() | st.sampled_from([0, 1, timeout // 2, timeout, timeout + 1]))
+        ts = begins if follows is None or not calls else int(str(calls[-1]["ts"])) + follows
         walk = st.lists(st.sampled_from([0, 1, timeout // 2, timeout - 1, timeout, timeout + 1]), max_size=8)
         steps = draw(walk | _tireless(timeout) if len(calls) < 40 else walk)
         for step in [0, *steps]:
@@ -537,3 +545,59 @@ def test_one_day_may_be_built_by_another_time_zone_before_the_others_are(warehou
         records += stored_calls([MIDNIGHT - 2 * HOUR - MINUTE + len(records)])
     build_stale(warehouse, of_zone, jobs=JOBS).require_done()
     require_as_from_nothing(warehouse, of_zone, records)
+
+
+# ---- first calls without an id, told in words --------------------------------------------------------------------
+
+PHONE = {"ip": "203.0.113.9", "user_agent": "Mozilla/5.0 (iPhone) Safari/1"}
+NOON = MIDNIGHT + 12 * HOUR
+
+
+def who(minute: int, visitor: str = "", token: str = "", **more: object) -> Record:
+    """A call from the same phone, so many minutes after noon."""
+    ids = {"visitor_id": visitor, "session_token": token}
+    text = f"{minute} {visitor} {token} {sorted(more.items())}"
+    call_id = str(uuid.UUID(bytes=hashlib.md5(text.encode()).digest()))
+    return {"call_id": call_id, "ts": NOON + minute * MINUTE, "status": 200} | PHONE | ids | MENU[0] | more
+
+
+CROWD = [who(n, f"c{n % 7}", ip=f"192.0.2.{n % 7}") for n in range(-300, 400, 5)]
+TO_MIDNIGHT = 12 * 60
+# What is there at first, and what comes in later hours; at the end so many calls are in the largest session.
+LATE_CALLS: dict[str, tuple[list[Record], list[list[Record]], int]] = {
+    "a first call that comes late": ([who(1, "v"), who(2, "v")], [[who(0)]], 3),
+    "the first call of a visitor that comes late": ([who(0), who(2, "v")], [[who(1, "v")]], 3),
+    "a cookie that comes an hour later": ([who(0), who(1)], [[who(2, "v"), who(3, "v")]], 4),
+    "a token that is named late": ([who(0, token="t", ip="198.51.100.1"), who(1, "v")], [[who(2, "v", "t")]], 3),
+    "a second visitor who follows": ([who(0), who(10, "v"), who(11, "v")], [[who(5, "w")]], 2),
+    "a second visitor with the token": ([who(0, token="t"), who(1, "v", "t")], [[who(300, "w", "t")]], 1),
+    "a visitor who was there before": ([who(0), who(1, "v"), who(2, "v")], [[who(-5, "v")]], 3),
+    "a token that changes, and again": ([who(0, token="t")], [[who(20, token="u")], [who(45, token="x")]], 3),
+    "a token that goes on after all": ([who(0, token="t"), who(1, token="u"), who(2, token="u")], [[who(2, token="t")]], 2),
+    "a bridge between two sessions": ([who(0, "v", "t"), who(50, "v")], [[who(25, token="t")]], 3),
+    "a first call before midnight": ([who(TO_MIDNIGHT - 2, "v"), who(TO_MIDNIGHT + 5, "v")], [[who(TO_MIDNIGHT - 3)]], 3),
+    "a first call on the other side of midnight": ([who(TO_MIDNIGHT + 1, "v"), who(TO_MIDNIGHT + 2, "v")], [[who(TO_MIDNIGHT - 1)]], 2),
+    "a session that turns out to cross midnight": ([who(TO_MIDNIGHT - 9), who(TO_MIDNIGHT - 8, "v")], [[who(TO_MIDNIGHT + 9, "v")]], 3),
+    "calls without an id that turn out to cross midnight": ([who(TO_MIDNIGHT - 9), who(TO_MIDNIGHT - 8, "v")], [[who(TO_MIDNIGHT + 9)]], 2),
+    "a token within a session from the day before": ([who(TO_MIDNIGHT - 5, "v"), who(TO_MIDNIGHT + 5, "v", "t"), who(TO_MIDNIGHT + 9, "v")], [[who(TO_MIDNIGHT + 7, token="t")]], 3),
+    "a preflight that decides nothing": ([who(0), who(10, "v"), who(11, "v")], [[who(5, "w", method="OPTIONS"), who(1, method="OPTIONS")]], 3),
+}  # fmt: skip
+
+
+@embedded
+@pytest.mark.parametrize("what", LATE_CALLS)
+def test_whose_first_calls_are_does_not_depend_on_when_calls_come(warehouse, settings, ingest_records, patches, what):
+    first, later, most = LATE_CALLS[what]
+    records = [*CROWD, *first]
+    ingest_records(*records, now=NOW)
+    build_stale(warehouse, settings, jobs=JOBS).require_done()
+    for batch in later:
+        records += batch
+        ingest_records(*batch, now=NOW)
+        build_stale(warehouse, settings, jobs=JOBS).require_done()
+    counts = any(record["method"] != "OPTIONS" for batch in later for record in batch)
+    assert bool(patches.patched) == counts, "the day was built as a whole"
+    counted = [record for record in records if record["method"] != "OPTIONS"]
+    require_as_from_nothing(warehouse, settings, counted)
+    phone = "visitor_id NOT LIKE 'c%'"
+    assert warehouse.scalar(f"SELECT max(calls) FROM dwh.sessions WHERE {phone}") == most

@@ -136,3 +136,77 @@ def test_preflights_and_probes_are_nobodys_session(warehouse, settings, ingest_r
         ("d07-a", 3, "cart", False),
         ("d07-b", 3, "cart", False),
     ]
+
+
+# ---- first calls without an id -----------------------------------------------------------------------------------
+
+AD = "https://shop.example/rings?utm_source=google&utm_medium=cpc"
+ORDER = {"endpoint": "/api/v1/orders", "method": "POST", "response": {"order_id": "o", "total": 10, "currency": "EUR", "items": [{"product_id": 17, "quantity": 1, "price": 10}]}}  # fmt: skip
+WHO = "visitor_id, calls, orders, channel, landing_page"
+
+
+def journey(day: str, *identities: dict) -> list[dict]:
+    """A catalog call by an ad, views and an order, a minute apart, each with what it says of who calls."""
+    calls = [call(f"{day}T10:0{minute}:00", **who) for minute, who in enumerate(identities)]
+    calls[0] |= {"endpoint": "/api/v1/catalog", "page_url": AD}
+    calls[-1] |= ORDER
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("identities", "visitor"),
+    [
+        ([{}, *[{"visitor_id": "v"}] * 3], "v"),
+        ([{"visitor_id": "null", "session_token": "0"}, *[{"visitor_id": "v"}] * 3], "v"),
+        ([{}, {}, {"visitor_id": "v", "session_token": "t"}, {"visitor_id": "v", "session_token": "t"}], "v"),
+        ([*[{"session_token": "guest"}] * 3, {"session_token": "member", "user_id": "u"}], "member"),
+        ([{}, *[{"session_token": "guest"}] * 2, {"session_token": "member", "user_id": "u"}], "member"),
+        ([{"session_token": "t"}, {"session_token": "t", "ip": "192.0.2.1"}, *[{"visitor_id": "v", "session_token": "t", "ip": "192.0.2.2"}] * 2], "v"),
+        ([{}, {"session_token": "t"}, *[{"visitor_id": "v", "session_token": "t"}] * 2], "v"),
+    ],
+)  # fmt: skip
+def test_first_calls_without_an_id_are_in_the_session_of_the_order(
+    warehouse, settings, ingest_records, identities, visitor
+):
+    ingest_records(*journey("10", *identities))
+    built(warehouse, settings)
+    assert sessions(warehouse, WHO) == [(visitor, 4, 1, "Paid Search", AD.partition("?")[0])]
+
+
+def test_who_is_one_of_several_stays_alone(warehouse, settings, ingest_records):
+    ingest_records(
+        call("10T10:00:00"),
+        call("10T10:10:00", visitor_id="v", session_token="t"),
+        call("10T10:20:00", visitor_id="w", session_token="t"),
+        call("10T10:25:00", session_token="t"),
+    )
+    built(warehouse, settings)
+    assert sorted(sessions(warehouse, "visitor_id, calls"))[1:] == [("t", 1), ("v", 1), ("w", 1)]
+
+
+@pytest.mark.parametrize("missing", [{"ip": None}, {"user_agent": None}, {"ip": "", "user_agent": ""}])
+def test_whoever_says_no_ip_or_no_user_agent_is_nobody_else(warehouse, settings, ingest_records, missing):
+    ingest_records(call("10T10:00:00", **missing), call("10T10:01:00", visitor_id="v", **missing))
+    built(warehouse, settings)
+    assert [calls for (calls,) in sessions(warehouse, "calls")] == [1, 1]
+
+
+def test_the_first_call_may_come_as_long_before_as_a_session_pauses(warehouse, settings, ingest_records):
+    for minute, ip in enumerate(["192.0.2.1", "192.0.2.2"]):
+        ingest_records(
+            call("10T10:00:00", ip=ip),
+            call(f"10T10:30:00.00{minute}", ip=ip, visitor_id=f"v{minute}"),
+        )
+    built(warehouse, settings)
+    assert sorted(calls for (calls,) in sessions(warehouse, "calls")) == [1, 1, 2]
+
+
+def test_forgetting_a_user_erases_the_first_calls_without_an_id(warehouse, settings, ingest_records):
+    theirs = journey("10", {}, {"visitor_id": "v"}, {"visitor_id": "v"}, {"visitor_id": "v", "user_id": "4711"})
+    ingest_records(*theirs, call("10T10:00:30", ip="192.0.2.9"))
+    built(warehouse, settings)
+    assert erase.forget_user(warehouse, settings, "4711", now=utc("2026-06-01")).is_proven
+    built(warehouse, settings)
+    assert warehouse.query("SELECT ip FROM pd.api_calls").rows() == [("192.0.2.9",)]
+    assert sessions(warehouse, "calls") == [(1,)]
+    assert ingest_records(*theirs).stored == 0

@@ -68,7 +68,11 @@ class Worker:
     """A process that runs commands of Carat, each at an instant of its own choice, until it is killed."""
 
     def __init__(self, folder: Path, settings: dict[str, str]) -> None:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("CARAT_")}
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("CARAT_") or name == "CARAT_MAX_AGE_DAYS"
+        }
         environment |= {"PYTHONPATH": str(CHECKOUT), "CARAT_LOG": str(folder / "carat.log")} | settings
         with (folder / "workers.err").open("ab") as said:
             self._process = subprocess.Popen(

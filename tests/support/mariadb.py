@@ -295,6 +295,9 @@ def make_certificates(folder: Path, *names: str) -> tuple[Path, Path, tuple[str,
     return ca, other_ca, (f"--ssl-ca={ca}", f"--ssl-cert={cert_path}", f"--ssl-key={key_path}")
 
 
+_BOTH_ENDS = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+
+
 def certificate(
     name: str,
     key: ec.EllipticCurvePrivateKey,
@@ -336,5 +339,5 @@ def certificate(
         loopback = [x509.DNSName("localhost"), x509.IPAddress(IPv4Address(HOST))]
         subjects = [x509.DNSName(name) for name in names] or loopback
         builder = builder.add_extension(x509.SubjectAlternativeName(subjects), critical=False)
-        builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        builder = builder.add_extension(x509.ExtendedKeyUsage(_BOTH_ENDS), critical=False)
     return builder.sign(signer, hashes.SHA256())

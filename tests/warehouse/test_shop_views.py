@@ -18,11 +18,11 @@ pytestmark = pytest.mark.slow
 
 # One shop under two schemas: the demo's, and one whose tables, columns and types are others, with titles of their own.
 _DEMO = (
-    "CREATE TABLE items (id INTEGER PRIMARY KEY, title TEXT, price TEXT)",
+    "CREATE TABLE items (id INTEGER PRIMARY KEY, title TEXT, price TEXT, section TEXT, material TEXT, metal TEXT)",
     "CREATE TABLE stock (product_id INTEGER PRIMARY KEY, quantity INTEGER)",
     "CREATE TABLE cart (user_id INTEGER, product_id INTEGER, quantity INTEGER, PRIMARY KEY (user_id, product_id))",
     "CREATE TABLE favorites (user_id INTEGER, product_id INTEGER, PRIMARY KEY (user_id, product_id))",
-    "INSERT INTO items VALUES (10, 'Ring', '50.00'), (12, 'Pearl', '70.00')",
+    "INSERT INTO items (id, title, price) VALUES (10, 'Ring', '50.00'), (12, 'Pearl', '70.00')",
     "INSERT INTO stock VALUES (10, 5), (12, 0)",
     "INSERT INTO cart VALUES (1, 10, 2), (2, 12, 1)",
     "INSERT INTO favorites VALUES (1, 12)",

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from app.intake.collector.asgi import Answer, Body, DisconnectedError, Receive, Send, send_answer
+from app.intake.collector.asgi import ANSWERED, Answer, Body, DisconnectedError, Receive, Send, send_answer
 from app.intake.collector.http_error import HTTPError
 from app.intake.collector.metrics import CONTENT_TYPE, Metrics
 from app.intake.collector.receiving import Receiver
@@ -45,7 +45,7 @@ class Application:
         except DisconnectedError:
             return
         self._metrics.count_answer(answer.status)
-        await send_answer(send, answer, body)
+        await send_answer(send, answer, body, on_incomplete=scope.get(ANSWERED, lambda: None))
 
     async def _answer(self, method: str, path: str, headers: Mapping[bytes, bytes], body: Body) -> Answer:
         methods = _METHODS.get(path)

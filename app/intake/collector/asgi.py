@@ -14,6 +14,7 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = tuple[tuple[bytes, bytes], ...]
 
 JSON = b"application/json"
+ANSWERED = "carat.answered"  # in the scope: what to call once a request is answered before its body is complete
 _MAX_DRAIN_BYTES = 64 * 1024**2
 _DRAIN_S = 10.0
 
@@ -76,7 +77,9 @@ class Body:
         return chunk
 
 
-async def send_answer(send: Send, answer: Answer, body: Body) -> None:
+async def send_answer(
+    send: Send, answer: Answer, body: Body, *, on_incomplete: Callable[[], None] = lambda: None
+) -> None:
     """Send the answer. If part of the body was not read, drain it and close the connection."""
     headers = [
         (b"content-type", answer.content_type),
@@ -89,6 +92,7 @@ async def send_answer(send: Send, answer: Answer, body: Body) -> None:
     await send({"type": "http.response.start", "status": int(answer.status), "headers": headers})
     await send({"type": "http.response.body", "body": answer.content, "more_body": must_drain})
     if must_drain:
+        on_incomplete()
         await body.drain()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

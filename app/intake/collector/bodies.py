@@ -6,6 +6,7 @@ from http import HTTPStatus
 
 import msgspec
 
+from app.core.json_text import with_whole_characters
 from app.intake.collector.http_error import HTTPError
 from app.intake.compression import zstd
 
@@ -140,7 +141,8 @@ def _whole_array(body: bytes) -> list[bytes] | None:
     try:
         return [bytes(record) for record in _raw_array.decode(body)]
     except (msgspec.DecodeError, RecursionError):
-        return None
+        whole = with_whole_characters(body)  # a half of a surrogate pair need not cost the slow way
+        return None if whole is body else _whole_array(whole)
 
 
 def _is_json(body: bytes) -> bool:

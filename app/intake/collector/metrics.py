@@ -30,6 +30,11 @@ class Metrics:
         self._registry = registry = CollectorRegistry()
         self._accepted = Counter("carat_collect_calls_accepted", "Call records that are on disk.", registry=registry)
         self._body_bytes = Counter("carat_collect_body_bytes", "Bytes of request bodies, as sent.", registry=registry)
+        self._unread_bodies = Counter(
+            "carat_collect_unread_bodies",
+            "Request and response bodies that the middleware could not read, so that their size alone was sent.",
+            registry=registry,
+        )
         self._rejected = Counter(
             "carat_collect_calls_rejected", "Call records that cannot be stored.", ["reason"], registry=registry
         )
@@ -60,9 +65,12 @@ class Metrics:
         """Count a request by the status of its answer."""
         self._requests.labels(int(status)).inc()
 
-    def count_batch(self, accepted: int, rejected: Mapping[str, int], *, body_bytes: int, seconds: float) -> None:
+    def count_batch(
+        self, accepted: int, rejected: Mapping[str, int], *, body_bytes: int, unread_bodies: int, seconds: float
+    ) -> None:
         """Count a batch that is on disk; `rejected` is by reason."""
         self._accepted.inc(accepted)
+        self._unread_bodies.inc(unread_bodies)
         self._body_bytes.inc(body_bytes)
         self._answer_s.observe(seconds)
         for reason, count in rejected.items():

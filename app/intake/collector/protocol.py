@@ -16,10 +16,12 @@ import msgspec
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from app.intake.collector.asgi import ANSWERED
 from app.intake.collector.metrics import Metrics
 from app.settings import Settings
 
 _MAX_HEAD_BYTES = 64 * 1024
+_SEPARATORS_BYTES = 4  # a colon, a blank and a line break
 _LAST_BODY_S = 5.0
 _GONE = 499  # counted for requests whose sender disconnected before the answer
 
@@ -47,6 +49,7 @@ class ServerConfig(uvicorn.Config):
         self.max_connections = settings.collect_max_connections
         self.metrics = metrics
         self.idle: dict[CollectorProtocol, None] = {}  # idle connections, longest idle first
+        self.answered: dict[CollectorProtocol, None] = {}  # whose body is still to come
 
 
 class _HeadBuffer(asyncio.Transport):
@@ -90,16 +93,18 @@ class CollectorProtocol(HttpToolsProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._is_in_head = True
+        self._is_head_too_large = False
+        self._parsed_bytes = 0  # of the head
         self._is_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a request. If too many connections are open, replace an idle one."""
         super().connection_made(_HeadBuffer(transport))
         self._deadline = self.loop.call_later(self.config.head_timeout_s, self._end_late_head)
-        idle = self.config.idle
+        idle, answered = self.config.idle, self.config.answered
         if len(self.connections) > self.config.max_connections:
-            if idle:
-                next(iter(idle)).give_way()
+            if answered or idle:
+                next(iter(answered or idle)).give_way()
             else:
                 self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections are open", b"retry-after: 1\r\n")
                 return
@@ -124,21 +129,36 @@ class CollectorProtocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             self._refuse(HTTPStatus.BAD_REQUEST, "protocol upgrades are not supported")
         except httptools.HttpParserError as error:
-            self._refuse(HTTPStatus.BAD_REQUEST, f"not a valid HTTP request: {error}")
+            if self._is_head_too_large:
+                self._refuse_head()
+            else:
+                self._refuse(HTTPStatus.BAD_REQUEST, f"not a valid HTTP request: {error}")
         else:
             if not self._is_in_head:
                 if self.cycle.more_body and not self._deadline:
                     self._deadline = self.loop.call_later(self.config.body_timeout_s, self._end_late_body)
             elif self._head_bytes > _MAX_HEAD_BYTES:
-                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the head of the request is too large")
+                self._refuse_head()
 
     def on_message_begin(self) -> None:
         """A request begins: its head must be complete in time."""
         super().on_message_begin()
+        cast("dict[str, Any]", self.scope)[ANSWERED] = self._note_answered
+        self._parsed_bytes = 0
         if not self._is_in_head:
             self._is_in_head = True
             self._head_bytes = 1  # at least
             self._deadline = self.loop.call_later(self.config.head_timeout_s, self._end_late_head)
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the request's target."""
+        self._count_head(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header."""
+        self._count_head(name, value)
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The head is complete: the connection is no longer idle."""
@@ -155,6 +175,7 @@ class CollectorProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """The answer is sent: wait for the next request."""
+        self.config.answered.pop(self, None)
         self.transport.flush()
         super().on_response_complete()
         if self.cycle.response_complete and not self.transport.is_closing():
@@ -173,8 +194,20 @@ class CollectorProtocol(HttpToolsProtocol):
         self._leave_idle()
         self.transport.close()
 
+    def _count_head(self, *parts: bytes) -> None:
+        """Stop the parser at a large head, of which the whole may have come in one piece."""
+        self._parsed_bytes += sum(map(len, parts)) + _SEPARATORS_BYTES
+        if self._parsed_bytes > _MAX_HEAD_BYTES:
+            self._is_head_too_large = True
+            raise ValueError
+
+    def _note_answered(self) -> None:
+        """The request is answered although its body is not there: a sender without a key could withhold it for long."""
+        self.config.answered[self] = None
+
     def _leave_idle(self) -> None:
         self.config.idle.pop(self, None)
+        self.config.answered.pop(self, None)
         if self._deadline:
             self._deadline.cancel()
             self._deadline = None
@@ -191,6 +224,9 @@ class CollectorProtocol(HttpToolsProtocol):
     def _end_late_body(self) -> None:
         self._deadline = None
         self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"the body did not arrive within {self.config.body_timeout_s:g} s")
+
+    def _refuse_head(self) -> None:
+        self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the head of the request is too large")
 
     def _refuse(self, status: HTTPStatus, reason: str, header: bytes = b"") -> None:
         """Answer with an error and close the connection; a complete request in progress is answered first."""

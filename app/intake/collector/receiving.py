@@ -4,13 +4,14 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 
 import msgspec
 
 from app.core import console
-from app.core.call_record import RecordLimits, epoch_ms
+from app.core.call_record import epoch_ms
 from app.intake.collector.asgi import Answer, Body
 from app.intake.collector.bodies import (
     ENCODINGS,
@@ -24,7 +25,7 @@ from app.intake.collector.bodies import (
 from app.intake.collector.http_error import HTTPError
 from app.intake.collector.keys import WriteKeys
 from app.intake.collector.metrics import Metrics
-from app.intake.collector.validation import Rejection, ValidationResult, validate
+from app.intake.collector.validation import Rejection, ValidationResult, in_turns, validate
 from app.intake.spool import Spool, SpoolError, SpoolFullError
 from app.settings import Settings
 
@@ -32,6 +33,7 @@ _TYPES = JSON_TYPES | LINES_TYPES
 _RETRY_S = 1  # after a problem that passes soon
 _RETRY_SPOOL_S = 5
 _THREAD_BYTES = 8 * 1024  # larger bodies, which can become very large, are decompressed in a thread
+_UNREAD_BODIES = (b'{"_unreadable":', b'{"_truncated":')  # as the middleware writes it
 _DISK_FAILURE_S = 10.0  # how long a failed write makes the collector unready, unless one succeeds
 _FULL_S = 2.0  # the same for a full disk, which may have space again at any moment
 
@@ -49,7 +51,7 @@ class Receiver:
 
     def __init__(self, settings: Settings, keys: WriteKeys, spool: Spool, metrics: Metrics) -> None:
         self._settings = settings
-        self._limits = RecordLimits(settings.collect_max_record_bytes, settings.max_nesting, settings.addresses)
+        self._limits = replace(settings.record_limits, max_record_bytes=settings.collect_max_record_bytes)
         self._keys = keys
         self._spool = spool
         self._metrics = metrics
@@ -73,12 +75,15 @@ class Receiver:
             if encoding:
                 data = await self._decompressed(data, encoding)
                 hold(len(data))
+            unread_bodies = sum(map(data.count, _UNREAD_BODIES))
             records = split_body(data, content_type)
             if records is None:
                 records = await asyncio.to_thread(split_invalid_array, data, self._settings.collect_max_records)
             result = await self._validate_and_store(records)
         seconds = time.perf_counter() - started
-        self._metrics.count_batch(len(result.accepted), result.reasons, body_bytes=body_bytes, seconds=seconds)
+        self._metrics.count_batch(
+            len(result.accepted), result.reasons, body_bytes=body_bytes, unread_bodies=unread_bodies, seconds=seconds
+        )
         return Answer(HTTPStatus.OK, _encode(_Acknowledgement(len(result.accepted), result.rejections)))
 
     def _require_key(self, headers: Mapping[bytes, bytes]) -> None:
@@ -120,7 +125,7 @@ class Receiver:
     async def _validate_and_store(self, records: Sequence[bytes]) -> ValidationResult:
         require_max_records(len(records), self._settings.collect_max_records)
         now = datetime.now(tz=UTC)
-        result = await validate(self._limits.addresses.in_records(records), now=now, limits=self._limits)
+        result = await validate(await self._with_treated_addresses(records), now=now, limits=self._limits)
         try:
             await self._spool.append(result.accepted, received_at_ms=epoch_ms(now), rejected=result.rejected)
         except SpoolError as error:
@@ -134,6 +139,12 @@ class Receiver:
             console.log.info("calls can be written again", failed_before=self._failure)
             self._failure = ""
         return result
+
+    async def _with_treated_addresses(self, records: Sequence[bytes]) -> Sequence[bytes]:
+        addresses = self._limits.addresses
+        if addresses.are_kept:
+            return records
+        return [addresses.in_bytes(records[index]) async for index in in_turns(range(len(records)), records)]
 
     def _note_failure(self, error: SpoolError) -> None:
         if not self._failure:

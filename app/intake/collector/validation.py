@@ -2,9 +2,9 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, Self
 from uuid import UUID
 
 import msgspec
@@ -14,14 +14,15 @@ from app.core.call_record import (
     Line,
     RecordLimits,
     RejectedRecordError,
-    is_deeper,
-    latest_ms,
+    from_epoch_ms,
     read_line,
 )
+from app.core.json_text import is_deeper
 from app.intake.spool import RejectedRecord
 
-_RECORDS_PER_SLICE = 250  # validated before other requests get their turn
-_AHEAD = timedelta(hours=23)  # well below the limit, so that rounding does not matter
+_RECORDS_PER_TURN, _BYTES_PER_TURN = 250, 256 * 1024  # validated before other requests get their turn
+_MARGIN = timedelta(hours=1)  # so that rounding does not matter
+_AHEAD = timedelta(days=1) - _MARGIN
 _EARLIEST = datetime(1970, 2, 1, tzinfo=UTC)
 
 _Text = str | None
@@ -74,51 +75,73 @@ _decode_plain = msgspec.json.Decoder(_Plain).decode
 
 async def validate(records: Sequence[bytes], *, now: datetime, limits: RecordLimits) -> ValidationResult:
     """Validate a batch that was received at `now`. `limits.addresses` is not applied: records stay unchanged."""
-    unusual: list[int] = []
-    for first in range(0, len(records), _RECORDS_PER_SLICE):
-        if first:
-            await asyncio.sleep(0)
-        part = records[first : first + _RECORDS_PER_SLICE]
-        unusual += [first + index for index in _unusual(part, now=now, limits=limits)]
+    window = _Window.at(now, limits)
+    unusual = [index async for index in in_turns(range(len(records)), records) if _is_unusual(records[index], window)]
     if not unusual:
         return ValidationResult(records, (), ())
 
-    latest = latest_ms(now)
+    times = limits.times(now)
     rejected = {}
-    for number, index in enumerate(unusual):
-        if number and not number % _RECORDS_PER_SLICE:
-            await asyncio.sleep(0)
+    async for index in in_turns(unusual, records):
         data = records[index]
         try:
-            read_line(Line(index, data, len(data)), latest_ms=latest, limits=limits)
+            read_line(Line(index, data, len(data)), times=times, limits=limits)
         except RejectedRecordError as error:
-            rejected[index] = RejectedRecord(error.reason, error.detail, data)
+            kept = data[: limits.max_record_bytes]  # a few bytes can decompress into a record of megabytes
+            size = len(data) if len(kept) < len(data) else 0
+            rejected[index] = RejectedRecord(error.reason, error.detail, kept, size)
     accepted = [data for index, data in enumerate(records) if index not in rejected]
-    rejections = [Rejection(index, reason, detail) for index, (reason, detail, _) in rejected.items()]
+    rejections = [Rejection(index, record.reason, record.detail) for index, record in rejected.items()]
     return ValidationResult(accepted, list(rejected.values()), rejections)
 
 
-def _unusual(records: Sequence[bytes], *, now: datetime, limits: RecordLimits) -> list[int]:
-    """The indexes of records that need the full check, which takes ten times as long as this one."""
-    max_bytes, max_nesting = limits.max_record_bytes, limits.max_nesting
-    latest = now + _AHEAD
-    latest_number = latest.timestamp() * 1000
-    unusual = []
-    for index, data in enumerate(records):
-        try:
-            call = _decode_plain(data)
-            if not data.isascii():
-                data.decode()  # the decoder does not check the raw request and response
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            unusual.append(index)
-            continue
-        ts = call.ts
-        is_in_time = MILLISECONDS_FROM <= ts <= latest_number if isinstance(ts, int) else _EARLIEST <= ts <= latest
-        if (
-            not is_in_time
-            or len(data) > max_bytes
-            or call.endpoint[0] == "?"
-            or (data.count(b"[") + data.count(b"{") > max_nesting and is_deeper(data, max_nesting))
-        ):
-            unusual.append(index)
-    return unusual
+async def in_turns(indexes: Iterable[int], records: Sequence[bytes]) -> AsyncIterator[int]:
+    """The indexes; other requests get their turn after every few hundred records, or kilobytes, of this one."""
+    count = size = 0
+    for index in indexes:
+        if count >= _RECORDS_PER_TURN or size >= _BYTES_PER_TURN:
+            await asyncio.sleep(0)
+            count = size = 0
+        count += 1
+        size += len(records[index])
+        yield index
+
+
+class _Window(NamedTuple):
+    """The limits in the form in which the fast check needs them, a little narrower than they are."""
+
+    earliest: datetime
+    latest: datetime
+    earliest_ms: float
+    latest_ms: float
+    max_record_bytes: int
+    max_nesting: int
+
+    @classmethod
+    def at(cls, now: datetime, limits: RecordLimits) -> Self:
+        latest = now + _AHEAD
+        earliest = _EARLIEST
+        if limits.max_age_days:
+            earliest = max(earliest, from_epoch_ms(limits.times(now).earliest_ms) + _MARGIN)
+        earliest_ms = max(earliest.timestamp() * 1000, MILLISECONDS_FROM)
+        return cls(
+            earliest, latest, earliest_ms, latest.timestamp() * 1000, limits.max_record_bytes, limits.max_nesting
+        )
+
+
+def _is_unusual(data: bytes, window: _Window) -> bool:
+    """Whether a record needs the full check, which takes ten times as long as this one."""
+    if len(data) > window.max_record_bytes:
+        return True
+    try:
+        call = _decode_plain(data)
+        if not data.isascii():
+            data.decode()  # the decoder does not check the raw request and response
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return True
+    ts = call.ts
+    if isinstance(ts, int):
+        is_in_time = window.earliest_ms <= ts <= window.latest_ms
+    else:
+        is_in_time = window.earliest <= ts <= window.latest
+    return not is_in_time or call.endpoint[0] == "?" or is_deeper(data, window.max_nesting)

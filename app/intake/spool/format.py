@@ -27,11 +27,19 @@ _LENGTH_BYTES = 4
 
 
 class RejectedRecord(NamedTuple):
-    """A record that the collector rejected: a short reason, the exact detail, and its bytes."""
+    """A record that the collector rejected: a short reason, the exact detail, and its bytes.
+
+    `size` is the full size where only the first bytes are kept, otherwise 0; segments of older versions have none.
+    """
 
     reason: str
     detail: str
     data: bytes
+    size: int = 0
+
+    @property
+    def full_size(self) -> int:
+        return self.size or len(self.data)
 
 
 class Entry(NamedTuple):
@@ -95,7 +103,12 @@ def parse_head(data: bytes) -> Head | None:
 
 def is_whole(head: Head, data: bytes, payload: bytes) -> bool:
     """Whether the payload matches the checksum; `data` starts with the bytes of the head."""
-    return len(payload) == head.length and head.checksum == zlib.crc32(payload, zlib.crc32(data[: _HEAD.size]))
+    return len(payload) == head.length and head.checksum == zlib.crc32(payload, head_checksum(data))
+
+
+def head_checksum(data: bytes) -> int:
+    """The checksum of a head, with which that of its payload continues; `data` starts with its bytes."""
+    return zlib.crc32(data[: _HEAD.size])
 
 
 def records_of(head: Head, payload: bytes) -> Iterator[bytes | RejectedRecord]:

@@ -4,7 +4,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from app.intake.spool.format import HEAD_BYTES, MAGIC, Head, RejectedRecord, is_whole, parse_head, records_of
+from app.intake.spool.checksums import FileChecksums
+from app.intake.spool.files import open_segment
+from app.intake.spool.format import (
+    HEAD_BYTES,
+    MAGIC,
+    Head,
+    RejectedRecord,
+    head_checksum,
+    is_whole,
+    parse_head,
+    records_of,
+)
 
 _CHUNK_BYTES = 1024 * 1024
 _MAX_CORRUPTION_BYTES = 64 * 1024 * 1024  # of a longer part, only the start is returned
@@ -27,7 +38,7 @@ class Corruption(NamedTuple):
 
 def read_segment(path: Path) -> Iterator[Received | Corruption]:
     """The entries of a segment; anything else in it is returned as Corruption."""
-    with path.open("rb") as file:
+    with open_segment(path) as file:
         for start, end, entry in _parts(file):
             if entry is None:
                 file.seek(start)
@@ -39,7 +50,7 @@ def read_segment(path: Path) -> Iterator[Received | Corruption]:
 
 def end_of_entries(path: Path) -> int:
     """The offset after the last valid entry: what follows was never acknowledged."""
-    with path.open("rb") as file:
+    with open_segment(path) as file:
         return max((end for _, end, entry in _parts(file) if entry), default=0)
 
 
@@ -56,24 +67,35 @@ def _parts(file: IO[bytes]) -> Iterator[tuple[int, int, tuple[Head, bytes] | Non
 
 def _next_entry(file: IO[bytes], corrupt: int, size: int) -> int:
     """The offset of the next valid entry after a corrupt part; the end of the file if there is none."""
-    at = corrupt + 1
-    while (at := _find_magic(file, at)) != -1:
-        if _entry_at(file, at, size):
+    checksums = None
+    for at in _magics(file, corrupt + 1):
+        file.seek(at)
+        data = file.read(HEAD_BYTES)
+        head = parse_head(data)
+        start = at + HEAD_BYTES
+        if head is None or start + head.length > size:
+            continue
+        checksums = checksums or FileChecksums(file)
+        if checksums.crc32(start, start + head.length, after=head_checksum(data)) == head.checksum:
             return at
-        at += 1
     return size
 
 
-def _find_magic(file: IO[bytes], at: int) -> int:
-    file.seek(at)
+def _magics(file: IO[bytes], at: int) -> Iterator[int]:
+    """The offsets, from `at` on, at which an entry may begin."""
     overlap = b""
-    while chunk := file.read(_CHUNK_BYTES):
+    while True:
+        file.seek(at)
+        chunk = file.read(_CHUNK_BYTES)
+        if not chunk:
+            return
         data = overlap + chunk
-        if (found := data.find(MAGIC)) != -1:
-            return at - len(overlap) + found
+        found = data.find(MAGIC)
+        while found != -1:
+            yield at - len(overlap) + found
+            found = data.find(MAGIC, found + 1)
         at += len(chunk)
         overlap = data[-len(MAGIC) + 1 :]
-    return -1
 
 
 def _entry_at(file: IO[bytes], offset: int, size: int) -> tuple[Head, bytes] | None:

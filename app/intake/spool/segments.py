@@ -6,6 +6,7 @@ is never reused: the warehouse recognizes by it what was delivered before.
 
 import os
 import secrets
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.core.errors import SpoolError
+from app.intake.spool.files import require_private
 
 OPEN, SEALED = ".open", ".sealed"
 DELIVERED = "delivered"
@@ -29,9 +31,9 @@ class Segment:
 
     @property
     def begun_at_ms(self) -> int:
-        """When it was started, which its name starts with."""
+        """When it was started, which its name starts with; where the clock was set back since, when it was written."""
         begun = self.name.partition("-")[0]
-        return int(begun) if begun.isdecimal() else self.written_at_ms
+        return min(int(begun), self.written_at_ms) if begun.isdecimal() else self.written_at_ms
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ def segments(folder: Path, *states: str) -> list[Segment]:
 
 
 def sealed_segments(folder: Path) -> list[Segment]:
-    """The segments that can be delivered, oldest first."""
+    """The segments that can be delivered, oldest first; SpoolError if others may write to the folder."""
+    require_private(folder, folder / DELIVERED)
     return segments(folder, SEALED)
 
 
@@ -84,7 +87,8 @@ def delivery_lag_s(folder: Path) -> float | None:
         newest = max((name for name in names if name.endswith(SEALED)), default="")
         begun = newest.partition("-")[0]
         if begun.isdecimal():
-            return max((folder / DELIVERED / newest).stat().st_ctime - int(begun) / 1000, 0)
+            found = (folder / DELIVERED / newest).stat()
+            return max(found.st_ctime - min(int(begun) / 1000, found.st_mtime), 0)
     return None
 
 
@@ -102,6 +106,18 @@ def new_name(known: Iterable[str], now_ms: int) -> str:
     """A name that sorts after all known ones and differs from all that were removed."""
     begun = [int(before) for before, _, _ in (name.partition("-") for name in known) if before.isdecimal()]
     return f"{max((now_ms, *(at + 1 for at in begun))):015d}-{secrets.token_hex(4)}"
+
+
+def foreign_files(folder: Path) -> list[Path]:
+    """What is called like a segment and is none, such as links and pipes: it is neither read nor written."""
+    with spool_errors(folder):
+        return sorted(
+            path
+            for place in (folder, folder / DELIVERED)
+            if place.is_dir()
+            for path in place.iterdir()
+            if path.suffix in {OPEN, SEALED} and not stat.S_ISREG(path.lstat().st_mode)
+        )
 
 
 @contextmanager
@@ -137,4 +153,5 @@ def _scan(folder: Path, states: frozenset[str]) -> Iterator[Segment]:
                 found = entry.stat(follow_symlinks=False)
             except FileNotFoundError:  # renamed or removed in the meantime
                 continue
-            yield Segment(name, Path(entry.path), found.st_size, found.st_mtime_ns // 1_000_000)
+            if state == SEALED or stat.S_ISREG(found.st_mode):  # what cannot be delivered is told, not passed over
+                yield Segment(name, Path(entry.path), found.st_size, found.st_mtime_ns // 1_000_000)

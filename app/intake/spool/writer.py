@@ -24,6 +24,7 @@ from app.core import console
 from app.core.disk import free_bytes
 from app.core.errors import LockedError, SettingsError, SpoolError, SpoolFullError
 from app.core.file_lock import take_lock
+from app.intake.spool.files import require_private, truncate_segment
 from app.intake.spool.format import Entry, RejectedRecord, records_entry, rejected_entry
 from app.intake.spool.reader import end_of_entries
 from app.intake.spool.segments import (
@@ -211,9 +212,12 @@ class _Writer:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             (self._folder / DELIVERED).mkdir(mode=0o700, exist_ok=True)
+            require_private(self._folder, self._folder / DELIVERED)
             self._lock = take_lock(self._folder / _LOCK, wait_s=_LOCK_WAIT_S)
         except OSError as error:
             raise SettingsError(f"CARAT_SPOOL: cannot use the directory {self._folder}: {error.strerror}") from None
+        except SpoolError as error:
+            raise SettingsError(f"CARAT_SPOOL: {error}") from None
         if self._lock is None:
             raise LockedError(f"another collector writes to the spool {self._folder}: a spool can have only one writer")
         _seal_left(self._folder)
@@ -406,6 +410,7 @@ class _OpenSegment:
 
 def seal_leftovers(folder: Path) -> int:
     """Seal segments that a dead collector left open; returns how many. Does nothing while a collector runs."""
+    require_private(folder, folder / DELIVERED)
     if not segments(folder, OPEN):
         return 0
     with spool_errors(folder):
@@ -439,12 +444,7 @@ def _seal_left(folder: Path) -> int:
 
 def _truncate(segment: Segment, end: int) -> None:
     _warn("truncated an incomplete entry of a segment", segment=segment.path.name, bytes=segment.bytes - end)
-    handle = os.open(segment.path, os.O_WRONLY)
-    try:
-        os.ftruncate(handle, end)
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    truncate_segment(segment.path, end)
 
 
 def _warn(what: str, **details: object) -> None:

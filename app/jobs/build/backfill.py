@@ -1,5 +1,7 @@
 """Builds stale days: which ones, in what order, how many at once, and what happens to those that fail."""
 
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
@@ -24,11 +26,15 @@ _ROUNDS = 4  # of days that are stale because others were built; two suffice unl
 
 @dataclass
 class Backfill:
-    """The days that were stale, oldest first, those that were built, and why some could not be."""
+    """The days that were stale, oldest first, those that were built, and why some could not be.
+
+    `postponed` days were not begun because the time was up.
+    """
 
     stale: list[StaleDay] = field(default_factory=list)
     built: list[DayBuilt] = field(default_factory=list)
     failures: list[CaratError] = field(default_factory=list)
+    postponed: list[date] = field(default_factory=list)
 
     def require_done(self) -> "Backfill":
         """Raise the failures, if there are any, as one error."""
@@ -38,17 +44,22 @@ class Backfill:
 
 @dataclass(frozen=True)
 class Work:
-    """Days to build, oldest first, their inputs and rules, and the progress bar."""
+    """Days to build, newest first, their inputs and rules, and the progress bar.
+
+    No day but the first is begun after `until`, a time of the monotonic clock.
+    """
 
     inputs: Inputs
     days: Sequence[StaleDay]
     rules: BuildRules
     skip_row_count_check: bool
     bar: console.Bar
+    until: float = math.inf
 
 
-# Builds days, begun in order, and yields the outcome of each as they end; none is begun after an error.
-DayRunner = Callable[[Warehouse, Work], Iterator[DayBuilt | CaratError]]
+# Builds days, begun in order, and yields the outcome of each as they end; none is begun after an error. A date is a day
+# that was postponed.
+DayRunner = Callable[[Warehouse, Work], Iterator[DayBuilt | CaratError | date]]
 
 
 def plan_days(
@@ -69,11 +80,15 @@ def build_stale(
     dry_run: bool = False,
     skip_row_count_check: bool = False,
     runner: DayRunner | None = None,
+    longest_s: float = math.inf,
 ) -> Backfill:
-    """Build the stale days in the span (with `force` all of its days), oldest first, some in parallel.
+    """Build the stale days in the span (with `force` all of its days), newest first, some in parallel.
 
-    `jobs` names the tables, by default all. `runner` builds the days elsewhere than in this process.
+    The order makes no difference to the rows. Newest first, today does not wait for what somebody sends of years ago.
+    `jobs` names the tables, by default all. `runner` builds the days elsewhere than in this process. After `longest_s`
+    no further day is begun here: it stays stale.
     """
+    until = time.monotonic() + longest_s
     rules = BuildRules.load(settings)
     inputs = read_inputs(warehouse, rules, keep=not dry_run)
     stale, untouched = compare(warehouse, inputs, jobs=jobs, force=force)
@@ -87,7 +102,7 @@ def build_stale(
         if not days:
             break
         with console.progress("etl", sum(inputs.of_day(day.day)["calls"] for day in days)) as bar:
-            work = Work(inputs, days, rules, skip_row_count_check, bar)
+            work = Work(inputs, days[::-1], rules, skip_row_count_check, bar, until)
             built = _build_round(warehouse, work, backfill, runner or _build_here)
         failed |= {day.day for day in days} - built
         # A day's orders decide whether those of other days count, so days that were up to date can be stale now.
@@ -107,16 +122,20 @@ def _build_round(warehouse: Warehouse, work: Work, backfill: Backfill, runner: D
     for outcome in runner(warehouse, work):
         if isinstance(outcome, DayBuilt):
             built[outcome.day] = outcome
+        elif isinstance(outcome, date):
+            backfill.postponed.append(outcome)
         else:
             backfill.failures.append(outcome)
     backfill.built[:] = [day for day in backfill.built if day.day not in built] + list(built.values())
     return {*built}
 
 
-def _build_here(warehouse: Warehouse, work: Work) -> Iterator[DayBuilt | CaratError]:
+def _build_here(warehouse: Warehouse, work: Work) -> Iterator[DayBuilt | CaratError | date]:
     rules = work.rules.for_parallel_days(len(work.days))
 
-    def build(day: StaleDay, through: Warehouse) -> DayBuilt | CaratError:
+    def build(day: StaleDay, through: Warehouse) -> DayBuilt | CaratError | date:
+        if time.monotonic() > work.until and day is not work.days[0]:
+            return day.day
         work.bar.label(f"etl {day.day}")
         check = {"skip_row_count_check": work.skip_row_count_check}
         try:

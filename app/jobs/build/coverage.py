@@ -20,7 +20,7 @@ from app.frames.events import FAILED_STATUS
 from app.frames.money import ORIGINALS
 from app.jobs.build.day import DayBuilt
 from app.rules.endpoint_map import OTHER, PARALLEL_FIELDS, EndpointMap
-from app.rules.fit import Coverage, EntryCount, FieldCount, Finding, find_misfits
+from app.rules.fit import UNREAD_BODIES, Coverage, EntryCount, FieldCount, Finding, find_misfits
 from app.warehouse import Warehouse
 
 _MOST_ENDPOINTS = 10
@@ -123,9 +123,19 @@ def _coverage(counted: _Counted, unreadable: Counter[tuple[str, str]], endpoint_
             fields[name] = FieldCount(filled, unreadable[call.label, name], without_rate)
         if lost := unreadable[call.label, ""]:
             fields[""] = FieldCount(calls, lost)
+        for name in UNREAD_BODIES.values():
+            if lost := min(unreadable[call.label, name], calls):  # taken over: since then a call may have gone
+                fields[name] = FieldCount(calls - lost, lost)
         entries.append(EntryCount(call.label, call.event, calls, fields))
     calls = sum(entry.calls for entry in entries) + counted.unmatched
-    return Coverage(calls, counted.unmatched, tuple(entries), has_currency=bool(endpoint_map.currency))
+    unread = {name: unreadable["", name] for name in UNREAD_BODIES.values() if unreadable["", name]}
+    return Coverage(
+        calls,
+        counted.unmatched,
+        tuple(entries),
+        has_currency=bool(endpoint_map.currency),
+        unmatched_unread={name: min(count, counted.unmatched) for name, count in unread.items()},
+    )
 
 
 def _rows(
@@ -151,6 +161,8 @@ def _rows(
         }
 
     yield row("", OTHER, "", FieldCount(0), coverage.unmatched)
+    for name, unread in coverage.unmatched_unread.items():
+        yield row("", OTHER, name, FieldCount(coverage.unmatched - unread, unread), coverage.unmatched)
     for entry in coverage.entries:
         # A problem may also be that the entry does not read a field at all.
         missing = {name: FieldCount(0) for owner, name in problems if owner == entry.entry}

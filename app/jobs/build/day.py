@@ -23,7 +23,15 @@ from app.jobs.build.lookups import read_lookups
 from app.jobs.build.orders import NO_CALLS, OrderCheck, check_order_calls
 from app.jobs.build.product_history import read_product_versions
 from app.jobs.build.rules import BuildRules
-from app.jobs.build.shards import BuildScope, ShardKey, count_calls, read_shard, shard_count
+from app.jobs.build.shards import (
+    BuildScope,
+    ShardKey,
+    count_calls,
+    holding_linked_calls,
+    open_scope,
+    read_shard,
+    shard_count,
+)
 from app.rules.fit import Finding
 from app.warehouse import Staging, Warehouse
 
@@ -132,8 +140,13 @@ def _build_upon(
     day_calls = count_calls(warehouse, bounds, rules.endpoint_map)
     _require_raw(warehouse, day, day_calls)
 
-    scope = BuildScope(bounds, rules.endpoint_map, rules.timeout_ms, reusable_days=reuse_plan.reusable_days)
-    with _changed_sessions(warehouse, scope, reuse_plan, tables=tables, day_calls=day_calls) as changed:
+    with ExitStack() as stack:
+        scope = stack.enter_context(
+            open_scope(warehouse, bounds, rules.endpoint_map, rules.timeout_ms, reusable_days=reuse_plan.reusable_days)
+        )
+        changed = stack.enter_context(
+            _changed_sessions(warehouse, scope, reuse_plan, tables=tables, day_calls=day_calls)
+        )
         if changed and changed.session_ids.is_empty():
             seconds = time.perf_counter() - started
             until = reuse_plan.until or _start(bounds)
@@ -226,9 +239,18 @@ def stage_day(
     with the calls that are not the order's first.
     """
     tables = dwh_tables() if tables is None else tables
-    context = _day_context(warehouse, scope, rules, tables)
+    stage = partial(_stage, warehouse, rules=rules, calls=calls, tables=tables, published=published, on_calls=on_calls)
+    with holding_linked_calls(warehouse, scope) as held:
+        return _stage_until_orders_agree(warehouse, _day_context(warehouse, held, rules, tables), stage)
+
+
+def _stage_until_orders_agree(
+    warehouse: Warehouse, context: DayContext, stage: Callable[[DayContext], StagedDay]
+) -> StagedDay:
+    """The day as staged; once more where two shards hold calls of one order, or calls of other days changed."""
+    scope = context.scope
     for _ in range(_ORDER_PASSES):
-        staged = _stage(warehouse, context, rules, calls=calls, tables=tables, published=published, on_calls=on_calls)
+        staged = stage(context)
         with staged.staging.dropped_on_failure():
             staged.staging.require_complete()
             orders = _checked_orders(warehouse, staged.staging)

@@ -1,6 +1,6 @@
 """Builds stale days on several machines: the workers of a Dask scheduler, which share a ClickHouse server.
 
-One process holds the lease, compares, and hands out days, oldest first; a worker builds and publishes a day as that
+One process holds the lease, compares, and hands out days, newest first; a worker builds and publishes a day as that
 process would. Only days, digests of rules and fingerprints travel; calls and secrets stay where they are.
 """
 

@@ -7,16 +7,24 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from app.contracts import API_CALLS, VISITOR_OF_SESSION
+from app.contracts import API_CALLS, EVENTS, VISITOR_OF_SESSION
 from app.frames.sessionize import assign_sessions, changed_sessions
 from app.jobs.build.call_sql import CALL_HASH, QUARTER_HOUR, fits, instant, is_counted
 from app.jobs.build.shards import BuildScope, ShardKey, blocks_of, read_moments, read_published, shard_count
 from app.warehouse import FingerprintSource, Warehouse
 
 _SHARD_CALLS = 1_000_000
-_MOMENTS = pl.DataFrame(schema={"session_id": pl.String(), "ts": API_CALLS.schema["ts"], "is_there": pl.Boolean()})
+_CALL_KEY = ["call_id", "content_hash"]
+_MOMENTS = pl.DataFrame(
+    schema={
+        "session_id": pl.String(),
+        "ts": API_CALLS.schema["ts"],
+        **{name: EVENTS.schema[name] for name in _CALL_KEY},
+        "is_there": pl.Boolean(),
+    }
+)
 _CALL = "(call_id, content_hash)"
-_EVENTS = FingerprintSource("dwh.events", at=QUARTER_HOUR, content=CALL_HASH)  # as the raw calls are
+_PUBLISHED_CALLS = FingerprintSource("dwh.events", at=QUARTER_HOUR, content=CALL_HASH)  # as the raw calls are
 _IN_DAY = f"ts >= {instant('start')} AND ts < {instant('end')}"
 _IN_QUARTER_HOURS = f"toUnixTimestamp64Milli({QUARTER_HOUR}) IN {{quarter_hours:Array(Int64)}}"
 
@@ -60,6 +68,9 @@ def find_changed_sessions(
             yield None
             return
         moments = pl.concat([_MOMENTS, *known])
+        if scope.links.has_calls_without_id and _are_lost(moments):
+            yield None
+            return
         session_ids = moments["session_id"].unique()
         warehouse.create_temp_table(sessions, session_ids, column="session_id", kind="String")
         yield ChangedSessions(
@@ -93,6 +104,8 @@ def _find_visitors(
     ]
     after_start = "ts <= fromUnixTimestamp64Milli({start:Int64} + {timeout_ms:Int64}, 'UTC')"
     before_end = "ts >= fromUnixTimestamp64Milli({end:Int64} - {timeout_ms:Int64}, 'UTC')"
+    if scope.links.table:
+        sources.append(_whose_owner_changed(scope.links.table))
     for is_changed, near_midnight in zip(around, (after_start, before_end), strict=True):
         if is_changed:
             sources.append(f"SELECT visitor_hash FROM pd.api_calls WHERE {_IN_DAY} AND {near_midnight}")
@@ -118,10 +131,30 @@ def _changed_in_shard(warehouse: Warehouse, key: ShardKey, *, reaches_on: bool) 
     sessions = assign_sessions(calls, earlier, bounds=scope.bounds, timeout_ms=scope.timeout_ms)
     ids = changed_sessions(sessions, published, bounds=scope.bounds, timeout_ms=scope.timeout_ms, reaches_on=reaches_on)
     of_both = [
-        frame.select("session_id", "ts", is_there=pl.lit(is_there))
+        frame.select("session_id", "ts", *_CALL_KEY, is_there=pl.lit(is_there))
         for frame, is_there in ((sessions, True), (published, False))
     ]
     return pl.concat(of_both).filter(pl.col("session_id").is_in(ids.implode()))
+
+
+def _whose_owner_changed(links: str) -> str:
+    """The SQL of the visitors who gain or lose a call without an id, by the table of the day's links."""
+    events = f"SELECT call_id, {VISITOR_OF_SESSION} AS visitor FROM dwh.events WHERE event_date = {{day:Date}}"
+    return (
+        f"SELECT arrayJoin([owner_hash, published]) AS visitor_hash FROM ("
+        f"SELECT owner_hash, ifNull(visitor, 0) AS published FROM {links} LEFT JOIN "
+        f"({events} AND call_id IN (SELECT call_id FROM {links})) AS events USING (call_id)) "
+        "WHERE owner_hash != published"
+    )
+
+
+def _are_lost(moments: pl.DataFrame) -> bool:
+    """Whether a published call of these visitors is none of theirs any more.
+
+    It is gone, and nothing says whom it linked to other calls; or another visitor's who is not among these.
+    """
+    there, published = moments.filter("is_there"), moments.filter(~pl.col("is_there"))
+    return not published.join(there, on=_CALL_KEY, how="anti").is_empty()
 
 
 def _differing(warehouse: Warehouse, scope: BuildScope, quarter_hours: pl.DataFrame) -> list[int]:
@@ -130,8 +163,8 @@ def _differing(warehouse: Warehouse, scope: BuildScope, quarter_hours: pl.DataFr
     of_day = quarter_hours.filter(pl.col("at").dt.epoch("ms").is_between(bounds.start, bounds.end, closed="left"))
     ignored = " OR ".join(f"({fits(pattern)})" for pattern in scope.endpoint_map.ignored) or "0"
     parts = (
-        f"{_EVENTS.sums} FROM {_EVENTS.full_name} WHERE event_date = {{day:Date}}",
-        f"{_EVENTS.sums} FROM pd.api_calls WHERE {_IN_DAY} AND ({ignored})",
+        f"{_PUBLISHED_CALLS.sums} FROM {_PUBLISHED_CALLS.full_name} WHERE event_date = {{day:Date}}",
+        f"{_PUBLISHED_CALLS.sums} FROM pd.api_calls WHERE {_IN_DAY} AND ({ignored})",
     )
     known = [
         warehouse.query(

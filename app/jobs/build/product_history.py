@@ -12,6 +12,8 @@ from app.rules.snapshot_plan import SnapshotPlan, SnapshotTable
 from app.warehouse import FingerprintSource, Warehouse, fingerprints
 from app.warehouse.history import existing_histories
 
+_UUID_BYTES = ", binary(16) there"  # the end of the comment of such a column (`app.shop.columns`)
+
 
 @dataclass(frozen=True)
 class _Source:
@@ -20,11 +22,17 @@ class _Source:
     table: str
     product_id: str
     attributes: dict[str, str]
+    holds_uuid: bool = False
+
+    @property
+    def product_text(self) -> str:
+        """The product's id as text; a UUID in 16 bytes as its digits, in the order of the bytes."""
+        return f"lower(hex({self.product_id}))" if self.holds_uuid else f"toString({self.product_id})"
 
     @property
     def selected(self) -> str:
         attributes = ", ".join(f"if(is_deleted, NULL, {sql}) AS `{name}`" for name, sql in self.attributes.items())
-        return f"toString({self.product_id}) AS product_id, valid_from, {attributes}"
+        return f"{self.product_text} AS product_id, valid_from, {attributes}"
 
 
 def read_product_versions(warehouse: Warehouse, plan: SnapshotPlan, bounds: DayBounds) -> list[pl.DataFrame]:
@@ -81,4 +89,8 @@ def _source(history: Table, table: SnapshotTable) -> _Source | None:
     columns = {column.name for column in history.columns}
     attributes = {name: f"`{column}`" for name, column in table.product.items() if column in columns}
     product_id = attributes.pop("product_id", None)
-    return _Source(table.name, product_id, attributes) if product_id and attributes else None
+    holds_uuid = any(
+        column.name == table.product["product_id"] and column.comment.lower().endswith(_UUID_BYTES)
+        for column in history.columns
+    )
+    return _Source(table.name, product_id, attributes, holds_uuid) if product_id and attributes else None

@@ -3,8 +3,10 @@
 A session belongs to one visitor, so shards are independent and the number of shards never changes a result.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 
 import polars as pl
@@ -17,6 +19,7 @@ from app.frames.days import DayBounds
 from app.frames.events import FAILED_STATUS, TYPED_SCHEMA
 from app.frames.money import ORIGINALS
 from app.jobs.build.call_sql import MOMENT_SCHEMA, crossing_visitors, fits, instant, is_counted
+from app.jobs.build.visitor_links import VisitorLinks, read_visitor_links
 from app.rules.endpoint_map import EndpointMap
 from app.warehouse import Warehouse
 
@@ -25,19 +28,22 @@ _MAX_SHARDS = 4096
 _DOCUMENTS = ["request", "response"]
 _NO_DOCUMENTS = pa.table({name: pa.array([], pa.string()) for name in _DOCUMENTS})
 _RECORD = ["call_id", "content_hash"]
-_IN_SHARD = "visitor_hash BETWEEN {first_hash:UInt64} AND {last_hash:UInt64}"
+_OF_HASHES = "BETWEEN {first_hash:UInt64} AND {last_hash:UInt64}"
+_IN_SHARD = f"visitor_hash {_OF_HASHES}"
 _IN_BLOCKS = "toUnixTimestamp(toStartOfInterval(ts, INTERVAL 4 HOUR)) * 1000 IN {blocks:Array(Int64)}"
 _OF_SHARD = "session_id >= {first_session:String} AND session_id <= {last_session:String}"
 _COLUMNS = """call_id, ts, visitor_key AS visitor_id, visitor_hash, content_hash, valid_user_id AS user_id,
-    method, endpoint, status, duration_ms, ip, user_agent, referrer, page_url"""
+    method, endpoint, status, duration_ms, ip, user_agent, referrer, page_url, false AS is_linked"""
+_NAMES = ", ".join(column.split(" AS ")[-1].strip() for column in _COLUMNS.split(","))
 # Only a session that crosses a midnight needs calls from beyond it.
 _CALLS_WHERE = f"""{_IN_SHARD} AND (ts >= {instant("start")} AND ts < {instant("end")}
     OR ts >= {instant("end")} AND ts < {instant("next_end")}
         AND visitor_hash IN ({crossing_visitors("end", among=_IN_SHARD)}))"""
 _BEFORE_MIDNIGHT = f"""{_IN_SHARD} AND ts >= {instant("previous_start")} AND ts < {instant("start")}
     AND visitor_hash IN ({crossing_visitors("start", among=_IN_SHARD)})"""
-_EARLIER_SQL = f"SELECT visitor_hash, ts, call_id FROM pd.api_calls WHERE {_BEFORE_MIDNIGHT}"
-_CALLED = MOMENT_SCHEMA | {"content_hash": pl.UInt64()}
+_EARLIER_SQL = f"SELECT visitor_hash, ts, call_id, false AS is_linked FROM pd.api_calls WHERE {_BEFORE_MIDNIGHT}"
+_EARLIER = MOMENT_SCHEMA | {"is_linked": pl.Boolean()}
+_CALLED = _EARLIER | {"content_hash": pl.UInt64()}
 _PUBLISHED = {name: EVENTS.schema[name] for name in ("session_id", "ts", "call_id", "content_hash")}
 _TYPED = {name: EVENTS.schema[name] for name in ("call_id", "content_hash", *TYPED_SCHEMA, *ORIGINALS.values())}
 
@@ -47,7 +53,9 @@ class BuildScope:
     """What a build reads: the whole day, or selected sessions; and from which days it may reuse typed events.
 
     `visitors` is a query of `visitor_hash` and `sessions` one of `session_id`; both are empty where the whole day is
-    read. `blocks` are the starts, in epoch ms, of the 4-hour blocks that hold the calls of those sessions.
+    read. `blocks` are the starts, in epoch ms, of the 4-hour blocks that hold the calls of those sessions. `links` say
+    whose calls without an id are, and `linked_calls` is the temporary table of those that are another visitor's than
+    their ids say, with this one as their visitor.
     """
 
     bounds: DayBounds
@@ -58,12 +66,32 @@ class BuildScope:
     session_ids: pl.Series | None = None
     blocks: tuple[int, ...] = ()
     reusable_days: tuple[date, ...] = ()
+    links: VisitorLinks = field(default_factory=VisitorLinks)
+    linked_calls: str = ""
 
     @property
     def selected(self) -> str:
         """The SQL condition, to be appended, of calls that count, by the selected visitors."""
         of_visitors = f" AND visitor_hash IN ({self.visitors})" if self.visitors else ""
         return f" AND {is_counted(self.endpoint_map)}{of_visitors}"
+
+    @property
+    def own_calls(self) -> str:
+        """The SQL condition, which `selected` narrows, of a shard's calls without those that are another visitor's."""
+        if not self.links.has_linked:
+            return _CALLS_WHERE
+        return f"{_CALLS_WHERE} AND (visitor_hash, ts) NOT IN ({self.links.linked('visitor_hash, ts')})"
+
+    def moments(self, columns: Iterable[str], where: str = "") -> str:
+        """The SQL of these columns and `is_linked` of a shard's calls that meet a condition on `ts`."""
+        names = ", ".join(columns)
+        own = f"SELECT {names}, false AS is_linked FROM pd.api_calls WHERE {self.own_calls}{self.selected}{where}"
+        if not self.links.has_linked:
+            return own
+        linked = self.links.linked(
+            names.replace("visitor_hash", "owner_hash") + ", true AS is_linked", of_visitors=self.visitors
+        )
+        return f"{own} UNION ALL {linked} AND owner_hash {_OF_HASHES}{where}"
 
 
 @dataclass(frozen=True)
@@ -105,6 +133,7 @@ class Shard:
     `documents` are the calls' `request` and `response`, kept in Arrow; a call's `document` is its row there. Where
     events are reused, `typed` holds `call_id, content_hash, event` and the fields of the typed calls, and `documents`
     is empty. `earlier` says when these visitors called on the day before, as far as their sessions may begin there.
+    Calls that belong to another visitor than their ids say have this one, and `is_linked`.
     """
 
     calls: pl.DataFrame
@@ -128,33 +157,73 @@ def shard_count(day_calls: int, *, shard_calls: int) -> int:
 def read_shard(warehouse: Warehouse, key: ShardKey) -> Shard | None:
     """The shard, or None if it holds no call."""
     scope, parameters = key.scope, key.parameters
-    where = f"({_CALLS_WHERE}{f' AND {_IN_BLOCKS}' if scope.sessions else ''})"
+    in_blocks = f" AND {_IN_BLOCKS}" if scope.sessions else ""
+    where = f"({scope.own_calls}{in_blocks})"
     if scope.endpoint_map.has_recall:
         where = f"({where} OR {_BEFORE_MIDNIGHT})"
-    where += scope.selected
+    sql = f"SELECT {_columns(scope)} FROM pd.api_calls WHERE {where}{scope.selected}"
+    if scope.linked_calls:
+        sql += f" UNION ALL SELECT {_names(scope)} FROM {scope.linked_calls} WHERE {_IN_SHARD}{in_blocks}"
     if scope.reusable_days:
-        calls = _read_frame(warehouse, f"SELECT {_COLUMNS} FROM pd.api_calls WHERE {where}", parameters, schema={})
+        calls = _read_frame(warehouse, sql, parameters, schema={})
         typed = _read_typed(warehouse, scope, parameters)
     else:
-        sql = f"SELECT {_COLUMNS}, {_documents(scope.endpoint_map)} FROM pd.api_calls WHERE {where}"
         table = _read(warehouse, sql, parameters)
         calls = _frame(table.drop_columns(_DOCUMENTS)) if table.num_rows else pl.DataFrame()
         typed = pl.DataFrame(schema=_TYPED)
     if calls.is_empty():
         return None
-    earlier = pl.DataFrame(schema=MOMENT_SCHEMA) if scope.endpoint_map.has_recall else _read_earlier(warehouse, key)
+    earlier = pl.DataFrame(schema=_EARLIER) if scope.endpoint_map.has_recall else _read_earlier(warehouse, key)
     if scope.sessions:  # of calls in other sessions only the moment matters
-        others = f"SELECT {', '.join(MOMENT_SCHEMA)} FROM pd.api_calls WHERE {_CALLS_WHERE}{scope.selected}"
-        elsewhere = _read_frame(warehouse, f"{others} AND NOT {_IN_BLOCKS}", parameters, schema=MOMENT_SCHEMA)
+        others = scope.moments(MOMENT_SCHEMA, f" AND NOT {_IN_BLOCKS}")
+        elsewhere = _read_frame(warehouse, others, parameters, schema=_EARLIER)
         earlier = pl.concat([earlier, elsewhere])
     if not scope.reusable_days:
         return Shard(calls.with_row_index("document"), table.select(_DOCUMENTS).combine_chunks(), typed, earlier)
     return Shard(calls, _NO_DOCUMENTS, typed, earlier)
 
 
+@contextmanager
+def open_scope(
+    warehouse: Warehouse,
+    bounds: DayBounds,
+    endpoint_map: EndpointMap,
+    timeout_ms: int,
+    *,
+    reusable_days: tuple[date, ...] = (),
+) -> Iterator[BuildScope]:
+    """The scope of a build of a whole day, with the day's links held in the warehouse."""
+    with read_visitor_links(warehouse, bounds, endpoint_map, timeout_ms=timeout_ms) as links:
+        yield BuildScope(bounds, endpoint_map, timeout_ms, reusable_days=reusable_days, links=links)
+
+
+@contextmanager
+def holding_linked_calls(warehouse: Warehouse, scope: BuildScope) -> Iterator[BuildScope]:
+    """The scope with `linked_calls`, copied in one go: they lie scattered, so that each shard would read everything."""
+    if not scope.links.has_linked:
+        yield scope
+        return
+    bounds, links = scope.bounds, scope.links
+    table = f"etl.changed_calls_{bounds.day:%Y%m%d}_{uuid.uuid4().hex[:12]}"
+    owned = "visitor_id, visitor_hash, is_linked"
+    where = f"ts >= {instant('start')} AND ts < {instant('end')} AND {is_counted(scope.endpoint_map)}"
+    try:
+        warehouse.command(
+            f"CREATE TABLE {table} ENGINE = MergeTree ORDER BY (visitor_hash, ts) AS "
+            f"SELECT calls.* EXCEPT ({owned}), owner_key AS visitor_id, owner_hash AS visitor_hash, true AS is_linked "
+            f"FROM (SELECT {_columns(scope)} FROM pd.api_calls WHERE {where} AND (visitor_hash, ts) IN "
+            f"({links.linked('visitor_hash, ts', of_visitors=scope.visitors)})) AS calls ANY LEFT JOIN "
+            f"({links.linked('call_id, content_hash, owner_hash, owner_key')}) AS owners USING (call_id, content_hash)",
+            {"start": bounds.start, "end": bounds.end},
+        )
+        yield replace(scope, linked_calls=table)
+    finally:
+        warehouse.drop_tables([table])
+
+
 def read_moments(warehouse: Warehouse, key: ShardKey) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """`visitor_hash, ts, call_id, content_hash` of a shard's calls, and `earlier` as `Shard` has it."""
-    sql = f"SELECT {', '.join(_CALLED)} FROM pd.api_calls WHERE {_CALLS_WHERE}{key.scope.selected}"
+    """`visitor_hash, ts, call_id, content_hash, is_linked` of a shard's calls, and `earlier` as `Shard` has it."""
+    sql = key.scope.moments((*MOMENT_SCHEMA, "content_hash"))
     return _read_frame(warehouse, sql, key.parameters, schema=_CALLED), _read_earlier(warehouse, key)
 
 
@@ -169,7 +238,7 @@ def read_published(warehouse: Warehouse, key: ShardKey) -> pl.DataFrame:
 
 
 def _read_earlier(warehouse: Warehouse, key: ShardKey) -> pl.DataFrame:
-    return _read_frame(warehouse, f"{_EARLIER_SQL}{key.scope.selected}", key.parameters, schema=MOMENT_SCHEMA)
+    return _read_frame(warehouse, f"{_EARLIER_SQL}{key.scope.selected}", key.parameters, schema=_EARLIER)
 
 
 def _read_typed(warehouse: Warehouse, scope: BuildScope, parameters: dict[str, object]) -> pl.DataFrame:
@@ -207,6 +276,15 @@ def read_documents(
 def blocks_of(moments: pl.Series) -> list[int]:
     """The 4-hour blocks of these instants, by which the table is sorted, as the epoch ms of their starts."""
     return moments.dt.truncate("4h").dt.epoch("ms").unique().sort().to_list()
+
+
+def _columns(scope: BuildScope) -> str:
+    """What is read of each raw call; its JSON only where no event is taken over from an earlier build."""
+    return _COLUMNS if scope.reusable_days else f"{_COLUMNS}, {_documents(scope.endpoint_map)}"
+
+
+def _names(scope: BuildScope) -> str:
+    return _NAMES if scope.reusable_days else f"{_NAMES}, {', '.join(_DOCUMENTS)}"
 
 
 def _documents(endpoint_map: EndpointMap) -> str:

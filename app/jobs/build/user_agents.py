@@ -51,7 +51,8 @@ class UserAgents:
 
 def _distinct_user_agents(scope: BuildScope) -> str:
     within = f"ts >= {instant('start')} AND ts < {instant('end')}{scope.selected}"
-    return f"SELECT DISTINCT user_agent FROM pd.api_calls WHERE {within}"
+    of_linked = f" UNION DISTINCT SELECT user_agent FROM {scope.linked_calls}" if scope.linked_calls else ""
+    return f"SELECT DISTINCT user_agent FROM pd.api_calls WHERE {within}{of_linked}"
 
 
 def _read_kept(warehouse: Warehouse, wanted: str, parameters: dict[str, object]) -> pl.DataFrame:

@@ -6,7 +6,7 @@ repeated, so the same command finishes what a killed one began.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
@@ -20,20 +20,37 @@ from app.frames.days import business_day
 from app.frames.identity import CALLS, exclusive_ids, resolve_identity
 from app.intake.call_frames import content_hashes
 from app.jobs.build.backfill import build_stale
-from app.jobs.forget.search import Identifiers, Occurrence, data_tables, find_occurrences, redacted, rows_that_name
-from app.jobs.forget.spool import occurrences_in_spool, redact_spool
-from app.jobs.forget.suppression import CALL, TOKEN, USER, VISITOR, remember_forgotten
-from app.rules.snapshot_plan import load_snapshot_plan
+from app.jobs.forget.files import occurrences_in_files, redact_files, unsearched_files
+from app.jobs.forget.identifiers import Identifiers, is_searchable, merged, of_texts
+from app.jobs.forget.plan import delete_people, people_of_history, without_owner
+from app.jobs.forget.redaction import clean_calls
+from app.jobs.forget.search import (
+    UNLOGGED,
+    Occurrence,
+    calls_that_name,
+    data_tables,
+    find_occurrences,
+    rejects_that_name,
+)
+from app.jobs.forget.suppression import CALL, PHONE, TEXT, TOKEN, USER, VISITOR, origins, remember_forgotten
+from app.jobs.forget.texts import redact_columns
 from app.settings import Settings
 from app.warehouse import Warehouse
-from app.warehouse.hard_delete import Journal, delete_rows, inactive_parts, remove_masked, remove_old_parts, update_rows
+from app.warehouse.hard_delete import Journal, delete_rows, inactive_parts, remove_masked, remove_old_parts
 
-_TEXTS = ("request", "response", "page_url", "referrer")
-_ERRORS = {"etl.runs": "run_id", "etl.snapshots": "snapshot_id"}
-_SESSION, _DAY, _RAW_DAY, _REJECT, _RECORD, _RUN = PersonKey.SESSION, "day", "raw day", "reject", "record", "run"
+_SESSION, _DAY, _RAW_DAY, _REJECT, _RECORD = PersonKey.SESSION, "day", "raw day", "reject", "record"
 _RAW_CALLS = """call_id, ts, visitor_key, valid_visitor_id AS visitor_id, valid_session_token AS session_token,
     valid_user_id AS user_id"""
-_UNLOGGED = "SETTINGS log_queries = 0"
+# Where nothing searches, whatever is configured; `Erasure.not_searched` adds what there is here.
+_NEVER_SEARCHED = (
+    "the shop's own database (delete the person there; snapshots now leave such rows out)",
+    "files that were ingested, and exports",
+    "backups of the warehouse, of the spool and of this machine",
+    "logs of the warehouse's server, of the shop, of a proxy",
+    "results that Metabase or a saved page keeps",
+    "text that is compressed, encrypted or base64",
+    "ids that are a part of a longer word; short ids without a name that says whose they are",
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +66,10 @@ class TableErased:
 
 @dataclass(frozen=True)
 class Erasure:
-    """What was erased, or with `is_dry` would be, and where the person is still named."""
+    """What was erased, or with `is_dry` would be, and where the person is still named.
+
+    `searched_for` says how many identifiers of each kind were looked for, `not_searched` where nobody looked.
+    """
 
     calls: int
     visitors: int
@@ -60,10 +80,17 @@ class Erasure:
     occurrences: list[Occurrence]
     old_parts: int
     is_dry: bool
+    searched_for: dict[str, int] = field(default_factory=dict)
+    not_searched: tuple[str, ...] = ()
 
     @property
     def is_proven(self) -> bool:
         return not self.is_dry and not self.occurrences and not self.old_parts
+
+    @property
+    def is_found(self) -> bool:
+        """Whether anything named the person before: if not, the id may be misspelt."""
+        return bool(self.calls or self.files or any(table.named_before for table in self.tables))
 
     @property
     def report(self) -> dict[str, Any]:
@@ -71,13 +98,14 @@ class Erasure:
         return content | {
             "tables": [vars(table) for table in self.tables],
             "traces": [vars(occurrence) for occurrence in self.occurrences],
+            "is_found": self.is_found,
             "is_proven": self.is_proven,
         }
 
 
 @dataclass(frozen=True)
-class _Found:
-    """The person's calls that are still stored, and the ids that only this person has used."""
+class Found:
+    """The person's calls that are still stored, as hexadecimal call ids, and the ids that only this person has used."""
 
     ids: Identifiers
     calls: list[str] = field(default_factory=list)
@@ -88,52 +116,71 @@ class _Found:
 
 
 def forget_user(
-    warehouse: Warehouse, settings: Settings, user: str, *, now: datetime, dry_run: bool = False
+    warehouse: Warehouse,
+    settings: Settings,
+    user: str,
+    *,
+    also: Sequence[str] = (),
+    now: datetime,
+    dry_run: bool = False,
 ) -> Erasure:
-    """Erase the user and search for what is left; with `dry_run` only search."""
+    """Erase the user and search for what is left; with `dry_run` only search.
+
+    `also`: what else the person is known by, such as an e-mail address, a phone number or a name.
+    """
     if not user.strip():
         raise SettingsError("--user is empty: pass the user_id of the person to erase")
     if settings.is_no_id(user):
         raise SettingsError(f"--user {user}: CARAT_NO_IDS says that this user_id is nobody's")
-    of_history = _people_of_history(warehouse, settings)
-    people = _columns_of_users(of_history)
+    if short := [text for text in also if not is_searchable(text)]:
+        raise SettingsError(
+            f"--also {short[0]!r} is too short to search for: pass 3 letters or more, of a number 7 digits or more"
+        )
     journal = Journal(warehouse, f"forgetting_{hashlib.sha256(user.encode()).hexdigest()[:16]}")
-    found = _find(warehouse, settings, user)
+    found = _find_all(warehouse, settings, user, of_texts(tuple(also)))
+    return erase_found(warehouse, settings, journal, found, now=now, dry_run=dry_run)
+
+
+def erase_found(
+    warehouse: Warehouse, settings: Settings, journal: Journal, found: Found, *, now: datetime, dry_run: bool = False
+) -> Erasure:
+    """Erase what was found, and what the journal says was found by commands that were killed; search for what is left.
+
+    With `dry_run` only search.
+    """
+    of_history = people_of_history(warehouse, settings)
+    people = _columns_of_users(of_history)
     if not dry_run:
         journal.open()
         found = _with_journal(journal, found)
     tables = data_tables(warehouse)
     before = _counts(warehouse, tables)
     named = find_occurrences(warehouse, found.ids, tables, people=people)
+    not_searched = [*_NEVER_SEARCHED, *unsearched_files(settings)]
+    if ownerless := without_owner(warehouse, settings):
+        not_searched.append(f"whose the rows of {', '.join(ownerless)} are: the snapshot plan names no `person` there")
     if dry_run:
-        files = _of_files(settings, found.ids, change=False)
-        return _erasure(found, before, before, named, named, files=files, is_dry=True)
+        files = redact_files(settings, found.ids, change=False)
+        return _erasure(found, before, before, named, named, files=files, not_searched=not_searched, is_dry=True)
 
-    remember_forgotten(
-        warehouse,
-        [
-            (USER, user),
-            *((VISITOR, visitor) for visitor in found.ids.visitors),
-            *((TOKEN, token) for token in found.ids.tokens),
-            *((CALL, call) for call in found.unmarked),
-        ],
-        now=now,
-    )
+    came_from = _origins(warehouse, settings, journal)
+    remember_forgotten(warehouse, found.ids, calls=found.unmarked, came_from=came_from, now=now)
     _erase_raw(warehouse, settings, journal, found)
-    _erase_rejects_and_errors(warehouse, journal, found.ids)
-    for table, column in of_history.items():
-        delete_rows(warehouse, table, f"toString(`{column}`) IN ({journal.select(USER)})")
+    _erase_rejects(warehouse, journal, found.ids)
+    delete_people(warehouse, journal, of_history)
     _erase_days(warehouse, settings, journal)
-    files = _of_files(settings, found.ids, change=True)
+    redact_columns(warehouse, journal, found.ids, [name for name in tables if not name.startswith("pd.")])
+    files = redact_files(settings, found.ids, change=True)
     old = {table: inactive_parts(warehouse, table) for table in tables}
     remove_old_parts(warehouse, old)
 
     left = find_occurrences(warehouse, found.ids, tables, people=people)
-    left += occurrences_in_spool(settings, found.ids)
+    left += occurrences_in_files(settings, found.ids)
     old_parts = sum(len(names & inactive_parts(warehouse, table)) for table, names in old.items())
     erasure = _erasure(
-        found, before, _counts(warehouse, tables), named, left, files=files, old_parts=old_parts, is_dry=False
-    )
+        found, before, _counts(warehouse, tables), named, left, files=files, not_searched=not_searched,
+        old_parts=old_parts, is_dry=False,
+    )  # fmt: skip
     if erasure.is_proven:
         journal.close()
     return erasure
@@ -142,22 +189,44 @@ def forget_user(
 # ---- what there is of a person -----------------------------------------------------------------------------------
 
 
-def _find(warehouse: Warehouse, settings: Settings, user: str) -> _Found:
+def _find_all(warehouse: Warehouse, settings: Settings, user: str, texts: Identifiers) -> Found:
+    """What there is of the user, and of users whose id is one of the texts, such as an e-mail address, in any case."""
+    same = warehouse.query(
+        "SELECT DISTINCT user FROM (SELECT valid_user_id AS user FROM pd.api_calls UNION ALL SELECT user_id AS user "
+        f"FROM dwh.events) WHERE lowerUTF8(user) IN {{texts:Array(String)}} {UNLOGGED}",
+        {"texts": [text.strip().lower() for text in texts.texts]},
+        schema={"user": pl.String()},
+    )
+    found = [_find(warehouse, settings, one) for one in (user, *sorted({*same["user"]} - {user, ""}))]
+
+    def union(name: str) -> list[Any]:
+        return sorted({value for one in found for value in getattr(one, name)})
+
+    ids = merged([*(one.ids for one in found), texts])
+    return Found(ids, *map(union, ("calls", "unmarked", "sessions", "days", "raw_days")))
+
+
+def _find(warehouse: Warehouse, settings: Settings, user: str) -> Found:
     """The person's calls and sessions in `pd` and `dwh`; raw calls may be past their retention."""
     of_user = "FROM pd.api_calls WHERE valid_user_id = {user:String}"
+    of_events = (
+        "FROM dwh.events WHERE visitor_id IN (SELECT visitor_id FROM dwh.events WHERE user_id = {user:String}) "
+        f"OR visitor_id IN (SELECT visitor_key {of_user})"
+    )
     raw = warehouse.query(
         f"SELECT {_RAW_CALLS} FROM pd.api_calls WHERE visitor_hash IN (SELECT visitor_hash {of_user}) "
-        f"OR valid_session_token != '' AND valid_session_token IN (SELECT valid_session_token {of_user}) {_UNLOGGED}",
+        f"OR valid_session_token != '' AND valid_session_token IN (SELECT valid_session_token {of_user}) "
+        f"OR {_linked_to(of_events)} {UNLOGGED}",
         {"user": user},
         schema=CALLS,
     )
     events = warehouse.query(
         "SELECT call_id, ts, visitor_id AS visitor_key, visitor_id, '' AS session_token, user_id, session_id "
-        "FROM dwh.events WHERE visitor_id IN (SELECT visitor_id FROM dwh.events WHERE user_id = {user:String}) "
-        f"OR visitor_id IN (SELECT visitor_key {of_user}) {_UNLOGGED}",
+        f"{of_events} {UNLOGGED}",
         {"user": user},
         schema=CALLS | {"session_id": pl.String()},
     )
+    raw = _given_to_owners(raw, events)
     both = pl.concat([raw, events.select(CALLS.names()).join(raw, on="call_id", how="anti")])
     calls = resolve_identity(both, user=user, timeout_ms=settings.session_timeout_ms)
     own = calls.filter("belongs")
@@ -177,8 +246,8 @@ def _find(warehouse: Warehouse, settings: Settings, user: str) -> _Found:
         ~pl.col("visitor_id").is_in(list(visitors)),
         ~pl.col("session_token").is_in(list(tokens)),
     )
-    return _Found(
-        Identifiers(user, tuple(sorted(visitors - tokens)), tuple(sorted(tokens))),
+    return Found(
+        Identifiers((user,), tuple(sorted(visitors - tokens)), tuple(sorted(tokens))),
         own["call_id"].bin.encode("hex").sort().to_list(),
         unmarked["call_id"].bin.encode("hex").to_list(),
         sessions.sort().to_list(),
@@ -187,23 +256,39 @@ def _find(warehouse: Warehouse, settings: Settings, user: str) -> _Found:
     )
 
 
-def _with_journal(journal: Journal, found: _Found) -> _Found:
-    """What was found now, and earlier by commands that were killed."""
-    journal.add(
-        [
-            (USER, found.ids.user),
-            *((VISITOR, value) for value in found.ids.visitors),
-            *((TOKEN, value) for value in found.ids.tokens),
-            *((CALL, value) for value in found.calls),
-            *((_SESSION, value) for value in found.sessions),
-            *((_DAY, day.isoformat()) for day in found.days),
-            *((_RAW_DAY, day.isoformat()) for day in found.raw_days),
-        ]
+def _linked_to(of_events: str) -> str:
+    """The SQL condition of calls without a visitor id that these events give to a visitor (`app.frames.visitors`)."""
+    return f"visitor_hash != sipHash64(visitor_id) AND call_id IN (SELECT call_id {of_events})"
+
+
+def _given_to_owners(raw: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
+    """The raw calls with the visitors to whom their days gave them."""
+    owners = events.select("call_id", owner="visitor_key").unique("call_id")
+    return (
+        raw.join(owners, on="call_id", how="left")
+        .with_columns(visitor_key=pl.coalesce("owner", "visitor_key"))
+        .drop("owner")
     )
-    tokens = journal.values(TOKEN)
-    visitors = [value for value in journal.values(VISITOR) if value not in tokens]
-    return _Found(
-        Identifiers(found.ids.user, tuple(visitors), tuple(tokens)),
+
+
+def _with_journal(journal: Journal, found: Found) -> Found:
+    """What was found now, and earlier by commands that were killed."""
+    ids = found.ids
+    said = {
+        USER: (*ids.users, *ids.texts), VISITOR: ids.visitors, TOKEN: ids.tokens, TEXT: ids.texts, PHONE: ids.phones,
+        CALL: found.calls, _SESSION: found.sessions, _DAY: [day.isoformat() for day in found.days],
+        _RAW_DAY: [day.isoformat() for day in found.raw_days],
+    }  # fmt: skip
+    journal.add((kind, value) for kind, values in said.items() for value in values)
+    tokens, texts = journal.values(TOKEN), journal.values(TEXT)
+    return Found(
+        Identifiers(
+            tuple(value for value in journal.values(USER) if value not in texts or value in ids.users),
+            tuple(value for value in journal.values(VISITOR) if value not in tokens),
+            tuple(tokens),
+            tuple(texts),
+            tuple(journal.values(PHONE)),
+        ),
         journal.values(CALL),
         found.unmarked,
         journal.values(_SESSION),
@@ -212,29 +297,31 @@ def _with_journal(journal: Journal, found: _Found) -> _Found:
     )
 
 
-def _columns_of_users(of_history: dict[str, str]) -> dict[str, list[str]]:
+def _origins(warehouse: Warehouse, settings: Settings, journal: Journal) -> list[str]:
+    """Where the person's first calls of each day came from: late calls of just before, without an id, are theirs."""
+    first = warehouse.query(
+        "SELECT ip, user_agent, min(ts) AS first_ts FROM pd.api_calls WHERE (ip, user_agent) != ('', '') "
+        f"AND valid_visitor_id != '' AND call_id IN ({journal.select(CALL, as_type='UUID')}) "
+        f"GROUP BY ip, user_agent, toDate(ts, {{zone:String}}) {UNLOGGED}",
+        {"zone": settings.timezone},
+        schema={"ip": pl.String(), "user_agent": pl.String(), "first_ts": pl.Datetime("ms", "UTC")},
+    )
+    timeout_ms = settings.session_timeout_ms
+    moments = first["first_ts"].dt.epoch("ms")
+    return [
+        origin
+        for ip, user_agent, at in zip(first["ip"], first["user_agent"], moments, strict=True)
+        for origin in origins(ip, user_agent, at, timeout_ms)
+    ]
+
+
+def _columns_of_users(of_history: dict[str, list[str]]) -> dict[str, list[str]]:
     """Per table the columns that hold users, by the contracts of `dwh` and by the snapshot plan."""
     people = {
         table.full_name: [column for column, key in table.person_keys if key is PersonKey.USER]
         for table in dwh_tables()
     }
-    return people | {table: [column] for table, column in of_history.items()}
-
-
-def _people_of_history(warehouse: Warehouse, settings: Settings) -> dict[str, str]:
-    """Per table of `history` the column that says whose a row is, by the snapshot plan."""
-    there = warehouse.query(
-        "SELECT table, name FROM system.columns WHERE database = 'history'",
-        schema={"table": pl.String(), "name": pl.String()},
-    )
-    columns = set(there.iter_rows())
-    plan = load_snapshot_plan(settings.snapshots)
-    return {
-        f"history.{table.name}": name
-        for table in plan.tables
-        for name in (f"source_{table.person}", table.person)
-        if table.person and (table.name, name) in columns
-    }
+    return people | of_history
 
 
 def _days(journal: Journal, kind: str) -> list[date]:
@@ -248,50 +335,40 @@ def _counts(warehouse: Warehouse, tables: Sequence[str]) -> dict[str, int]:
 # ---- removing ----------------------------------------------------------------------------------------------------
 
 
-def _erase_raw(warehouse: Warehouse, settings: Settings, journal: Journal, found: _Found) -> None:
-    """Delete the person's calls, and redact the person in the JSON of other people's calls."""
+def _erase_raw(warehouse: Warehouse, settings: Settings, journal: Journal, found: Found) -> None:
+    """Delete the person's calls, and redact the person in other people's calls."""
     theirs = f"call_id IN ({journal.select(CALL, as_type='UUID')})"
     delete_rows(warehouse, API_CALLS.full_name, theirs, days=found.raw_days)
-    naming = rows_that_name(warehouse, found.ids, API_CALLS.full_name, _TEXTS, "call_id, content_hash, ts")
-    for row in naming:
-        call_id, content_hash = row["call_id"].hex(), row["content_hash"]
-        _store_redacted(warehouse, found.ids, call_id, content_hash)
-        day = business_day(round(row["ts"].timestamp() * 1000), settings.zone)
-        journal.add(
-            [
-                (_RECORD, f"{call_id} {content_hash}"),
-                (_DAY, day.isoformat()),
-                (_RAW_DAY, row["ts"].date().isoformat()),
-            ]
-        )
-    if naming:
-        record = "concat(lower(hex(UUIDStringToNum(toString(call_id)))), ' ', toString(content_hash))"
-        old = f"{record} IN ({journal.select(_RECORD)})"
-        delete_rows(warehouse, API_CALLS.full_name, old, days=_days(journal, _RAW_DAY))
+    naming = calls_that_name(warehouse, found.ids)
+    if naming.height:
+        _store_redacted(warehouse, found.ids, naming)
+        days = {business_day(moment, settings.zone) for moment in naming["ts"].dt.epoch("ms")}
+        records = zip(naming["call_id"].bin.encode("hex"), naming["content_hash"], strict=True)
+        journal.add((_RECORD, f"{call_id} {content_hash}") for call_id, content_hash in records)
+        journal.add((_DAY, day.isoformat()) for day in days)
+        journal.add((_RAW_DAY, day.isoformat()) for day in naming["ts"].dt.date().unique())
+    record = "concat(lower(hex(UUIDStringToNum(toString(call_id)))), ' ', toString(content_hash))"
+    old = f"{record} IN ({journal.select(_RECORD)})"
+    delete_rows(warehouse, API_CALLS.full_name, old, days=_days(journal, _RAW_DAY))
     remove_masked(warehouse, API_CALLS.full_name, _days(journal, _RAW_DAY))
 
 
-def _store_redacted(warehouse: Warehouse, ids: Identifiers, call_id: str, content_hash: int) -> None:
-    """Store another person's call again without the erased ids; the old row is deleted afterwards."""
-    where = f"call_id = toUUID('{call_id}') AND content_hash"
-    columns = ", ".join(API_CALLS.schema.names())
-    call = warehouse.query(f"SELECT {columns} FROM pd.api_calls WHERE {where} = {content_hash} LIMIT 1")
-    clean = call.with_columns(pl.Series(name, [redacted(text, ids) for text in call[name]]) for name in _TEXTS)
-    new_hash = content_hashes(clean)[0]
-    if not warehouse.scalar(f"SELECT count() FROM pd.api_calls WHERE {where} = {new_hash}"):
-        warehouse.insert(API_CALLS, clean)
+def _store_redacted(warehouse: Warehouse, ids: Identifiers, naming: pl.DataFrame) -> None:
+    """Store other people's calls again without the erased ids; the old rows are deleted afterwards."""
+    clean = clean_calls(naming.drop("content_hash"), ids)
+    clean = clean.with_columns(content_hashes(clean))
+    with warehouse.held_ids(clean["call_id"], table="etl.incoming_ids") as held:
+        known = warehouse.query(
+            f"SELECT call_id, content_hash FROM {API_CALLS.full_name} WHERE call_id IN ({held})",
+            schema={"call_id": pl.Binary(), "content_hash": pl.UInt64()},
+        )
+    fresh = clean.join(known, on=["call_id", "content_hash"], how="anti")
+    warehouse.insert(API_CALLS, fresh.drop("content_hash"))
 
 
-def _erase_rejects_and_errors(warehouse: Warehouse, journal: Journal, ids: Identifiers) -> None:
-    rejects = rows_that_name(warehouse, ids, REJECTS.full_name, ("record", "detail"), "reject_id")
-    journal.add((_REJECT, row["reject_id"]) for row in rejects)
-    if rejects:
-        delete_rows(warehouse, REJECTS.full_name, f"reject_id IN ({journal.select(_REJECT)})")
-    for table, key in _ERRORS.items():
-        runs = rows_that_name(warehouse, ids, table, ("error",), f"{key} AS run")
-        journal.add((_RUN, row["run"]) for row in runs)
-        if runs:
-            update_rows(warehouse, table, "error = 'forgotten'", f"{key} IN ({journal.select(_RUN)})")
+def _erase_rejects(warehouse: Warehouse, journal: Journal, ids: Identifiers) -> None:
+    journal.add((_REJECT, reject_id) for reject_id in rejects_that_name(warehouse, ids))
+    delete_rows(warehouse, REJECTS.full_name, f"reject_id IN ({journal.select(_REJECT)})")
 
 
 def _erase_days(warehouse: Warehouse, settings: Settings, journal: Journal) -> None:
@@ -322,43 +399,15 @@ def _is_theirs(journal: Journal, table: DwhTable) -> str:
     )
 
 
-# ---- files outside the warehouse ----------------------------------------------------------------------------------
-
-
-def redact_log(settings: Settings, ids: Identifiers, *, change: bool) -> dict[str, int]:
-    """Redact the person in the log of errors (only with `change`); the number of lines that named the person."""
-    path = settings.log
-    if not path.is_file():
-        return {}
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    clean = [redacted(line, ids) for line in lines]
-    named = sum(old != new for old, new in zip(lines, clean, strict=True))
-    if named and change:
-        temporary = path.with_name(f"{path.name}.forgetting")
-        temporary.write_text("".join(clean), encoding="utf-8")
-        temporary.replace(path)
-    return {str(path): named} if named else {}
-
-
-# Every place outside the warehouse where Carat stores personal data: a function for each.
-FILE_STORES: tuple[Callable[..., dict[str, int]], ...] = (redact_log, redact_spool)
-
-
-def _of_files(settings: Settings, ids: Identifiers, *, change: bool) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for store in FILE_STORES:
-        found |= store(settings, ids, change=change)
-    return found
-
-
 def _erasure(
-    found: _Found,
+    found: Found,
     before: dict[str, int],
     after: dict[str, int],
     named_before: list[Occurrence],
     named_after: list[Occurrence],
     *,
     files: dict[str, int],
+    not_searched: Sequence[str],
     is_dry: bool,
     old_parts: int = 0,
 ) -> Erasure:
@@ -371,7 +420,11 @@ def _erasure(
     ]
     touched = [t for t in tables if t.named_before or t.named_after]
     ids = found.ids
+    searched_for = {
+        "user ids": len(ids.users), "visitor ids": len(ids.visitors), "session tokens": len(ids.tokens),
+        "further texts": len(ids.texts) + len(ids.phones),
+    }  # fmt: skip
     return Erasure(
         len(found.calls), len(ids.visitors), len(ids.tokens), tuple(found.days), touched, files, named_after, old_parts,
-        is_dry,
+        is_dry, searched_for, tuple(not_searched),
     )  # fmt: skip

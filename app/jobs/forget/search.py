@@ -1,53 +1,44 @@
-"""Finds where the warehouse names a person: by the meaning of columns, and by keys inside JSON and URLs.
+"""Finds where the warehouse names a person: by the meaning of columns, and in texts.
 
-User ids can be short numbers such as 17. So they are matched in columns that hold users, and after a key that means a
-user: `"user_id": 17` in JSON, `user_id=17` in a URL. Ids that are too long to occur by chance are matched anywhere.
+The engine looks for texts that may name the person, by patterns that find a little too much; what Python would redact
+in them counts. So what is searched for is exactly what can be removed.
 """
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
-from app.contracts import FORGOTTEN
+from app.contracts import API_CALLS, COVERAGE, FORGOTTEN, REJECTS, RUNS, SNAPSHOTS, USER_AGENTS
+from app.jobs.forget.identifiers import Identifiers
+from app.jobs.forget.patterns import (
+    LOOSE_OPENING,
+    RESOURCE,
+    anchor,
+    is_name_of_users,
+    loose_member_pattern,
+    loose_place_pattern,
+    phone_pattern,
+    words_pattern,
+)
+from app.jobs.forget.redaction import BODIES, ID_COLUMNS, TEXT_COLUMNS, clean_calls, redacted
+from app.jobs.forget.suppression import readable
 from app.warehouse import Warehouse
 
-# The keys of ids in JSON and URLs.
-_USER_NAMES = ("user_id", "userId", "customer_id", "customerId", "person_id")
-_VISITOR_NAMES = ("visitor_id", "visitorId")
-_TOKEN_NAMES = ("session_token", "sessionToken")
 _OF_USERS = frozenset({"user_id", "customer_id", "person_id"})
 _OF_DEVICES = frozenset({"visitor_id", "session_token"})
-_LONG, _LONG_IF_MIXED = 12, 8
 _NEEDLES = 200  # the engine looks for 255 at a time
-_TEXT = re.compile(r"^(?:LowCardinality\()?(?:Nullable\()?String\)*$|^Array\(String\)$|^Nullable\(String\)$")
-_UNLOGGED = "SETTINGS log_queries = 0"  # a server keeps the text of statements
-
-
-@dataclass(frozen=True)
-class Identifiers:
-    """A person's ids: the user, and the visitor ids and session tokens that nobody else has used."""
-
-    user: str
-    visitors: tuple[str, ...] = ()
-    tokens: tuple[str, ...] = ()
-
-    @property
-    def all(self) -> tuple[str, ...]:
-        return (self.user, *self.visitors, *self.tokens)
-
-    @property
-    def distinctive(self) -> list[str]:
-        """The ids that are too long to occur by chance."""
-        return [value for value in self.all if is_distinctive(value)]
-
-    @property
-    def pattern(self) -> str:
-        """A regular expression, for RE2 and Python, that matches the ids after a key, in JSON or in a URL."""
-        kinds = ((_USER_NAMES, (self.user,)), (_VISITOR_NAMES, self.visitors), (_TOKEN_NAMES, self.tokens))
-        return "|".join(_pattern(names, values) for names, values in kinds if values)
+_PATTERNS = 30  # alternatives in one regular expression
+UNLOGGED = "SETTINGS log_queries = 0"  # a server keeps the text of statements
+# Of Carat's own tables only these columns can name people; a person may be called as a job or a table is.
+_OF_ETL = {
+    RUNS.full_name: ("error",),
+    SNAPSHOTS.full_name: ("error", "guarantee"),
+    USER_AGENTS.full_name: ("user_agent",),
+    COVERAGE.full_name: ("endpoints",),
+    REJECTS.full_name: ("source", "detail", "record"),
+}
 
 
 @dataclass(frozen=True)
@@ -59,10 +50,17 @@ class Occurrence:
     rows: int
 
 
-def is_distinctive(value: str) -> bool:
-    """Whether an id is too long to occur by chance: 12 characters, or 8 of which some are letters and some are not."""
-    is_mixed = not value.isdigit() and not value.isalpha()
-    return len(value) >= _LONG or (len(value) >= _LONG_IF_MIXED and is_mixed)
+@dataclass(frozen=True)
+class TextColumn:
+    """A column that holds text, maybe within arrays or maps, by its full type."""
+
+    table: str
+    name: str
+    type: str
+
+    @property
+    def as_text(self) -> str:
+        return f"ifNull(toString(`{self.name}`), '')"
 
 
 def find_occurrences(
@@ -71,48 +69,141 @@ def find_occurrences(
     """Where rows of these tables name the person; `people` maps a table to the columns of its that hold users."""
     occurrences = []
     for table in tables:
-        conditions = {
-            column: _condition(table, column, type_, ids, people) for column, type_ in _columns(warehouse, table)
-        }
-        wanted = {column: sql for column, sql in conditions.items() if sql}
-        if not wanted:
-            continue
-        counted = ", ".join(f"countIf({sql}) AS c{number}" for number, sql in enumerate(wanted.values()))
-        found = warehouse.query(f"SELECT {counted} FROM {table} {_UNLOGGED}", _parameters(ids))
-        for column, rows in zip(wanted, found.row(0), strict=True):
-            if rows:
-                occurrences.append(Occurrence(table, column, rows))
+        exact = _exact_conditions(warehouse, table, people.get(table, ()))
+        rows = dict.fromkeys(exact, 0)
+        if exact:
+            counted = ", ".join(f"countIf({sql}) AS c{number}" for number, sql in enumerate(exact.values()))
+            found = warehouse.query(f"SELECT {counted} FROM {table} {UNLOGGED}", _exact_parameters(ids))
+            rows = dict(zip(exact, found.row(0), strict=True))
+        if table == API_CALLS.full_name:
+            of_texts = _named_columns(calls_that_name(warehouse, ids), ids)
+        else:
+            of_texts = {
+                column.name: sum(count for _, count in texts_that_name(warehouse, ids, column, but=exact))
+                for column in columns_that_may_name(warehouse, ids, table)
+            }
+        counts = {column: rows.get(column, 0) + of_texts.get(column, 0) for column in {**rows, **of_texts}}
+        occurrences += [Occurrence(table, column, count) for column, count in counts.items() if count]
     return occurrences
 
 
-def rows_that_name(
-    warehouse: Warehouse, ids: Identifiers, table: str, columns: Iterable[str], key: str
-) -> list[dict[str, Any]]:
-    """The `key` of the rows in which one of the text columns names the person."""
-    condition = " OR ".join(_in_text(f"toString(`{column}`)", ids) for column in columns)
-    found = warehouse.query(f"SELECT {key} FROM {table} WHERE {condition} {_UNLOGGED}", _parameters(ids))
-    return found.to_dicts()
+def columns_that_may_name(warehouse: Warehouse, ids: Identifiers, table: str) -> list[TextColumn]:
+    """The text columns of a table with values that may name the person: one question for all of them."""
+    columns = text_columns(warehouse, table)
+    tests = [loose_condition(column.as_text, ids, is_bytes=column.name == "record") for column in columns]
+    if not any(sql for sql, _ in tests):
+        return []
+    counted = ", ".join(f"countIf({sql}) AS c{number}" for number, (sql, _) in enumerate(tests))
+    counts = warehouse.query(f"SELECT {counted} FROM {table} {UNLOGGED}", tests[0][1]).row(0)
+    return [column for column, count in zip(columns, counts, strict=True) if count]
 
 
-def redacted(text: str, ids: Identifiers, *, same_length: bool = False) -> str:
-    """The text without the person's ids; JSON stays valid. With `same_length` every other byte keeps its place."""
+def calls_that_name(warehouse: Warehouse, ids: Identifiers) -> pl.DataFrame:
+    """The raw calls, with their content hash, whose texts name the person."""
+    columns = ", ".join([*API_CALLS.schema, "content_hash"])
+    tests = [
+        loose_condition(f"toString(`{name}`)", ids, is_body=name in BODIES) for name in (*ID_COLUMNS, *TEXT_COLUMNS)
+    ]
+    if not any(sql for sql, _ in tests):
+        return pl.DataFrame(schema={**API_CALLS.schema, "content_hash": pl.UInt64()})
+    where = " OR ".join(sql for sql, _ in tests)
+    calls = warehouse.query(
+        f"SELECT {columns} FROM {API_CALLS.full_name} WHERE {where} {UNLOGGED}",
+        tests[0][1],
+        schema={**API_CALLS.schema, "content_hash": pl.UInt64()},
+    )
+    clean = clean_calls(calls, ids)
+    names = (*ID_COLUMNS, *TEXT_COLUMNS)
+    differs = pl.any_horizontal(pl.lit(calls[name] != clean[name]) for name in names)
+    return calls.filter(calls.select(differs).to_series()) if calls.height else calls
 
-    def instead(value: str) -> str:
-        filler = "0" if value.isdigit() else "forgotten"
-        size = len(value.encode())
-        return filler[:size].ljust(size) if same_length else filler
 
-    for value in ids.distinctive:
-        text = text.replace(value, instead(value))
+def _named_columns(calls: pl.DataFrame, ids: Identifiers) -> dict[str, int]:
+    clean = clean_calls(calls, ids)
+    of_person = {"user_id": ids.users, "visitor_id": ids.visitors, "session_token": ids.tokens}  # counted already
+    return {
+        name: int(((calls[name] != clean[name]) & ~calls[name].is_in(of_person.get(name, ()))).sum())
+        for name in (*ID_COLUMNS, *TEXT_COLUMNS)
+    }
 
-    def without_id(match: re.Match[str]) -> str:
-        name, separator, rest = re.split(r"([:=])", match[0], maxsplit=1)
-        for value in sorted(ids.all, key=len, reverse=True):
-            if value in rest:
-                return name + separator + rest.replace(value, instead(value), 1)
-        return match[0]
 
-    return re.sub(ids.pattern, without_id, text)
+def texts_that_name(
+    warehouse: Warehouse, ids: Identifiers, column: TextColumn, *, but: Mapping[str, str] | None = None
+) -> list[tuple[Any, int]]:
+    """The distinct values of a column that name the person in text, each with its number of rows.
+
+    `but`: a condition per column whose rows are counted by their meaning already.
+    """
+    condition, parameters = loose_condition(column.as_text, ids, is_bytes=column.name == "record")
+    if not condition:
+        return []
+    without = f" AND NOT ({but[column.name]})" if but and column.name in but else ""
+    found = warehouse.query(
+        f"SELECT {column.as_text} AS value, count() AS rows FROM {column.table} WHERE ({condition}){without} "
+        f"GROUP BY value {UNLOGGED}",
+        {**parameters, **_exact_parameters(ids)},
+        schema={"value": pl.Binary(), "rows": pl.UInt64()},
+    )
+    named = []
+    for value, rows in found.iter_rows():
+        data = value.encode() if isinstance(value, str) else value
+        text = readable(data) if column.name == "record" else data.decode("utf-8", "surrogateescape")
+        if redacted(text, ids) != text:
+            named.append((data, rows))
+    return named
+
+
+def rejects_that_name(warehouse: Warehouse, ids: Identifiers) -> list[str]:
+    """The `reject_id` of the rejects that name the person."""
+    tests = [
+        loose_condition(f"toString(`{name}`)", ids, is_bytes=name == "record") for name in _OF_ETL[REJECTS.full_name]
+    ]
+    if not any(sql for sql, _ in tests):
+        return []
+    found = warehouse.query(
+        f"SELECT reject_id, source, detail, record FROM {REJECTS.full_name} "
+        f"WHERE {' OR '.join(sql for sql, _ in tests)} {UNLOGGED}",
+        tests[0][1],
+    )
+    return [
+        reject_id
+        for reject_id, *texts in found.iter_rows()
+        if any(redacted(text, ids) != text for text in (readable(t) if isinstance(t, bytes) else t for t in texts))
+    ]
+
+
+def loose_condition(
+    text: str, ids: Identifiers, *, is_bytes: bool = False, is_body: bool = False
+) -> tuple[str, dict[str, Any]]:
+    """The SQL condition of texts that may name the person, and its parameters; empty where nothing can be searched.
+
+    `is_body`: the text is of a call whose endpoint may say that it describes a person.
+    """
+    parameters: dict[str, Any] = {"opening": LOOSE_OPENING, "resource": RESOURCE.pattern}
+    tests = []
+    text = f"replaceAll({text}, '\\0', '')" if is_bytes else text
+
+    def any_of(needles: Sequence[str], patterns: Sequence[str], name: str) -> None:
+        parameters[f"{name}_needles"], parameters[name] = list(needles), "|".join(f"(?:{p})" for p in patterns)
+        quick = f"multiSearchAnyCaseInsensitive({text}, {{{name}_needles:Array(String)}}) AND " if needles else ""
+        tests.append(f"({quick}match({text}, {{{name}:String}}))")
+
+    anchored = [words for words in ids.anywhere if anchor(words)]
+    for start in range(0, len(anchored), _PATTERNS):
+        some = anchored[start : start + _PATTERNS]
+        any_of([anchor(words) for words in some], [f"(?i:{words_pattern(words)})" for words in some], f"words{start}")
+    foreign = [f"(?i:{words_pattern(words)})" for words in ids.anywhere if not anchor(words)]
+    if others := [*foreign, *map(phone_pattern, ids.phones)]:
+        any_of([], others, "others")
+    short = [words for kind in ("users", "visitors", "tokens") for words in ids.placed(kind)]
+    anchors = [anchor(words) for words in short] if len(short) <= _NEEDLES and all(map(anchor, short)) else []
+    if short:
+        any_of(anchors, [loose_place_pattern(ids)], "placed")
+    if ids.placed("users"):
+        any_of(anchors, [loose_member_pattern(ids)], "members")
+        about = " OR match(endpoint, {resource:String})" if is_body else ""
+        tests[-1] += f" AND (match({text}, {{opening:String}}){about})"
+    return " OR ".join(f"({test})" for test in tests), parameters
 
 
 def data_tables(warehouse: Warehouse) -> list[str]:
@@ -126,6 +217,16 @@ def data_tables(warehouse: Warehouse) -> list[str]:
     return [name for name in found["full_name"] if name != FORGOTTEN.full_name]
 
 
+def text_columns(warehouse: Warehouse, table: str) -> list[TextColumn]:
+    """The columns of a table that can name people in text."""
+    of_etl = _OF_ETL.get(table, ()) if table.startswith("etl.") else None
+    return [
+        TextColumn(table, name, type_)
+        for name, type_ in _columns(warehouse, table)
+        if "String" in type_ and (of_etl is None or name in of_etl)
+    ]
+
+
 def _columns(warehouse: Warehouse, table: str) -> list[tuple[str, str]]:
     return warehouse.query(
         "SELECT name, type FROM system.columns WHERE database || '.' || table = {table:String} "
@@ -134,50 +235,35 @@ def _columns(warehouse: Warehouse, table: str) -> list[tuple[str, str]]:
     ).rows()
 
 
-def _condition(table: str, column: str, type_: str, ids: Identifiers, people: Mapping[str, Collection[str]]) -> str:
-    quoted = f"`{column}`"
-    if column in _OF_USERS or column in people.get(table, ()):
-        return f"ifNull(toString({quoted}), '') = {{user:String}}"
-    if not _TEXT.match(type_):
-        return ""
-    if type_.startswith("Array("):
-        exact = f"hasAny({quoted}, {{distinctive:Array(String)}})"
-        return f"{exact} OR arrayExists(item -> {_in_text('item', ids)}, {quoted})"
-    text = f"ifNull(toString({quoted}), '')"
-    exact = f"{text} IN {{devices:Array(String)}} OR " if column in _OF_DEVICES else ""
-    return f"{exact}{_in_text(text, ids)}"
+def _exact_conditions(warehouse: Warehouse, table: str, people: Collection[str]) -> dict[str, str]:
+    """Per column that holds users or devices, by its name or by what is said of it: the condition of the person's."""
+    conditions = {}
+    for name, type_ in _columns(warehouse, table) if not table.startswith("etl.") else ():
+        text = f"ifNull(toString(`{name}`), '')"
+        is_of_users = is_name_of_users(name) if table.startswith("history.") else name in _OF_USERS
+        if name in people or (is_of_users and not type_.startswith(("Array", "Map", "Float", "Date"))):
+            conditions[name] = f"({text} IN {{users:Array(String)}} OR {hex_of_uuid(text)} IN {{uuids:Array(String)}})"
+        elif name in _OF_DEVICES:
+            conditions[name] = f"{text} IN {{devices:Array(String)}}"
+    return conditions
 
 
-def _in_text(text: str, ids: Identifiers) -> str:
-    distinctive = range(0, len(ids.distinctive), _NEEDLES)
-    anywhere = [f"multiSearchAny({text}, {{needles{start}:Array(String)}})" for start in distinctive]
-    some = [f"multiSearchAny({text}, {{some{start}:Array(String)}})" for start in range(0, len(ids.all), _NEEDLES)]
-    named = f"({' OR '.join(some)}) AND match({text}, {{pattern:String}})"  # the first test is fast and usually fails
-    return " OR ".join((*anywhere, f"({named})"))
+def _exact_parameters(ids: Identifiers) -> dict[str, Any]:
+    uuids = [value.replace("-", "").lower() for value in ids.users]
+    return {"users": list(ids.users), "uuids": uuids, "devices": [*ids.visitors, *ids.tokens]}
 
 
-def _parameters(ids: Identifiers) -> dict[str, Any]:
-    parameters: dict[str, Any] = {
-        "user": ids.user,
-        "devices": [*ids.visitors, *ids.tokens],
-        "distinctive": ids.distinctive,
-        "pattern": ids.pattern,
-    }
-    for start in range(0, len(ids.distinctive), _NEEDLES):
-        parameters[f"needles{start}"] = ids.distinctive[start : start + _NEEDLES]
-    for start in range(0, len(ids.all), _NEEDLES):
-        parameters[f"some{start}"] = list(ids.all[start : start + _NEEDLES])
-    return parameters
+def hex_of_uuid(text: str) -> str:
+    """The SQL of a UUID that is kept as 16 bytes, as its digits; empty for other values."""
+    return f"if(length({text}) = 16, lower(hex({text})), '')"
 
 
-def _pattern(names: Sequence[str], ids: Sequence[str]) -> str:
-    name, value = "|".join(names), "|".join(_escaped(one) for one in ids)
-    return (
-        rf'\\?"(?:{name})\\?"\s*:\s*(?:\\?"(?:{value})\\?"|(?:{value})\s*(?:[,}}\]]|$))'
-        rf"|[?&](?:{name})=(?:{value})(?:[&#\s\"]|$)"
-    )
-
-
-def _escaped(value: str) -> str:
-    """The value escaped for both RE2 and Python."""
-    return re.sub(r"([^A-Za-z0-9_\x80-\U0010ffff])", r"\\\1", value)
+def sorting_key(warehouse: Warehouse, table: str) -> frozenset[str]:
+    """The columns of a table that cannot be updated."""
+    found: Iterable[str] = warehouse.query(
+        "SELECT name FROM system.columns WHERE database || '.' || table = {table:String} "
+        "AND (is_in_sorting_key OR is_in_partition_key)",
+        {"table": table},
+        schema={"name": pl.String()},
+    )["name"]
+    return frozenset(found)

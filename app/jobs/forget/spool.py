@@ -15,7 +15,9 @@ from app.core.errors import SpoolError
 from app.intake.spool import Corruption, Received, RejectedRecord, read_segment
 from app.intake.spool.format import records_entry, rejected_entry
 from app.intake.spool.segments import OPEN, Segment, delivered_segments, sealed_segments, segments, sync_folder
-from app.jobs.forget.search import Identifiers, Occurrence, redacted
+from app.jobs.forget.identifiers import Identifiers
+from app.jobs.forget.redaction import redacted
+from app.jobs.forget.search import Occurrence
 from app.settings import Settings
 
 _FILLER = b'{"forgotten":true}'
@@ -35,6 +37,15 @@ def redact_spool(settings: Settings, ids: Identifiers, *, change: bool) -> dict[
         if named:
             found[str(segment.path)] = named
     return found
+
+
+def redact_delivered(segment: Segment, ids: Identifiers) -> None:
+    """Overwrite what a segment that was just delivered, and is kept, holds of forgotten people."""
+    if not ids:
+        return
+    for kept in delivered_segments(segment.path.parent):
+        if kept.name == segment.name and any(old != new for old, new in _pairs(kept, ids)):
+            _write_over(kept, ids)
 
 
 def occurrences_in_spool(settings: Settings, ids: Identifiers) -> list[Occurrence]:
@@ -106,7 +117,7 @@ def _is_theirs(data: bytes, ids: Identifiers) -> bool:
         record = _decoder.decode(data)
     except (msgspec.MsgspecError, RecursionError):
         return False
-    carried = ((record.user_id, (ids.user,)), (record.visitor_id, ids.visitors), (record.session_token, ids.tokens))
+    carried = ((record.user_id, ids.users), (record.visitor_id, ids.visitors), (record.session_token, ids.tokens))
     return any(value is not None and str(value) in known for value, known in carried)
 
 

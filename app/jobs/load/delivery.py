@@ -6,8 +6,9 @@ stored are found by their call_id, and inserts that are still running by the tok
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import polars as pl
@@ -17,6 +18,8 @@ from app.core import console
 from app.core.call_record import RecordLimits
 from app.core.errors import CaratError, ContractError, SpoolError, WarehouseError, WarehouseGoneError
 from app.intake.spool import Segment, acknowledge, remove_old_deliveries, seal_leftovers, sealed_segments
+from app.jobs.forget.identifiers import Identifiers, merged
+from app.jobs.forget.spool import redact_delivered
 from app.jobs.load.segments import CHUNK_BYTES, CHUNK_RECORDS, Chunk, read_chunks
 from app.jobs.raw_calls import LoadResult, ingest_summary, known_calls, store
 from app.jobs.runs import recorded
@@ -132,10 +135,9 @@ def _deliver_sealed(
             warehouse,
             waiting,
             now=datetime.now(tz=UTC),
-            limits=RecordLimits(
-                max(settings.collect_max_record_bytes, settings.max_record_bytes),
-                settings.max_nesting,
-                settings.addresses,
+            limits=replace(
+                settings.record_limits,
+                max_record_bytes=max(settings.collect_max_record_bytes, settings.max_record_bytes),
             ),
             totals=delivery.totals,
             on_delivered=note,
@@ -158,14 +160,19 @@ def deliver_segments(
     Raises SpoolError for segments that could not be read, after the others are delivered.
     """
     unreadable: list[str] = []
+    named = defaultdict[str, list[Identifiers]](list)
     for chunks in _grouped(read_chunks(segments, limits, unreadable)):
         call_ids = pl.concat([chunk.batch.calls["call_id"] for chunk in chunks])
         known = known_calls(warehouse, call_ids) if call_ids.is_unique().all() else None
 
         for chunk in chunks:
-            totals.add(store(warehouse, chunk.batch, source=chunk.source, now=now, token=chunk.token, known=known))
+            done = store(warehouse, chunk.batch, source=chunk.source, now=now, token=chunk.token, known=known)
+            totals.add(done)
+            named[chunk.segment.name].append(done.forgotten)
             if chunk.is_last:
                 acknowledge(chunk.segment)
+                # The segment is kept for a while, and held what the warehouse did not take.
+                redact_delivered(chunk.segment, merged(named.pop(chunk.segment.name)))
                 on_delivered(chunk.segment)
         if is_stopped():
             break

@@ -78,7 +78,7 @@ class _Piece:
         received_at = from_epoch_ms(entry.received_at_ms)
         for number, record in enumerate(entry.records, start=position):
             if isinstance(record, RejectedRecord):
-                line = Line(number, record.data, len(record.data), received_at)
+                line = Line(number, record.data, record.full_size, received_at)
                 self._reject(line, record.reason, record.detail)
             else:
                 self.lines.append(Line(number, record, len(record), received_at))

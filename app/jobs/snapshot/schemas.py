@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import polars as pl
 from polars.datatypes import DataType
 
-from app.contracts import Column, Table
+from app.contracts import Column, Table, dtype_of
 from app.core.errors import ShopError
 from app.frames.type_promotion import common_type
 from app.rules.snapshot_plan import SnapshotTable
@@ -20,6 +21,8 @@ from app.warehouse.history import (
     history_table,
     key_of,
 )
+
+_NUMBERS = ("Int", "UInt", "Decimal", "Float")
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,15 @@ class Comparison:
         return next((c.kept_as for c in self.columns if c.name == self.table.person), "")
 
     @property
+    def numbers(self) -> dict[str, DataType]:
+        """The columns that are numbers in the shop and kept as text, because they once were text; as declared there."""
+        return {
+            column.kept_as: dtype_of(column.type)
+            for column in self.columns
+            if column.type.startswith(_NUMBERS) and self.kept.schema[column.kept_as] == pl.Binary()
+        }
+
+    @property
     def known(self) -> dict[str, DataType]:
         """The columns of a stored version that are compared, with their dtypes; keys have the dtypes they will have."""
         names = [*self.key, *self.compared, "version", "is_deleted", *(["valid_from"] if self.returned else [])]
@@ -90,8 +102,12 @@ def compare_schemas(
     Raises ShopError where it cannot be compared, or where its schema looks like another shop's.
     """
     names = [column.name for column in columns]
-    if missing := [name for name in (*table.key, *table.columns) if name not in names]:
-        raise ShopError(f"{table.source} has no column {', '.join(missing)}: another schema? See CARAT_SNAPSHOTS")
+    if "" in names:
+        named = ", ".join(f'"{name}"' for name in names if name)
+        raise ShopError(
+            f"{table.source} has a column without a name, which history cannot store: set columns = [{named}] in the "
+            "snapshot plan"
+        )
     if odd := [name for name in names if "`" in name or "\\" in name]:
         raise ShopError(f"{table.source} has a column {odd[0]!r}, which history cannot store: exclude it")
     fresh = {column.kept_as: column.in_history(is_key=column.name in table.key) for column in columns}

@@ -1,7 +1,7 @@
 """Compares the shop's tables, as they are read, with their latest versions, and publishes what changed to `history`."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,15 +11,17 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
+from polars.datatypes import DataType
 
 from app.contracts import Table
 from app.core import console
+from app.core.disk import free_bytes
 from app.core.errors import ShopError
 from app.frames.snapshots import aligned, as_kept, changes, in_pieces, latest, require_keys
-from app.jobs.forget.suppression import Forgotten, read_forgotten
+from app.jobs.forget.suppression import Forgotten, read_forgotten, without_texts
 from app.jobs.snapshot.schemas import Comparison, Limits, compare_schemas
 from app.rules.snapshot_plan import SnapshotPlan, SnapshotTable
-from app.shop import Shop
+from app.shop import ONE_INSTANT, Shop
 from app.warehouse import Warehouse
 from app.warehouse.history import (
     StagedVersions,
@@ -81,6 +83,8 @@ def snapshot_tables(
             for name, comparison in comparisons.items():
                 record = records[name]
                 record["guarantee"] = reading.guarantees[name]
+                if not reading.guarantees[name].startswith(ONE_INSTANT):
+                    console.log.warning("snapshot", table=name, guarantee=reading.guarantees[name])
                 bar.label(f"snapshot {name}")
                 with _failing(record):
                     known[name].result()
@@ -139,7 +143,8 @@ def compare_and_publish(
     staged = StagedVersions(warehouse, kept, filled=comparison.filled)
     try:
         was_live = 0
-        kept_rows = _rows(_without_forgotten(batches, comparison, forgotten), of_shop, key, record)
+        declared = (_as_declared(batch, comparison.numbers) for batch in batches)
+        kept_rows = _rows(_without_forgotten(declared, comparison, forgotten), of_shop, key, record)
         for previous, rows in aligned(_previous(known, comparison), kept_rows, key):
             piece = changes(
                 pl.DataFrame(schema=comparison.known) if previous is None else previous,
@@ -148,6 +153,7 @@ def compare_and_publish(
                 compared=comparison.compared,
                 filled=comparison.filled,
                 returned=comparison.returned,
+                numbers=comparison.numbers,
             )
             was_live += piece.was_live
             for op, count in piece.versions["op"].value_counts().iter_rows():
@@ -208,27 +214,47 @@ def _rows(
         yield rows
 
 
+def _as_declared(rows: pl.DataFrame, numbers: Mapping[str, DataType]) -> pl.DataFrame:
+    """The rows with these numbers in the types that the shop declares: as text they are what the database writes."""
+    return rows.with_columns(
+        pl.col(name).cast(dtype)
+        for name, dtype in numbers.items()
+        if isinstance(dtype, pl.Decimal) and isinstance(rows.schema[name], pl.Decimal)
+    )
+
+
 def _without_forgotten(
     batches: Iterator[pl.DataFrame], comparison: Comparison, forgotten: Forgotten
 ) -> Iterator[pl.DataFrame]:
-    """What was read, without the rows of forgotten people whom the shop's database still holds."""
-    column = comparison.person
+    """What was read, without forgotten people whom the shop's database still holds.
+
+    Left out are their rows and rows whose key names them; what other columns say of them is removed.
+    """
+    texts = [column.kept_as for column in comparison.columns if column.type == "String"]
+    keys = [name for name in texts if name in comparison.key]
+    others = [name for name in texts if name not in comparison.key]
     for batch in batches:
-        if not column or not forgotten:
+        if not forgotten:
             yield batch
             continue
-        users = batch[column].unique()
-        gone = users.filter(
-            pl.Series([user is not None and forgotten.is_user(user) for user in users], dtype=pl.Boolean)
-        )
-        yield batch.filter(~pl.col(column).is_in(gone.implode()).fill_null(value=False)) if len(gone) else batch
+        rows = batch
+        if comparison.person:
+            users = rows[comparison.person].unique().drop_nulls()
+            gone = users.filter(pl.Series([forgotten.is_user(user) for user in users], dtype=pl.Boolean))
+            rows = rows.filter(~pl.col(comparison.person).is_in(gone.implode()).fill_null(value=False))
+        for name in keys:
+            rows = rows.filter(rows[name].eq_missing(without_texts(rows, [name], forgotten)[name]))
+        yield without_texts(rows, others, forgotten)
 
 
 def _previous(file: Path, comparison: Comparison) -> Iterator[pl.DataFrame]:
     """The latest version of each key, from all versions."""
     if file.exists():
-        for piece in latest(in_pieces(_batches(file)), comparison.key):
-            yield piece.select(pl.col(name).cast(dtype) for name, dtype in comparison.known.items())
+        try:
+            for piece in latest(in_pieces(_batches(file)), comparison.key):
+                yield piece.select(pl.col(name).cast(dtype) for name, dtype in comparison.known.items())
+        except (pa.ArrowInvalid, OSError) as error:
+            raise _unreadable(file, error) from None
 
 
 def _frames(batches: Iterator[pa.RecordBatch], bar: console.Bar) -> Iterator[pl.DataFrame]:
@@ -242,6 +268,15 @@ def _batches(file: Path) -> Iterator[pl.DataFrame]:
     with pa.OSFile(str(file)) as source, pa.ipc.open_file(source) as reader:
         for number in range(reader.num_record_batches):
             yield _frame(reader.get_batch(number))
+
+
+def _unreadable(file: Path, error: Exception) -> ShopError:
+    """A file that this process has written and that is not whole: the disk was full."""
+    free = free_bytes(file.parent) / 1024**2
+    return ShopError(
+        f"{file.parent} ({free:,.0f} MiB free): a temporary file could not be written or read whole "
+        f"({str(error).splitlines()[0]}). Free some space, or move CARAT_SCRATCH"
+    )
 
 
 def _frame(batch: pa.RecordBatch) -> pl.DataFrame:

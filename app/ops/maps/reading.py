@@ -2,14 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
 
 from app.core import console
-from app.core.call_record import RecordLimits
 from app.core.errors import SettingsError
 from app.intake.files import STDIN, read_batches, require_readable, total_bytes
 from app.settings import SHIPPED_ENDPOINT_MAPS, Settings, load_settings
@@ -39,7 +38,7 @@ def read_calls(names: list[str], settings: Settings, reading: Reading, *, label:
     """Frames of calls in the shape of `pd.api_calls`, with a progress bar; `reading` counts them."""
     require_readable(names)
     now = datetime.now(tz=UTC)
-    limits = RecordLimits(settings.max_record_bytes, settings.max_nesting, settings.addresses)
+    limits = replace(settings.record_limits, max_age_days=0)  # a map is tried on calls of any age
     done_bytes = 0
     with console.progress(label, total_bytes(names)) as bar:
         for name in names:

@@ -62,6 +62,13 @@ def test_metrics_count_accepted_and_rejected_calls_requests_and_writes(tmp_path)
         assert "carat_delivery_lag_seconds" in figures
 
 
+def test_metrics_count_bodies_that_the_middleware_could_not_read(tmp_path):
+    with collecting_here(tmp_path / "spool") as running:
+        calls = [call(response={"_unreadable": 5}), call(request={"query": {}, "body": {"_truncated": 5}}), call()]
+        running.post(json.dumps(calls, separators=(",", ":")).encode())  # as the middleware writes it
+        assert running.figure("carat_collect_unread_bodies_total") == 2
+
+
 # ---- keys --------------------------------------------------------------------------------------------------------
 
 

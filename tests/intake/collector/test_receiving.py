@@ -17,6 +17,7 @@ from app.intake.call_frames import read_lines
 from app.intake.collector.bodies import split_body, split_invalid_array
 from app.intake.collector.http_error import HTTPError
 from app.intake.collector.validation import validate
+from app.intake.spool import read_segment, sealed_segments
 from tests.intake.collector.conftest import GOOD, call, from_now, line
 from tests.support.collecting import collecting_here, spooled
 from tests.support.corpora import json_suite
@@ -24,7 +25,7 @@ from tests.support.effort import repeated
 
 NDJSON = "application/x-ndjson"
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
-LIMITS = RecordLimits(100_000, 64)
+LIMITS = RecordLimits(100_000, 64, max_age_days=400)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -96,7 +97,6 @@ BROKEN_ARRAYS = {
     "brackets and quotes in a text": ([line(user_id='],[{"\\'), b"{x}", GOOD], 1),
     "nothing between commas": ([GOOD, b"", GOOD], 1),
     "a comma at the end": ([GOOD, b""], 1),
-    "a lone surrogate": ([line(raw=b'"user_id": "\\ud800"'), GOOD], 0),
     "too deep": ([GOOD, deep(5000), GOOD], 1),
     "bad UTF-8": ([line(raw=b'"response": "\xff"'), GOOD], 0),
     "a broken bracket": ([GOOD, b"{]", GOOD], 1),
@@ -141,9 +141,9 @@ def ingested(records: list[bytes], now: datetime = NOW) -> tuple[int, list[tuple
 
 def validated(records: list[bytes], now: datetime = NOW) -> tuple[int, list[tuple[int, str]]]:
     result = asyncio.run(validate(records, now=now, limits=LIMITS))
-    assert [(rejection.reason, records[rejection.index]) for rejection in result.rejections] == [
-        (reason, data) for reason, _, data in result.rejected
-    ]
+    assert [
+        (rejection.reason, records[rejection.index][: LIMITS.max_record_bytes]) for rejection in result.rejections
+    ] == [(record.reason, record.data) for record in result.rejected]
     return len(result.accepted), [(rejection.index, rejection.reason) for rejection in result.rejections]
 
 
@@ -190,6 +190,39 @@ def test_any_record_is_accepted_or_rejected_as_by_ingest(records, is_complete):
         for record in records
     ]
     assert validated(lines) == ingested(lines)
+
+
+HALVES = (
+    b"\\ud83d",
+    b"\\uDC8D",
+    b"\\ud83d\\udc8d",
+    b"\\\\ud83d",
+    b"\\u00e9",
+    b"\\ud83",
+    b"\xed\xa0\xbd",
+    b"\xed\xb2\x8d",
+    b"\\",
+    b"x",
+)
+
+
+@given(st.lists(st.sampled_from(HALVES), max_size=7).map(b"".join), st.sampled_from(["user_id", "response", "more"]))
+@settings(max_examples=repeated(150, 20_000), deadline=None)
+def test_a_text_with_halves_of_characters_becomes_one_row_whichever_way_it_comes(text, field):
+    """Through the collector as lines and as an array, and from a file: accepted or rejected alike, with equal rows."""
+    record = line(raw=b'"%s": "%s"' % (field.encode(), text))
+    from_file = read_lines([Line(0, record, len(record))], source="file", now=NOW, limits=LIMITS)
+    bodies = [(record, NDJSON)]
+    if not from_file.calls.is_empty():  # what is no JSON has no end within an array
+        bodies.append((b"[" + record + b"," + GOOD + b"]", "application/json"))
+    for body, content_type in bodies:
+        records = split_body(body, content_type)
+        records = split_invalid_array(body, 10) if records is None else records
+        taken = asyncio.run(validate(records, now=NOW, limits=LIMITS)).accepted
+        lines = [Line(0, data, len(data)) for data in taken if data != GOOD]
+        loaded = read_lines(lines, source="spool", now=NOW, limits=LIMITS)
+        assert loaded.rejects.is_empty()
+        assert loaded.calls.equals(from_file.calls)
 
 
 @given(st.integers(0, 2**32))
@@ -243,7 +276,9 @@ ODD = {
     "a time of 400 digits": (line(raw=b'"ts": ' + b"1" * 400), "in the future"),
     "a large exponent": (line(raw=b'"status": 1e999999'), "number out of range"),
     "invalid UTF-8 in the response": (line(raw=b'"response": "\xc3\x28"'), "not UTF-8"),
-    "a lone surrogate": (line(raw=b'"user_id": "\\udc00"'), "not JSON"),
+    "half a surrogate pair": (line(raw=b'"user_id": "\\udc00"'), None),
+    "half a surrogate pair in the response": (line(raw=b'"response": {"title": "ring \\uD83D"}'), None),
+    "half a surrogate pair as bytes": (line(raw=b'"user_id": "\xed\xa0\xbd"'), None),
     "Infinity": (line(raw=b'"duration_ms": Infinity'), "not JSON"),
     "NUL": (line(raw=b'"user_id": "\0"'), "not JSON"),
 }
@@ -253,6 +288,46 @@ ODD = {
 def test_an_unusual_record_is_accepted_or_rejected_as_by_ingest(collector, data, reason):
     verdict = collector.post(b"\n".join([GOOD, data, GOOD]), content_type=NDJSON).verdict
     assert verdict == ((3, []) if reason is None else (2, [(1, reason)]))
+
+
+@pytest.mark.parametrize("days", [399, 399.9, 400.1, 9000])
+def test_a_call_that_is_too_old_is_reported(tmp_path, days):
+    with collecting_here(tmp_path / "spool", max_age_days=400) as running:
+        verdict = running.post([call(ts=from_now(days=-days))]).verdict
+    assert verdict == ((1, []) if days < 400 else (0, [(0, "too old")]))
+
+
+def test_of_a_record_over_the_limit_only_the_first_bytes_are_spooled(tmp_path):
+    bad = gzip.compress(b'{"ts": "' + b"x" * 20_000_000 + b'"}')
+    with collecting_here(tmp_path / "spool", collect_max_record_bytes=50_000) as running:
+        verdict = running.post(bad, content_type=NDJSON, content_encoding="gzip").verdict
+    assert verdict == (0, [(0, "too large")])
+    (segment,) = sealed_segments(tmp_path / "spool")
+    assert segment.bytes < 51_000
+    ((record,),) = [entry.records for entry in read_segment(segment.path)]
+    assert (len(record.data), record.full_size) == (50_000, 20_000_010)
+
+
+def test_one_batch_never_holds_the_loop_for_long():
+    """Another task gets its turn after a few hundred records or kilobytes, however costly they are to check."""
+    nested = line(raw=b'"response": [' + b",".join([deep(58)] * 800) + b"]")
+    broken = b"x" * 95_000
+    batch = [nested] * 20 + [broken] * 20 + [GOOD] * 2_000
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def run() -> None:
+        other = asyncio.create_task(others())
+        await validate(batch, now=NOW, limits=LIMITS)
+        other.cancel()
+
+    asyncio.run(run())
+    assert turns >= sum(map(len, batch)) / 400_000 + 2_000 / 300
 
 
 def test_a_clock_that_is_a_day_ahead_is_reported(collector):

@@ -154,6 +154,9 @@ BROKEN_HTTP = {
     "two lengths": (HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n[]", 400), "a broken chunk": (HEAD + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n[]\r\n", 400),
     "length and chunks": (HEAD + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n[]\r\n0\r\n\r\n", 400),
     "an endless head": (HEAD + b"X-Long: " + b"x" * 200_000, 431), "endless heads": (HEAD + b"X-Y: z\r\n" * 20_000, 431),
+    "a large head in one piece": (HEAD + b"X-Long: " + b"x" * 70_000 + b"\r\nContent-Length: 2\r\n\r\n[]", 431),
+    "many headers in one piece": (HEAD + b"X-Y: z\r\n" * 15_000 + b"Content-Length: 2\r\n\r\n[]", 431),
+    "a large target": (b"GET /health?" + b"q" * 70_000 + b" HTTP/1.1\r\nHost: c\r\n\r\n", 431),
     "a length larger than the body": (HEAD + b"Content-Length: 999\r\n\r\n[]", 408),
 }  # fmt: skip
 
@@ -230,6 +233,20 @@ def test_idle_connections_are_closed_for_new_ones_longest_idle_first(tmp_path):
         waiting[9].sendall(HEAD + b"Connection: close\r\nContent-Length: 2\r\n\r\n[]")
         assert waiting[9].recv(65536).startswith(b"HTTP/1.1 200 ")
         for connection in waiting:
+            connection.close()
+
+
+@pytest.mark.parametrize("head", ["POST /v1/calls", "POST /nowhere", "PUT /v1/calls"])
+def test_senders_that_are_refused_and_withhold_their_bodies_keep_nobody_out(tmp_path, head):
+    with collecting_here(tmp_path / "spool", collect_max_connections=5, collect_body_timeout_s=30) as running:
+        withheld = []
+        for _ in range(12):
+            connection = running.connect()
+            connection.sendall(f"{head} HTTP/1.1\r\nHost: c\r\nContent-Length: 100000\r\n\r\n[".encode())
+            assert connection.recv(65536).startswith(b"HTTP/1.1 4")
+            withheld.append(connection)
+        assert running.post([call()]).status == 200
+        for connection in withheld:
             connection.close()
 
 

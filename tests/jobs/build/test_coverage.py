@@ -202,3 +202,16 @@ def test_the_commands_exit_0_and_show_the_warning(tmp_path, engine_url):
     doctor = carat("doctor", "--json", folder=tmp_path, **shop)
     found = [finding for finding in json.loads(doctor.stdout) if finding["check"] == "endpoint map fits"]
     assert [(finding["is_ok"], finding["is_warning"]) for finding in found] == [(True, True)]
+
+
+def test_bodies_that_the_middleware_could_not_read_are_counted_hour_by_hour_and_told(build, warehouse):
+    unread = ORDER | {"response": {"_unreadable": 1234}}
+    first = build(*SHOPPER, unread | {"ts": "2026-03-02T11:00:00Z", "visitor_id": "w"})
+    assert ("9: POST /api/v1/orders", "response body") in misfits(first)
+    assert coverage(warehouse)["purchase", "response body"] == (2, 1, 1)
+    build(unread | {"ts": "2026-03-02T12:00:00Z", "visitor_id": "x"}, VIEW | {"ts": "2026-03-02T13:00:00Z"})
+    assert coverage(warehouse)["purchase", "response body"] == (3, 1, 2)
+    (row,) = [row for row in map_misfits(warehouse).iter_rows(named=True) if row["field"] == "response body"]
+    assert "not read by the middleware in 2 of 3 calls" in row["problem"]
+    assert "docs/middleware.md" in row["fix"]
+    assert any(finding.is_warning and "response body" in finding.detail for finding in _map_fit(warehouse))

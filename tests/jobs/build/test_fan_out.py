@@ -89,7 +89,12 @@ def start_dask(stack: ExitStack, *arguments: str, log: Path, environment: dict[s
         subprocess.Popen(
             [sys.executable, "-m", "dask", *arguments],
             cwd=CHECKOUT,
-            env={name: value for name, value in os.environ.items() if not name.startswith("CARAT_")} | environment,
+            env={
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith("CARAT_") or name == "CARAT_MAX_AGE_DAYS"
+            }
+            | environment,
             stdout=file,
             stderr=file,
         )
@@ -168,7 +173,7 @@ def calls_of(day: date, count: int, *, seed: int = 0) -> list[dict]:
                 ("GET", "/api/v1/catalog", {"query": {"section": "x"}}, {"total": 1, "items": [{"id": product}]}),
                 ("GET", f"/api/v1/products/{product}", None, {"price": 9.99}),
                 ("POST", "/api/v1/cart/items", {"body": {"product_id": str(product)}}, None),
-                ("GET", "/ping", None, None),
+                ("GET", "/api/v1/banners", None, None),
             ]
         )
         calls.append(

@@ -8,10 +8,15 @@ from pathlib import Path
 
 import pytest
 
+import app.shop.mysql
+from app.core.service_url import ServiceUrl
 from app.jobs.build.backfill import build_stale
 from app.jobs.build.day import JOBS
 from app.jobs.snapshot import take_snapshot
+from app.ops.status import products_met
 from app.settings import Settings
+from tests.shop.taking import InProcessReader
+from tests.support.mariadb import running_mariadb
 
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("engine_url", ["embedded"], indirect=True)]
 
@@ -23,7 +28,7 @@ def at(hour: float) -> datetime:
     return MIDNIGHT + timedelta(hours=hour)
 
 
-def view(hour: float, product: int = 17, *, visitor: str = "v") -> dict:
+def view(hour: float, product: int | str = 17, *, visitor: str = "v") -> dict:
     ts = at(hour).isoformat()
     return {"ts": ts, "method": "GET", "endpoint": f"/api/v1/products/{product}", "visitor_id": visitor, "status": 200}
 
@@ -126,7 +131,8 @@ def test_a_snapshot_makes_stale_the_days_with_calls_since_and_their_product_sess
     snapshot(29, "UPDATE items SET title = 'renamed' WHERE id = 17")
     stale = build_stale(warehouse, settings, span=ALL, jobs=JOBS).stale
     assert [(day.day, day.jobs, day.reasons) for day in stale] == [
-        (date(2026, 3, day), ("product_sessions",), ("history of its products changed",)) for day in (3, 4)
+        (date(2026, 3, day), ("order_calls", "product_sessions"), ("history of its products changed",))
+        for day in (3, 4)
     ]
 
 
@@ -139,3 +145,34 @@ def test_history_that_was_replayed_later_gives_the_same_rows(warehouse, settings
     once = known(warehouse, "title", "list_price")
     build_stale(warehouse, settings, span=ALL, jobs=JOBS, force=True)
     assert known(warehouse, "title", "list_price") == once == [("v", "17", "ring", Decimal("199.00")), ("w", "17", "ring", Decimal("1.00"))]  # fmt: skip
+
+
+def test_products_that_never_meet_the_shops_are_counted(warehouse, settings, ingest_records, snapshot):
+    snapshot(-30)
+    ingest_records(view(8), view(9, 99, visitor="w"))
+    build(warehouse, settings)
+    met = products_met(warehouse)
+    assert met.select("products", "found", "examples").rows() == [(2, 1, ["99"])]
+
+
+@pytest.mark.slow
+def test_a_key_of_16_bytes_is_the_uuid_of_the_calls(warehouse, settings, ingest_records, tmp_path, monkeypatch):
+    monkeypatch.setattr(app.shop.mysql, "ReaderProcess", InProcessReader)
+    product = "0198f3a1-5b7c-7d2e-8f00-3344556677ff"
+    plan = tmp_path / "plan.toml"
+    plan.write_text(
+        '[items]\nsource = "product"\nkey = ["id"]\n'
+        'product = { product_id = "id", title = "title", list_price = "price" }\n'
+    )
+    with running_mariadb(tmp_path / "mariadb") as server:
+        server.execute(
+            "CREATE TABLE shop.product (id BINARY(16) PRIMARY KEY, title VARCHAR(40), price DECIMAL(10,2))",
+            f"INSERT INTO shop.product VALUES (UNHEX('{product.replace('-', '')}'), 'ring', 9.5)",
+        )
+        of_shop = settings.model_copy(
+            update={"shop_db": ServiceUrl.parse(server.url(), "mysql"), "scratch": tmp_path, "snapshots": plan}
+        )
+        assert [row["error"] for row in take_snapshot(warehouse, of_shop, at=at(-30))] == [""]
+    ingest_records(view(8, product), view(9, product.replace("-", "").upper(), visitor="w"))
+    assert build_stale(warehouse, of_shop, span=ALL, jobs=JOBS).failures == []
+    assert {row[2:] for row in known(warehouse, "title", "list_price")} == {("ring", Decimal("9.50"))}

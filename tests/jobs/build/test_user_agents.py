@@ -119,7 +119,7 @@ def test_a_change_of_rules_makes_days_stale_but_not_their_events(warehouse, sett
     own = tmp_path / "channels.toml"
     own.write_text('extends = true\n[[channel]]\nname = "Flyers"\n[[channel.when]]\nsource = ["flyer"]\n')
     changed = settings.model_copy(update={"channels": own})
-    others = ("sessions", "catalog_sessions", "product_sessions")
+    others = ("order_calls", "sessions", "catalog_sessions", "product_sessions")
     expected = [StaleDay(date(2026, 3, 1), others, ("rules for devices, bots, channels or countries changed",))]
     assert plan_days(warehouse, changed, jobs=JOBS) == expected
     for other in ({"max_calls_per_minute": 7}, {"own_hosts": "shop.example"}):

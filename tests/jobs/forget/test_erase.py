@@ -21,7 +21,9 @@ from app.frames.identity import CALLS, exclusive_ids, resolve_identity
 from app.jobs.build.backfill import build_stale
 from app.jobs.build.day import JOBS
 from app.jobs.forget.erase import forget_user
-from app.jobs.forget.search import Identifiers, find_occurrences, is_distinctive, redacted
+from app.jobs.forget.identifiers import Identifiers, is_distinctive
+from app.jobs.forget.redaction import redacted
+from app.jobs.forget.search import find_occurrences
 from app.jobs.snapshot import take_snapshot
 from app.jobs.verify import verify_days
 from app.settings import Settings
@@ -172,7 +174,7 @@ def test_killed_at_one_step_after_the_other_the_same_command_finishes(
     warehouse, shop, ingest_records, tmp_path, monkeypatch
 ):
     settings = filled(warehouse, ingest_records, tmp_path)
-    for step in ("_erase_days", "remove_old_parts"):
+    for step in ("remember_forgotten", "_erase_days", "redact_columns", "remove_old_parts"):
 
         def killed(*arguments, step=step, **named):
             raise WarehouseError(f"killed at {step}")
@@ -184,7 +186,7 @@ def test_killed_at_one_step_after_the_other_the_same_command_finishes(
     erasure = forget_user(warehouse, settings, "17", now=NOW)
     assert erasure.is_proven
     assert warehouse.scalar("SELECT count() FROM dwh.events") == len(OF_OTHERS) + 1
-    assert find_occurrences(warehouse, Identifiers("17", (OWN,), (TOKEN,)), list(TABLES), people={}) == []
+    assert find_occurrences(warehouse, Identifiers(("17",), (OWN,), (TOKEN,)), list(TABLES), people={}) == []
     assert verify_days(warehouse, settings).differing == []
 
 
@@ -201,7 +203,7 @@ def test_days_whose_raw_calls_are_gone_lose_the_person_too(warehouse, shop, inge
 
 
 def test_what_a_column_means_decides_what_a_short_id_is():
-    ids = Identifiers("17", ("c-81aaaaaaaa",), ())
+    ids = Identifiers(("17",), ("c-81aaaaaaaa",), ())
     assert [is_distinctive(value) for value in ("17", "10004711", "alexandra", "c-81aaaa", "123456789012")] == [
         False, False, False, True, True,
     ]  # fmt: skip

@@ -8,11 +8,11 @@ import pytest
 
 from app.intake.spool import Received, RejectedRecord, Spool, SpoolLimits, acknowledge, read_segment, sealed_segments
 from app.intake.spool.segments import delivered_segments
-from app.jobs.forget.search import Identifiers
+from app.jobs.forget.identifiers import Identifiers
 from app.jobs.forget.spool import occurrences_in_spool, redact_spool
 from app.settings import Settings
 
-IDS = Identifiers("17", ("c-own-81aaaaaaaa",), ("token-of-17",))
+IDS = Identifiers(("17",), ("c-own-81aaaaaaaa",), ("token-of-17",))
 
 
 def record(**more) -> bytes:
