@@ -26,7 +26,7 @@ _PERSON = ""
 _MAINTAINED = ("ua-parser", "ua-parser-builtins", "crawler-user-agents", "crawlerdetect")
 # Some of crawlerdetect's patterns are words such as "reader" and "http", which players and apps contain, too.
 _NOT_FOR_CRAWLERDETECT = (
-    "(?i)android|ios|vlc|player|podcast|reader|mosaic|libwww|lynx|okhttp|dart:io|screen-|^microsoft office"
+    r"(?i)android|\bios\b|vlc|player|podcast|reader|mosaic|libwww|lynx|okhttp|dart:io|screen-|^microsoft office"
 )
 
 
