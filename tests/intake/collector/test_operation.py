@@ -345,5 +345,5 @@ def test_the_documentation_names_every_metric_and_every_limit_with_its_default(c
     assert [name for name in families if f"`{name}" not in text] == []
     documented = dict(re.findall(r"\| `CARAT_(\w+)` \| `(\d+)` \|", text))
     fields = type(collector.settings).model_fields
-    limits = [name for name in fields if name.startswith("collect_")] + ["max_nesting"]
+    limits = [name for name in fields if name.startswith("collect_")] + ["max_age_days", "max_nesting"]
     assert documented == {name.upper(): str(fields[name].default) for name in limits}
