@@ -12,6 +12,7 @@ from app.dashboards.model import Card
 from app.dashboards.sql import render
 from app.warehouse import Warehouse
 
+_BEFORE_ANY_DAY = "1980-01-01~1980-01-31"
 _ALL_ROWS = 2_000  # more are cut by Metabase
 _NAMING = (
     "scalar.field", "funnel.dimension", "funnel.metric", "pie.dimension", "pie.metric", "table.pivot_column",
@@ -80,10 +81,30 @@ def _check_card(
             problem = f"returns the columns {list(result.columns)}, without filters {list(first.columns)}"
             yield Finding("runs", card.path, f"with {filters}", problem)
     assert first is not None
+    yield from _empty_period(card, run_query)
     if first.is_cut:
         yield Finding("runs", card.path, "native", f"returns more than {_ALL_ROWS} rows: add a LIMIT")
     yield from _hidden_columns(card, first, tables)
     yield from _settings(card, first)
+
+
+def _empty_period(card: Card, run_query: RunQuery) -> Iterator[Finding]:
+    """Cards that show zeros or a day of 1970 for a period without built days, as if that were known."""
+    if card.tag("date") is None:
+        return
+    try:
+        result = _run(run_query, render(card, {"date": _BEFORE_ANY_DAY}))
+    except WarehouseGoneError:
+        raise
+    except CaratError as error:
+        yield Finding("periods", card.path, "native", f"fails for a period without built days: {str(error)[:300]}")
+        return
+    for number, (name, kind) in enumerate(result.columns.items()):
+        if kind in {"number", "date", "datetime"} and any(row[number] is not None for row in result.rows):
+            yield Finding(
+                "periods", card.path, name, "has values for a period without built days: return no rows, "
+                "by HAVING period.first <= period.last where there is no GROUP BY",
+            )  # fmt: skip
 
 
 def _run(run_query: RunQuery, sql: str) -> QueryResult:

@@ -9,9 +9,11 @@ from typing import Any
 import msgspec
 
 from app.core.errors import CaratError, WarehouseGoneError
+from app.core.sql import quote
 from app.dashboards.model import Dashboard, DashCard, Parameter
 from app.dashboards.sql import render, values_of
 from app.warehouse import Warehouse
+from app.warehouse.shop_views import EMPTY, NEVER_READ
 
 RunQuery = Callable[[str], bytes]
 """Runs a query and returns ClickHouse's JSONCompact, which preserves types, dates and invalid UTF-8."""
@@ -21,6 +23,7 @@ _LONGEST_TEXT = 300
 _MOST_OPTIONS = 50
 _WRAPPED = re.compile(r"(?:Nullable|LowCardinality)\((.*)\)")
 _NUMBER = re.compile(r"U?Int\d+|B?Float\d+|Decimal\b.*")
+_SHOP_VIEW = re.compile(r"\bhistory\.shop_\w+_versions\b")
 _NO_HISTORY = re.compile(r"(?:Uncached|Unknown) table [^.]{0,60}history\.")  # the engine has two messages for it
 
 
@@ -62,13 +65,38 @@ def card_results(
         try:
             sql = render(dashcard.card, values_of(dashboard, dashcard, chosen))
             if sql not in cached:
-                cached[sql] = parse_result(run_query(sql))
+                cached[sql] = _explained(run_query, sql, parse_result(run_query(sql)))
             results[card_key(dashcard)] = cached[sql]
         except WarehouseGoneError:
             raise
         except CaratError as error:
             results[card_key(dashcard)] = {"error": _short_error(str(error))}
     return results
+
+
+def _explained(run_query: RunQuery, sql: str, result: dict[str, Any]) -> dict[str, Any]:
+    """The result or, if its numbers are missing because a view of the shop's tables is empty, the reason as `error`.
+
+    Without any row, the first view is the reason: the others add to its rows.
+    """
+    views = list(dict.fromkeys(_SHOP_VIEW.findall(sql)))
+    if not views or _has_numbers(result):
+        return result
+    decisive = views if result["rows"] else views[:1]
+    names = ", ".join(quote(view) for view in decisive)
+    comments = parse_result(
+        run_query(
+            "SELECT database || '.' || name AS view, comment FROM system.tables "
+            f"WHERE database = 'history' AND view IN ({names})"
+        )
+    )
+    reasons = {view: said.removeprefix(EMPTY) for view, said in comments["rows"] if said.startswith(EMPTY)}
+    return next(({"error": reasons[view]} for view in decisive if view in reasons), result)
+
+
+def _has_numbers(result: dict[str, Any]) -> bool:
+    numbers = [index for index, column in enumerate(result["columns"]) if column["type"] == "number"]
+    return any(row[index] is not None for row in result["rows"] for index in numbers)
 
 
 def parse_result(response: bytes) -> dict[str, Any]:
@@ -144,5 +172,5 @@ def _value(value: Any, kind: str) -> Any:
 def _short_error(problem: str) -> str:
     """The error message, shortened to fit on a card."""
     if _NO_HISTORY.search(problem):
-        return "there is no history of the shop's database yet: run `carat snapshot`"
+        return NEVER_READ
     return problem if len(problem) <= _LONGEST_TEXT else f"{problem[: _LONGEST_TEXT - 1]}…"

@@ -26,7 +26,9 @@ from app.dashboards.sql import tags_used
 
 # The filters that every dashboard has, and the columns that each may filter on.
 FILTERS = {"date": {"day"}, "device": {"device_type"}, "channel": {"channel"}}
-_WIDGETS = {"date": "date/all-options", "device": "string/=", "channel": "string/="}
+_WIDGETS = {"date": "date/range", "device": "string/=", "channel": "string/="}
+# Offers choices that are not one span of days, such as "exclude weekends"; a card's meaning is a period.
+_ANY_DATES = "date/all-options"
 
 _NANO_ID = re.compile(r"[A-Za-z0-9_-]{21}")
 GRID_COLUMNS = 24
@@ -272,6 +274,8 @@ def _field_filter(card: Card, tag: Tag, tables: set[str], where: str) -> Iterato
         yield Finding(
             "tags", card.path, where, f"has the widget {tag.widget_type!r}, {_WIDGETS[tag.name]!r} is expected"
         )
+    elif tag.widget_type == _ANY_DATES:
+        yield Finding("tags", card.path, where, f"{_ANY_DATES} offers days that are no period: use date/range")
 
 
 def _card_parameters(card: Card) -> Iterator[Finding]:
@@ -355,6 +359,12 @@ def _filters(library: Library, dashboard: Dashboard) -> Iterator[Finding]:
     for slug in set(slugs):
         if slugs.count(slug) > 1:
             yield Finding("filters", dashboard.path, f"parameters.{slug}", "is defined twice")
+    for parameter in dashboard.parameters:
+        if parameter.type == _ANY_DATES and parameter.slug not in _WIDGETS:
+            where = f"parameters.{parameter.slug}.type"
+            yield Finding(
+                "filters", dashboard.path, where, f"{_ANY_DATES} offers days that are no period: use date/range"
+            )
     mapped = {mapping.parameter_id for dashcard in dashboard.dashcards for mapping in dashcard.mappings}
     for parameter in dashboard.parameters:
         if parameter.id not in mapped:

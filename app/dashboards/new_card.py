@@ -149,7 +149,8 @@ def _placeholder(display: str, filters: list[str]) -> str:
     return "\n".join(
         [
             "WITH",
-            f"  (SELECT (min(day), max(day)) FROM dwh.days WHERE is_recent{chosen})",
+            "  (SELECT (if(count() > max(day) - min(day), min(day), max(day) + 1), max(day))",
+            f"   FROM dwh.days WHERE is_recent{chosen})",
             "  ::Tuple(first Date, last Date) AS period",
             "SELECT",
             *([f'  {dimension[0]} AS "{dimension[1]}",'] if dimension else []),
@@ -157,7 +158,7 @@ def _placeholder(display: str, filters: list[str]) -> str:
             "FROM dwh.sessions",
             "WHERE session_date BETWEEN period.first AND period.last AND NOT is_bot",
             *([f"  {conditions}"] if conditions else []),
-            *(["GROUP BY 1 ORDER BY 1"] if dimension else []),
+            "GROUP BY 1 ORDER BY 1" if dimension else "HAVING period.first <= period.last",
             "",
         ]
     )
@@ -171,7 +172,7 @@ def _tag(slug: str, database: str) -> dict[str, Any]:
         "id": str(uuid4()),
         "display-name": slug.capitalize(),
         "dimension": ["field", {"base-type": base_type}, [database, *column]],
-        "widget-type": "date/all-options" if slug == "date" else "string/=",
+        "widget-type": "date/range" if slug == "date" else "string/=",
     }
 
 

@@ -135,9 +135,7 @@ def _condition(card: Card, tag: Tag, value: Any, *, today: date | None) -> str |
         case "string/!=" | "number/!=":
             return f"{column} NOT IN ({texts})"
         case kind:
-            raise DashboardError(
-                f"{where}: filters of type {kind!r} are not supported; use string/= or date/all-options"
-            )
+            raise DashboardError(f"{where}: filters of type {kind!r} are not supported; use string/= or date/range")
 
 
 def _one(value: Any, *, where: str) -> str:

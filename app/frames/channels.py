@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import polars as pl
 
 from app.frames.pages import decoded, host_of, url_parameter
-from app.rules.channels import ASKED, ChannelRules, Condition, registrable_site
+from app.rules.channels import ASKED, ChannelRules, Condition, Site, registrable_site
 
 UTM = ("utm_source", "utm_medium", "utm_campaign", "utm_term", "utm_content")
 DIRECT_SOURCE, DIRECT_MEDIUM, NOT_SET = "(direct)", "(none)", "(not set)"
@@ -191,11 +191,8 @@ def _sites(hosts: pl.Series, rules: ChannelRules) -> pl.DataFrame:
     """`referrer_host, site_source, site_medium, site_category, is_site` per distinct host that is not empty."""
     frame = pl.DataFrame({"referrer_host": hosts.unique()}).filter(pl.col("referrer_host") != "")
     sites = [site for site in rules.sites if site.host_pattern]
-    found = frame.with_columns(
-        number=_first(
-            (pl.col("referrer_host").str.contains(site.host_pattern), pl.lit(number))
-            for number, site in enumerate(sites)
-        )
+    found = frame.with_columns(listed=_listed_category("referrer_host", rules)).with_columns(
+        number=_first((_is_of(site), pl.lit(number)) for number, site in enumerate(sites))
     )
     known = pl.DataFrame(
         {
@@ -217,6 +214,15 @@ def _sites(hosts: pl.Series, rules: ChannelRules) -> pl.DataFrame:
             is_site=pl.col("number").is_not_null(),
         )
     )
+
+
+def _is_of(site: Site) -> pl.Expr:
+    """Whether `referrer_host` is one of a site's, and not one that a list puts in a category of its own (`listed`)."""
+    matches = pl.col("referrer_host").str.contains(site.host_pattern)
+    if not site.yields_to_lists:
+        return matches
+    is_listed_otherwise = (pl.col("listed") != site.category).fill_null(value=False)
+    return matches & (~is_listed_otherwise | pl.col("referrer_host").is_in(site.domains))
 
 
 def _clicks(rules: ChannelRules) -> pl.DataFrame:
@@ -287,7 +293,6 @@ def _plain(column: str) -> pl.Expr:
 def _categories(sources: pl.Series, sites: pl.DataFrame, rules: ChannelRules) -> pl.DataFrame:
     """`source, category` per distinct source: as the site that it names, else as the list of sources says."""
     named = {name: site.category for site in reversed(rules.sites) for name in (*site.aliases, site.name) if name}
-    listed = dict(reversed(rules.categories))
     by_host = sites.filter("is_site").select(source="referrer_host", by_host="site_category")
     return (
         pl.DataFrame({"source": sources.unique()})
@@ -297,11 +302,17 @@ def _categories(sources: pl.Series, sites: pl.DataFrame, rules: ChannelRules) ->
             category=pl.coalesce(
                 pl.col("source").replace_strict(named, default=None, return_dtype=pl.String),
                 "by_host",
-                pl.col("source").replace_strict(listed, default=None, return_dtype=pl.String),
+                _listed_category("source", rules),
                 pl.lit(""),
             ),
         )
     )
+
+
+def _listed_category(column: str, rules: ChannelRules) -> pl.Expr:
+    """The category that the first list gives to a source; null if it is in none."""
+    listed = dict(reversed(rules.categories))
+    return pl.col(column).replace_strict(listed, default=None, return_dtype=pl.String)
 
 
 def _channel(rules: ChannelRules) -> pl.Expr:

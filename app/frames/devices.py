@@ -6,7 +6,7 @@ import polars as pl
 from ua_parser import Domain, Resolver, load_builtins
 from ua_parser.basic import Resolver as PlainResolver
 
-from app.rules.devices import DeviceRule, DeviceRules
+from app.rules.devices import BotRule, DeviceRule, DeviceRules
 
 DEVICE_SCHEMA = pl.Schema(
     {name: pl.String() for name in ("user_agent", "device_type", "device_brand", "os", "browser", "bot_reason")}
@@ -17,7 +17,7 @@ _MODEL = (
     r"(?:; [A-Z0-9]{4}\.[0-9]{6}\.[0-9]{3}[^();]*)?"
 )
 _BOT = "bot"
-_UNKNOWN = ("Other", "Spider", "Generic", "Generic_Android", "Generic_Android_Tablet", "Generic_Inettv")
+_UNKNOWN = ("", "Other", "Spider", "Generic", "Generic_Android", "Generic_Android_Tablet", "Generic_Inettv")
 
 
 def read_user_agents(user_agents: pl.Series, rules: DeviceRules) -> pl.DataFrame:
@@ -71,13 +71,18 @@ def _resolver() -> Resolver:
     return FastResolver(load_builtins())
 
 
-def _listed_reason(bots: tuple[tuple[str, str], ...]) -> pl.Expr:
-    """The reason of the first pattern that a user agent matches, empty for people; null if none does."""
-    matches = (
-        pl.when(pl.col("without_model" if reason else "read").str.contains(pattern)).then(pl.lit(reason))
-        for reason, pattern in bots
-    )
-    return pl.coalesce(*matches, pl.lit(None, pl.String))
+def _listed_reason(bots: tuple[BotRule, ...]) -> pl.Expr:
+    """The reason of the first rule that applies to a user agent, empty for people; null if none does."""
+    return pl.coalesce(*(pl.when(_applies(bot)).then(pl.lit(bot.reason)) for bot in bots), pl.lit(None, pl.String))
+
+
+def _applies(bot: BotRule) -> pl.Expr:
+    applies = pl.col("without_model" if bot.reason else "read").str.contains(bot.pattern)
+    if bot.unless:
+        applies &= ~pl.col("read").str.contains(bot.unless)
+    if bot.only_unknown:
+        applies &= pl.col("family").is_in(_UNKNOWN) & pl.col("system").is_in(_UNKNOWN)
+    return applies
 
 
 def _device_type(rules: tuple[DeviceRule, ...]) -> pl.Expr:

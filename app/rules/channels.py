@@ -55,7 +55,8 @@ class ClickId(RuleModel):
 class Site:
     """A site that sends visitors, recognized by the pattern of its host or by its aliases in utm_source.
 
-    The source is its name or, if that is empty, its host.
+    The source is its name or, if that is empty, its host. `yields_to_lists`: a host below its domains that a list of
+    sources puts in another category, as blog.naver.com below naver.com, is not the site's.
     """
 
     name: str
@@ -63,6 +64,8 @@ class Site:
     medium: str
     host_pattern: str
     aliases: tuple[str, ...]
+    domains: tuple[str, ...] = ()
+    yields_to_lists: bool = False
 
 
 @dataclass(frozen=True)
@@ -192,7 +195,7 @@ def load_channel_rules(path: Path, *, own_hosts: Sequence[str] = ()) -> ChannelR
     rules = ChannelRules(
         tuple(Channel(channel.name, channel.when) for channel in tables.channel),
         tables.click_id,
-        tuple(_site(table) for table in tables.site),
+        tuple(_site(table, yields_to_lists=bool(tables.categories)) for table in tables.site),
         tuple(pair for name in tables.categories for pair in _categories(path.parent / name)),
         tables.own_hosts,
         tables.payment_hosts,
@@ -206,9 +209,11 @@ def load_channel_rules(path: Path, *, own_hosts: Sequence[str] = ()) -> ChannelR
     return replace(rules, own_hosts=(*rules.own_hosts, *own_hosts))
 
 
-def _site(table: _SiteTable) -> Site:
+def _site(table: _SiteTable, *, yields_to_lists: bool) -> Site:
     pattern = any_pattern((host_pattern(table.domains), table.pattern))
-    return Site(table.name, table.category, table.medium, pattern, table.aliases)
+    return Site(
+        table.name, table.category, table.medium, pattern, table.aliases, table.domains, yields_to_lists=yields_to_lists
+    )
 
 
 def any_pattern(patterns: Iterable[str]) -> str:

@@ -1,8 +1,8 @@
 """The rules that classify a user agent: our own patterns, and those that two well-kept projects maintain.
 
-ua-parser (Apache 2.0) supplies uap-core's rules for device, system and browser; crawler-user-agents (MIT) supplies
-patterns of bots. What neither covers (the type of a device, bots they do not list, people they take for bots) is in a
-TOML file like the shipped app/rules/devices.toml. docs/devices.md says why we chose these two.
+ua-parser (Apache 2.0) supplies uap-core's rules for device, system and browser; crawler-user-agents and crawlerdetect
+(both MIT) supply patterns of bots. What none of them covers (the type of a device, bots they do not list, people they
+take for bots) is in a TOML file like the shipped app/rules/devices.toml. docs/devices.md says why we chose these.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, Self, get_args
 
+from crawlerdetect.providers import crawlers as crawlerdetect
 from crawleruseragents import CRAWLER_USER_AGENTS_DATA
 from pydantic import Field, model_validator
 
@@ -22,7 +23,11 @@ DeviceType = Literal["desktop", "mobile", "tablet", "tv", "bot", "other"]
 DEVICE_TYPES: tuple[DeviceType, ...] = get_args(DeviceType)
 _PERSON = ""
 # Distributions whose releases change what a user agent means.
-_MAINTAINED = ("ua-parser", "ua-parser-builtins", "crawler-user-agents")
+_MAINTAINED = ("ua-parser", "ua-parser-builtins", "crawler-user-agents", "crawlerdetect")
+# Some of crawlerdetect's patterns are words such as "reader" and "http", which players and apps contain, too.
+_NOT_FOR_CRAWLERDETECT = (
+    r"(?i)android|\bios\b|vlc|player|podcast|reader|mosaic|libwww|lynx|okhttp|dart:io|screen-|^microsoft office"
+)
 
 
 @dataclass(frozen=True)
@@ -34,14 +39,27 @@ class DeviceRule:
 
 
 @dataclass(frozen=True)
+class BotRule:
+    """A pattern of machines and the reason it gives, empty for one of people; not where `unless` matches.
+
+    `only_unknown`: it applies only where uap-core knows neither the device nor the system.
+    """
+
+    reason: str
+    pattern: str
+    unless: str = ""
+    only_unknown: bool = False
+
+
+@dataclass(frozen=True)
 class DeviceRules:
     """Patterns in the order in which they are tried; `digest` changes when they may classify a user agent differently.
 
-    `bots`: reason and pattern; an empty reason marks people. `systems`, `browsers` and `brands` map uap-core's names to
+    `systems`, `browsers` and `brands` map uap-core's names to
     ours.
     """
 
-    bots: tuple[tuple[str, str], ...]
+    bots: tuple[BotRule, ...]
     devices: tuple[DeviceRule, ...]
     systems: tuple[tuple[str, str], ...]
     browsers: tuple[tuple[str, str], ...]
@@ -70,11 +88,14 @@ class DeviceRules:
 
 class _Person(RuleModel):
     pattern: Pattern
+    unless: Pattern = ""
 
 
 class _Bot(RuleModel):
     reason: Text
     pattern: Pattern
+    unless: Pattern = ""
+    only_unknown: bool = False
 
 
 class _Device(RuleModel):
@@ -102,8 +123,8 @@ class _DevicesFile(RuleModel):
 def load_device_rules(path: Path) -> DeviceRules:
     """The rules in a TOML file, then the maintained patterns of bots; SettingsError names file, line and key."""
     tables = TomlFile.read(path, setting="CARAT_DEVICES").parse(_DevicesFile)
-    people = tuple((_PERSON, person.pattern) for person in tables.person)
-    bots = tuple((bot.reason, bot.pattern) for bot in tables.bot)
+    people = tuple(BotRule(_PERSON, person.pattern, person.unless) for person in tables.person)
+    bots = tuple(BotRule(bot.reason, bot.pattern, bot.unless, bot.only_unknown) for bot in tables.bot)
     rules = DeviceRules(
         people + bots,
         tuple(_device_rule(device) for device in tables.device),
@@ -122,13 +143,15 @@ def _device_rule(device: _Device) -> DeviceRule:
 
 
 @cache
-def crawler_patterns() -> tuple[tuple[str, str], ...]:
-    """One pattern of crawler-user-agents for each kind of bot."""
+def crawler_patterns() -> tuple[BotRule, ...]:
+    """One rule for each kind of bot of crawler-user-agents, then one for all of crawlerdetect."""
     kinds: dict[str, list[str]] = {}
     for crawler in CRAWLER_USER_AGENTS_DATA:
         kind = next(iter(crawler.get("tags", ())), "crawler").replace("-", " ")
         kinds.setdefault(kind, []).append(f"(?:{crawler['pattern']})")
-    return tuple((kind, joined_patterns(patterns)) for kind, patterns in sorted(kinds.items()))
+    listed = (BotRule(kind, joined_patterns(patterns)) for kind, patterns in sorted(kinds.items()))
+    words = joined_patterns([f"(?i:{pattern})" for pattern in crawlerdetect.data])
+    return (*listed, BotRule("crawler", words, unless=_NOT_FOR_CRAWLERDETECT, only_unknown=True))
 
 
 def joined_patterns(patterns: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -18,6 +18,8 @@ PRODUCT_ATTRIBUTES = ("title", "section", "material", "metal", "list_price", "st
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _OPTIONAL = "?"  # after the name of an excluded column that not every version of a shop has
 _VIEW_ENDINGS = ("_current", "_versions", "_at")
+# history.shop_stock_versions and others are views of tables by role, see app/warehouse/shop_views.py.
+SHOP_VIEW_NAMES = ("titles", "prices", "stock", "cart", "favorites")
 
 
 def _require_product_column(name: str) -> str:
@@ -39,6 +41,8 @@ class TableRules(RuleModel):
     product: dict[Annotated[str, AfterValidator(_require_product_column)], Text] = Field(
         default_factory=dict
     )  # -> column
+    cart: dict[Literal["owner", "product_id", "quantity"], Text] = Field(default_factory=dict)  # -> column
+    favorites: dict[Literal["owner", "product_id"], Text] = Field(default_factory=dict)  # -> column
     person: Text = ""  # the column that holds the user id of the row's owner
 
     def keeps(self, column: str) -> bool:
@@ -53,7 +57,7 @@ class TableRules(RuleModel):
         A column that was renamed would be null for ever, no longer be left out, or no longer say whose a row is.
         """
         named = {"key": self.key, "columns": self.columns, "exclude": self.exclude, "person": (self.person,)}
-        named |= {"product": tuple(self.product.values())}
+        named |= {role: tuple(getattr(self, role).values()) for role in ("product", "cart", "favorites")}
         return {
             column: part
             for part, names in named.items()
@@ -71,6 +75,11 @@ class TableRules(RuleModel):
             raise mistake(f"{self.person} is not kept in history", "person")
         if self.product and (self.product.get("product_id"),) != self.key:
             raise mistake("product_id must be the whole key: one row per product", "product")
+        for role, columns in (("cart", self.cart), ("favorites", self.favorites)):
+            if columns and (missing := {"owner", "product_id"} - columns.keys()):
+                raise mistake(f"must also say which column is {min(missing)}", role)
+            if lost := [column for column in columns.values() if not self.keeps(column)]:
+                raise mistake(f"{lost[0]} is not kept in history", role)
         return self
 
 
@@ -124,6 +133,10 @@ def parse_snapshot_plan(file: TomlFile) -> SnapshotPlan:
         for attribute in table.product.keys() - {"product_id"}:
             if (other := supplied_by.setdefault(attribute, table.name)) != table.name:
                 raise file.error((table.name, "product", attribute), f"already comes from [{other}]")
+    for role in ("cart", "favorites"):
+        played = [table.name for table in plan.tables if getattr(table, role)]
+        if len(played) > 1:
+            raise file.error((played[1], role), f"[{played[0]}] already has this role")
     return plan
 
 
@@ -132,4 +145,6 @@ def _history_name(name: str) -> str:
         raise mistake("the name of a history table has lower-case letters, digits and _, and begins with a letter")
     if ending := next((ending for ending in _VIEW_ENDINGS if name.endswith(ending)), None):
         raise mistake(f"the ending {ending} is reserved for the views of history")
+    if name.removeprefix("shop_") in SHOP_VIEW_NAMES and name.startswith("shop_"):
+        raise mistake(f"the name {name} is reserved for a view of history")
     return name

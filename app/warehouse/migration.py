@@ -3,11 +3,13 @@
 from app.contracts import API_CALLS, DATABASES, Column, Table, all_tables, raw_calls
 from app.core.errors import WarehouseError
 from app.core.sql import quote
+from app.rules.snapshot_plan import load_snapshot_plan
 from app.settings import Settings
 from app.warehouse.call_ids import existing_columns, upgrade_call_ids
 from app.warehouse.client import Warehouse
 from app.warehouse.dwh_views import dwh_views
 from app.warehouse.history import existing_histories, refresh_history_views
+from app.warehouse.shop_views import refresh_shop_views
 from app.warehouse.views import replace_views
 
 _FIXED_SETTINGS = ("index_granularity",)  # as the table was created
@@ -38,7 +40,8 @@ def migrate(warehouse: Warehouse, settings: Settings) -> list[str]:
     changes += upgrade_call_ids(warehouse, calls, existing)
     changes += _upgrade_settings(warehouse)
     changes += replace_views(warehouse, dwh_views(settings))
-    return changes + refresh_history_views(warehouse, existing_histories(warehouse).values())
+    changes += refresh_history_views(warehouse, existing_histories(warehouse).values())
+    return changes + refresh_shop_views(warehouse, load_snapshot_plan(settings.snapshots), settings.timezone)
 
 
 def _upgrade_column(warehouse: Warehouse, table: Table, column: Column, found: dict[str, str] | None) -> list[str]:

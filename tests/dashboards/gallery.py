@@ -7,9 +7,9 @@ from typing import Any
 from app.dashboards.model import Card, Dashboard, DashCard, Library, Mapping, Parameter, Tab, Tag
 
 DEVICE = Tag("device", "t-device", "Device", "dimension", "string/=", ("Carat", "dwh", "sessions", "device_type"))
-DATE = Tag("date", "t-date", "Date", "dimension", "date/all-options", ("Carat", "dwh", "days", "day"))
+DATE = Tag("date", "t-date", "Date", "dimension", "date/range", ("Carat", "dwh", "days", "day"))
 FILTERS = (
-    Parameter("p-date", "Date", "date", "date/all-options"),
+    Parameter("p-date", "Date", "date", "date/range"),
     Parameter("p-device", "Device", "device", "string/="),
 )
 MAPPINGS = (Mapping("p-date", "dimension", "date", None), Mapping("p-device", "dimension", "device", None))

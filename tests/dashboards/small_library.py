@@ -39,7 +39,7 @@ def collection(name: str, title: str, parent: str | None = None) -> dict[str, An
 
 def card(name: str, title: str, sql: str, *, display: str = "line", **settings: Any) -> dict[str, Any]:
     tags = [
-        tag(DATE, "date", "date/all-options", ["Carat", "dwh", "sessions", "session_date"]),
+        tag(DATE, "date", "date/range", ["Carat", "dwh", "sessions", "session_date"]),
         tag(DEVICE, "device", "string/=", ["Carat", "dwh", "sessions", "device_type"]),
     ]
     stage = {"lib/type": "mbql.stage/native", "native": sql, "template-tags": [t for t in tags if t["name"] in sql]}
@@ -88,7 +88,7 @@ def dashboard(name: str, title: str, tabs: list[tuple[str, str]], places: list[d
         "width": "full",
         "auto_apply_filters": True,
         "parameters": [
-            {"id": DATE, "name": "Date", "slug": "date", "type": "date/all-options", "sectionId": "date"},
+            {"id": DATE, "name": "Date", "slug": "date", "type": "date/range", "sectionId": "date"},
             {"id": DEVICE, "name": "Device", "slug": "device", "type": "string/=", "sectionId": "string"},
         ],
         "tabs": [{"entity_id": key(tab), "name": label, "position": n} for n, (tab, label) in enumerate(tabs)],

@@ -13,7 +13,7 @@ from app.dashboards import load_library
 from app.dashboards.model import Card, Tag
 from app.dashboards.sql import Period, parse_period, render, tags_used, values_of
 
-DAY = Tag("date", "1", "Date", "dimension", "date/all-options", ("Carat", "dwh", "days", "day"))
+DAY = Tag("date", "1", "Date", "dimension", "date/range", ("Carat", "dwh", "days", "day"))
 DEVICE = Tag("device", "2", "Device", "dimension", "string/=", ("Carat", "dwh", "sessions", "device_type"))
 PRICE = Tag("price", "3", "Price", "number", "", ())
 NAME = Tag("name", "4", "Name", "text", "", ())

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from app import main
 from app.core.errors import DashboardError
 from app.dashboards import DEFAULT_FOLDER, load_library
 from app.dashboards.card_checks import check_cards
-from app.dashboards.card_results import query_runner
+from app.dashboards.card_results import parse_result, query_runner
 from app.dashboards.findings import Finding
 from app.dashboards.lint import lint
 from app.dashboards.metabase_schema import schema_findings, validator
@@ -141,6 +142,10 @@ MISTAKES = [
     Mistake("date filter with a widget for texts", FUNNEL, lambda card: _tag(card, "date").update({"widget-type": "string/="}), "tags"),
     Mistake("card parameter of another tag", FUNNEL, _set("parameters", 0, "target", to=["dimension", ["template-tag", "device"]]), "tags"),
     Mistake("dashboard without the device filter", BOARD, lambda board: board["parameters"].pop(1), "filters"),
+    Mistake("date filter that offers days with gaps", FUNNEL, lambda card: _tag(card, "date").update({"widget-type": "date/all-options"}), "tags"),
+    Mistake("second date filter that offers days with gaps", BOARD, lambda b: b["parameters"].append({"id": "more", "name": "More", "slug": "more", "type": "date/all-options"}), "filters"),
+    Mistake("zeros for a period without built days", FUNNEL, _sql("HAVING period.first <= period.last", ""), "periods", answers=True),
+    Mistake("day of 1970 for a period without built days", KPI, _sql("WHERE session_date BETWEEN", "WHERE 1 = 1 OR session_date BETWEEN"), "periods", answers=True),
     Mistake("date filter of another type", BOARD, _set("parameters", 0, "type", to="date/single"), "filters"),
     Mistake("filter that is not mapped on a card", BOARD, lambda b: b["dashcards"][3]["parameter_mappings"].pop(2), "mappings"),
     Mistake("filter that is mapped twice", BOARD, lambda b: b["dashcards"][0]["parameter_mappings"].append(b["dashcards"][0]["parameter_mappings"][0]), "mappings"),
@@ -268,6 +273,23 @@ def test_real_files_are_clean_in_the_lint():
 def test_every_card_answers_with_and_without_its_filters(demo):
     library = load_library()
     assert [str(finding) for finding in check_cards(library.cards, demo, query_runner(demo))] == []
+
+
+@pytest.mark.slow
+def test_no_card_makes_a_period_of_days_with_gaps(demo):
+    """As Metabase's "exclude weekends" in an address would ask for; the filter itself does not offer it."""
+    run_query, shown = query_runner(demo), []
+    for card in load_library().cards:
+        if "{{date}}" not in card.sql:
+            continue
+        sql = re.sub(
+            r"\[\[[^\]]*\]\]", "", card.sql.replace("[[AND false OR {{date}}]]", "AND false OR toDayOfWeek(day) < 6")
+        )
+        result = parse_result(run_query(sql))
+        numbers = [index for index, column in enumerate(result["columns"]) if column["type"] in {"number", "date"}]
+        if any(row[index] is not None for row in result["rows"] for index in numbers):
+            shown.append(card.name)
+    assert shown == []
 
 
 @pytest.mark.slow

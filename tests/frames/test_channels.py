@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 import polars as pl
 import pytest
@@ -62,6 +63,51 @@ def test_each_case_of_the_table_gets_its_channel_source_and_medium():
         if got != expected
     ]
     assert wrong == []
+
+
+# Webmail that Google's list calls search; sites of payment providers, from which a shopper only returns.
+_OTHER_THAN_THE_LIST = {"email.seznam.cz", "mail.rambler.ru", "mail.yandex.ru", "stripe.com", "checkout.stripe.com"}
+
+
+@pytest.mark.parametrize(("medium", "kind"), [("referral", "Organic"), ("cpc", "Paid")])
+def test_each_source_of_googles_list_gets_the_channel_of_its_category(medium, kind):
+    sources = [pair for pair in RULES.categories if pair[0] not in _OTHER_THAN_THE_LIST]
+    events = pl.concat(
+        calls((f"https://shop.example/?utm_source={quote(source)}&utm_medium={medium}", ""), session=number)
+        for number, (source, _) in enumerate(sources)
+    )
+    found = zip(sources, arrivals(events, RULES)["channel"], strict=True)
+    assert len(sources) > 800
+    assert [pair for pair in found if pair[1] != f"{kind} {pair[0][1].capitalize()}"] == []
+
+
+def test_each_host_of_googles_list_gets_the_channel_of_its_category_as_a_referrer():
+    hosts = [pair for pair in RULES.categories if "." in pair[0] and pair[0] not in _OTHER_THAN_THE_LIST]
+    events = pl.concat(
+        calls(("https://shop.example/", f"https://{host}/"), session=number) for number, (host, _) in enumerate(hosts)
+    )
+    found = zip(hosts, arrivals(events, RULES)["channel"], strict=True)
+    assert len(hosts) > 500
+    assert [pair for pair in found if pair[1] != f"Organic {pair[0][1].capitalize()}"] == []
+
+
+def test_a_host_below_a_site_is_the_sites_unless_a_list_says_otherwise(tmp_path):
+    own = rules_of('extends = true\n[[site]]\nname = "naver"\ncategory = "search"\ndomains = "naver.com"\n', tmp_path)
+    page = "https://shop.example/"
+    assert arrived((page, "https://blog.naver.com/"))["channel"] == "Organic Social"
+    assert arrived((page, "https://ring.naver.com/"))["channel"] == "Organic Search"
+    assert arrived((page, "https://shopping.naver.com/"))["channel"] == "Organic Shopping"
+    assert arrived((page, "https://ring.naver.com/"))["source"] == "naver"
+    assert arrived((page, "https://blog.naver.com/"), rules=own)["channel"] == "Organic Search"
+
+
+def test_a_list_of_the_shops_own_beats_the_shipped_sites(tmp_path):
+    (tmp_path / "mine.csv").write_text("source,source_category\nguides.bing.com,social\n")
+    own = rules_of('extends = true\ncategories = ["mine.csv"]\n', tmp_path)
+    page = "https://shop.example/"
+    assert arrived((page, "https://guides.bing.com/"), rules=own)["channel"] == "Organic Social"
+    assert arrived((page, "https://maps.bing.com/"), rules=own)["channel"] == "Organic Search"
+    assert own.digest != RULES.digest
 
 
 def test_each_address_that_real_shops_saw_gets_its_channel_source_and_medium():

@@ -43,6 +43,15 @@ MACHINES = [
     ("Mozilla/5.0 AppleWebKit/537.36 (KHTML, like Gecko; compatible; GPTBot/1.2; +https://openai.com/gptbot)", "ai crawler"),
     ("Mozilla/5.0 (compatible; ClaudeBot/1.0; +claudebot@anthropic.com)", "ai crawler"),
     ("Mozilla/5.0 (compatible; NeverHeardOfBot/1.0)", "crawler"),
+    ("Mozilla/5.0 (compatible; Webzio-Extended/1.0)", "crawler"),
+    ("Mozilla/5.0 xtate/2.12.4", "crawler"),
+    ("Mozilla/5.0 SomeLeadRadar/4.0", "crawler"),
+    ("Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko; SomeVerification) Chrome/143.0.0.0 Safari/537.36", "crawler"),
+    ("recon-engine/0.4 (contact: ops@recon.example)", "crawler"),
+    ("Yet Another Site Survey 1.0", "crawler"),
+    ("Chrome", "http library"),
+    ("default_useragent", "http library"),
+    ("${jndi:ldap://x.example/a}", "http library"),
 ]  # fmt: skip
 PEOPLE = [
     "CaratShop/6.4.0 (Linux; Android 15; SM-S921B) okhttp/5.1.0",
@@ -54,6 +63,10 @@ PEOPLE = [
     "CaratShop/2.3 Dart/3.4 (dart:io)",
     "CaratShop/12 CFNetwork/1494.0.7 Darwin/23.4.0",
     "Carat%20Shop/3 CFNetwork/1240.0.4 Darwin/20.6.0",
+    "CaratShop/6.4.0 (iPhone15,3; iOS 18.6; https://carat.example)",
+    "Carat/2.1 Android/14 https://carat.example",
+    f"{PIXEL} Instagram 237.0.0.7.102 Android (28/9; 480dpi; 1080x2115; CUBOT; X20 PRO)",
+    "Mozilla/5.0 (LG-T500 AppleWebkit/531 Browser/Phantom/V2.0 Widget/LGMW/3.0 Java/ASVM/1.1 Profile/MIDP-2.1)",
     f"{PIXEL} QRScanner/3.1",
     f"{PIXEL} BarcodeScanner/2.0",
     f"{PIXEL} QR Code Scanner/1.4",
@@ -133,6 +146,36 @@ def test_machines_are_told_with_the_reason(user_agent, reason):
     assert (found["device_type"], found["bot_reason"], found["browser"]) == ("bot", f"user agent: {reason}", "")
 
 
+def _android(model: str, *, tail: str = "Safari/537.36") -> str:
+    return f"Mozilla/5.0 (Linux; Android 11; {model}) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/98.0.4758.87 {tail}"
+
+
+@pytest.mark.parametrize(
+    ("user_agent", "kind"),
+    [
+        (_android("32LEA73T2SM"), "tv"),
+        (_android("TDTV50CS06U"), "tv"),
+        (_android("HTY-32H06B-VZ", tail="Mobile Safari/537.36"), "tv"),
+        (_android("X96Max_Plus2", tail="Mobile Safari/537.36"), "tv"),
+        (_android("Bell Streamer Build/STTC.230104.002; wv", tail="Mobile Safari/537.36"), "tv"),
+        (_android("AGS3-W09", tail="Mobile Safari/537.36"), "tablet"),
+        (_android("iPA2451", tail="Mobile Safari/537.36"), "tablet"),
+        (_android("BQ-8067L", tail="Mobile Safari/537.36"), "tablet"),
+        (_android("M50HD", tail="YaSearchBrowser/24.20/apad Mobile Safari/537.36"), "tablet"),
+        (_android("STV100-4", tail="Mobile Safari/537.36"), "mobile"),
+        (_android("LG-H968", tail="Mobile Safari/537.36"), "mobile"),
+        (_android("Lenovo K53a48", tail="Mobile Safari/537.36"), "mobile"),
+        (_android("SM-J700T", tail="Mobile Safari/537.36"), "mobile"),
+        (_android("Coolpad E2C", tail="Mobile Safari/537.36"), "mobile"),
+        (_android("MGI-AN00; HMSCore 6.3.0.327"), "mobile"),
+        (_android("HP EliteBook 820 G2"), "desktop"),
+        (_android("Inspiron 5567"), "desktop"),
+    ],
+)
+def test_the_class_is_told_by_how_makers_number_their_models(user_agent, kind):
+    assert read_user_agents(pl.Series([user_agent]), RULES)["device_type"].to_list() == [kind]
+
+
 @pytest.mark.parametrize("user_agent", PEOPLE)
 def test_people_are_no_machines_whatever_their_phones_and_apps_are_called(user_agent):
     found = read(user_agent)
@@ -188,6 +231,17 @@ pattern = '(?:^| )(?:okhttp|Dart)/'
     assert (phone["device_type"], phone["browser"], laptop["os"]) == ("mobile", "Chrome", "Mac")
 
 
+def test_a_bot_may_be_one_only_where_nothing_else_is_said_and_nothing_is_known(tmp_path):
+    path = tmp_path / "devices.toml"
+    rule = '[[bot]]\nreason = "ours"\npattern = "Sapphire"\nunless = "Ring"\nonly_unknown = true\n'
+    path.write_text(f"extends = true\n{rule}")
+    rules = load_device_rules(path)
+    assert read("Sapphire/1.0", rules)["bot_reason"] == "user agent: ours"
+    assert read("Sapphire/1.0 Ring", rules)["bot_reason"] == ""
+    assert read(f"{PIXEL} Sapphire/1.0", rules)["bot_reason"] == ""
+    assert rules.digest != RULES.digest
+
+
 def test_a_shops_own_people_come_before_the_shipped_bots(tmp_path):
     path = tmp_path / "devices.toml"
     path.write_text("extends = true\n[[person]]\npattern = '^axios/'\n")
@@ -204,6 +258,7 @@ def test_a_shops_own_people_come_before_the_shipped_bots(tmp_path):
         ('[[device]]\ntype = "tv"\n', "1: device.pattern: missing"),
         ('[[bot]]\nreason = "x"\npattern = "["\n', "3: bot.pattern: is not a valid regular expression"),
         ('[[bot]]\npattern = "x"\n', "1: bot.reason: missing"),
+        ('[[bot]]\nreason = "x"\npattern = "x"\nunless = "["\n', "4: bot.unless: is not a valid regular expression"),
         ('[[person]]\npatern = "x"\n', "2: person.patern: unknown key. Did you mean pattern?"),
         ("[os]\niOS = 1\n", "2: os.iOS: must be text"),
     ],

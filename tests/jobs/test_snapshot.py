@@ -29,6 +29,7 @@ import app.warehouse.history
 from app.core.errors import SettingsError, ShopError
 from app.core.service_url import ServiceUrl
 from app.jobs.snapshot import take_snapshot
+from app.rules.snapshot_plan import SHOP_VIEW_NAMES
 from app.settings import Settings
 from app.warehouse import Warehouse, migrate
 from tests.shop.taking import InProcessReader
@@ -614,15 +615,17 @@ def test_tables_columns_and_views_say_what_they_are(shop):
     shop.put(ITEMS, [(1, "ring", "5.00")])
     shop.taken()
     tables = dict(shop.rows("SELECT name, comment FROM system.tables WHERE database = 'history'"))
-    assert tables.keys() == {b"items", b"items_current", b"items_versions", b"items_at"}
+    by_role = {f"shop_{name}_versions".encode() for name in SHOP_VIEW_NAMES}
+    assert tables.keys() == {b"items", b"items_current", b"items_versions", b"items_at", *by_role}
     assert all(tables.values())
     described = shop.rows("SELECT table, name, comment FROM system.columns WHERE database = 'history'")
-    assert {table for table, *_ in described} == {b"items", b"items_current", b"items_versions"}
+    assert {table for table, *_ in described} == {b"items", b"items_current", b"items_versions", *by_role}
     assert [row for row in described if not row[2]] == []
     assert (b"items_current", b"title", b"title of the shop's table, TEXT there") in described
     shop.put({**ITEMS, "title": "VARCHAR(80)"}, [(1, "ring", "5.00")])
     assert shop.taken()["mode"] == "append"
-    described = shop.rows("SELECT table, comment FROM system.columns WHERE database = 'history' AND name = 'title'")
+    of_title = "database = 'history' AND table LIKE 'items%' AND name = 'title'"
+    described = shop.rows(f"SELECT table, comment FROM system.columns WHERE {of_title}")
     assert {comment for _, comment in described} == {b"title of the shop's table, VARCHAR(80) there"}
 
 

@@ -121,3 +121,55 @@ def test_the_digest_follows_what_is_said_of_products_and_nothing_else():
         )
     )
     assert plain == laid_out == narrowed != other
+
+
+CART = '[cart]\nsource = "baskets"\nkey = ["line"]\n'
+
+
+def test_a_role_says_which_column_is_what():
+    (table,) = parsed(CART + 'cart = { owner = "customer", product_id = "sku" }\n').tables
+    assert (table.cart, table.favorites) == ({"owner": "customer", "product_id": "sku"}, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (CART.replace("[cart]", "[shop_cart]"), "the name shop_cart is reserved"),
+        (CART + 'cart = { owner = "customer" }', "cart.cart: must also say which column is product_id"),
+        (CART + 'favorites = { product_id = "sku" }', "cart.favorites: must also say which column is owner"),
+        (CART + 'cart = { owner = "a", product = "b" }', "product"),
+        (CART + 'favorites = { owner = "a", product_id = "b", quantity = "c" }', "quantity"),
+        (CART + 'columns = ["sku"]\ncart = { owner = "customer", product_id = "sku" }', "customer is not kept"),
+        (
+            CART + 'cart = { owner = "a", product_id = "b" }\n' + CART.replace("[cart]", "[more]") + 'cart = { owner = "a", product_id = "b" }',
+            "more.cart: [cart] already has this role",
+        ),
+    ],
+)  # fmt: skip
+def test_a_role_that_is_not_whole_is_refused(text, problem):
+    with pytest.raises(SettingsError) as refused:
+        parsed(text)
+    assert problem in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "roles"),
+    [
+        ("demo", {"title", "list_price", "stock_qty", "cart", "favorites"}),
+        ("opencart", {"title", "list_price", "stock_qty", "cart", "favorites"}),
+        ("prestashop", {"title", "list_price", "stock_qty", "favorites"}),
+        ("woocommerce", {"title", "list_price", "stock_qty", "favorites"}),
+    ],
+)
+def test_shipped_plans_say_which_table_has_which_role(name, roles):
+    plan = load_snapshot_plan(SHIPPED_SNAPSHOT_PLANS / f"{name}.toml")
+    attributes = {attribute for table in plan.of_products for attribute in table.product}
+    played = {role for table in plan.tables for role in ("cart", "favorites") if getattr(table, role)}
+    assert roles <= attributes | played
+    assert played <= roles
+
+
+def test_a_column_of_a_role_that_the_shop_does_not_have_is_named():
+    (table,) = parsed(CART + 'cart = { owner = "customer", product_id = "sku", quantity = "pieces" }\n').tables
+    assert table.missing(["line", "customer", "sku", "pieces"]) == {}
+    assert table.missing(["line", "client", "sku", "pieces"]) == {"customer": "cart"}

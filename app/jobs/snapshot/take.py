@@ -19,6 +19,7 @@ from app.rules.snapshot_plan import load_snapshot_plan
 from app.settings import Settings
 from app.shop import open_shop, require_shop
 from app.warehouse import Warehouse
+from app.warehouse.shop_views import refresh_shop_views
 
 
 def take_snapshot(
@@ -34,8 +35,8 @@ def take_snapshot(
 
     The history of a table that is refused or could not be read is unchanged, and the other tables are taken.
     """
-    plan = load_snapshot_plan(settings.snapshots)
-    plan = plan.select(names) if names else plan
+    whole_plan = load_snapshot_plan(settings.snapshots)
+    plan = whole_plan.select(names) if names else whole_plan
     now = datetime.now(tz=UTC)
     if at and at > now:
         raise SettingsError(f"--at {at.isoformat()} lies in the future")
@@ -55,6 +56,7 @@ def take_snapshot(
                 f"CARAT_SCRATCH={settings.scratch}: {error.strerror or error}. Free some space, or move it; what was "
                 "not published is unchanged"
             ) from None
+        refresh_shop_views(warehouse, whole_plan, settings.timezone)
         changes = (row["inserts"] + row["updates"] + row["deletes"] for row in done if not row["error"])
         run.count(rows_in=sum(row["rows"] for row in done), rows_out=sum(changes))
         failed = refusals(done)
