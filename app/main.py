@@ -397,7 +397,7 @@ def verify(*, first: FirstDay = None, last: LastDay = None, as_json: AsJson = Fa
 
 @app.command(short_help="Run SQL on the warehouse")
 def query(
-    sql: Annotated[str, typer.Argument(help="A query, or - to read it from stdin.", metavar="SQL")],
+    sql: Annotated[str, typer.Argument(help="A query, or several parted by semicolons; - reads stdin.", metavar="SQL")],
     *,
     output: Annotated[
         str, typer.Option("--format", metavar="FORMAT", help="table, csv, json (one array), ndjson or parquet.")
@@ -414,8 +414,9 @@ def query(
         raise SettingsError(f"--format {output}: choose from {', '.join(reports.QUERY_FORMATS)}")
     text = sys.stdin.read() if sql == "-" else sql
     with open_warehouse(load_settings(), purpose="carat query", writes=False) as warehouse:
-        result = run_query(warehouse, text.strip().rstrip(";"), fmt=reports.QUERY_FORMATS[output])
-    sys.stdout.buffer.write(reports.query_output(result, output, is_terminal=sys.stdout.isatty()))
+        results = run_query(warehouse, text, fmt=reports.QUERY_FORMATS[output])
+    for result in results:
+        sys.stdout.buffer.write(reports.query_output(result, output, is_terminal=sys.stdout.isatty()))
 
 
 @app.command(short_help="Show runs, freshness, rows and rejects")

@@ -1,18 +1,47 @@
-"""`carat query`: runs a statement on the warehouse."""
+"""`carat query`: runs statements on the warehouse."""
+
+import re
+from collections.abc import Iterator
 
 from app.warehouse import Warehouse
 from app.warehouse.reading import parse_statement, require_own_tables, restrict
 
+# What a semicolon inside of ends no statement: texts, quoted names, heredocs and comments.
+_TOKEN = re.compile(
+    r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|`(?:[^`\\]|\\.)*`|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$"""
+    r"""|--[^\n]*|/\*.*?\*/|;|[^'"`$;/-]+|.""",
+    re.DOTALL,
+)
 
-def run_query(warehouse: Warehouse, sql: str, *, fmt: str) -> bytes:
-    """The result of a statement in one of ClickHouse's output formats.
+
+def run_query(warehouse: Warehouse, sql: str, *, fmt: str) -> list[bytes]:
+    """The results of one statement or several, in their order, in one of ClickHouse's output formats.
 
     On an embedded warehouse it has no access to files and other servers, and a query runs on a read-only connection.
     A server has users with rights, quotas and limits for that; a process that holds the warehouse checks for itself.
     """
+    statements = list(split_statements(sql))
     if warehouse.is_embedded and warehouse.is_direct:
-        statement = parse_statement(warehouse, sql)
-        require_own_tables(warehouse, statement)
-        if statement.is_reading:
-            restrict(warehouse, statement, {})
-    return warehouse.raw(sql, fmt=fmt)
+        parsed = [parse_statement(warehouse, text) for text in statements]
+        for statement in parsed:
+            require_own_tables(warehouse, statement)
+        if all(statement.is_reading for statement in parsed):
+            restrict(warehouse, parsed, {})
+    return [warehouse.raw(text, fmt=fmt) for text in statements]
+
+
+def split_statements(sql: str) -> Iterator[str]:
+    """The statements of a text, which semicolons part; a text without any is one, and the engine says what is wrong."""
+    parts, current = [], ""
+    for token in _TOKEN.finditer(sql):
+        if token[0] == ";":
+            parts.append(current)
+            current = ""
+        else:
+            current += token[0]
+    statements = [part for part in (*parts, current) if _without_comments(part).strip()]
+    yield from statements or [sql]
+
+
+def _without_comments(sql: str) -> str:
+    return "".join(token[0] for token in _TOKEN.finditer(sql) if not token[0].startswith(("--", "/*")))

@@ -249,7 +249,7 @@ class QueryServer:
             if not statement.is_reading or not query.fmt.isalnum():
                 raise LockedError(_ONLY_QUERIES)
             require_own_tables(warehouse, statement)
-            restrict(warehouse, statement, _LIMITS)
+            restrict(warehouse, [statement], _LIMITS)
             return warehouse.raw(f"{statement.sql}\n{mark}", fmt=query.fmt, parameters=statement.parameters)
 
         try:

@@ -7,7 +7,7 @@ statement, without comments and heredocs, keywords in upper case, names quoted o
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,15 +109,15 @@ def require_own_tables(warehouse: Warehouse, statement: Statement) -> None:
         raise WarehouseError("a parameter of type Identifier is not available: write the name of the table")
 
 
-def restrict(warehouse: Warehouse, statement: Statement, limits: Mapping[str, int]) -> None:
-    """Make the connection read-only with these limits, which the statement's own SETTINGS cannot lift.
+def restrict(warehouse: Warehouse, statements: Sequence[Statement], limits: Mapping[str, int]) -> None:
+    """Make the connection read-only with these limits, which the statements' own SETTINGS cannot lift.
 
     The engine refuses a statement that changes a setting of a read-only connection, but not one that states the value
     which the setting has. So harmless settings of the statement are set here before.
     """
     for name, limit in limits.items():
         warehouse.set(name, limit)
-    for name, value in _settings_of(statement.normalized):
+    for name, value in (setting for statement in statements for setting in _settings_of(statement.normalized)):
         cap = limits.get(name)
         is_allowed = _OWN_SETTINGS.fullmatch(name) or (cap and value.isdigit() and 0 < int(value) <= cap)
         if limits and not is_allowed:

@@ -113,7 +113,7 @@ def test_anything_but_a_query_is_refused(held, asking, folder, sql):
 
 def test_the_engine_enforces_read_only_as_well(held, asking):
     with held.new_connection() as limited:
-        restrict(limited, parse_statement(limited, "SELECT 1"), {"max_memory_usage": 10**9})
+        restrict(limited, [parse_statement(limited, "SELECT 1")], {"max_memory_usage": 10**9})
         for sql in ("DROP TABLE etl.runs", "SET max_memory_usage = 0", "SET readonly = 0"):
             with pytest.raises(WarehouseError, match="READONLY"):
                 limited.command(sql)
