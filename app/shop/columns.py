@@ -59,7 +59,7 @@ def require_planned(table: SnapshotTable, columns: Sequence[str]) -> None:
         fixes = " ".join(filter(None, (did_you_mean(column, columns) for column in missing)))
         raise ShopError(
             f"{table.source} has no column {', '.join(missing)}: another schema? The snapshot plan (CARAT_SNAPSHOTS) "
-            f"names {named}. {fixes}".rstrip()
+            + ". ".join(filter(None, (f"names {named}", fixes)))
         )
 
 

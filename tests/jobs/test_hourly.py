@@ -34,11 +34,14 @@ def view(at: str, visitor: str = "v") -> dict:
 def shop(tmp_path) -> str:
     path = tmp_path / "shop.sqlite"
     with closing(sqlite3.connect(path)) as database, database:
-        for table in ("items", "stock"):
-            database.execute(f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, product_id INTEGER, title TEXT)")
-            database.execute(f"INSERT INTO {table} VALUES (1, 1, 'ring')")
-        for table in ("cart", "favorites"):
-            database.execute(f"CREATE TABLE {table} (user_id INTEGER, product_id INTEGER, PRIMARY KEY (user_id, product_id))")  # fmt: skip
+        database.executescript("""
+            CREATE TABLE items (id INTEGER PRIMARY KEY, title TEXT, section TEXT, material TEXT, metal TEXT, price TEXT);
+            CREATE TABLE stock (product_id INTEGER PRIMARY KEY, quantity INTEGER);
+            CREATE TABLE cart (user_id INTEGER, product_id INTEGER, quantity INTEGER, PRIMARY KEY (user_id, product_id));
+            CREATE TABLE favorites (user_id INTEGER, product_id INTEGER, PRIMARY KEY (user_id, product_id));
+            INSERT INTO items (id, title) VALUES (1, 'ring');
+            INSERT INTO stock VALUES (1, 4);
+        """)
     return f"sqlite://{path}"
 
 
