@@ -238,7 +238,8 @@ def _flat(kind: type[AllOf | AnyOf], conditions: Iterator[Condition]) -> Iterato
 def _comparison(left: dict[str, Any], right: dict[str, Any]) -> Test | None:
     for path, literal in ((left, right), (right, left)):
         values, keys = _literals(literal), _keys_of(path)
-        if keys and values is not None and literal["type"] == "literal":
+        # Equal to a list is not one of a list.
+        if keys and values is not None and literal["type"] == "literal" and not isinstance(literal["value"], list):
             return Test(keys, values)
     return None
 
