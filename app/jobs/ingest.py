@@ -1,6 +1,6 @@
 """Loads call records from files or stdin into `pd.api_calls`, each call once; invalid ones go to `etl.rejects`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -72,25 +72,28 @@ def ingest_source(
 
     Raises SourceError if it is damaged, after its valid part, or if none of its records could be stored.
     """
-    of_source, first_detail = LoadResult(), ""
+    of_source = LoadResult()
+    details: dict[str, str] = {}  # of the first reject by reason, in the source's order
     try:
         for batch in read_batches(name, now=now, limits=limits, on_bytes=on_bytes):
-            if not first_detail and batch.rejects.height:
-                first_detail = batch.rejects["detail"][0]
+            firsts = batch.rejects.select("reason", "detail").unique("reason", keep="first", maintain_order=True)
+            for reason, detail in firsts.iter_rows():
+                details.setdefault(reason, detail)
             of_source.add(store(warehouse, batch, source=name, now=now))
     finally:
         totals.add(of_source)
-    _require_some_stored(of_source, source_name(name), first_detail)
+    _require_some_stored(of_source, source_name(name), details)
 
 
-def _require_some_stored(of_source: LoadResult, source: str, first_detail: str) -> None:
+def _require_some_stored(of_source: LoadResult, source: str, details: Mapping[str, str]) -> None:
     """Raise SourceError if all records were rejected, unless that is as it should be."""
     faulty = {reason: count for reason, count in of_source.rejected.items() if reason not in _NOT_AT_FAULT}
     if of_source.stored or of_source.duplicates or not faulty:
         return
-    most = max(faulty, key=lambda reason: faulty[reason])
+    in_order = [reason for reason in details if reason in faulty] or sorted(faulty)
+    most = max(in_order, key=lambda reason: faulty[reason])
     fix = _FIXES.get(most, "see etl.rejects")
     raise SourceError(
-        f"{source}: none of its {of_source.records:,} records could be stored: {most}, such as: {first_detail}. "
-        f"Likely fix: {fix}"
+        f"{source}: none of its {of_source.records:,} records could be stored: {most}, such as: "
+        f"{details.get(most, '')}. Likely fix: {fix}"
     )

@@ -113,9 +113,10 @@ class Shop:
         return self.rows(f"SELECT {columns} FROM history.{table} ORDER BY ALL")
 
     def everything(self) -> dict[str, list[Row]]:
-        """Each history table and view as it is."""
+        """Each history table and view as it is, but for the views by role, which follow the plan."""
         tables = self.warehouse.query(
-            "SELECT name, create_table_query FROM system.tables WHERE database = 'history' ORDER BY name"
+            "SELECT name, create_table_query FROM system.tables "
+            "WHERE database = 'history' AND NOT startsWith(name, 'shop_') ORDER BY name"
         ).rows()
         contents = {name: self.rows(f"SELECT * FROM history.{name}") for name, _ in tables if not name.endswith("_at")}
         return {"": tables} | {name: sorted(rows, key=repr) for name, rows in contents.items()}

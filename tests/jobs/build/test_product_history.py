@@ -40,7 +40,7 @@ def shop(tmp_path) -> Path:
         path,
         "CREATE TABLE items (id INTEGER PRIMARY KEY, title TEXT, section TEXT, material TEXT, metal TEXT, price TEXT)",
         "CREATE TABLE stock (product_id INTEGER PRIMARY KEY, quantity INTEGER)",
-        "CREATE TABLE cart (user_id INTEGER, product_id INTEGER, PRIMARY KEY (user_id, product_id))",
+        "CREATE TABLE cart (user_id INTEGER, product_id INTEGER, quantity INTEGER, PRIMARY KEY (user_id, product_id))",
         "CREATE TABLE favorites (user_id INTEGER, product_id INTEGER, PRIMARY KEY (user_id, product_id))",
         "INSERT INTO items VALUES (17, 'ring', 'rings', 'pearl', 'gold 585', '199.00'), (18, 'chain', 'chains', NULL, NULL, '20')",
         "INSERT INTO stock VALUES (17, 3), (18, 0)",
