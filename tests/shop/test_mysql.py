@@ -483,9 +483,15 @@ def test_columns_that_may_not_be_read_are_not_there(server, limited, tmp_path):
         assert take(shop, tmp_path, table("items")).frames["items"].to_dicts() == [{"id": 1}, {"id": 2}, {"id": 3}]
 
 
-def test_columns_of_which_the_plan_has_none_are_left_to_its_check(server, items):
-    with opened(server) as shop:
-        assert shop.describe(table("items", "sku", columns=("titel",))) == []
+def test_a_plan_that_names_columns_which_are_not_there_is_refused_by_their_names(server, items):
+    with (
+        opened(server) as shop,
+        pytest.raises(
+            ShopError,
+            match=r"items has no column sku, titel: .* names sku as key, titel as columns\. Did you mean title\?",
+        ),
+    ):
+        shop.describe(table("items", "sku", columns=("titel",)))
 
 
 def test_a_table_that_is_being_altered_is_not_waited_for_all_day(server, items, monkeypatch):
