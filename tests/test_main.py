@@ -83,6 +83,7 @@ def test_doctor_lists_every_setting_with_what_it_means_and_no_value_of_this_mach
     assert not [row for row in listed if "my-own-key" in row["default"] or row["default"].startswith("/")]
 
 
+@pytest.mark.slow
 def test_from_records_to_a_query_by_the_command_line_alone(tmp_path):
     record = {"ts": "2026-03-01T10:00:00Z", "method": "GET", "endpoint": "/api/v1/products/5", "visitor_id": "v"}
     ingested = carat("ingest", "-", "--json", folder=tmp_path, stdin=json.dumps(record).encode())
@@ -106,6 +107,7 @@ def test_from_records_to_a_query_by_the_command_line_alone(tmp_path):
     assert {"settings", "endpoint map", "disk", "warehouse", "clock", "databases"} <= {f["check"] for f in findings}
 
 
+@pytest.mark.slow
 def test_from_a_shop_in_mysql_to_its_history_by_the_command_line_alone(tmp_path):
     plan = tmp_path / "plan.toml"
     plan.write_text('[goods]\nsource = "items"\nkey = ["id"]\n')

@@ -97,7 +97,7 @@ records = st.fixed_dictionaries({
 })  # fmt: skip
 
 
-@settings(max_examples=repeated(60, 500))
+@settings(max_examples=repeated(40, 500))
 @given(conditions, st.lists(records, min_size=1, max_size=6))
 def test_columns_and_library_agree_on_every_condition(condition, calls):
     assert by_columns(condition, *calls) == [by_library(condition, call) for call in calls]

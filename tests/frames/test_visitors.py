@@ -131,7 +131,7 @@ _START = st.sampled_from([NOON, MIDNIGHT - TIMEOUT_MS, MIDNIGHT - MINUTE, MIDNIG
 _TIRELESS = st.integers(40, 110).map(lambda number: [TIMEOUT_MS] * number)
 
 
-@settings(max_examples=repeated(150, 3000), deadline=None)
+@settings(max_examples=repeated(40, 3000))
 @given(st.data())
 def test_days_built_one_by_one_hold_the_sessions_of_the_rule(data):
     walks = data.draw(

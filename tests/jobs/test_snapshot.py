@@ -36,6 +36,8 @@ from tests.shop.taking import InProcessReader
 from tests.support.effort import repeated
 from tests.support.mariadb import running_mariadb
 
+pytestmark = pytest.mark.slow
+
 START = datetime(2026, 3, 1, tzinfo=UTC)
 VERSION_COLUMNS = ("version", "valid_from", "op", "is_deleted", "changed", "snapshot_id")
 EXAMPLES = repeated(10, 500)
@@ -223,7 +225,6 @@ def all_told(values: Row, types: Sequence[str]) -> Row:
     return tuple(as_fed(value, declared) for value, declared in zip(values, types, strict=True))
 
 
-@pytest.mark.slow
 @thorough
 @given(drawn=STATES)
 def test_any_sequence_of_states_is_told_back_exactly_at_every_instant(shop, drawn):
@@ -398,7 +399,6 @@ class Evolving:
         return len(made)
 
 
-@pytest.mark.slow
 @thorough
 @given(drawn=EVOLUTION, is_widening=st.booleans())
 def test_columns_that_come_go_and_change_their_type_lose_nothing_and_make_no_versions(shop, drawn, is_widening):
@@ -448,7 +448,6 @@ def test_columns_that_come_go_and_change_their_type_lose_nothing_and_make_no_ver
 ITEMS = {"id": "INTEGER", "title": "TEXT", "price": "DECIMAL(10,2)"}
 
 
-@pytest.mark.slow
 @embedded_only
 def test_keys_that_come_and_go_around_the_borders_of_pieces_are_told_apart(shop, monkeypatch):
     monkeypatch.setattr(app.frames.snapshots, "_PIECE_ROWS", 16)
@@ -472,7 +471,6 @@ def test_keys_that_come_and_go_around_the_borders_of_pieces_are_told_apart(shop,
     assert no_two_overlap(shop, "items", "id")
 
 
-@pytest.mark.slow
 def test_rows_all_come_all_go_and_come_back(shop):
     shop.put(ITEMS)
     assert shop.taken()["rows"] == 0
@@ -523,7 +521,6 @@ def test_bytes_may_be_a_key_and_text_may_turn_to_bytes_and_back(shop):
     assert shop.as_of(shop.at - timedelta(hours=1), ["id", "x"]) == [(one, b"a"), (b"a", None), (other, b"\xff")]
 
 
-@pytest.mark.slow
 def test_columns_of_the_shop_may_be_called_as_those_of_versions_or_by_any_other_name(shop):
     columns = {"id": "INTEGER", "version": "INTEGER", "op": "TEXT", "is_deleted": "INTEGER", "valid_from": "DATETIME"}
     odd = {
@@ -577,7 +574,6 @@ def test_a_wider_type_reaches_the_views_and_loses_nothing(shop):
     assert shop.as_of(shop.at - timedelta(minutes=1), ["id", "n"]) == [(1, Decimal("1.50")), (2, Decimal("2.50"))]
 
 
-@pytest.mark.slow
 def test_a_dropped_column_is_null_from_then_on_and_remembered_before(shop):
     shop.put(ITEMS, [(1, "ring", "5.00"), (2, "chain", "6.00")])
     shop.taken()
@@ -598,7 +594,6 @@ def test_a_dropped_column_is_null_from_then_on_and_remembered_before(shop):
     assert shop.as_of(before, ["id", "title"]) == [(1, b"ring"), (2, b"chain")]
 
 
-@pytest.mark.slow
 @embedded_only
 def test_a_column_that_comes_back_with_another_value_does_not_change_the_past(shop):
     shop.put({"id": "INTEGER", "x": "INTEGER", "y": "INTEGER"}, [(1, 5, 1), (2, 5, 1)])
@@ -648,7 +643,6 @@ WIDER = {
 }  # fmt: skip
 
 
-@pytest.mark.slow
 @embedded_only
 def test_wider_types_of_a_real_database_make_no_versions_and_lose_nothing(shop, tmp_path, monkeypatch):
     monkeypatch.setattr(app.shop.mysql, "ReaderProcess", InProcessReader)
@@ -689,7 +683,6 @@ NUMBERS = {  # declared, values, declared later, values in history then
 }
 
 
-@pytest.mark.slow
 @embedded_only
 def test_text_that_becomes_a_number_makes_no_version(shop, tmp_path, monkeypatch):
     monkeypatch.setattr(app.shop.mysql, "ReaderProcess", InProcessReader)
@@ -728,7 +721,6 @@ def in_short(value: Any) -> Any:
 # ---- what is refused ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @embedded_only
 @pytest.mark.parametrize(("rows", "problem"), [
     ([(1, "a"), (None, "b"), (None, "c")], r"2 row\(s\) without a key \(id\): null; null"),
@@ -784,7 +776,6 @@ def test_a_table_that_may_lose_all_its_rows_may_be_empty(shop):
     assert shop.taken()["deletes"] == 3
 
 
-@pytest.mark.slow
 @embedded_only
 def test_a_table_of_which_more_than_the_allowed_share_is_gone_is_refused_until_that_is_accepted(shop):
     a_shop_of(shop, 10)
@@ -889,7 +880,6 @@ def test_only_the_named_tables_are_taken(shop):
 # ---- when --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @embedded_only
 def test_a_snapshot_may_not_lie_before_the_last_one_nor_in_the_future(shop):
     a_shop_of(shop, 2)
@@ -917,7 +907,6 @@ def test_an_unchanged_snapshot_moves_the_instant_before_which_none_may_lie(shop)
     assert "already has a snapshot of 2026-03-01T02:00:00.000Z" in shop.refused(at=shop.at - timedelta(minutes=1))
 
 
-@pytest.mark.slow
 def test_a_rebuild_forgets_the_table_and_may_begin_at_any_instant_with_any_key(shop):
     a_shop_of(shop, 3)
     shop.taken()
@@ -962,7 +951,6 @@ def test_snapshots_in_which_nothing_changed_write_nothing_but_that_they_were_tak
     assert shop.rows("SELECT name FROM system.parts WHERE database = 'history' ORDER BY ALL") == parts
 
 
-@pytest.mark.slow
 def test_the_last_snapshot_is_known_even_where_the_clock_went_back(shop, monkeypatch):
     class Back(datetime):
         @classmethod

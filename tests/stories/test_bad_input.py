@@ -36,6 +36,8 @@ from tests.support.corpora import json_suite, naughty_strings
 from tests.support.empty_warehouse import make_empty
 from tests.support.paths import CHECKOUT
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 MAX_RECORD_BYTES = 1024 * 1024
 # What polars' strip_chars takes away: Unicode white space, which is less than Python's str.strip does.
@@ -207,7 +209,6 @@ def readable_part(data: bytes, suffix: str) -> bytes:
     return zstandard.ZstdDecompressor().decompressobj().decompress(data)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("count", [300, 30_000], ids=["small", "large"])
 @pytest.mark.parametrize("suffix", ["gz", "zst"])
 def test_a_cut_off_compressed_file_stores_what_is_readable_and_the_whole_one_the_rest(
@@ -232,7 +233,6 @@ def test_a_cut_off_compressed_file_stores_what_is_readable_and_the_whole_one_the
     assert (totals.stored, totals.duplicates, totals.rejected) == (count - readable, readable, {})
 
 
-@pytest.mark.slow
 def test_a_cut_off_compressed_file_ends_the_command_with_exit_1_and_one_line(carat, tmp_path):
     data = gzip.compress(b"\n".join(many_lines(2_000)))
     (tmp_path / "calls.ndjson.gz").write_bytes(data[: len(data) * 2 // 3])
@@ -258,7 +258,6 @@ def test_a_path_that_is_missing_or_a_directory_is_wrong_usage_before_anything_is
         assert caught.value.exit_code == 2
 
 
-@pytest.mark.slow
 def test_the_command_says_in_one_line_which_path_cannot_be_read_and_exits_2(carat, tmp_path):
     (tmp_path / "calls.ndjson").write_bytes(BEFORE)
     finished = carat("ingest", "calls.ndjson", "missing.ndjson")
@@ -266,7 +265,6 @@ def test_the_command_says_in_one_line_which_path_cannot_be_read_and_exits_2(cara
     assert not (tmp_path / "cli").exists()
 
 
-@pytest.mark.slow
 def test_gzipped_records_come_from_stdin(carat):
     finished = carat("ingest", "-", "--json", stdin=gzip.compress(b"\n".join([BEFORE, b"no record", AFTER])))
     assert (finished.code, error_lines(finished)) == (0, [])
@@ -283,7 +281,6 @@ def test_records_come_from_stdin(warehouse, monkeypatch):
     assert warehouse.query("SELECT source, position FROM etl.rejects").rows() == [("stdin", 2)]
 
 
-@pytest.mark.slow
 def test_a_record_of_50_mb_is_kept_whole_in_the_rejects_in_bounded_memory(carat, tmp_path):
     filling = random.Random(7).randbytes(25_000_000).hex().encode()
     huge = line(raw=b'"filling": "' + filling + b'"')
@@ -598,7 +595,6 @@ def damaged_parquet(kind: str, folder: Path) -> bytes:
     return bytes(data)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "stored"), [("cut off", 0), ("no footer", 0), ("a page overwritten", 20_000)])
 def test_a_damaged_parquet_file_stores_what_is_readable_and_is_named(warehouse, ingest_file, tmp_path, kind, stored):
     path = tmp_path / "calls.parquet"
@@ -663,7 +659,6 @@ def insert_unchecked(warehouse: Warehouse, columns: dict[str, list]) -> None:
     warehouse.insert(API_CALLS, calls.with_columns(missing).select(API_CALLS.schema.names()).cast(API_CALLS.schema))
 
 
-@pytest.mark.slow
 def test_every_document_of_the_json_test_suite_as_a_response_never_fails_a_build(warehouse, build):
     suite = json_suite()
     documents = {}
@@ -706,7 +701,6 @@ def test_every_document_of_the_json_test_suite_as_a_response_never_fails_a_build
     assert of_wrapped.rows() == [(5, "1"), (7, "good")]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("is_closed", [True, False], ids=["closed", "unclosed"])
 @pytest.mark.parametrize("opening", ["[", '{"a":'], ids=["lists", "objects"])
 def test_a_response_of_100_000_levels_never_fails_a_build(warehouse, build, opening, is_closed):
@@ -723,7 +717,6 @@ def identifies(visitor_id: str) -> bool:
     return normal_id(visitor_id) not in {"", *parse_no_ids(DEFAULT_NO_IDS)}
 
 
-@pytest.mark.slow
 @both_engines
 def test_every_naughty_string_comes_out_as_it_went_in(warehouse, ingest_records, build):
     expected: dict[bytes, dict[str, Any]] = {}

@@ -41,6 +41,8 @@ from tests.support.clickhouse_http import running_server
 from tests.support.effort import repeated
 from tests.support.paths import CHECKOUT
 
+pytestmark = pytest.mark.slow
+
 SECRET = "geheim"
 DAYS = (date(2026, 3, 1), date(2026, 3, 2), date(2026, 3, 3))
 LATE_DAY = DAYS[1]
@@ -553,7 +555,6 @@ def shops_on_small_disks(
 LEVELS = {"0": 0, "24-KiB": 24 * 1024, "512-KiB": 512 * 1024, "1200-KiB": 1200 * 1024}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 def test_etl_on_a_full_disk_leaves_each_day_old_or_new_and_goes_through_once_there_is_space(
     small_disks, history, level
@@ -571,7 +572,6 @@ def test_etl_on_a_full_disk_leaves_each_day_old_or_new_and_goes_through_once_the
         assert unexpected_tables(warehouse) == set()
 
 
-@pytest.mark.slow
 def test_a_disk_that_fills_up_while_publishing_leaves_the_whole_day_old_or_new(small_disks, history):
     wholes = [of_day(tables, LATE_DAY) for tables in (history.old, history.new)]
     halves = []
@@ -593,7 +593,6 @@ def test_a_disk_that_fills_up_while_publishing_leaves_the_whole_day_old_or_new(s
     assert halves == []  # free KiB, and of each table the rows found, the old ones and the new ones
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("level", ["0", "512-KiB"])
 def test_ingest_on_a_full_disk_loses_nothing_and_goes_through_once_there_is_space(
     small_disks, history, tmp_path, level
@@ -656,7 +655,6 @@ def kill_all(shops: list[Shop], arguments: tuple[str, ...], code: str) -> list[s
     return [f"killed {delay:.3f} s into {duration:.3f} s" for delay in delays]
 
 
-@pytest.mark.slow
 def test_etl_killed_at_any_moment_leaves_tables_that_the_next_run_brings_to_the_same_rows(history, tmp_path):
     shops = [history.built.copy(tmp_path / str(number)) for number in range(KILLS + 1)]
     for shop, moment in zip(shops[:-1], kill_all(shops, ("etl", "--force"), GATED), strict=True):
@@ -672,7 +670,6 @@ def test_etl_killed_at_any_moment_leaves_tables_that_the_next_run_brings_to_the_
 SMALL_BATCHES = "import app.intake.files; app.intake.files._BATCH_RECORDS = 100; " + GATED
 
 
-@pytest.mark.slow
 def test_ingest_killed_at_any_moment_stores_and_rejects_the_same_when_run_again(tmp_path):
     bad = [b"no record", b'{"ts": null}', b"\xff\xfe", b'{"ts": "2026-03-01T10:00:00"']
     path = write_lines(tmp_path / "calls.ndjson", shop_calls(2000, days=DAYS, seed=4), *bad)
@@ -730,7 +727,6 @@ def publish_until_killed(shops: list[Shop], kills: list[tuple[int, float]]) -> N
     assert [finish(command).code for command in commands] == [-signal.SIGKILL] * len(shops)
 
 
-@pytest.mark.slow
 def test_a_kill_after_any_statement_of_publishing_leaves_a_day_that_the_next_start_makes_wholly_old_or_new(
     history, tmp_path
 ):
@@ -748,7 +744,6 @@ def test_a_kill_after_any_statement_of_publishing_leaves_a_day_that_the_next_sta
     assert replayed == list(range(1, len(DWH_TABLES) + 2))
 
 
-@pytest.mark.slow
 def test_a_kill_inside_a_statement_of_publishing_leaves_a_day_that_the_next_start_makes_wholly_old_or_new(
     history, tmp_path
 ):

@@ -9,6 +9,8 @@ import pytest
 from app.jobs.build.backfill import Backfill, build_stale
 from app.jobs.build.day import JOBS
 
+pytestmark = pytest.mark.slow
+
 DAY = date(2026, 3, 1)
 
 
@@ -77,7 +79,6 @@ def test_a_journey_becomes_one_session_with_every_step_counted_once(warehouse, s
     assert str(session["revenue"]) == "39.80"
 
 
-@pytest.mark.slow
 def test_pages_of_one_listing_share_its_id_and_a_click_counts_for_the_page_that_showed_the_product(
     warehouse, settings, ingest_records
 ):
@@ -89,7 +90,6 @@ def test_pages_of_one_listing_share_its_id_and_a_click_counts_for_the_page_that_
     assert sorted(pages.rows()) == [(1, 1, 1, 0, 0, 0), (2, 1, 2, 1, 1, 1)]
 
 
-@pytest.mark.slow
 def test_products_of_a_session_are_counted_from_impression_to_revenue(warehouse, settings, ingest_records):
     ingest_records(*JOURNEY)
     build(warehouse, settings)
@@ -102,7 +102,6 @@ def test_products_of_a_session_are_counted_from_impression_to_revenue(warehouse,
     ]  # fmt: skip
 
 
-@pytest.mark.slow
 def test_building_again_changes_nothing_and_a_second_run_has_nothing_to_do(warehouse, settings, ingest_records):
     ingest_records(*JOURNEY)
     build(warehouse, settings)
@@ -113,7 +112,6 @@ def test_building_again_changes_nothing_and_a_second_run_has_nothing_to_do(wareh
         assert warehouse.query(f"SELECT * FROM dwh.{job} ORDER BY ALL").equals(before[job])
 
 
-@pytest.mark.slow
 def test_a_late_call_makes_its_day_stale_and_joins_its_session(warehouse, settings, ingest_records):
     ingest_records(JOURNEY[0], JOURNEY[2])
     build(warehouse, settings)
@@ -124,7 +122,6 @@ def test_a_late_call_makes_its_day_stale_and_joins_its_session(warehouse, settin
     assert warehouse.query("SELECT calls FROM dwh.sessions").rows() == [(3,)]
 
 
-@pytest.mark.slow
 def test_a_session_over_midnight_belongs_to_the_day_it_starts_on(warehouse, settings, ingest_records):
     ingest_records(call("2026-03-01T23:50:00Z", "/x"), call("2026-03-02T00:10:00Z", "/y"))
     build(warehouse, settings)

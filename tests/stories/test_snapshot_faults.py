@@ -27,6 +27,8 @@ from app.warehouse.opening import prepare_warehouse
 from tests.stories.test_faults import GATED, Shop, kill_all
 from tests.support.effort import repeated
 
+pytestmark = pytest.mark.slow
+
 BEFORE = datetime(2026, 3, 1, tzinfo=UTC)
 AFTER = datetime(2026, 3, 2, tzinfo=UTC)
 # How the table of the shop is declared before and after; a rebuild forgets what was before.
@@ -125,7 +127,6 @@ def tried(warehouse, tmp_path, monkeypatch) -> Tried:
     return Tried(warehouse, settings, path)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_a_snapshot_that_fails_before_any_statement_is_whole_or_not_there_and_then_exactly_once(
     tried, monkeypatch, mode
@@ -165,7 +166,6 @@ def test_a_snapshot_that_fails_before_any_statement_is_whole_or_not_there_and_th
     assert len(finished) == 2  # announced, and not yet swapped; and swapped, but not yet recorded as done
 
 
-@pytest.mark.slow
 def test_versions_that_were_attached_in_part_are_attached_whole(tried, monkeypatch):
     tried.begin("items")
 
@@ -183,7 +183,6 @@ def test_versions_that_were_attached_in_part_are_attached_whole(tried, monkeypat
     assert_recovered_exactly_once(tried)
 
 
-@pytest.mark.slow
 def test_a_statement_that_a_client_sends_twice_is_noticed_and_mended(tried, monkeypatch):
     tried.begin("items")
 
@@ -228,7 +227,6 @@ def assert_recovered_exactly_once(tried: Tried) -> None:
     assert recover_snapshots(tried.warehouse) == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("lost", ["etl.staged_history_items", "history.items"])
 def test_a_snapshot_whose_tables_are_gone_is_forgotten_and_the_next_one_finds_it_again(tried, monkeypatch, mode, lost):
@@ -290,7 +288,6 @@ MANY_PARTS = (
 )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_a_snapshot_killed_at_any_moment_is_finished_or_forgotten_and_then_exactly_once(tmp_path, mode):
     path, plan = tmp_path / "shop.sqlite", tmp_path / "plan.toml"

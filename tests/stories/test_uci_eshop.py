@@ -20,6 +20,8 @@ from examples import uci_eshop
 from tests.support.corpora import write_uci_eshop
 from tests.support.empty_warehouse import make_empty
 
+pytestmark = pytest.mark.slow
+
 CUT_BEGINS = date(2008, 8, 11)
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 

@@ -12,6 +12,8 @@ from app.warehouse import Warehouse, migrate
 from app.warehouse.call_ids import existing_columns, upgrade_call_ids
 from tests.support.killing import Worker
 
+pytestmark = pytest.mark.slow
+
 IDS = "SELECT visitor_key, valid_visitor_id, valid_session_token, valid_user_id FROM pd.api_calls ORDER BY ts"
 CALLS = "SELECT call_id, ts, visitor_id, session_token, user_id, content_hash FROM pd.api_calls ORDER BY ts, call_id"
 STALE = "SELECT count() FROM pd.api_calls WHERE visitor_hash != sipHash64(visitor_key)"
@@ -196,7 +198,6 @@ def test_equal_calls_that_are_stored_twice_stay_two(warehouse, settings, ingest_
     assert warehouse.scalar("SELECT count() FROM pd.api_calls") == 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("engine_url", ["embedded"], indirect=True)
 def test_an_upgrade_that_is_killed_again_and_again_loses_and_doubles_no_call(tmp_path, monkeypatch, engine_url):
     now = datetime(2026, 6, 1, tzinfo=UTC)

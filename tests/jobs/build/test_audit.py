@@ -13,7 +13,7 @@ from app.jobs.build.day import JOBS
 from app.jobs.verify import verify_days
 
 # The SQL is the same on a server: tests of the promise, of crashes and of hours run it there.
-pytestmark = pytest.mark.parametrize("engine_url", ["embedded"], indirect=True)
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("engine_url", ["embedded"], indirect=True)]
 
 DAY = date(2026, 3, 2)
 

@@ -9,6 +9,8 @@ from app.jobs.build import backfill
 from app.jobs.build.backfill import build_stale
 from app.jobs.verify import verify_days
 
+pytestmark = pytest.mark.slow
+
 DAYS = [date(2024, 5, 1), date(2026, 2, 27), date(2026, 3, 1), date(2026, 3, 2)]
 
 

@@ -15,7 +15,7 @@ from app.settings import SHIPPED_ENDPOINT_MAPS
 from app.warehouse import Warehouse
 from tests.test_main import carat
 
-pytestmark = pytest.mark.parametrize("engine_url", ["embedded"], indirect=True)
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("engine_url", ["embedded"], indirect=True)]
 DAY = date(2026, 3, 2)
 DEMO = (SHIPPED_ENDPOINT_MAPS / "demo.toml").read_text(encoding="utf-8")
 WOOCOMMERCE = Path(__file__).parents[2] / "fixtures" / "journeys" / "woocommerce.ndjson"
@@ -187,7 +187,6 @@ def test_a_new_map_replaces_what_was_counted(build, warehouse):
     assert coverage(warehouse)["catalog", "page"] == (1, 0, 1), "calls that are typed again are counted once"
 
 
-@pytest.mark.slow
 def test_the_commands_exit_0_and_show_the_warning(tmp_path, engine_url):
     calls = tmp_path / "calls.ndjson"
     calls.write_text("\n".join(map(json.dumps, SHOPPER)), encoding="utf-8")

@@ -16,6 +16,8 @@ from app.jobs.build.rules import BuildRules
 from app.rules.snapshot_plan import SnapshotPlan
 from tests.support.effort import repeated
 
+pytestmark = pytest.mark.slow
+
 _VISITORS = ("a", "b", "c")
 # What follows is the same SQL on a server, where the first test and tests of the promise run, too.
 embedded = pytest.mark.parametrize("engine_url", ["embedded"], indirect=True)
@@ -74,7 +76,6 @@ def empty_tables(warehouse) -> None:
 
 
 @embedded  # on a server, the stories of tests/stories/test_promise.py
-@pytest.mark.slow
 @hypothesis_settings(max_examples=repeated(4, 50), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10**6), cuts=st.lists(st.integers(0, 40), max_size=3), build_between=st.booleans())
 def test_any_order_and_split_of_ingestion_gives_the_same_tables(

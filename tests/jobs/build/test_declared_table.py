@@ -18,6 +18,8 @@ from app.settings import Settings
 from app.warehouse import migrate
 from tests.jobs.build.test_product_history import change
 
+pytestmark = pytest.mark.slow
+
 # The SQL is the same on a server, where the tests of the promise run.
 embedded = pytest.mark.parametrize("engine_url", ["embedded"], indirect=True)
 

@@ -11,7 +11,7 @@ from app.settings import SHIPPED_TRACKING
 from app.warehouse import fingerprints
 
 # The SQL is the same on a server: tests of the promise, of crashes and of hours run it there.
-pytestmark = pytest.mark.parametrize("engine_url", ["embedded"], indirect=True)
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("engine_url", ["embedded"], indirect=True)]
 
 FIRST, SECOND, THIRD = (date(2026, 3, day) for day in (1, 2, 3))
 

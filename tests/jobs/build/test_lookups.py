@@ -12,7 +12,7 @@ from app.settings import Settings
 from tests.jobs.build.test_product_history import change
 
 # The SQL is the same on a server, where the tests of the promise run.
-pytestmark = pytest.mark.parametrize("engine_url", ["embedded"], indirect=True)
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("engine_url", ["embedded"], indirect=True)]
 
 MAP = """
 [[call]]

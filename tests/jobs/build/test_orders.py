@@ -15,7 +15,7 @@ from app.jobs.verify import verify_days
 from tests.support.effort import repeated
 
 # The SQL is the same on a server, where the tests of the promise run.
-pytestmark = pytest.mark.parametrize("engine_url", ["embedded"], indirect=True)
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("engine_url", ["embedded"], indirect=True)]
 
 SECOND = date(2026, 3, 2)
 
@@ -187,7 +187,6 @@ def first_calls(records: list[dict]) -> set[tuple]:
     return {(record["visitor_id"], record["ts"][8:16]) for record in found.values()}
 
 
-@pytest.mark.slow
 @hypothesis_settings(max_examples=repeated(4, 50), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     calls=st.lists(

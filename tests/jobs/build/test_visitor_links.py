@@ -7,6 +7,8 @@ from app.jobs.build.backfill import build_stale
 from app.jobs.build.day import JOBS
 from app.jobs.verify import verify_days
 
+pytestmark = pytest.mark.slow
+
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
 
 

@@ -29,6 +29,8 @@ from app.jobs.verify import verify_days
 from app.settings import Settings
 from tests.support.effort import repeated
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 OWN, SHARED, OTHERS = "c-own-81aaaaaaaa", "c-shared-77bbbbbb", "c-others-17"
 TOKEN = "token-of-seventeen"
@@ -117,7 +119,6 @@ def bytes_on_disk(folder: Path, text: str) -> list[str]:
     return subprocess.run(["grep", "-rl", text, folder], capture_output=True, text=True, check=False).stdout.split()
 
 
-@pytest.mark.slow
 def test_person_is_removed_everywhere_and_nobody_else_loses_a_row(warehouse, shop, ingest_records, tmp_path):
     settings = filled(warehouse, ingest_records, tmp_path)
     before = of_others(warehouse)
@@ -168,7 +169,6 @@ def test_person_is_removed_everywhere_and_nobody_else_loses_a_row(warehouse, sho
     assert not any(name.startswith("forgetting") for name in left)
 
 
-@pytest.mark.slow
 @embedded_only
 def test_killed_at_one_step_after_the_other_the_same_command_finishes(
     warehouse, shop, ingest_records, tmp_path, monkeypatch
@@ -190,7 +190,6 @@ def test_killed_at_one_step_after_the_other_the_same_command_finishes(
     assert verify_days(warehouse, settings).differing == []
 
 
-@pytest.mark.slow
 @embedded_only
 def test_days_whose_raw_calls_are_gone_lose_the_person_too(warehouse, shop, ingest_records, tmp_path):
     settings = filled(warehouse, ingest_records, tmp_path)
@@ -271,7 +270,6 @@ def test_calls_belong_to_whom_their_sessions_are_stitched(calls):
     )
 
 
-@pytest.mark.slow
 def test_the_command_asks_or_is_told_and_reports(tmp_path):
     environment = {
         "PATH": os.environ["PATH"],

@@ -20,6 +20,8 @@ from app.jobs.snapshot import take_snapshot
 from app.jobs.verify import verify_days
 from app.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 ALSO = ("Anna.B@example.com", "+49 170 1234567", "Anna Müller")
 USER = "cust-778899-zed"
@@ -81,7 +83,6 @@ def erased(warehouse, ingest_records, tmp_path, monkeypatch) -> Settings:
     return settings
 
 
-@pytest.mark.slow
 @embedded_only
 def test_late_originals_are_the_calls_that_were_cleaned(erased, warehouse, ingest_records, tmp_path):
     assert_nobody_is_named(warehouse)
@@ -97,7 +98,6 @@ def test_late_originals_are_the_calls_that_were_cleaned(erased, warehouse, inges
     assert verify_days(warehouse, erased).differing == []
 
 
-@pytest.mark.slow
 @embedded_only
 def test_late_calls_that_were_never_seen_are_cleaned_as_well(erased, warehouse, ingest_records):
     late = ingest_records(
@@ -114,7 +114,6 @@ def test_late_calls_that_were_never_seen_are_cleaned_as_well(erased, warehouse, 
     assert_nobody_is_named(warehouse)
 
 
-@pytest.mark.slow
 @embedded_only
 def test_a_device_that_goes_on_belongs_to_whoever_uses_it_now(erased, warehouse, ingest_records):
     later = call(0, by="bea", visitor_id=DEVICE, request={"body": {"device": DEVICE}}) | {"ts": "2026-06-01T09:00:00Z"}
@@ -122,7 +121,6 @@ def test_a_device_that_goes_on_belongs_to_whoever_uses_it_now(erased, warehouse,
     assert DEVICE in texts(warehouse)
 
 
-@pytest.mark.slow
 @embedded_only
 def test_a_short_id_is_removed_by_its_place_and_no_product_with_it(warehouse, ingest_records, tmp_path, monkeypatch):
     monkeypatch.setenv("CARAT_LOG", str(tmp_path / "carat.log"))
@@ -205,7 +203,6 @@ def rows(warehouse, table: str, columns: str) -> list[tuple]:
     return warehouse.query(f"SELECT {columns} FROM history.{table} ORDER BY ALL").rows()
 
 
-@pytest.mark.slow
 @embedded_only
 def test_no_snapshot_brings_the_person_back(shop, warehouse, tmp_path):
     settings = Settings(_env_file=None)
@@ -235,7 +232,6 @@ def test_no_snapshot_brings_the_person_back(shop, warehouse, tmp_path):
     assert rows(warehouse, "wishes", "id") == []
 
 
-@pytest.mark.slow
 @embedded_only
 def test_a_plan_that_names_columns_which_are_not_there_is_refused_by_name(shop, warehouse, tmp_path):
     assert taken(warehouse) == ["", "", ""]
@@ -250,7 +246,6 @@ def test_a_plan_that_names_columns_which_are_not_there_is_refused_by_name(shop, 
         assert refused.endswith("Did you mean note?")
 
 
-@pytest.mark.slow
 @embedded_only
 def test_a_late_first_call_without_an_id_comes_from_where_the_person_was(erased, warehouse, ingest_records):
     first = {"ts": "2026-03-02T09:58:00Z", "method": "GET", "endpoint": "/", "user_agent": "Firefox/140.0", "ip": "::9"}
@@ -260,7 +255,6 @@ def test_a_late_first_call_without_an_id_comes_from_where_the_person_was(erased,
     assert ingest_records(first | {"ip": "", "visitor_id": "v-bea"}, now=NOW).stored == 1
 
 
-@pytest.mark.slow
 @embedded_only
 def test_a_delivered_segment_keeps_nothing_of_the_person(erased, warehouse, tmp_path):
     spooled = [OWN[0], OF_OTHERS[1], call(40, response={"note": "anna.b@example.com"}), UNTOUCHED]
@@ -284,7 +278,6 @@ def test_a_delivered_segment_keeps_nothing_of_the_person(erased, warehouse, tmp_
     assert_nobody_is_named(warehouse)
 
 
-@pytest.mark.slow
 @embedded_only
 def test_on_days_without_raw_calls_other_peoples_rows_are_cleaned(warehouse, ingest_records, tmp_path, monkeypatch):
     monkeypatch.setenv("CARAT_LOG", str(tmp_path / "carat.log"))
