@@ -11,6 +11,8 @@ import pytest
 from app.core.watchdog import _ping_interval_s, progress, status, watched
 from tests.support.deadline import deadline
 
+pytestmark = pytest.mark.slow
+
 
 class Listener:
     """The end of $NOTIFY_SOCKET that systemd holds."""

@@ -48,6 +48,7 @@ def test_the_files_are_clean_right_after(folder, display):
     assert card_named(library, "Orders by weekday").display == display
 
 
+@pytest.mark.slow
 def test_the_placeholder_queries_run_with_and_without_filters(folder, demo_settings):
     for display in Display:
         added(folder, f"New {display}", DAY_DEVICE_CHANNEL, "Overview", display=display)

@@ -35,6 +35,8 @@ from tests.support.paths import CHECKOUT
 from tests.support.unreliable import unreliable
 from tests.test_main import carat
 
+pytestmark = pytest.mark.slow
+
 T0 = datetime(2026, 3, 2, 10, tzinfo=UTC)
 LIMITS = SpoolLimits(segment_s=3600, min_free_bytes=0)
 
@@ -323,7 +325,6 @@ def test_status_and_doctor_show_what_waits(spooling, monkeypatch):
     assert "CARAT_SPOOL_MIN_FREE_BYTES" in found.detail
 
 
-@pytest.mark.slow
 def test_inserts_whose_answers_are_lost_are_not_done_twice(served):
     settings, between = served
     batches = [[call(n), call(n + 500, ts=(T0 - timedelta(days=n % 3)).isoformat())] for n in range(30)]
@@ -347,7 +348,6 @@ def wait_until_delivered(folder: Path, limit_s: float = 30) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.slow
 def test_the_command_delivers_waits_for_nobody_and_says_what_it_did(tmp_path):
     collect(tmp_path / "spool", [call(1), b"bad"])
     environment = {"CARAT_SPOOL": str(tmp_path / "spool")}
@@ -361,7 +361,6 @@ def test_the_command_delivers_waits_for_nobody_and_says_what_it_did(tmp_path):
     assert b"0 segments" in carat("load", folder=tmp_path, **environment).stdout
 
 
-@pytest.mark.slow
 def test_a_follower_lets_others_have_the_embedded_warehouse_and_ends_in_order(tmp_path):
     collect(tmp_path / "spool", [call(1)])
     environment = {"CARAT_SPOOL": f"{tmp_path}/spool", "CARAT_WAREHOUSE": f"chdb://{tmp_path}/warehouse"}

@@ -23,6 +23,8 @@ from tests.support import mariadb
 from tests.support.deadline import deadline
 from tests.support.mariadb import MariaDB, running_mariadb
 
+pytestmark = pytest.mark.slow
+
 ONE_INSTANT = re.compile(r"one instant for all tables \(writers were held for (\d+) ms\)")
 BY_ITSELF = "each table by itself, not all at one instant"
 HARD = 3  # writers

@@ -20,6 +20,8 @@ from tests.shop.taking import opened, reading, table
 from tests.support.mariadb import MariaDB
 from tests.support.paths import CHECKOUT
 
+pytestmark = pytest.mark.slow
+
 COUNTING = "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers LIMIT {}) SELECT n FROM numbers"
 
 

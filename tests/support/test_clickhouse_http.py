@@ -24,6 +24,8 @@ from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
 
 from tests.support.clickhouse_http import RunningServer, running_server
 
+pytestmark = pytest.mark.slow
+
 ORDER_TYPES = {
     "id": "UUID",
     "price": "Decimal(18, 2)",

@@ -16,6 +16,8 @@ from tests.support import hostile_tables, mariadb
 from tests.support.mariadb import MariaDB, running_mariadb
 from tests.support.paths import CHECKOUT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
