@@ -397,7 +397,9 @@ def verify(*, first: FirstDay = None, last: LastDay = None, as_json: AsJson = Fa
 
 @app.command(short_help="Run SQL on the warehouse")
 def query(
-    sql: Annotated[str, typer.Argument(help="A query, or several parted by semicolons; - reads stdin.", metavar="SQL")],
+    sql: Annotated[
+        str, typer.Argument(help="One or more queries, separated by semicolons; - reads stdin.", metavar="SQL")
+    ],
     *,
     output: Annotated[
         str, typer.Option("--format", metavar="FORMAT", help="table, csv, json (one array), ndjson or parquet.")

@@ -285,7 +285,7 @@ def _parse_options(query: str, scheme_name: str, scheme: _Scheme) -> tuple[tuple
 
 
 def _why_refused(name: str, scheme: _Scheme) -> str:
-    """Why there is no such option. What the option was set to is never told: it may be a password."""
+    """Why the option is refused. Its value is never shown: it may be a password."""
     plain = name.strip().lower()
     for option in scheme.options:
         if option.refused and plain in {option.name, *option.aliases}:

@@ -275,7 +275,7 @@ def _field_filter(card: Card, tag: Tag, tables: set[str], where: str) -> Iterato
             "tags", card.path, where, f"has the widget {tag.widget_type!r}, {_WIDGETS[tag.name]!r} is expected"
         )
     elif tag.widget_type == _ANY_DATES:
-        yield Finding("tags", card.path, where, f"{_ANY_DATES} offers days that are no period: use date/range")
+        yield Finding("tags", card.path, where, f"{_ANY_DATES} offers days that do not form a period: use date/range")
 
 
 def _card_parameters(card: Card) -> Iterator[Finding]:
@@ -363,7 +363,7 @@ def _filters(library: Library, dashboard: Dashboard) -> Iterator[Finding]:
         if parameter.type == _ANY_DATES and parameter.slug not in _WIDGETS:
             where = f"parameters.{parameter.slug}.type"
             yield Finding(
-                "filters", dashboard.path, where, f"{_ANY_DATES} offers days that are no period: use date/range"
+                "filters", dashboard.path, where, f"{_ANY_DATES} offers days that do not form a period: use date/range"
             )
     mapped = {mapping.parameter_id for dashcard in dashboard.dashcards for mapping in dashcard.mappings}
     for parameter in dashboard.parameters:

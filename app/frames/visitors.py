@@ -121,7 +121,7 @@ def _following_tokens(callers: pl.DataFrame, timeout_ms: int) -> pl.DataFrame:
         .select("owner", last_owner="follower")
         .drop_nulls()
     )
-    while True:  # each round doubles the steps; who follows ends later, so there is no circle
+    while True:  # each round doubles the steps; a follower always ends later, so there is no cycle
         further = follows.join(
             follows.select(last_owner="owner", further="last_owner"), on="last_owner", how="left"
         ).with_columns(last_owner=pl.coalesce("further", "last_owner"))

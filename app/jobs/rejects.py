@@ -19,7 +19,7 @@ from app.settings import Settings
 from app.warehouse import Warehouse
 
 _SOURCE = "etl.rejects"
-# Another record counts, or what was kept is no record.
+# Trying again cannot help: another record counts instead, or what was kept is not a record.
 _FINAL_REASONS = ("call_id taken", "forgotten", "damaged segment", "unreadable row")
 _BATCH_RECORDS = 5_000  # their ids fit into a statement
 _BATCH_BYTES = 32 * 1024 * 1024

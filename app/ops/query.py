@@ -1,12 +1,11 @@
 """`carat query`: runs statements on the warehouse."""
 
 import re
-from collections.abc import Iterator
 
 from app.warehouse import Warehouse
 from app.warehouse.reading import parse_statement, require_own_tables, restrict
 
-# What a semicolon inside of ends no statement: texts, quoted names, heredocs and comments.
+# A semicolon inside any of these does not end a statement: strings, quoted names, heredocs and comments.
 _TOKEN = re.compile(
     r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|`(?:[^`\\]|\\.)*`|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$"""
     r"""|--[^\n]*|/\*.*?\*/|;|[^'"`$;/-]+|.""",
@@ -20,7 +19,7 @@ def run_query(warehouse: Warehouse, sql: str, *, fmt: str) -> list[bytes]:
     On an embedded warehouse it has no access to files and other servers, and a query runs on a read-only connection.
     A server has users with rights, quotas and limits for that; a process that holds the warehouse checks for itself.
     """
-    statements = list(split_statements(sql))
+    statements = split_statements(sql)
     if warehouse.is_embedded and warehouse.is_direct:
         parsed = [parse_statement(warehouse, text) for text in statements]
         for statement in parsed:
@@ -30,17 +29,15 @@ def run_query(warehouse: Warehouse, sql: str, *, fmt: str) -> list[bytes]:
     return [warehouse.raw(text, fmt=fmt) for text in statements]
 
 
-def split_statements(sql: str) -> Iterator[str]:
-    """The statements of a text, which semicolons part; a text without any is one, and the engine says what is wrong."""
-    parts, current = [], ""
+def split_statements(sql: str) -> list[str]:
+    """The statements of a text, which semicolons separate; an empty text is one, and the engine says what is wrong."""
+    parts = [""]
     for token in _TOKEN.finditer(sql):
         if token[0] == ";":
-            parts.append(current)
-            current = ""
+            parts.append("")
         else:
-            current += token[0]
-    statements = [part for part in (*parts, current) if _without_comments(part).strip()]
-    yield from statements or [sql]
+            parts[-1] += token[0]
+    return [part for part in parts if _without_comments(part).strip()] or [sql]
 
 
 def _without_comments(sql: str) -> str:

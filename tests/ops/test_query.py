@@ -29,7 +29,7 @@ def test_the_owner_may_change_data_and_settings_of_a_query(warehouse):
     ("SELECT $$a;b$$, $x$;$y$;$x$; -- end;", ["SELECT $$a;b$$, $x$;$y$;$x$"]), ("SELECT 8 - -1 / 2;SELECT 1", ["SELECT 8 - -1 / 2", "SELECT 1"]), ("SELECT 'open; ", ["SELECT 'open"]), ("", [""]), (" -- nothing", [" -- nothing"]),
 ])  # fmt: skip
 def test_semicolons_part_statements_but_not_inside_texts_names_and_comments(sql, statements):
-    assert list(split_statements(sql)) == statements
+    assert split_statements(sql) == statements
 
 
 def test_several_statements_give_their_results_in_order(warehouse):

@@ -12,7 +12,7 @@ from typing import IO
 
 from app.core.errors import SpoolError
 
-_NOT_REGULAR = "is not a regular file, so it is no segment: remove it"
+_NOT_REGULAR = "is not a regular file and cannot be a segment: remove it"
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 

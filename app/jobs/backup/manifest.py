@@ -141,7 +141,9 @@ def _require_plain_names(manifest: Manifest, path: Path) -> None:
         and all(statement.startswith("CREATE VIEW ") for statement in manifest.views.values())
     )
     if not is_plain:
-        raise BackupError(f"{path} names what is no table or view of Carat: the backup is damaged; use another one")
+        raise BackupError(
+            f"{path} names something that is not a Carat table or view: the backup is damaged; use another one"
+        )
 
 
 def digest_of_files(paths: list[Path], *, root: Path) -> str:
