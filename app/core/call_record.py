@@ -25,11 +25,11 @@ CONTENT_FIELDS = (
     "referrer", "page_url", "request", "response",
 )  # fmt: skip
 CONTENT_SEPARATOR = "\x1f"
-EARLIEST_MS = 2 * 86_400_000  # so that no business day, nor the day before it, lies before 1970 in any time zone
+_DAY_MS = 86_400_000
+EARLIEST_MS = 2 * _DAY_MS  # so that no business day, nor the day before it, lies before 1970 in any time zone
 # In seconds the year 5138, in milliseconds 1973; each further unit begins a thousand times later.
 MILLISECONDS_FROM = 10**11
 _FINER_UNITS = ((10**17, 10**6), (10**14, 10**3))  # nanoseconds and microseconds: from where, and how many in one ms
-_DAY_MS = 86_400_000
 
 _FRACTIONAL_SECONDS = re.compile(r"\d{1,10}\.\d{1,9}")
 _AHEAD_MS = _DAY_MS

@@ -77,9 +77,7 @@ class Body:
         return chunk
 
 
-async def send_answer(
-    send: Send, answer: Answer, body: Body, *, on_incomplete: Callable[[], None] = lambda: None
-) -> None:
+async def send_answer(send: Send, answer: Answer, body: Body, *, on_incomplete: Callable[[], None]) -> None:
     """Send the answer. If part of the body was not read, drain it and close the connection."""
     headers = [
         (b"content-type", answer.content_type),

@@ -13,6 +13,7 @@ from app.jobs.backup.staged import NEWLY_FORGOTTEN
 from app.jobs.forget.erase import Found, erase_found
 from app.jobs.forget.identifiers import Identifiers, merged
 from app.jobs.forget.plan import people_of_history
+from app.jobs.forget.search import UNLOGGED, sql_text
 from app.jobs.forget.suppression import (
     TOKEN,
     VISITOR,
@@ -27,7 +28,6 @@ from app.warehouse import Warehouse
 from app.warehouse.hard_delete import Journal
 
 _DEVICES = (VISITOR, TOKEN)
-_UNLOGGED = "SETTINGS log_queries = 0"
 _CALLS = {"call_id": API_CALLS.schema["call_id"], "ts": API_CALLS.schema["ts"]}
 
 
@@ -91,7 +91,7 @@ def _in_texts(warehouse: Warehouse, forgotten: Forgotten) -> Identifiers:
     places = [*columns.iter_rows(), (REJECTS.full_name, "detail")]
     named = [forgotten.named_in(pl.Series(_values(warehouse, *place), dtype=pl.String)) for place in places]
     records = warehouse.query(
-        f"SELECT DISTINCT record FROM {REJECTS.full_name} {_UNLOGGED}", schema={"record": REJECTS.schema["record"]}
+        f"SELECT DISTINCT record FROM {REJECTS.full_name} {UNLOGGED}", schema={"record": REJECTS.schema["record"]}
     )
     named.append(forgotten.named_in_records(records["record"].to_list()))
     return replace(merged(named), visitors=(), tokens=())
@@ -99,7 +99,7 @@ def _in_texts(warehouse: Warehouse, forgotten: Forgotten) -> Identifiers:
 
 def _values(warehouse: Warehouse, table: str, column: str) -> list[str]:
     found = warehouse.query(
-        f"SELECT DISTINCT ifNull(toString(`{column}`), '') AS value FROM {table} {_UNLOGGED}",
+        f"SELECT DISTINCT {sql_text(column)} AS value FROM {table} {UNLOGGED}",
         schema={"value": pl.String()},
     )
     return [value for value in found["value"] if value]
@@ -114,7 +114,7 @@ def _raw_calls(warehouse: Warehouse) -> Iterator[pl.DataFrame]:
     for hour in hours["hour"].sort():
         yield warehouse.query(
             f"SELECT {columns} FROM pd.api_calls WHERE ts >= toDateTime64({hour}, 3) "
-            f"AND ts < toDateTime64({hour + 3600}, 3) {_UNLOGGED}",
+            f"AND ts < toDateTime64({hour + 3600}, 3) {UNLOGGED}",
             schema=API_CALLS.schema,
         )
 
@@ -126,7 +126,7 @@ def _built(warehouse: Warehouse, forgotten: Forgotten, raw: pl.Series) -> tuple[
     days = warehouse.query(f"SELECT DISTINCT event_date AS day FROM {EVENTS.full_name}", schema={"day": pl.Date()})
     for day in days["day"]:
         events = warehouse.query(
-            f"SELECT {', '.join(columns)} FROM {EVENTS.full_name} WHERE event_date = toDate('{day}') {_UNLOGGED}",
+            f"SELECT {', '.join(columns)} FROM {EVENTS.full_name} WHERE event_date = toDate('{day}') {UNLOGGED}",
             schema={name: EVENTS.schema[name] for name in columns},
         )
         moments = {

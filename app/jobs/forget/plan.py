@@ -5,7 +5,7 @@ import polars as pl
 from app.core.errors import SettingsError
 from app.core.suggestions import did_you_mean
 from app.jobs.forget.patterns import is_name_of_users
-from app.jobs.forget.search import UNLOGGED, hex_of_uuid
+from app.jobs.forget.search import UNLOGGED, hex_of_uuid, sql_text
 from app.jobs.forget.suppression import USER
 from app.rules.snapshot_plan import load_snapshot_plan
 from app.settings import Settings
@@ -56,9 +56,8 @@ def delete_people(warehouse: Warehouse, journal: Journal, of_history: dict[str, 
         key = ", ".join(f"`{name}`" for name in key_of(histories[table.removeprefix("history.")]))
         row = f"toString(({key},))"
         uuids = f"SELECT lower(replaceAll(value, '-', '')) FROM ({journal.select(USER)})"
-        texts = [f"ifNull(toString(`{column}`), '')" for column in columns]
         theirs = " OR ".join(
-            f"{text} IN ({journal.select(USER)}) OR {hex_of_uuid(text)} IN ({uuids})" for text in texts
+            f"{text} IN ({journal.select(USER)}) OR {hex_of_uuid(text)} IN ({uuids})" for text in map(sql_text, columns)
         )
         found = warehouse.query(
             f"SELECT DISTINCT {row} AS row FROM {table} WHERE {theirs} {UNLOGGED}", schema={"row": pl.String()}

@@ -26,6 +26,7 @@ from app.jobs.forget.patterns import (
 # Every column of a call that holds text which others may have written about the person.
 ID_COLUMNS = ("visitor_id", "session_token", "user_id")
 TEXT_COLUMNS = ("method", "endpoint", "ip", "user_agent", "referrer", "page_url", "request", "response")
+SEARCHED_COLUMNS = (*ID_COLUMNS, *TEXT_COLUMNS)
 BODIES = frozenset({"request", "response"})
 _FILLER, _NUMBER_FILLER = "forgotten", "0"
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+\-]?\d+)?")

@@ -22,7 +22,7 @@ from app.jobs.forget.patterns import (
     phone_pattern,
     words_pattern,
 )
-from app.jobs.forget.redaction import BODIES, ID_COLUMNS, TEXT_COLUMNS, clean_calls, redacted
+from app.jobs.forget.redaction import BODIES, SEARCHED_COLUMNS, clean_calls, redacted
 from app.jobs.forget.suppression import readable
 from app.warehouse import Warehouse
 
@@ -60,7 +60,12 @@ class TextColumn:
 
     @property
     def as_text(self) -> str:
-        return f"ifNull(toString(`{self.name}`), '')"
+        return sql_text(self.name)
+
+
+def sql_text(column: str) -> str:
+    """The SQL of a column's value as text, empty where it is null."""
+    return f"ifNull(toString(`{column}`), '')"
 
 
 def find_occurrences(
@@ -100,21 +105,18 @@ def columns_that_may_name(warehouse: Warehouse, ids: Identifiers, table: str) ->
 
 def calls_that_name(warehouse: Warehouse, ids: Identifiers) -> pl.DataFrame:
     """The raw calls, with their content hash, whose texts name the person."""
-    columns = ", ".join([*API_CALLS.schema, "content_hash"])
-    tests = [
-        loose_condition(f"toString(`{name}`)", ids, is_body=name in BODIES) for name in (*ID_COLUMNS, *TEXT_COLUMNS)
-    ]
+    schema = {**API_CALLS.schema, "content_hash": pl.UInt64()}
+    tests = [loose_condition(f"toString(`{name}`)", ids, is_body=name in BODIES) for name in SEARCHED_COLUMNS]
     if not any(sql for sql, _ in tests):
-        return pl.DataFrame(schema={**API_CALLS.schema, "content_hash": pl.UInt64()})
+        return pl.DataFrame(schema=schema)
     where = " OR ".join(sql for sql, _ in tests)
     calls = warehouse.query(
-        f"SELECT {columns} FROM {API_CALLS.full_name} WHERE {where} {UNLOGGED}",
+        f"SELECT {', '.join(schema)} FROM {API_CALLS.full_name} WHERE {where} {UNLOGGED}",
         tests[0][1],
-        schema={**API_CALLS.schema, "content_hash": pl.UInt64()},
+        schema=schema,
     )
     clean = clean_calls(calls, ids)
-    names = (*ID_COLUMNS, *TEXT_COLUMNS)
-    differs = pl.any_horizontal(pl.lit(calls[name] != clean[name]) for name in names)
+    differs = pl.any_horizontal(pl.lit(calls[name] != clean[name]) for name in SEARCHED_COLUMNS)
     return calls.filter(calls.select(differs).to_series()) if calls.height else calls
 
 
@@ -123,7 +125,7 @@ def _named_columns(calls: pl.DataFrame, ids: Identifiers) -> dict[str, int]:
     of_person = {"user_id": ids.users, "visitor_id": ids.visitors, "session_token": ids.tokens}  # counted already
     return {
         name: int(((calls[name] != clean[name]) & ~calls[name].is_in(of_person.get(name, ()))).sum())
-        for name in (*ID_COLUMNS, *TEXT_COLUMNS)
+        for name in SEARCHED_COLUMNS
     }
 
 
@@ -239,7 +241,7 @@ def _exact_conditions(warehouse: Warehouse, table: str, people: Collection[str])
     """Per column that holds users or devices, by its name or by what is said of it: the condition of the person's."""
     conditions = {}
     for name, type_ in _columns(warehouse, table) if not table.startswith("etl.") else ():
-        text = f"ifNull(toString(`{name}`), '')"
+        text = sql_text(name)
         is_of_users = is_name_of_users(name) if table.startswith("history.") else name in _OF_USERS
         if name in people or (is_of_users and not type_.startswith(("Array", "Map", "Float", "Date"))):
             conditions[name] = f"({text} IN {{users:Array(String)}} OR {hex_of_uuid(text)} IN {{uuids:Array(String)}})"

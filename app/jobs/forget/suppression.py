@@ -21,7 +21,7 @@ from app.core.call_record import Line, RejectedRecordError
 from app.core.no_ids import DEFAULT_NO_IDS, parse_no_ids
 from app.intake.call_frames import reject_frame, reject_row
 from app.jobs.forget.identifiers import Identifiers, decoded, merged, spellings, words_of
-from app.jobs.forget.redaction import ID_COLUMNS, TEXT_COLUMNS, clean_calls, may_name, redacted
+from app.jobs.forget.redaction import SEARCHED_COLUMNS, clean_calls, may_name, redacted
 from app.warehouse import Warehouse
 
 # CALL is for guests' calls on a shared device: no other id says whose they were.
@@ -339,15 +339,14 @@ def named_in_calls(calls: pl.DataFrame, forgotten: Forgotten) -> Identifiers:
     """The forgotten people's identifiers that calls, in the shape of `pd.api_calls`, contain."""
     if not forgotten:
         return Identifiers()
-    return merged(forgotten.named_in(calls[name]) for name in (*ID_COLUMNS, *TEXT_COLUMNS))
+    return merged(forgotten.named_in(calls[name]) for name in SEARCHED_COLUMNS)
 
 
 def without_names(calls: pl.DataFrame, forgotten: Forgotten, ids: Identifiers) -> pl.DataFrame:
     """The calls with forgotten people's identifiers removed; `ids`: what `named_in_calls` says of them."""
-    columns = [*ID_COLUMNS, *TEXT_COLUMNS]
     if not ids:
         return calls
-    is_naming = calls.select(pl.any_horizontal(may_name(pl.col(name), ids) for name in columns)).to_series()
+    is_naming = calls.select(pl.any_horizontal(may_name(pl.col(name), ids) for name in SEARCHED_COLUMNS)).to_series()
     naming = calls.with_row_index(_ROW).filter(is_naming)
     if ids.visitors or ids.tokens:  # a device may have another owner by now
         cleaned = [clean_calls(row, forgotten.still_forgotten(ids, row["ts"][0])) for row in naming.iter_slices(1)]
