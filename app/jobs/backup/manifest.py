@@ -16,6 +16,7 @@ import msgspec
 from app import TRANSFORM_VERSION, __version__
 from app.contracts import DATABASES
 from app.core.errors import BackupError, SettingsError
+from app.intake.spool.segments import sync_folder
 
 FORMAT = 1
 SPOOL = "spool"
@@ -171,8 +172,4 @@ def files_below(folder: Path) -> list[Path]:
 def sync_tree(folder: Path) -> None:
     """Make the names of all files below, and of the directory itself, durable."""
     for path in (folder.parent, folder, *(path for path in folder.rglob("*") if path.is_dir())):
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync_folder(path)

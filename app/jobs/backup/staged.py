@@ -4,7 +4,6 @@ They are then exchanged with the present tables, one by one. What is to be excha
 that the same command finishes what a killed one began. The replaced tables are dropped at the very end.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -94,13 +93,13 @@ class StagedTables:
     def _stage(self, table: TableCopy, place: Place) -> None:
         staged = _staged(table.name)
         expected = (table.rows, table.checksum)
-        if self._exists(staged_name := table.name):
-            if checksum(self.warehouse, f"{DATABASE}.{staged_name}") == expected:
+        if self._exists(table.name):
+            if checksum(self.warehouse, f"{DATABASE}.{table.name}") == expected:
                 return  # by an earlier run
             self.warehouse.command(f"DROP TABLE {staged} SYNC")
         self.warehouse.require_lease()
         restore_table(self.warehouse, table.name, place, into=staged)
-        if checksum(self.warehouse, f"{DATABASE}.{staged_name}") != expected:
+        if checksum(self.warehouse, f"{DATABASE}.{table.name}") != expected:
             raise BackupError(
                 f"{table.name} is not as it was when the backup was made: the backup is damaged. Nothing was changed; "
                 "use another one"
@@ -160,13 +159,12 @@ class StagedTables:
         )
 
 
-def rows_in(warehouse: Warehouse, databases: Sequence[str] = ("pd", "dwh", "history")) -> int:
-    """How many rows there are in tables of these databases."""
+def rows_in(warehouse: Warehouse) -> int:
+    """How many rows there are of calls, of what was built from them, and of the shop's history."""
     return int(
         warehouse.scalar(
-            "SELECT toInt64(sum(ifNull(total_rows, 0))) FROM system.tables WHERE database IN {databases:Array(String)} "
-            "AND engine LIKE '%MergeTree'",
-            {"databases": list(databases)},
+            "SELECT toInt64(sum(ifNull(total_rows, 0))) FROM system.tables "
+            "WHERE database IN ('pd', 'dwh', 'history') AND engine LIKE '%MergeTree'"
         )
     )
 

@@ -19,10 +19,10 @@ from app.core.sql import quote
 from app.warehouse import Warehouse
 
 EMBEDDED_DISK = "carat_backup"
-_LONGEST_STATEMENT_S = 24 * 3600
+STATEMENT_TIMEOUT_S = 24 * 3600
 _KEPT_OUT = "database = 'etl' AND match(name, '^(writer_lease|staged)_')"
 _TABLES = f"""
-    SELECT database || '.' || name AS full_name, toUInt64(ifNull(total_bytes, 0)) AS bytes, toString(uuid) AS uuid
+    SELECT database || '.' || name AS full_name, toUInt64(ifNull(total_bytes, 0)) AS bytes
     FROM system.tables
     WHERE database IN {{databases:Array(String)}} AND engine LIKE '%MergeTree' AND NOT ({_KEPT_OUT})
     ORDER BY database, name
@@ -32,16 +32,13 @@ _VIEWS = """
     WHERE database IN {databases:Array(String)} AND engine = 'View' ORDER BY database, name
 """
 
-STATEMENT_TIMEOUT_S = _LONGEST_STATEMENT_S
-
 
 @dataclass(frozen=True)
 class StoredTable:
-    """A table that holds data: its size on the disk, and the UUID that tells it from another of its name."""
+    """A table that holds data, and its size on the disk."""
 
     name: str
     bytes: int
-    uuid: str
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ def stored_tables(warehouse: Warehouse) -> list[StoredTable]:
     found = warehouse.query(
         _TABLES,
         {"databases": list(DATABASES)},
-        schema={"full_name": pl.String(), "bytes": pl.Int64(), "uuid": pl.String()},
+        schema={"full_name": pl.String(), "bytes": pl.Int64()},
     )
     return [StoredTable(*row) for row in found.iter_rows()]
 
