@@ -289,7 +289,13 @@ def changes(
         ),
         _versions(gone, pl.col("version"), "delete", rows.schema),
     ]
-    unchanged = known.select(*key, pl.col(f"{_WAS}version").alias("version"), *filled)
+    fills = [
+        _unknown_until_now(name, returned[name])
+        if name in returned and rows.schema[name] == previous.schema[name]
+        else pl.col(name)
+        for name in filled
+    ]
+    unchanged = known.select(*key, pl.col(f"{_WAS}version").alias("version"), *fills)
     return Changes(
         pl.concat(new).with_columns(is_deleted=pl.col("op") == "delete"),
         unchanged.filter(~is_changed) if filled else unchanged.clear(),
@@ -323,8 +329,7 @@ def _differs(name: str, now: DataType, before: DataType, seen: datetime | None) 
     """Whether a column differs, null equal to null; where its type changed, as what both types can say exactly."""
     value, was = pl.col(name), pl.col(_WAS + name)
     if seen is not None:
-        differs = _differs(name, now, before, None)
-        return differs & (pl.col(f"{_WAS}valid_from") <= pl.lit(seen).cast(_MOMENT))
+        return _differs(name, now, before, None) & _knew_column(seen)
     if now == before:
         return value.ne_missing(was)
     if now != pl.Binary():
@@ -343,6 +348,19 @@ def _differs(name: str, now: DataType, before: DataType, seen: datetime | None) 
         said = pl.when(~_is_rounded(text, scale)).then(text.cast(exact, strict=False))
         meant = was.cast(exact, strict=False)
     return said.ne_missing(meant) | (said.is_null() & value.is_not_null())
+
+
+def _knew_column(seen: datetime) -> pl.Expr:
+    """Whether a version is as old as the last sight of a column that was gone since."""
+    return pl.col(f"{_WAS}valid_from") <= pl.lit(seen).cast(_MOMENT)
+
+
+def _unknown_until_now(name: str, seen: datetime) -> pl.Expr:
+    """What a returned column fills an unchanged version with; a version that knew the column keeps its own text.
+
+    The two may differ although nothing changed: 1.13 and 1.130 are one number.
+    """
+    return pl.when(_knew_column(seen)).then(pl.col(_WAS + name)).otherwise(pl.col(name)).alias(name)
 
 
 def _is_same_number(name: str) -> pl.Expr:

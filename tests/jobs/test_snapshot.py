@@ -443,6 +443,19 @@ def test_columns_that_come_go_and_change_their_type_lose_nothing_and_make_no_ver
     shop.forget(table)
 
 
+@pytest.mark.parametrize(("text", "number"), [("1.13", "1.130"), ("8.1", "8.100"), ("0.5", "0.500")])
+def test_text_that_goes_and_comes_back_as_a_number_stays_as_it_was_written(shop, text, number):
+    shop.put({"id": "INTEGER", "share": "TEXT"}, [(1, text), (2, None)])
+    shop.taken()
+    shop.put({"id": "INTEGER"}, [(1,), (2,), (3,)])
+    shop.taken(accept_deletes=True)
+    shop.put({"id": "INTEGER", "share": "DECIMAL(6,3)"}, [(1, number), (2, None), (3, number)])
+    record = shop.taken()
+    assert [record[name] for name in ("inserts", "updates", "deletes")] == [0, 0, 0]
+    assert shop.as_of(START + timedelta(hours=1), ["id", "share"]) == [(1, text.encode()), (2, None)]
+    assert shop.as_of(shop.at, ["id", "share"]) == [(1, text.encode()), (2, None), (3, number.encode())]
+
+
 # ---- values, keys and columns by hand ----------------------------------------------------------------------------
 
 ITEMS = {"id": "INTEGER", "title": "TEXT", "price": "DECIMAL(10,2)"}
