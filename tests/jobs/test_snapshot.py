@@ -40,7 +40,7 @@ pytestmark = pytest.mark.slow
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 VERSION_COLUMNS = ("version", "valid_from", "op", "is_deleted", "changed", "snapshot_id")
-EXAMPLES = repeated(10, 500)
+EXAMPLES = repeated(6, 500)
 thorough = profile(
     max_examples=EXAMPLES,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
