@@ -1,6 +1,7 @@
 """The command line: one verb each, every error as one line with the right exit code."""
 
 import gc
+import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 # Each verb imports what it needs: engines and frames take a second and hundreds of megabytes, which --help and the
 # collector do without.
 
+# NumPy would start threads for linear algebra, of which there is none here.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Python's default of 700 makes the collector visit again and again what imports create and nobody ever frees.
 _OBJECTS_BEFORE_COLLECTION = 50_000
 

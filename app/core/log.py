@@ -36,7 +36,7 @@ def _write_json(level: str, event: str, values: dict[str, Any]) -> None:
 
 def _shown(value: Any) -> str:
     """A value on one line; `repr` makes what would control the terminal visible."""
-    return repr(value) if isinstance(value, str) else repr(str(value))
+    return repr(value) if isinstance(value, str | int | float) else repr(str(value))
 
 
 def _now() -> str:
