@@ -11,8 +11,8 @@ DEMO_ARGUMENTS = $(if $(CALLS),--calls $(CALLS)) $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev demo test test-fast test-long etl plan hourly serve dashboards preview charts bench bench-day \
-	bench-hours bench-map bench-snapshots bench-collector bench-middleware bench-enrichment bench-dashboards lint format lock \
-	install-systemd uninstall-systemd clean
+	bench-hours bench-map bench-snapshots bench-collector bench-middleware bench-enrichment bench-dashboards bench-fixed \
+	lint format lock install-systemd uninstall-systemd clean
 
 help: ## List the targets.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,7 +54,7 @@ serve: setup ## Run collector, loader, hourly run and dashboards on this machine
 dashboards: setup ## Check the dashboards' files and run every card.
 	$(CARAT) dashboards validate
 
-bench: bench-day bench-hours bench-map bench-snapshots bench-collector bench-middleware bench-enrichment bench-dashboards ## Run all benchmarks.
+bench: bench-day bench-hours bench-map bench-snapshots bench-collector bench-middleware bench-enrichment bench-dashboards bench-fixed ## Run all benchmarks.
 
 bench-day: setup-dev ## Benchmark a day of calls, from raw to published. [BENCH="--calls 1000000"]
 	$(RUN)/python -m bench $(BENCH)
@@ -79,6 +79,9 @@ bench-enrichment: setup-dev ## Benchmark devices, bots and channels, and measure
 
 bench-dashboards: setup-dev ## Benchmark every card on a year of data; needs 6 GB in /tmp. [BENCH="--days 60"]
 	$(RUN)/python -m bench.dashboards $(BENCH)
+
+bench-fixed: setup-dev ## Benchmark what commands cost when there is nothing to do. [BENCH="--rounds 5"]
+	$(RUN)/python -m bench.fixed_costs $(BENCH)
 
 lint: setup-dev ## Check formatting, style, types and layers.
 	$(RUN)/ruff format --check .

@@ -1,9 +1,11 @@
 """The command line: one verb each, every error as one line with the right exit code."""
 
+import gc
+import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,10 +16,17 @@ from app.dashboards.commands import dashboards
 from app.ops import reports
 from app.ops.arguments import parse_instant, parse_jobs, parse_names, parse_span
 from app.ops.maps.commands import maps
-from app.settings import known_settings, load_settings
+
+if TYPE_CHECKING:
+    from app.settings import Settings
 
 # Each verb imports what it needs: engines and frames take a second and hundreds of megabytes, which --help and the
 # collector do without.
+
+# NumPy would start threads for linear algebra, of which there is none here.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Python's default of 700 makes the collector visit again and again what imports create and nobody ever frees.
+_OBJECTS_BEFORE_COLLECTION = 50_000
 
 app = typer.Typer(
     name="carat",
@@ -49,6 +58,7 @@ LastDay = Annotated[str | None, typer.Option("--to", metavar="DATE", help="Last 
 
 def main() -> None:
     """Run the command line; the only place where errors are caught."""
+    gc.set_threshold(_OBJECTS_BEFORE_COLLECTION)
     console.set_up_logging()
     try:
         sys.exit(app(standalone_mode=False))
@@ -79,6 +89,13 @@ def main() -> None:
         sys.exit(1)
 
 
+def load_settings() -> "Settings":
+    """The settings of this installation."""
+    from app import settings
+
+    return settings.load_settings()
+
+
 @app.callback(invoke_without_command=True)
 def _version(*, version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
     if version:
@@ -94,7 +111,8 @@ def migrate_command(*, as_json: AsJson = False) -> None:
 
     Example: carat migrate
     """
-    from app.shop import MySQLShop, open_shop
+    from app.shop import open_shop
+    from app.shop.mysql import MySQLShop
     from app.warehouse import migrate, open_warehouse
     from app.warehouse.shop_link import link_shop
 
@@ -465,6 +483,8 @@ def doctor(
     Example: carat doctor --settings
     """
     if settings:
+        from app.settings import known_settings
+
         reports.print_settings(known_settings(), as_json=as_json)
         return
 

@@ -20,6 +20,7 @@ from app.contracts.etl import (
     FINGERPRINTS,
     FORGOTTEN,
     LEDGER,
+    PREPARED,
     PUBLICATIONS,
     REJECTS,
     RUNS,
@@ -32,9 +33,9 @@ from app.contracts.types import LABEL, MONEY, NULLABLE_LABEL, PRECISE_TIME, TIME
 
 __all__ = [
     "API_CALLS", "CATALOG_SESSIONS", "COVERAGE", "DATABASES", "DWH_TABLES", "EVENTS", "FINGERPRINTS", "FORGOTTEN",
-    "LABEL", "LEDGER", "MONEY", "NULLABLE_LABEL", "ORDER_CALLS", "PRECISE_TIME", "PRODUCT_SESSIONS", "PUBLICATIONS",
-    "REJECTS", "RUNS", "SESSIONS", "SNAPSHOTS", "TIME", "USER_AGENTS", "VISITOR_OF_SESSION", "Column", "Control",
-    "DwhTable", "Input", "PersonKey", "Table", "Total", "all_tables", "dtype_of", "dwh_tables", "raw_calls",
+    "LABEL", "LEDGER", "MONEY", "NULLABLE_LABEL", "ORDER_CALLS", "PRECISE_TIME", "PREPARED", "PRODUCT_SESSIONS",
+    "PUBLICATIONS", "REJECTS", "RUNS", "SESSIONS", "SNAPSHOTS", "TIME", "USER_AGENTS", "VISITOR_OF_SESSION", "Column",
+    "Control", "DwhTable", "Input", "PersonKey", "Table", "Total", "all_tables", "dtype_of", "dwh_tables", "raw_calls",
 ]  # fmt: skip
 
 DATABASES = {
@@ -47,5 +48,5 @@ DATABASES = {
 
 def all_tables() -> list[Table]:
     """Every table that Carat creates; those of `history` follow the snapshot plan instead."""
-    own = [RUNS, REJECTS, PUBLICATIONS, LEDGER, COVERAGE, FINGERPRINTS, USER_AGENTS, SNAPSHOTS, FORGOTTEN]
+    own = [RUNS, REJECTS, PUBLICATIONS, LEDGER, COVERAGE, FINGERPRINTS, USER_AGENTS, SNAPSHOTS, FORGOTTEN, PREPARED]
     return [API_CALLS, *dwh_tables(), *own]

@@ -8,8 +8,9 @@ from app.contracts.types import FILTERS, LABEL, MONEY, NULLABLE_LABEL, ORIGINAL_
 # The visitor_hash of pd.api_calls, which a session_id begins with.
 VISITOR_OF_SESSION = "reinterpretAsUInt64(reverse(unhex(substring(session_id, 1, 16))))"
 
-# In a part with one file per column, rows are masked by adding one file; a part in a single file would be rewritten.
-_CHEAP_TO_PATCH = "min_bytes_for_wide_part = 1048576"
+# In a part with two files per column, rows are masked by adding a file; a part that has one file for all is rewritten.
+# Up to this size that costs no more, and few files make writing a day and opening the warehouse cheaper.
+_CHEAP_TO_PATCH = "min_bytes_for_wide_part = 16777216"
 
 _TYPED_CALLS = frozenset({Input.CALLS, Input.SESSIONS, Input.ENDPOINT_MAP})
 

@@ -174,3 +174,13 @@ FORGOTTEN = Table(
     ),
     order_by="(kind, digest)",
 )  # fmt: skip
+
+PREPARED = Table(
+    "etl", "prepared",
+    "Digests of tables and views in which a migration found nothing to change; may be emptied at any time.",
+    (
+        Column("digest", "String", "of what the migration wanted, and of the tables and views that it found"),
+        Column("at", TIME, "when it looked"),
+    ),
+    order_by="digest",
+)  # fmt: skip

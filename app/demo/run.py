@@ -11,8 +11,8 @@ from app.contracts import dwh_tables
 from app.core import console
 from app.core.errors import AuditError, SettingsError, ShopError
 from app.core.service_url import ServiceUrl
-from app.dashboards import load_library
 from app.dashboards.card_results import query_runner
+from app.dashboards.model import load_library
 from app.dashboards.preview import write_page
 from app.demo.calls import DemoPlan, calls_path, writing_month
 from app.demo.database import ShopState, opening_state, write_state

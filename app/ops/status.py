@@ -16,7 +16,7 @@ _PRODUCT_DAYS = 30
 
 def freshness(warehouse: Warehouse) -> pl.DataFrame:
     """`table, rows, newest_day, built_at` of the raw calls and of each table of dwh."""
-    newest = {API_CALLS.full_name: ("max(toDate(ts))", "max(received_at)")} | {
+    newest = {API_CALLS.full_name: ("toDate(max(ts))", "max(received_at)")} | {
         table.full_name: (f"max({table.day})", f"(SELECT max(built_at) FROM etl.ledger WHERE job = '{table.name}')")
         for table in dwh_tables()
     }

@@ -1,24 +1,41 @@
 """Creates and upgrades databases, tables and views from the contracts; safe to repeat."""
 
+from collections.abc import Sequence
+
 from app.contracts import API_CALLS, DATABASES, Column, Table, all_tables, raw_calls
 from app.core.errors import WarehouseError
 from app.core.sql import quote
-from app.rules.snapshot_plan import load_snapshot_plan
+from app.rules.snapshot_plan import SnapshotPlan, load_snapshot_plan
 from app.settings import Settings
 from app.warehouse.call_ids import existing_columns, upgrade_call_ids
 from app.warehouse.client import Warehouse
 from app.warehouse.dwh_views import dwh_views
 from app.warehouse.history import existing_histories, refresh_history_views
+from app.warehouse.prepared import read_state, remember
 from app.warehouse.shop_views import refresh_shop_views
-from app.warehouse.views import replace_views
+from app.warehouse.views import View, replace_views
 
 _FIXED_SETTINGS = ("index_granularity",)  # as the table was created
 
 
 def migrate(warehouse: Warehouse, settings: Settings) -> list[str]:
     """Create and upgrade what differs from the contracts; returns a line for each change."""
-    changes = []
     warehouse.require_free_space()
+    calls = raw_calls(settings.no_id_values)
+    views, plan = dwh_views(settings), load_snapshot_plan(settings.snapshots)
+    state = read_state(warehouse, calls, views, plan, settings)
+    if state and state.is_prepared:
+        return []
+    changes = _migrate(warehouse, settings, calls, views, plan)
+    if state and not changes:
+        remember(warehouse, state)
+    return changes
+
+
+def _migrate(
+    warehouse: Warehouse, settings: Settings, calls: Table, views: Sequence[View], plan: SnapshotPlan
+) -> list[str]:
+    changes = []
     known = set(warehouse.query("SELECT name FROM system.databases")["name"])
     for name, comment in DATABASES.items():
         if name not in known:
@@ -26,7 +43,6 @@ def migrate(warehouse: Warehouse, settings: Settings) -> list[str]:
             changes.append(f"created database {name}")
     existing = existing_columns(warehouse)
     tables = {(database, table) for database, table, _ in existing}
-    calls = raw_calls(settings.no_id_values)
     for table in [calls if table is API_CALLS else table for table in all_tables()]:
         if (table.database, table.name) not in tables:
             ttl = f"toDateTime(ts) + INTERVAL {settings.raw_retention_days} DAY"
@@ -39,9 +55,9 @@ def migrate(warehouse: Warehouse, settings: Settings) -> list[str]:
             changes += _upgrade_column(warehouse, table, column, found)
     changes += upgrade_call_ids(warehouse, calls, existing)
     changes += _upgrade_settings(warehouse)
-    changes += replace_views(warehouse, dwh_views(settings))
+    changes += replace_views(warehouse, views)
     changes += refresh_history_views(warehouse, existing_histories(warehouse).values())
-    return changes + refresh_shop_views(warehouse, load_snapshot_plan(settings.snapshots), settings.timezone)
+    return changes + refresh_shop_views(warehouse, plan, settings.timezone)
 
 
 def _upgrade_column(warehouse: Warehouse, table: Table, column: Column, found: dict[str, str] | None) -> list[str]:

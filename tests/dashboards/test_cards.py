@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from app.core.sql import quote
-from app.dashboards import Library, load_library
+from app.dashboards.model import Library, load_library
 from app.dashboards.sql import render, values_of
 from app.jobs.snapshot import take_snapshot
 from app.settings import Settings

@@ -20,8 +20,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
-from app.dashboards import load_library
 from app.dashboards.card_results import parse_result, query_runner
+from app.dashboards.model import load_library
 from app.dashboards.preview import static_page, write_page
 from app.settings import Settings
 from app.warehouse import migrate, open_warehouse

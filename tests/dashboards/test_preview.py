@@ -12,9 +12,9 @@ from urllib.parse import quote
 import pytest
 
 from app.core.errors import DashboardError, SettingsError, WarehouseError, WarehouseGoneError
-from app.dashboards import load_library
 from app.dashboards.card_results import card_results, parse_result, query_runner, stored_days
 from app.dashboards.live import LivePage, asking
+from app.dashboards.model import load_library
 from app.dashboards.preview import chosen_filters, static_page, write_page
 from app.warehouse import migrate
 from app.warehouse.client import connect_embedded

@@ -15,12 +15,12 @@ import yaml
 
 from app import main
 from app.core.errors import DashboardError
-from app.dashboards import DEFAULT_FOLDER, load_library
 from app.dashboards.card_checks import check_cards
 from app.dashboards.card_results import parse_result, query_runner
 from app.dashboards.findings import Finding
 from app.dashboards.lint import lint
 from app.dashboards.metabase_schema import schema_findings, validator
+from app.dashboards.model import DEFAULT_FOLDER, load_library
 from app.dashboards.sql_lint import problems
 from app.dashboards.validate import validate
 from app.warehouse import Warehouse, open_warehouse

@@ -5,7 +5,7 @@ import random
 import re
 import sqlite3
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from hypothesis import HealthCheck, Phase, event, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
@@ -1021,7 +1020,7 @@ class Command:
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch, capsys) -> Iterator[Command]:
+def command(tmp_path, monkeypatch, capsys) -> Command:
     with closing(sqlite3.connect(tmp_path / "shop.sqlite")) as database, database:
         database.execute("CREATE TABLE items (id INTEGER PRIMARY KEY, title TEXT)")
         database.execute("CREATE TABLE stock (id INTEGER, title TEXT)")
@@ -1032,8 +1031,7 @@ def command(tmp_path, monkeypatch, capsys) -> Iterator[Command]:
     monkeypatch.setenv("CARAT_WAREHOUSE", "chdb://./warehouse")
     monkeypatch.setenv("CARAT_SHOP_DB", f"sqlite://{tmp_path}/shop.sqlite")
     monkeypatch.setenv("CARAT_SNAPSHOTS", str(tmp_path / "plan.toml"))
-    yield Command(monkeypatch, capsys)
-    structlog.reset_defaults()  # the logger set up by a command writes to what only its test captures
+    return Command(monkeypatch, capsys)
 
 
 def test_the_command_reports_each_table_as_json_and_goes_on_past_a_refused_one(command):

@@ -6,14 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 
-import stamina
-
 from app.contracts import EVENTS
 from app.core import console
 from app.core.errors import CaratError, WarehouseGoneError, require_none
+from app.core.retry import attempts
 from app.frames.days import day_bounds
-from app.jobs.build.coverage import record_coverage
-from app.jobs.build.day import DayBuilt, build_day
+from app.jobs.build.built import DayBuilt
 from app.jobs.build.days import ALL_DAYS, DAY_ERRORS, Span, is_within, run_parallel
 from app.jobs.build.ledger import Inputs, StaleDay, compare, read_inputs, record_built, record_untouched
 from app.jobs.build.rules import BuildRules
@@ -159,10 +157,12 @@ def build_and_record(
 
     Retried while the warehouse is unreachable.
     """
+    # Imported here: an hour in which nothing is stale does without all that makes rows.
+    from app.jobs.build.coverage import record_coverage  # noqa: PLC0415
+    from app.jobs.build.day import build_day  # noqa: PLC0415
+
     with recorded(warehouse, "etl", day=day.day) as run:
-        for attempt in stamina.retry_context(
-            on=WarehouseGoneError, attempts=None, timeout=rules.settings.patience_s, wait_initial=0.5, wait_max=20
-        ):
+        for attempt in attempts(WarehouseGoneError, timeout_s=rules.settings.patience_s):
             with attempt:
                 # Read before the build reads anything: calls that arrive meanwhile are found by the next comparison.
                 boundaries = inputs.read_boundaries(warehouse, day_bounds(day.day, rules.zone))

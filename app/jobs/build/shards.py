@@ -26,7 +26,7 @@ from app.warehouse import Warehouse
 _HASHES = 2**64
 _MAX_SHARDS = 4096
 _DOCUMENTS = ["request", "response"]
-_NO_DOCUMENTS = pa.table({name: pa.array([], pa.string()) for name in _DOCUMENTS})
+_NO_DOCUMENTS = pa.Table.from_batches([], pa.schema([(name, pa.string()) for name in _DOCUMENTS]))
 _RECORD = ["call_id", "content_hash"]
 _OF_HASHES = "BETWEEN {first_hash:UInt64} AND {last_hash:UInt64}"
 _IN_SHARD = f"visitor_hash {_OF_HASHES}"
