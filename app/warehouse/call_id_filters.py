@@ -1,13 +1,13 @@
 """Which calls are stored already: asked of a Bloom filter for each part, so that few parts are searched.
 
 Parts are immutable, so a filter is valid as long as a part with the same checksum exists. It is made when a look-up
-first meets the part, from its call ids, and stored unless the part is small. A filter that is lost is made again.
+first meets the part, from its call ids, and stored unless few ids are new. A filter that is lost is made again.
 
 A filter is an array of blocks of 1024 bits. An id sets one bit in each of the 16 words of one block. With about 36 bits
 for each id, less than one unknown id in a million is taken for a known one, and looked for in the part itself.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from app.contracts import API_CALLS, CALL_ID_FILTERS
 from app.warehouse.client import Warehouse
 
+_FORM = "1024/28"  # to be changed with whatever decides on the bits of an id
 _WORDS = 16  # of a block, 64 bits each
 _IDS_A_BLOCK = 28
 _WORDS_A_HASH = 8  # six bits of a hash choose the bit in a word
@@ -29,10 +30,12 @@ _FIRST_FACTOR, _SECOND_FACTOR = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D04
 
 _TRIES = 3
 _INCOMING = "etl.incoming_ids"
+_PARTS_A_READ = 500  # named in one statement
 _IDS_A_READ = 1_000_000
 _IDS_A_LOAD = 8_000_000  # whose filters are 36 MB
 _KEPT_BYTES = 512 * 1024 * 1024  # held in memory from one look-up to the next
 _STORED_IDS = 50_000  # filters of fewer new ids are not stored yet: their parts are soon merged
+_MOST_GONE = 10  # filters of parts that are gone, for which nothing is deleted yet
 _PARTS = {"name": pl.String(), "part": pl.String(), "rows": pl.UInt64()}
 
 _Words = NDArray[np.uint64]
@@ -47,7 +50,7 @@ def stored_calls(warehouse: Warehouse, call_ids: pl.Series, schema: Mapping[str,
     hashes = IdHashes.of(call_ids.to_arrow(compat_level=pl.CompatLevel.oldest()))
     for _ in range(_TRIES if len(call_ids) else 0):
         parts = _active_parts(warehouse)
-        added, where = _Added(), dict[str, _Words]()
+        added, where = _Added(), dict[str, NDArray[np.intp]]()
         for name, found in _filters(warehouse, parts, added):
             suspects = found.suspects(hashes)
             if len(suspects):
@@ -55,13 +58,19 @@ def stored_calls(warehouse: Warehouse, call_ids: pl.Series, schema: Mapping[str,
         found_calls = pl.DataFrame(schema=schema)
         if where:
             ids = call_ids.gather(np.unique(np.concatenate(list(where.values()))))
-            found_calls = _select(warehouse, columns, ids, schema, parts=list(where))
+            found_calls = _select(warehouse, columns, ids, schema, parts=where)
         read = {*added.names, *where}
         if not read or read <= set(_active_parts(warehouse)["name"]):
+            _keep(added.filters)
             _store(warehouse, parts, added)
             return found_calls
-        # A part was merged, perhaps before it was read.
+        # Else a part was merged, perhaps before it was read.
     return _select(warehouse, columns, call_ids, schema) if len(call_ids) else pl.DataFrame(schema=schema)
+
+
+def forget() -> None:
+    """Hold no filter in memory, as when the process began."""
+    _in_memory.clear()
 
 
 def _select(
@@ -70,14 +79,15 @@ def _select(
     ids: pl.Series,
     schema: Mapping[str, pl.DataType],
     *,
-    parts: Sequence[str] | None = None,
+    parts: Collection[str] = (),
 ) -> pl.DataFrame:
-    """The stored calls that have one of these ids, in these parts or anywhere."""
-    of_parts = "" if parts is None else " AND _part IN {parts:Array(String)}"
+    """The stored calls that have one of these ids; in these parts, if there are some but not too many to name."""
+    is_limited = 0 < len(parts) <= _PARTS_A_READ
+    of_parts = " AND _part IN {parts:Array(String)}" if is_limited else ""
     with warehouse.held_ids(ids, table=_INCOMING) as given:
         return warehouse.query(
             f"SELECT {columns} FROM {API_CALLS.full_name} WHERE call_id IN ({given}){of_parts}",
-            {} if parts is None else {"parts": list(parts)},
+            {"parts": list(parts)} if is_limited else {},
             schema=schema,
         )
 
@@ -160,7 +170,7 @@ def _halves(ids: pa.Array | pa.ChunkedArray) -> _Words:
     """The ids as rows of two numbers."""
     array = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
     fixed = array.cast(pa.binary(16))
-    data = np.frombuffer(fixed.buffers()[1] or b"", np.uint64)
+    data = np.frombuffer(fixed.buffers()[1] or b"", "<u8").astype(np.uint64, copy=False)
     return data[2 * fixed.offset :][: 2 * len(fixed)].reshape(-1, 2)
 
 
@@ -197,29 +207,34 @@ def _filters(warehouse: Warehouse, parts: pl.DataFrame, added: _Added) -> Iterat
     for part in _in_memory.keys() - set(parts["part"]):
         del _in_memory[part]
     in_memory = pl.col("part").is_in(list(_in_memory))
-    held = sum(found.words.nbytes for found in _in_memory.values())
     for name, part in parts.filter(in_memory).select("name", "part").iter_rows():
         yield name, _in_memory[part]
     for some in _grouped(parts.filter(~in_memory), _IDS_A_LOAD):
         stored = _stored(warehouse, some)
         missing = some.filter(~pl.col("part").is_in(list(stored)))
         made = _made(warehouse, missing)
+        _keep(stored)
         added.names += missing["name"].to_list()
         added.filters |= made
         added.ids += int(missing["rows"].sum())
         for name, part, _ in some.iter_rows():
-            found = stored.get(part) or made[part]
-            if part not in _in_memory and held + found.words.nbytes <= _KEPT_BYTES:
-                _in_memory[part] = found
-                held += found.words.nbytes
-            yield name, found
+            yield name, stored.get(part) or made[part]
+
+
+def _keep(filters: Mapping[str, CallIdFilter]) -> None:
+    """Hold these filters in memory, as far as there is room."""
+    held = sum(found.words.nbytes for found in _in_memory.values())
+    for part, found in filters.items():
+        held += found.words.nbytes
+        if held <= _KEPT_BYTES:
+            _in_memory[part] = found
 
 
 def _grouped(parts: pl.DataFrame, most_ids: int) -> Iterator[pl.DataFrame]:
-    """The parts in groups of at most so many ids, or of one part."""
+    """The parts in groups of at most so many ids, or of one part, and not too many to name."""
     start = ids = 0
     for index, rows in enumerate(parts["rows"]):
-        if index > start and ids + rows > most_ids:
+        if index > start and (ids + rows > most_ids or index - start >= _PARTS_A_READ):
             yield parts[start:index]
             start, ids = index, 0
         ids += rows
@@ -229,8 +244,9 @@ def _grouped(parts: pl.DataFrame, most_ids: int) -> Iterator[pl.DataFrame]:
 
 def _stored(warehouse: Warehouse, parts: pl.DataFrame) -> dict[str, CallIdFilter]:
     table = warehouse.query_arrow(
-        f"SELECT part, words FROM {CALL_ID_FILTERS.full_name} WHERE part IN {{parts:Array(String)}}",
-        {"parts": parts["part"].to_list()},
+        f"SELECT part, words FROM {CALL_ID_FILTERS.full_name} "
+        "WHERE form = {form:String} AND part IN {parts:Array(String)}",
+        {"form": _FORM, "parts": parts["part"].to_list()},
     )
     if not table.num_rows:
         return {}
@@ -266,9 +282,12 @@ def _store(warehouse: Warehouse, parts: pl.DataFrame, added: _Added) -> None:
     """Store the new filters, and delete those of parts that are gone if there are many of them."""
     if added.ids < _STORED_IDS:
         return
-    rows = {"part": list(added.filters), "words": [found.words for found in added.filters.values()]}
+    words = [found.words for found in added.filters.values()]
+    rows = {"part": list(added.filters), "form": [_FORM] * len(words), "words": words}
     warehouse.insert(CALL_ID_FILTERS, pl.DataFrame(rows, schema=CALL_ID_FILTERS.schema))
-    active = parts["part"].to_list()
-    gone = f"{CALL_ID_FILTERS.full_name} WHERE part NOT IN {{parts:Array(String)}}"
-    if warehouse.scalar(f"SELECT count() FROM {gone}", {"parts": active}) > len(active) + 10:
-        warehouse.command(f"DELETE FROM {gone}", {"parts": active})
+    stored = warehouse.query(f"SELECT DISTINCT part FROM {CALL_ID_FILTERS.full_name}")["part"]
+    gone = stored.filter(~stored.is_in(parts["part"].to_list()))
+    if len(gone) > parts.height + _MOST_GONE:
+        for some in gone.to_frame().iter_slices(_PARTS_A_READ):
+            names = {"parts": some["part"].to_list()}
+            warehouse.command(f"DELETE FROM {CALL_ID_FILTERS.full_name} WHERE part IN {{parts:Array(String)}}", names)
