@@ -245,7 +245,8 @@ def _grouped(parts: pl.DataFrame, most_ids: int) -> Iterator[pl.DataFrame]:
 def _stored(warehouse: Warehouse, parts: pl.DataFrame) -> dict[str, CallIdFilter]:
     table = warehouse.query_arrow(
         f"SELECT part, words FROM {CALL_ID_FILTERS.full_name} "
-        "WHERE form = {form:String} AND part IN {parts:Array(String)}",
+        "WHERE form = {form:String} AND part IN {parts:Array(String)} "
+        "SETTINGS output_format_arrow_compression_method = 'none'",  # they cannot be compressed
         {"form": _FORM, "parts": parts["part"].to_list()},
     )
     if not table.num_rows:
