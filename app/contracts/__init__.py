@@ -16,6 +16,7 @@ from app.contracts.dwh import (
     dwh_tables,
 )
 from app.contracts.etl import (
+    CALL_ID_FILTERS,
     COVERAGE,
     FINGERPRINTS,
     FORGOTTEN,
@@ -32,8 +33,8 @@ from app.contracts.table import Control, DwhTable, Input, PersonKey, Table, Tota
 from app.contracts.types import LABEL, MONEY, NULLABLE_LABEL, PRECISE_TIME, TIME, Column, dtype_of
 
 __all__ = [
-    "API_CALLS", "CATALOG_SESSIONS", "COVERAGE", "DATABASES", "DWH_TABLES", "EVENTS", "FINGERPRINTS", "FORGOTTEN",
-    "LABEL", "LEDGER", "MONEY", "NULLABLE_LABEL", "ORDER_CALLS", "PRECISE_TIME", "PREPARED", "PRODUCT_SESSIONS",
+    "API_CALLS", "CALL_ID_FILTERS", "CATALOG_SESSIONS", "COVERAGE", "DATABASES", "DWH_TABLES", "EVENTS", "FINGERPRINTS",
+    "FORGOTTEN", "LABEL", "LEDGER", "MONEY", "NULLABLE_LABEL", "ORDER_CALLS", "PRECISE_TIME", "PREPARED", "PRODUCT_SESSIONS",
     "PUBLICATIONS", "REJECTS", "RUNS", "SESSIONS", "SNAPSHOTS", "TIME", "USER_AGENTS", "VISITOR_OF_SESSION", "Column",
     "Control", "DwhTable", "Input", "PersonKey", "Table", "Total", "all_tables", "dtype_of", "dwh_tables", "raw_calls",
 ]  # fmt: skip
@@ -48,5 +49,6 @@ DATABASES = {
 
 def all_tables() -> list[Table]:
     """Every table that Carat creates; those of `history` follow the snapshot plan instead."""
-    own = [RUNS, REJECTS, PUBLICATIONS, LEDGER, COVERAGE, FINGERPRINTS, USER_AGENTS, SNAPSHOTS, FORGOTTEN, PREPARED]
+    remembered = [FINGERPRINTS, CALL_ID_FILTERS, USER_AGENTS]
+    own = [RUNS, REJECTS, PUBLICATIONS, LEDGER, COVERAGE, *remembered, SNAPSHOTS, FORGOTTEN, PREPARED]
     return [API_CALLS, *dwh_tables(), *own]

@@ -28,7 +28,7 @@ from app.warehouse import Warehouse, open_warehouse
 from app.warehouse.opening import LOADER
 
 _QUERY_TIMEOUT_S = 300  # a warehouse that has not stored a chunk by then is asked again
-_MAX_GROUPED_CHUNKS = 64  # small segments share the lookup of known calls, which reads every call_id
+_MAX_GROUPED_CHUNKS = 64  # small segments share the search for known calls, which asks each filter
 
 
 @dataclass
