@@ -20,6 +20,7 @@ from app.frames.days import business_day
 from app.frames.identity import CALLS, exclusive_ids, resolve_identity
 from app.intake.call_frames import content_hashes
 from app.jobs.build.backfill import build_stale
+from app.jobs.digests import drop_digests
 from app.jobs.forget.files import occurrences_in_files, redact_files, unsearched_files
 from app.jobs.forget.identifiers import Identifiers, is_searchable, merged, of_texts
 from app.jobs.forget.plan import delete_people, people_of_history, without_owner
@@ -168,6 +169,7 @@ def erase_found(
     _erase_raw(warehouse, settings, journal, found)
     _erase_rejects(warehouse, journal, found.ids)
     delete_people(warehouse, journal, of_history)
+    drop_digests(settings.scratch)
     _erase_days(warehouse, settings, journal)
     redact_columns(warehouse, journal, found.ids, [name for name in tables if not name.startswith("pd.")])
     files = redact_files(settings, found.ids, change=True)
