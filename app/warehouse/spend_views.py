@@ -33,7 +33,7 @@ def spend_views(settings: Settings) -> tuple[View, ...]:
         View(
             "dwh.spend",
             "Advertising costs: one row per day, platform, account and the finest level that the newest file of the "
-            "day has. Of costs by order, the day's sum per publisher. What was known at an instant: dwh.spend_at(ts = …).",
+            "day has. Of costs by order, the day's sum per publisher. As of an instant: dwh.spend_at(ts = …).",
             _spend(settings.currency),
             comments,
         ),

@@ -84,13 +84,16 @@ def choose_layout(layouts: Sequence[Layout], *, platform: str, platforms: Sequen
     if not layouts:
         raise SpendError(_no_table(platform, asked, platforms))
     own = [layout for layout in layouts if not layout.platform.file.is_generic]
+    generic = _best([layout for layout in layouts if layout.platform.file.is_generic])
     marked = [layout for layout in own if layout.marks or asked]
-    if best := _best(marked):
+    best = _best(marked)
+    if best and not best.marks and generic and len(generic.columns) > len(best.columns):
+        best = None
+    if best:
         rivals = {layout.platform.name for layout in marked if layout.worth[:2] == best.worth[:2]}
         if len(rivals) == 1:
             return best
         raise SpendError(_whose(rivals))
-    generic = _best([layout for layout in layouts if layout.platform.file.is_generic])
     if generic and ("platform" in generic.columns or platform):
         return generic
     raise SpendError(_whose({layout.platform.name for layout in own}))

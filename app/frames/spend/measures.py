@@ -13,14 +13,18 @@ from app.frames.spend.table import ExportTable
 from app.rules.ad_platform import COUNT_FIELDS, NUMBER_FIELDS, plain
 
 
-def with_numbers(table: ExportTable, dated: pl.DataFrame, *, decimal: str) -> tuple[pl.DataFrame, str, str]:
+def with_numbers(
+    table: ExportTable, dated: pl.DataFrame, *, decimal: str, points: bool
+) -> tuple[pl.DataFrame, str, str]:
     """The rows with numbers, the decimal sign, and which total they were compared with."""
     names = [name for name in NUMBER_FIELDS if name in dated.columns]
     of_rows = {name: without_dressing(dated[name]) for name in names}
     all_texts = {
         name: pl.concat([texts, without_dressing(_texts_of_totals(table, name))]) for name, texts in of_rows.items()
     }
-    sign = settle_decimal(all_texts, counts=frozenset(COUNT_FIELDS), asked=decimal, fits=partial(_fits, table, of_rows))
+    sign = settle_decimal(
+        all_texts, counts=frozenset(COUNT_FIELDS), asked=decimal, points=points, fits=partial(_fits, table, of_rows)
+    )
     read = {name: read_numbers(texts, sign) for name, texts in of_rows.items()}
     for name, texts in of_rows.items():
         wrong = dated.filter(texts.is_not_null() & read[name].is_null())
@@ -100,5 +104,5 @@ def _sum(numbers: pl.Series) -> Decimal:
 def _tolerance(texts: pl.Series, sign: str) -> Decimal:
     """How far a sum of rounded amounts may be from a total that was rounded once."""
     decimals = texts.str.extract(rf"\{sign}(\d+)$", 1).str.len_chars().drop_nulls().to_list()
-    unit = Decimal(10) ** -min(max([2, *decimals]), NUMBER.scale)
+    unit = Decimal(1).scaleb(-min(max([2, *decimals]), NUMBER.scale))
     return unit * Decimal(math.isqrt(len(texts) + 1))

@@ -5,7 +5,6 @@ fractions.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import polars as pl
 
@@ -23,14 +22,6 @@ _EXPONENT = r"^[-+]?\d+(?:\.\d+)?[eE][-+]?\d{1,2}$"
 _EITHER = r"^[-+]?[1-9]\d{0,2}([.,])\d{3}$"
 
 
-@dataclass(frozen=True)
-class Decimal:
-    """The sign before fractions and a text that shows it; both are empty where every number is whole."""
-
-    sign: str
-    because: str = ""
-
-
 def without_dressing(texts: pl.Series) -> pl.Series:
     """Numbers without currency and blanks around and between; null where a value is masked, such as <5."""
     clean = pl.col(texts.name).str.strip_chars().str.replace("^\u2212", "-").str.replace("^\\((.+)\\)$", "-${1}")
@@ -42,12 +33,18 @@ def without_dressing(texts: pl.Series) -> pl.Series:
 
 
 def settle_decimal(
-    columns: Mapping[str, pl.Series], *, counts: frozenset[str], asked: str, fits: Callable[[str], bool]
+    columns: Mapping[str, pl.Series],
+    *,
+    counts: frozenset[str],
+    asked: str,
+    points: bool,
+    fits: Callable[[str], bool],
 ) -> str:
     """The sign before fractions of every number of a file: "." or ",".
 
-    In: texts `without_dressing`. `counts`: columns whose numbers have no fractions. `fits`: whether the file's own
-    totals are right with this sign. SpendError where there is doubt, or where two numbers contradict each other.
+    In: texts `without_dressing`. `counts`: columns whose numbers have no fractions. `points`: a program wrote the
+    numbers, so that `1.234` is less than two. `fits`: whether the file's own totals are right with this sign.
+    SpendError where there is doubt, or where two numbers contradict each other.
     """
     shown = {sign: _first_that_shows(columns, counts, sign) for sign in _OTHER}
     if asked:
@@ -63,7 +60,7 @@ def settle_decimal(
     if found := [sign for sign, text in shown.items() if text]:
         return found[0]
     either = next((t for texts in columns.values() for t in texts.filter(texts.str.contains(_EITHER)).head(1)), "")
-    if not either:
+    if not either or (points and "." in either):
         return "."
     possible = [sign for sign in _OTHER if fits(sign)]
     if len(possible) == 1:

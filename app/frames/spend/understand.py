@@ -80,7 +80,7 @@ def understand(
 def _understood(
     table: ExportTable, dated: pl.DataFrame, answers: Answers, platforms: Sequence[Platform], *, points: bool
 ) -> Understood:
-    numbers, sign, checked = with_numbers(table, dated, decimal=answers.decimal or ("." if points else ""))
+    numbers, sign, checked = with_numbers(table, dated, decimal=answers.decimal, points=points)
     known = numbers.with_columns(_texts(table, answers, platforms)).with_columns(
         currency=_currency(table, answers), time_zone=_time_zone(table, answers)
     )
@@ -119,7 +119,7 @@ def _with_days(table: ExportTable, answers: Answers, *, today: date) -> pl.DataF
     last = "ends" if first == "starts" and "ends" in columns else first
     texts = {text for name in {first, last} - {""} for text in table.rows[name].drop_nulls().unique()}
     said = find_days([*table.opening, *(table.preamble.get(name, "") for name in ("days",))])
-    others = [*said, table.preamble.get("exported_at", "")]
+    others = [*table.opening, *said, table.preamble.get("exported_at", "")]
     order = settle_order(texts or said, others=others, asked=answers.dates, language=table.layout.language, today=today)
     if first:
         missing = table.rows.filter(
@@ -176,9 +176,17 @@ def _texts(table: ExportTable, answers: Answers, platforms: Sequence[Platform]) 
     ids = [name for name in TEXT_FIELDS if name.endswith("_id") and name in columns]
     own |= {name: own[name].str.replace(_BRACKETS, "${1}").str.strip_suffix(".0") for name in ids}
     account = pl.when(own["account_id"] != "").then(own["account_id"]).otherwise(own["account"])
+    if answers.account:
+        _require_one_account(table, answers.account)
     own["account"] = pl.lit(answers.account) if answers.account else account
     own["platform"] = _platform_name(table, answers, platforms)
     return [value.alias(name) for name, value in own.items() if name not in {"currency", "time_zone"}]
+
+
+def _require_one_account(table: ExportTable, account: str) -> None:
+    named = next((name for name in ("account_id", "account") if name in table.rows.columns), "")
+    if named and table.rows[named].drop_nulls().n_unique() > 1:
+        raise SpendError(f"--account {account}: the file itself names several accounts. Leave it out")
 
 
 def _platform_name(table: ExportTable, answers: Answers, platforms: Sequence[Platform]) -> pl.Expr:
@@ -274,7 +282,7 @@ def read_orders(known: pl.DataFrame) -> pl.DataFrame:
     twice = orders.filter(pl.struct("account", "transaction_id").is_duplicated())
     if twice.height:
         raise SpendError(
-            f"line {twice['line'][0]}: the transaction {twice['transaction_id'][0]} stands there twice. Which "
+            f"line {twice['line'][-1]}: the transaction {twice['transaction_id'][0]} stands there twice. Which "
             "row counts?"
         )
     return orders.drop("line")

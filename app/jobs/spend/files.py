@@ -24,7 +24,7 @@ _LARGEST_BYTES = 512 * 1024**2
 
 @dataclass(frozen=True)
 class Sheet:
-    """A file's lines, and the hash of its bytes. `points`: its numbers were written by a program, with a point."""
+    """A file's lines, and the hash of its bytes. `points`: a program wrote its numbers, with a point."""
 
     lines: tuple[Line, ...]
     digest: str
@@ -38,7 +38,7 @@ def read_sheet(path: Path, platforms: Sequence[Platform]) -> Sheet:
     data = path.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     if data.startswith((_EXCEL, _OLD_EXCEL)):
-        return Sheet(_of_excel(data, platforms), digest)
+        return Sheet(_of_excel(data, platforms), digest, points=True)
     text = _decoded(data)
     if not text.strip():
         raise SpendError("is empty. Was the download complete? Export it again")

@@ -34,7 +34,7 @@ from app.settings import Settings
 from app.warehouse import Warehouse
 
 _TABLE = re.compile(r"\w+\.\w+")
-_MOST_ROWS = 5_000_000
+_MOST_ROWS = 1_000_000
 _TIME_OF_DAY = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*([AP]M)?", re.IGNORECASE)
 _HALF_DAY_H = 12
 _SHOWN_DAYS = 3
