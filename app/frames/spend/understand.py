@@ -4,7 +4,7 @@ Whatever a file leaves open is decided once for all of it; where it cannot be, S
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 
 import polars as pl
@@ -52,6 +52,7 @@ class Understood:
     language: str
     rows: pl.DataFrame
     decimal: str = "."
+    order: str = ""
     checked: str = ""
     exported_at: str = ""
     notes: tuple[str, ...] = ()
@@ -73,8 +74,10 @@ def understand(
     if table.rows.is_empty():
         return Understood(layout.platform, layout.language, pl.DataFrame(), notes=("it holds no rows",))
     require_number_of_rows(table)
-    dated = _with_days(table, answers, today=today)
-    return _understood(table, dated, answers, platforms, points=points)
+    order = _settle_order(table, answers, today=today)
+    dated = _with_days(table, answers, order)
+    understood = _understood(table, dated, answers, platforms, points=points)
+    return replace(understood, order=order)
 
 
 def _understood(
@@ -94,7 +97,13 @@ def _understood(
         rows, of_levels = _at_one_level(known)
         notes += of_levels
     return Understood(
-        table.platform, table.layout.language, rows, sign, checked, table.preamble.get("exported_at", ""), tuple(notes)
+        table.platform,
+        table.layout.language,
+        rows,
+        sign,
+        checked=checked,
+        exported_at=table.preamble.get("exported_at", ""),
+        notes=tuple(notes),
     )
 
 
@@ -112,28 +121,38 @@ def _at_one_level(known: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
 # ---- days ----------------------------------------------------------------------------------------------------------
 
 
-def _with_days(table: ExportTable, answers: Answers, *, today: date) -> pl.DataFrame:
+def _range_of_file(table: ExportTable) -> list[str]:
+    """The texts of days that stand before the headers as the range of the report."""
+    return find_days([*table.opening, table.preamble.get("days", "")])
+
+
+def _settle_order(table: ExportTable, answers: Answers, *, today: date) -> str:
+    rows, first = table.rows, day_field(table.rows.columns)
+    texts = {text for name in {first, "ends"} & set(rows.columns) for text in rows[name].drop_nulls().unique()}
+    said = _range_of_file(table)
+    others = [*table.opening, *said, table.preamble.get("exported_at", "")]
+    return settle_order(texts or said, others=others, asked=answers.dates, language=table.layout.language, today=today)
+
+
+def _with_days(table: ExportTable, answers: Answers, order: str) -> pl.DataFrame:
     """The rows with `starts` and `ends` as days; SpendError where a row has none, or several without --spread."""
     columns = table.rows.columns
     first = day_field(columns)
     last = "ends" if first == "starts" and "ends" in columns else first
-    texts = {text for name in {first, last} - {""} for text in table.rows[name].drop_nulls().unique()}
-    said = find_days([*table.opening, *(table.preamble.get(name, "") for name in ("days",))])
-    others = [*table.opening, *said, table.preamble.get("exported_at", "")]
-    order = settle_order(texts or said, others=others, asked=answers.dates, language=table.layout.language, today=today)
     if first:
         missing = table.rows.filter(
             pl.col(first).is_null() | ~pl.col(first).map_elements(is_day, return_dtype=pl.Boolean)
         )
         if missing.height:
             raise SpendError(f"line {missing['line'][0]} has no day. Which day is it of? Export the report by day")
+        texts = {text for name in {first, last} for text in table.rows[name].drop_nulls().unique()}
         days = {text: parse_day(text, order) for text in texts}
         dated = table.rows.with_columns(
             starts=pl.col(first).replace_strict(days, return_dtype=pl.Date),
             ends=pl.col(last).replace_strict(days, return_dtype=pl.Date),
         )
     else:
-        dated = _of_the_range(table, [parse_day(text, order) for text in said])
+        dated = _of_the_range(table, [parse_day(text, order) for text in _range_of_file(table)])
     return _require_days(dated, answers)
 
 

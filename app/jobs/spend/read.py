@@ -13,7 +13,7 @@ import polars as pl
 
 from app.contracts import ORDER_COST_READINGS, SPEND_READINGS
 from app.core.errors import CaratError, SettingsError, SpendError, require_none
-from app.frames.spend.days import parse_day, settle_order
+from app.frames.spend.days import parse_day
 from app.frames.spend.layout import Line
 from app.frames.spend.money import in_money, unknown_rates
 from app.frames.spend.understand import Answers, Understood, understand
@@ -210,7 +210,7 @@ def _reading(
     read_at: datetime,
 ) -> Reading:
     """A file that was understood as a reading, its amounts converted."""
-    said = _exported_at(understood, settings, read_at)
+    said = _exported_at(understood, read_at)
     table = ORDER_COST_READINGS if understood.platform.file.grain == "order" else SPEND_READINGS
     rows = pl.DataFrame(schema=table.schema)
     notes = list(understood.notes)
@@ -251,17 +251,10 @@ def _converted(settings: Settings, understood: Understood) -> pl.DataFrame:
     return money.select(pl.col(name).cast(SPEND_READINGS.schema[name]) for name in wanted)
 
 
-def _exported_at(understood: Understood, settings: Settings, read_at: datetime) -> datetime | None:
-    """What a file says of its own age: the last day, or moment, that it knows."""
+def _exported_at(understood: Understood, read_at: datetime) -> datetime | None:
+    """What a file says of its own age: the last moment that it knows."""
     text = understood.exported_at
-    if not text:
-        return None
-    day_text = _TIME_OF_DAY.split(text)[0].strip(" ,")
-    try:
-        order = settle_order([day_text], today=_today(settings, read_at))
-    except SpendError:
-        return None
-    day = parse_day(day_text, order)
+    day = parse_day(text, understood.order)
     if day is None:
         return None
     match = _TIME_OF_DAY.search(text)
