@@ -45,10 +45,14 @@ def header_currency(header: str, template: str) -> str | None:
 
 
 class TotalRow(RuleModel):
-    """How a row with a total is labelled, and what it says of the sum of the rows: equal, at most it, or nothing."""
+    """How a row with a total is labelled, and what it says of the sum of the rows: equal, at most it, or nothing.
+
+    A total of a level counts as a limit in a report of a finer one, which need not have all of it.
+    """
 
     pattern: Pattern
     check: Literal["equal", "at_most", "none"]
+    level: Literal["", "campaign", "ad_group", "ad"] = ""
 
 
 class Preamble(RuleModel):
@@ -67,9 +71,17 @@ def _require_known_fields(headers: Mapping[str, Mapping[str, Texts]]) -> Mapping
             if field not in FIELDS:
                 raise mistake(f"is no field. Choose from {', '.join(FIELDS)}", language, field)
     return {
-        language: {field: tuple(plain(name) for name in names) for field, names in fields.items()}
+        language: {field: _written(field, names) for field, names in fields.items()}
         for language, fields in headers.items()
     }
+
+
+def _written(field: str, names: Texts) -> Texts:
+    """The headers of a field as they are compared; any amount may have its currency after it."""
+    headers = tuple(plain(name) for name in names)
+    if field not in MONEY_FIELDS:
+        return headers
+    return headers + tuple(f"{header} ({_SAYS_CURRENCY})" for header in headers if _SAYS_CURRENCY not in header)
 
 
 class _PlatformFile(RuleModel):
@@ -122,9 +134,12 @@ class Platform:
     def is_footer(self, line: str) -> bool:
         return any(re.fullmatch(footer, plain(line)) for footer in self.file.footers)
 
-    def total_check(self, label: str) -> str | None:
-        """What a row with this label says of the sum; None if it is no total."""
-        return next((total.check for total in self.file.total if re.search(total.pattern, plain(label))), None)
+    def total_check(self, label: str, level: str) -> str | None:
+        """What a row with this label says of the sum in a report of this level; None if it is no total."""
+        total = next((total for total in self.file.total if re.search(total.pattern, plain(label))), None)
+        if total and total.level and total.level != level:
+            return "at_most"
+        return total.check if total else None
 
 
 @cache

@@ -9,7 +9,6 @@ from app.rules.ad_platform import Platform, header_currency, plain
 
 _SEARCHED = 60  # lines in which the headers must be
 _AMOUNTS = ("amount", "amount_micros")
-_DAYS = ("day", "starts")
 _FEWEST = 2
 
 
@@ -46,8 +45,9 @@ class Layout:
         return self.marks, len(self.columns), -self.at
 
     @property
-    def has_days(self) -> bool:
-        return any(field in self.columns for field in _DAYS)
+    def level(self) -> str:
+        """The finest level that has a column."""
+        return next((level for level in ("ad", "ad_group") if {level, f"{level}_id"} & set(self.columns)), "campaign")
 
 
 def find_platform(name: str, platforms: Iterable[Platform]) -> Platform | None:

@@ -56,7 +56,9 @@ def take_apart(lines: Sequence[Line], layout: Layout) -> ExportTable:
         if kind == "row":
             rows.append(line)
         elif kind != "footer":
-            label = line.label if layout.platform.total_check(line.label) else "the row without a campaign"
+            label = (
+                line.label if layout.platform.total_check(line.label, layout.level) else "the row without a campaign"
+            )
             totals.append((label, kind, {name: _cell(line, at) for name, at in layout.columns.items()}))
     fields = {name: [_cell(line, at) for line in rows] for name, at in layout.columns.items()}
     frame = pl.DataFrame(
@@ -86,7 +88,7 @@ def _kind(line: Line, layout: Layout) -> str:
             if name in TEXT_FIELDS and name not in {"account", "account_id", "currency"}
         )
         return "equal" if is_unnamed and "day" not in columns else "row"
-    check = platform.total_check(line.label)
+    check = platform.total_check(line.label, layout.level)
     if check:
         return check
     if platform.is_footer(line.label):

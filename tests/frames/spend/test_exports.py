@@ -274,6 +274,20 @@ def test_a_report_of_one_range_is_divided_over_it():
     assert rows["amount"].sum() == Decimal("42.10")
 
 
+def test_a_total_of_campaigns_may_exceed_the_ads_that_a_report_of_ads_has(tmp_path):
+    report = "Ad report\nx\nDay,Campaign,Ad ID,Currency code,Cost\n2026-11-01,a,1,EUR,2.00\nTotal: Ads,,,EUR,{}\nTotal: Campaigns,,,EUR,3.00\n"
+    (tmp_path / "ads.csv").write_text(report.format("2.00"))
+    assert understand_file(tmp_path / "ads.csv").checked == "Total: Ads"
+    (tmp_path / "ads.csv").write_text(report.format("2.50"))
+    with pytest.raises(SpendError, match="'Total: Ads', is 2.50"):
+        understand_file(tmp_path / "ads.csv")
+
+
+def test_any_amount_may_have_its_currency_in_its_header(tmp_path):
+    (tmp_path / "g.csv").write_text("Campaign report\nx\nDay,Campaign,Cost (SEK)\n2026-11-01,a,kr 2.00\n")
+    assert understand_file(tmp_path / "g.csv").rows.select("currency", "amount").rows() == [("SEK", Decimal(2))]
+
+
 def test_rows_that_sum_up_finer_ones_are_not_counted_twice(tmp_path):
     (tmp_path / "meta.csv").write_text(
         "Day,Campaign name,Ad set name,Ad name,Amount spent (EUR)\n2026-11-01,,,,10.00\n2026-11-01,a,,,10.00\n"
