@@ -62,6 +62,10 @@ def run_spend(
         raise SettingsError(
             "--from reads a table: leave out the files" if table else "Missing argument 'FILE': name the files to read"
         )
+    if exported_at and exported_at > datetime.now(tz=UTC):
+        raise SettingsError(f"--exported {exported_at:%Y-%m-%d %H:%M} lies in the future")
+    if exported_at and table:
+        raise SettingsError("--exported is about files: a table is read as it is now")
     require_readable(list(paths))
     files = [Path(path) for path in paths]
     if dry_run and files:

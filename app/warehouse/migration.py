@@ -10,7 +10,6 @@ from app.warehouse.client import Warehouse
 from app.warehouse.dwh_views import dwh_views
 from app.warehouse.history import existing_histories, refresh_history_views
 from app.warehouse.shop_views import refresh_shop_views
-from app.warehouse.spend_views import spend_views
 from app.warehouse.views import replace_views
 
 _FIXED_SETTINGS = ("index_granularity",)  # as the table was created
@@ -40,7 +39,8 @@ def migrate(warehouse: Warehouse, settings: Settings) -> list[str]:
             changes += _upgrade_column(warehouse, table, column, found)
     changes += upgrade_call_ids(warehouse, calls, existing)
     changes += _upgrade_settings(warehouse)
-    changes += replace_views(warehouse, (*dwh_views(settings), *spend_views(settings)))
+    have_new_columns = any(change.startswith("added column") for change in changes)
+    changes += replace_views(warehouse, dwh_views(settings), have_new_columns=have_new_columns)
     changes += refresh_history_views(warehouse, existing_histories(warehouse).values())
     return changes + refresh_shop_views(warehouse, load_snapshot_plan(settings.snapshots), settings.timezone)
 

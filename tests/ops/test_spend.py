@@ -61,6 +61,8 @@ def test_a_refused_file_is_one_line_with_the_question_and_exits_1(carat):
         (("a.csv", "--currency", "Euro"), "--currency 'Euro' is not a currency of ISO 4217"),
         (("a.csv", "--decimal", ";"), "--decimal ';': choose from . and ,"),
         (("a.csv", "--dates", "ymd"), "--dates 'ymd': choose from dmy"),
+        (("a.csv", "--exported", "2999-01-01"), "--exported 2999-01-01 00:00 lies in the future"),
+        (("--from", "a.b", "--exported", "2026-01-01"), "--exported is about files"),
         (("a.csv", "--exported", "yesterday"), "--exported 'yesterday' is not a valid time"),
     ],
 )
