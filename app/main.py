@@ -294,7 +294,7 @@ def spend(
     ] = None,
     *,
     table: Annotated[str, typer.Option("--from", metavar="TABLE", help="Instead, read a table of the warehouse.")] = "",
-    platform: Annotated[str, typer.Option(metavar="NAME", help="Whose costs these are: google, meta, …")] = "",
+    platform: Annotated[str, typer.Option(metavar="NAME", help="Whose costs these are, such as google.")] = "",
     account: Annotated[str, typer.Option(metavar="NAME", help="The advertising account, if the file has none.")] = "",
     currency: Annotated[str, typer.Option(metavar="CODE", help="Their currency, if the file has none.")] = "",
     decimal: Annotated[str, typer.Option(metavar="SIGN", help="The decimal sign: . or ,")] = "",
