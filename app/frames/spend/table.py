@@ -41,7 +41,7 @@ def take_apart(lines: Sequence[Line], layout: Layout) -> ExportTable:
     width = len(lines[layout.at].cells)
     preamble = _preamble(lines[: layout.at], layout.platform)
     body = [line for line in lines[layout.at + 1 :] if line.label]
-    if says_nothing(body, [layout.platform]):
+    if len(body) == 1 and says_nothing(body, [layout.platform]):
         body = []
     for line in body:
         if any(cell.strip() for cell in line.cells[width:]):
@@ -121,12 +121,18 @@ def _preamble(lines: Sequence[Line], platform: Platform) -> dict[str, str]:
     return said
 
 
-def require_number_of_rows(table: ExportTable) -> None:
+def require_all_rows(table: ExportTable) -> None:
+    """Raise SpendError if the file says that it has other rows than it holds, or totals of rows that are not there."""
     said = table.preamble.get("rows", "").replace(",", "")
     if said.isdigit() and int(said) != table.rows.height:
         raise SpendError(
             f"says Rows: {said} and holds {table.rows.height:,}: is it cut off, or was it edited? Export it again"
         )
+    if not table.rows.is_empty():
+        return
+    for label, check, cells in table.totals:
+        if check == "equal" and any(re.search("[1-9]", cells.get(name, "")) for name in ("amount", "amount_micros")):
+            raise SpendError(f"has a total, {label!r}, and no rows: is it cut off? Export it again")
 
 
 def day_field(columns: Collection[str]) -> str:

@@ -15,7 +15,7 @@ from app.frames.spend.layout import Line, choose_layout, find_layouts, find_plat
 from app.frames.spend.levels import added_up, longest_span, spread, with_level, without_subtotals
 from app.frames.spend.measures import with_numbers
 from app.frames.spend.numbers import NUMBER
-from app.frames.spend.table import ExportTable, day_field, require_number_of_rows, says_nothing, take_apart
+from app.frames.spend.table import ExportTable, day_field, require_all_rows, says_nothing, take_apart
 from app.rules.ad_platform import TEXT_FIELDS, Platform, plain
 
 _KEY = (
@@ -71,9 +71,9 @@ def understand(
         return Understood(platform, "", pl.DataFrame(), notes=("the platform says that it has no data",))
     layout = choose_layout(layouts, platform=answers.platform, platforms=platforms)
     table = take_apart(lines, layout)
+    require_all_rows(table)
     if table.rows.is_empty():
         return Understood(layout.platform, layout.language, pl.DataFrame(), notes=("it holds no rows",))
-    require_number_of_rows(table)
     order = _settle_order(table, answers, today=today)
     dated = _with_days(table, answers, order)
     understood = _understood(table, dated, answers, platforms, points=points)

@@ -10,6 +10,7 @@ from app.core.errors import SpendError
 from tests.support.exports import EXPORTS, understand_file, write_excel
 
 FIRST, SECOND = date(2026, 11, 1), date(2026, 11, 2)
+GOOGLE = "Campaign report\n{range}\n{headers}\n{rows}\n"
 
 # File, platform, language, decimal sign, compared with, then cost per day, level, currencies, clicks in all.
 UNDERSTOOD = [
@@ -121,7 +122,14 @@ def test_orders_of_an_affiliate_network_keep_their_own_grain():
     ]
 
 
-@pytest.mark.parametrize("text", ["No data available.\n", (EXPORTS / "meta_no_data.csv").read_text(encoding="utf-8")])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "No data available.\n",
+        GOOGLE.format(range="x", headers="Day,Campaign,Currency code,Cost", rows="Total: Campaigns, --,EUR,0.00"),
+        (EXPORTS / "meta_no_data.csv").read_text(encoding="utf-8"),
+    ],
+)
 def test_a_file_without_data_is_understood_as_nothing(text, tmp_path):
     (tmp_path / "meta.csv").write_text(text)
     assert understand_file(tmp_path / "meta.csv").rows.is_empty()
@@ -129,7 +137,6 @@ def test_a_file_without_data_is_understood_as_nothing(text, tmp_path):
 
 # ---- what is refused ---------------------------------------------------------------------------------------------
 
-GOOGLE = "Campaign report\n{range}\n{headers}\n{rows}\n"
 REFUSED = [
     ("", {}, "is empty. Was the download complete? Export it again"),
     ("  \n\n", {}, "is empty"),
@@ -160,6 +167,8 @@ REFUSED = [
     (GOOGLE.format(range="x", headers="Day,Campaign,Currency code,Cost", rows="2026-11-01,a,EUR,1.50\nTotal: Campaigns, --,EUR,2.50"), {}, "its total, 'Total: Campaigns', is 2.50 and its rows are 1.50 in sum"),
     (GOOGLE.format(range="x", headers="Day,Campaign,Currency code,Cost", rows="2026-11-01,a,EUR,1.50\nTotal: Account, --,EUR,0.50"), {}, "its total, 'Total: Account', is 0.50"),
     ((EXPORTS / "microsoft.csv").read_text(encoding="utf-8").replace("Rows: 3", "Rows: 4"), {}, "says Rows: 4 and holds 3: is it cut off, or was it edited?"),
+    (GOOGLE.format(range="x", headers="Day,Campaign,Currency code,Cost", rows="Total: Campaigns, --,EUR,2.50"), {}, "has a total, 'Total: Campaigns', and no rows"),
+    ('"Rows: 5"\n"Gregorian date","Campaign","Spend","Currency code"\n', {}, "says Rows: 5 and holds 0"),
     ("Transaction ID,Transaction date,Order reference,Commission,Currency\n1,2026-11-01,o,5.50,EUR\n1,2026-11-01,o,6.50,EUR\n", {}, "line 3: the transaction 1 stands there twice"),
     ("Day,Campaign name,Ad set name,Amount spent (EUR)\n2026-11-01,a,,9.00\n2026-11-01,a,x,2.00\n2026-11-01,a,y,3.00\n", {}, "a has a row of 9.00 and finer rows of 5.00 in sum"),
 ]  # fmt: skip
