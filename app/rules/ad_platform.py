@@ -63,6 +63,7 @@ class Preamble(RuleModel):
     rows: str = ""
     exported_at: str = ""
     incomplete: str = ""
+    aggregation: str = ""
 
 
 def _require_known_fields(headers: Mapping[str, Mapping[str, Texts]]) -> Mapping[str, Mapping[str, Texts]]:

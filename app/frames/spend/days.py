@@ -70,18 +70,25 @@ def is_day(text: str) -> bool:
 
 
 def settle_order(
-    texts: Collection[str], *, others: Sequence[str] = (), asked: str = "", language: str = "en", today: date
+    texts: Collection[str],
+    *,
+    others: Sequence[str] = (),
+    asked: str = "",
+    language: str = "en",
+    is_daily: bool = False,
+    today: date,
 ) -> str:
     """Whether day or month comes first in `03/04/2026`, for the whole file.
 
     Only what leaves no doubt counts: an order by which every day exists and none lies in the future, or by which all
-    lie within a range that the file writes out; headers of a language that puts the day first; or three days or more
-    that follow each other. `others`: what the file says before its table. SpendError where there is doubt.
+    lie within a range that the file writes out; headers of a language that puts the day first; or, in a report
+    that says to be daily, three days or more that follow each other. `others`: what the file says before its table.
+    SpendError where there is doubt.
     """
     if asked:
         return asked
     last = today + timedelta(days=1)  # it may be tomorrow where the platform is
-    written = [*texts, *(text for text in others if is_day(text))]
+    written = sorted({*texts, *(text for text in others if is_day(text))})
     possible = [order for order in _ORDERS if all(_is_past(parse_day(text, order), last) for text in written)]
     if not possible:
         wrong = next((t for t in written if not any(_is_past(parse_day(t, o), last) for o in _ORDERS)), written[0])
@@ -94,7 +101,7 @@ def settle_order(
         possible = within or possible
     if len(possible) == 1 or days[possible[0]] == days[possible[-1]] or language != "en":
         return possible[0]
-    if following := [order for order in possible if _follow_each_other(days[order])]:
+    if following := [order for order in possible if is_daily and _follow_each_other(days[order])]:
         return following[0]
     doubtful = next(text for text in written if parse_day(text, DAY_FIRST) != parse_day(text, MONTH_FIRST))
     raise SpendError(

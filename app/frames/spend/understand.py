@@ -131,7 +131,14 @@ def _settle_order(table: ExportTable, answers: Answers, *, today: date) -> str:
     texts = {text for name in {first, "ends"} & set(rows.columns) for text in rows[name].drop_nulls().unique()}
     said = _range_of_file(table)
     others = [*table.opening, *said, table.preamble.get("exported_at", "")]
-    return settle_order(texts or said, others=others, asked=answers.dates, language=table.layout.language, today=today)
+    return settle_order(
+        texts or said,
+        others=others,
+        asked=answers.dates,
+        language=table.layout.language,
+        is_daily=table.preamble.get("aggregation", "").lower() == "daily",
+        today=today,
+    )
 
 
 def _with_days(table: ExportTable, answers: Answers, order: str) -> pl.DataFrame:
