@@ -305,6 +305,55 @@ def snapshot(
     reports.require_snapshots(refusals(taken))
 
 
+@app.command(short_help="Read advertising costs from exports")
+def spend(
+    paths: Annotated[
+        list[str] | None, typer.Argument(help="Exports of platforms: CSV or Excel.", metavar="FILE")
+    ] = None,
+    *,
+    table: Annotated[str, typer.Option("--from", metavar="TABLE", help="Instead, read a table of the warehouse.")] = "",
+    platform: Annotated[str, typer.Option(metavar="NAME", help="Whose costs these are, such as google.")] = "",
+    account: Annotated[str, typer.Option(metavar="NAME", help="The advertising account, if the file has none.")] = "",
+    currency: Annotated[str, typer.Option(metavar="CODE", help="Their currency, if the file has none.")] = "",
+    decimal: Annotated[str, typer.Option(metavar="SIGN", help="The decimal sign: . or ,")] = "",
+    dates: Annotated[str, typer.Option(metavar="ORDER", help="dmy or mdy, if 03/04/2026 can be either.")] = "",
+    time_zone: Annotated[
+        str, typer.Option("--time-zone", metavar="ZONE", help="Time zone of the account's days.")
+    ] = "",
+    spreads: Annotated[
+        bool, typer.Option("--spread", help="Divide rows of several days evenly, and mark them.")
+    ] = False,
+    exported: Annotated[
+        str | None, typer.Option("--exported", metavar="TIME", help="When the files were exported, if not just now.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what is understood and stop.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read advertising costs from what platforms export, or from a table that another tool fills.
+
+    A newer file replaces the days that it has of a platform and account; older readings stay in the past. The same file
+    twice is nothing. A file that leaves something open is refused with the question to answer, and exits 1.
+
+    Example: carat spend campaigns-november.csv meta.xlsx
+    """
+    from app.ops.spend import parse_answers, print_spend, run_spend
+
+    settings = load_settings()
+    exported_at = parse_instant(exported, option="--exported")
+    answers = parse_answers(
+        platform=platform,
+        account=account,
+        currency=currency,
+        decimal=decimal,
+        dates=dates,
+        time_zone=time_zone,
+        spreads=spreads,
+    )
+    result = run_spend(settings, paths or [], answers, table=table, exported_at=exported_at, dry_run=dry_run)
+    print_spend(result, as_json=as_json)
+    result.require_done()
+
+
 @app.command(short_help="Build the days that are stale")
 def etl(
     *,

@@ -148,7 +148,7 @@ def _first_match(rules: tuple[tuple[str, str], ...]) -> str:
 _AGENTS = ", ".join(f"{_first_match(rules)} AS {name}" for name, rules in _AGENT_RULES.items())
 _UTM = ", ".join(
     f"url_decode(replace(regexp_extract(coalesce(campaign, ''), '[?&]utm_{name}=([^&#]*)', 1), '+', ' ')) AS utm_{name}"
-    for name in ("source", "medium", "campaign", "term", "content")
+    for name in ("source", "medium", "campaign", "term", "content", "id")
 )
 _SESSIONS = f"""CREATE TABLE sessions AS
 WITH behaviour AS (
@@ -187,7 +187,7 @@ SELECT started_at::DATE AS session_date, session_id, visitor_id, coalesce(user_i
     product_views, products_viewed, favorites_added, favorites_removed, cart_adds, cart_removes, checkouts,
     coalesce(orders, 0) AS orders, coalesce(units, 0) AS units, coalesce(revenue, 0)::DECIMAL(18, 2) AS revenue,
     device_type, device_brand, os, browser, landing_page, referrer, referrer_host, utm_source, utm_medium, utm_campaign,
-    utm_term, utm_content, click_id,
+    utm_term, utm_content, utm_id, click_id,
     CASE WHEN regexp_matches(utm_medium, '^(.*cp.*|ppc|paid.*)$') OR click_id <> '' THEN 'Paid Search'
         WHEN utm_medium = 'email' THEN 'Email'
         WHEN utm_medium = 'social' OR regexp_matches(referrer_host, 'instagram|facebook') THEN 'Organic Social'

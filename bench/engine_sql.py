@@ -213,7 +213,7 @@ _SESSIONS = _insert(
     }
     | {
         f"utm_{name}": f"decodeURLFormComponent(extractURLParameter(campaign, 'utm_{name}'))"
-        for name in ("source", "medium", "campaign", "term", "content")
+        for name in ("source", "medium", "campaign", "term", "content", "id")
     },
     prelude=f"WITH behaviour AS ({_BEHAVIOUR}), orders AS ({_ORDERS}), arrival AS ({_ARRIVAL})\n",
 )

@@ -136,6 +136,7 @@ SESSIONS = DwhTable(
         Column("utm_campaign", LABEL, "utm_campaign of that call"),
         Column("utm_term", "String", "utm_term of that call"),
         Column("utm_content", "String", "utm_content of that call"),
+        Column("utm_id", "String", "utm_id of that call: the id of the platform's campaign"),
         Column("click_id", "String", "advertising click id of that call (gclid, msclkid, fbclid, …); empty if none"),
         Column("source", LABEL, "what the channel was decided by: utm_source, else what click id or referrer say"),
         Column("medium", LABEL, "utm_medium, else what click id or referrer say; (none) if nothing does"),

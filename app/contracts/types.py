@@ -10,6 +10,7 @@ from app.core.sql import quote
 
 MONEY = "Decimal(18, 2)"
 ORIGINAL_MONEY = "Decimal(18, 4)"
+MICRO_MONEY = "Decimal(18, 6)"  # as advertising platforms count
 TIME = "DateTime64(3, 'UTC')"
 PRECISE_TIME = "DateTime64(6, 'UTC')"
 FILTERS = "Map(String, Array(String))"

@@ -55,7 +55,8 @@ def _migrate(
             changes += _upgrade_column(warehouse, table, column, found)
     changes += upgrade_call_ids(warehouse, calls, existing)
     changes += _upgrade_settings(warehouse)
-    changes += replace_views(warehouse, views)
+    have_new_columns = any(change.startswith("added column") for change in changes)
+    changes += replace_views(warehouse, views, have_new_columns=have_new_columns)
     changes += refresh_history_views(warehouse, existing_histories(warehouse).values())
     return changes + refresh_shop_views(warehouse, plan, settings.timezone)
 
