@@ -26,15 +26,17 @@ from app.contracts.etl import (
     SNAPSHOTS,
     USER_AGENTS,
 )
+from app.contracts.orders import BOOK_TABLES, ORDERS, REFUNDS
 from app.contracts.pd import API_CALLS, raw_calls
 from app.contracts.table import Control, DwhTable, Input, PersonKey, Table, Total
 from app.contracts.types import LABEL, MONEY, NULLABLE_LABEL, PRECISE_TIME, TIME, Column, dtype_of
 
 __all__ = [
-    "API_CALLS", "CATALOG_SESSIONS", "COVERAGE", "DATABASES", "DWH_TABLES", "EVENTS", "FINGERPRINTS", "FORGOTTEN",
-    "LABEL", "LEDGER", "MONEY", "NULLABLE_LABEL", "ORDER_CALLS", "PRECISE_TIME", "PRODUCT_SESSIONS", "PUBLICATIONS",
-    "REJECTS", "RUNS", "SESSIONS", "SNAPSHOTS", "TIME", "USER_AGENTS", "VISITOR_OF_SESSION", "Column", "Control",
-    "DwhTable", "Input", "PersonKey", "Table", "Total", "all_tables", "dtype_of", "dwh_tables", "raw_calls",
+    "API_CALLS", "BOOK_TABLES", "CATALOG_SESSIONS", "COVERAGE", "DATABASES", "DWH_TABLES", "EVENTS", "FINGERPRINTS", "FORGOTTEN",
+    "LABEL", "LEDGER", "MONEY", "NULLABLE_LABEL", "ORDERS", "ORDER_CALLS", "PRECISE_TIME", "PRODUCT_SESSIONS", "PUBLICATIONS",
+    "REFUNDS", "REJECTS", "RUNS", "SESSIONS", "SNAPSHOTS", "TIME", "USER_AGENTS", "VISITOR_OF_SESSION", "Column", "Control",
+    "DwhTable", "Input", "PersonKey", "Table", "Total", "all_tables", "dtype_of", "dwh_tables",
+    "published_tables", "raw_calls",
 ]  # fmt: skip
 
 DATABASES = {
@@ -48,4 +50,9 @@ DATABASES = {
 def all_tables() -> list[Table]:
     """Every table that Carat creates; those of `history` follow the snapshot plan instead."""
     own = [RUNS, REJECTS, PUBLICATIONS, LEDGER, COVERAGE, FINGERPRINTS, USER_AGENTS, SNAPSHOTS, FORGOTTEN]
-    return [API_CALLS, *dwh_tables(), *own]
+    return [API_CALLS, *published_tables(), *own]
+
+
+def published_tables() -> list[DwhTable]:
+    """Every table of `dwh` that is built a day at a time, in the order in which they are built."""
+    return [*dwh_tables(), *BOOK_TABLES]

@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from app.contracts import API_CALLS, REJECTS, DwhTable, PersonKey, dwh_tables
+from app.contracts import API_CALLS, REJECTS, DwhTable, PersonKey, published_tables
 from app.core import console
 from app.core.errors import SettingsError
 from app.frames.days import business_day
@@ -319,7 +319,7 @@ def _columns_of_users(of_history: dict[str, list[str]]) -> dict[str, list[str]]:
     """Per table the columns that hold users, by the contracts of `dwh` and by the snapshot plan."""
     people = {
         table.full_name: [column for column, key in table.person_keys if key is PersonKey.USER]
-        for table in dwh_tables()
+        for table in published_tables()
     }
     return people | of_history
 
@@ -384,10 +384,10 @@ def _erase_days(warehouse: Warehouse, settings: Settings, journal: Journal) -> N
                 build_stale(warehouse, settings, span=(day, day), skip_row_count_check=True).require_done()
             bar.advance(1)
     if past:
-        for table in dwh_tables():
+        for table in published_tables():
             if table.person_keys:
                 delete_rows(warehouse, table.full_name, _is_theirs(journal, table), days=past)
-    for table in dwh_tables():
+    for table in published_tables():
         remove_masked(warehouse, table.full_name, days)
 
 
