@@ -75,6 +75,7 @@ REFUNDS = DwhTable(
         Column("order_state", LABEL, "state of the order"),
         Column("is_counted", "Bool", "whether it lowers net revenue: not where the order is cancelled or a test"),
         Column("said_by", LABEL, "refunds: a row of the shop's refunds; order: only the order's own row tells of it"),
+        Column("sources_hash", "UInt64", "as in dwh.orders"),
     ),
     order_by="(order_key, refund_id)",
     day="refund_date",

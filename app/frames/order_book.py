@@ -108,7 +108,9 @@ def build_order_book(
     )  # fmt: skip
     refunds = (
         refunds.join(placed, on="order_key", how="left", maintain_order="left")
+        .join(rows.hashes, on="order_key", how="left", maintain_order="left")
         .with_columns(
+            pl.col("sources_hash").fill_null(0),
             pl.col("session_id", "visitor_id", "user_id", "channel").fill_null(""),
             pl.col("order_state").fill_null("unknown"),
             pl.col("is_counted").fill_null(value=True),

@@ -73,6 +73,7 @@ class ItemsMeaning(RuleModel):
     product_id: Text = Field(description="the column of the product")
     quantity: Text = ""  # without it each row is one unit
     price: Text = ""  # of one unit
+    line_total: Text = ""  # where there is no price of one unit: what all units of the row cost together
     cost: Text = ""  # of one unit, as the shop kept it with the order; else the product's cost at that moment
     minor_units: _Digits = 0
 

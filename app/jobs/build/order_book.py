@@ -6,8 +6,9 @@ such a version or call. Each is compared with its published row by a hash of all
 differs, the days on which its rows are and shall be are stale. So the work of an hour follows from what changed in it.
 """
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
@@ -70,15 +71,21 @@ class BookBuilt:
 
 
 def build_orders(
-    warehouse: Warehouse, rules: BuildRules, *, span: Span = ALL_DAYS, force: bool = False, until: float = float("inf")
+    warehouse: Warehouse,
+    rules: BuildRules,
+    *,
+    span: Span = ALL_DAYS,
+    force: bool = False,
+    also: Sequence[date] = (),
+    until: float = math.inf,
 ) -> BookBuilt:
-    """Build the stale days of orders in the span, newest first; with `force` every day that has any.
+    """Build the stale days of orders in the span, newest first; with `force` every day that has any, and those `also`.
 
     No day but the first is begun after `until`, a time of the monotonic clock; it stays stale.
     """
     sources = find_sources(warehouse, rules)
     stale = find_stale_orders(warehouse, rules, sources, keep=True, everything=force)
-    known = {*stale.days, *(published_order_days(warehouse) if force else ())}
+    known = {*stale.days, *also, *(published_order_days(warehouse) if force else ())}
     days = sorted((day for day in known if is_within(day, span)), reverse=True)
     book = BookBuilt()
     with console.progress("orders", len(days)) as bar:
@@ -193,9 +200,10 @@ def _of_differing(sources: OrderSources, differing: dict[str, _Difference]) -> Q
             name = source.history.name
             parameters[name] = instants
             changed = f"SELECT {source.key} FROM {source.full_name} WHERE {_is_of(name)}"
-            rows.append(
-                f"SELECT {sources.row(source)} AS row_key FROM {source.full_name} WHERE ({source.key}) IN ({changed})"
-            )
+            row = f"SELECT {sources.row(source)} AS row_key FROM {source.full_name} WHERE ({source.key}) IN ({changed})"
+            # Items alone make no order, but a refund does make a row, whosever it is.
+            known = f"SELECT {sources.row(orders)} FROM {orders.full_name}" if (orders := sources.orders) else ""
+            rows.append(f"{row} AND row_key IN ({known})" if source is sources.items else row)
     return keys, rows, parameters
 
 
@@ -205,13 +213,18 @@ def _is_of(name: str) -> str:
 
 def _changed_orders(warehouse: Warehouse, sources: OrderSources, wanted: WantedOrders) -> pl.Series:
     """The keys of the orders whose published row is not made of what is known now."""
+    tables = " UNION ALL ".join(
+        f"SELECT order_key, sources_hash, {int(table is ORDERS)} AS is_order FROM {table.full_name} "
+        f"WHERE order_key IN (SELECT order_key FROM {wanted.keys})"
+        for table in BOOK_TABLES
+    )
     published = warehouse.query(
-        f"SELECT order_key, any(sources_hash) AS published, count() AS rows FROM {ORDERS.full_name} "
-        f"WHERE order_key IN (SELECT order_key FROM {wanted.keys}) GROUP BY order_key",
-        schema={"order_key": pl.String(), "published": pl.UInt64(), "rows": pl.UInt64()},
+        "SELECT order_key, any(sources_hash) AS published, uniqExact(sources_hash) AS hashes, sum(is_order) AS rows "
+        f"FROM ({tables}) GROUP BY order_key",
+        schema={"order_key": pl.String(), "published": pl.UInt64(), "hashes": pl.UInt64(), "rows": pl.UInt64()},
     )
     both = read_hashes(warehouse, sources, wanted).join(published, on="order_key", how="full", coalesce=True)
-    is_same = (pl.col("sources_hash") == pl.col("published")) & (pl.col("rows") == 1)
+    is_same = (pl.col("sources_hash") == pl.col("published")) & (pl.col("hashes") == 1) & (pl.col("rows") <= 1)
     return both.filter(~is_same.fill_null(value=False))["order_key"].sort()
 
 

@@ -114,6 +114,7 @@ class OrderSources:
     items: HistorySource | None
     refunds: HistorySource | None
     rules: OrderRules
+    no_ids: tuple[str, ...]  # users that are none, in lower case
 
     @property
     def of_history(self) -> list[HistorySource]:
@@ -122,7 +123,7 @@ class OrderSources:
     @property
     def digest(self) -> str:
         """Changes when the same rows would be read in another way."""
-        rules = (self.rules.zone.key, self.rules.target, self.rules.default)
+        rules = (self.rules.zone.key, self.rules.target, self.rules.default, self.no_ids)
         return digest_of((self.meanings.digest, TRANSFORM_VERSION, rules))
 
     def is_by_number(self) -> bool:
@@ -165,7 +166,8 @@ def find_sources(warehouse: Warehouse, rules: BuildRules) -> OrderSources:
     orders, items, refunds = found
     if orders is None:
         items = refunds = None
-    return OrderSources(meanings, orders, items, refunds, order_rules)
+    no_ids = tuple(value.lower() for value in rules.settings.no_id_values)
+    return OrderSources(meanings, orders, items, refunds, order_rules, no_ids)
 
 
 def _source(history: Table, meaning: Mapping[str, Any]) -> HistorySource:
@@ -347,6 +349,7 @@ _OF_VERSION = {"valid_from": "valid_from", "is_deleted": "is_deleted"}
 
 def _order_columns(sources: OrderSources, orders: HistorySource) -> dict[str, str]:
     is_test = f"lower({orders.text('test')}) NOT IN ('', '0', 'false', 'no', 'f', 'n')"
+    user, nobody = orders.text("user"), ", ".join(map(quote, ("", *sources.no_ids)))
     return {
         **_OF_VERSION,
         "version": "version",
@@ -356,7 +359,7 @@ def _order_columns(sources: OrderSources, orders: HistorySource) -> dict[str, st
         "total": orders.amount("total"),
         "currency": orders.text("currency"),
         "refunded": orders.amount("refunded"),
-        "user_id": orders.text("user"),
+        "user_id": f"if(lower({user}) IN ({nobody}), '', {user})",
         "is_test": is_test if orders.has("test") else "false",
     }
 
@@ -367,13 +370,18 @@ def _row_text(source: HistorySource) -> str:
 
 
 def _item_columns(items: HistorySource) -> dict[str, str]:
-    units = f"toUInt32OrZero(toString(toInt64OrZero(extract({items.text('quantity')}, '^[0-9]+'))))"
+    # Quantities may be decimals; what is negative belongs to a refund.
+    quantity = f"toUInt32OrZero(extract({items.text('quantity')}, '^[0-9]+'))"
+    units = quantity if items.has("quantity") else "toUInt32(1)"
+    price = items.amount("price")
+    if items.has("line_total") and not items.has("price"):
+        price = f"if({units} = 0, NULL, {items.amount('line_total')} / {units})"
     return {
         **_OF_VERSION,
         "row": _row_text(items),
         "product_id": items.text("product_id"),
-        "units": units if items.has("quantity") else "toUInt32(1)",
-        "price": items.amount("price"),
+        "units": units,
+        "price": price,
         "cost": items.amount("cost"),
     }
 
