@@ -32,11 +32,11 @@ from app.contracts.table import Control, DwhTable, Input, PersonKey, Table, Tota
 from app.contracts.types import LABEL, MONEY, NULLABLE_LABEL, PRECISE_TIME, TIME, Column, dtype_of
 
 __all__ = [
-    "API_CALLS", "BOOK_TABLES", "CATALOG_SESSIONS", "COVERAGE", "DATABASES", "DWH_TABLES", "EVENTS", "FINGERPRINTS", "FORGOTTEN",
-    "LABEL", "LEDGER", "MONEY", "NULLABLE_LABEL", "ORDERS", "ORDER_CALLS", "PRECISE_TIME", "PRODUCT_SESSIONS", "PUBLICATIONS",
-    "REFUNDS", "REJECTS", "RUNS", "SESSIONS", "SNAPSHOTS", "TIME", "USER_AGENTS", "VISITOR_OF_SESSION", "Column", "Control",
-    "DwhTable", "Input", "PersonKey", "Table", "Total", "all_tables", "dtype_of", "dwh_tables",
-    "published_tables", "raw_calls",
+    "API_CALLS", "BOOK_TABLES", "CATALOG_SESSIONS", "COVERAGE", "DATABASES", "DWH_TABLES", "EVENTS", "FINGERPRINTS",
+    "FORGOTTEN", "LABEL", "LEDGER", "MONEY", "NULLABLE_LABEL", "ORDERS", "ORDER_CALLS", "PRECISE_TIME",
+    "PRODUCT_SESSIONS", "PUBLICATIONS", "REFUNDS", "REJECTS", "RUNS", "SESSIONS", "SNAPSHOTS", "TIME", "USER_AGENTS",
+    "VISITOR_OF_SESSION", "Column", "Control", "DwhTable", "Input", "PersonKey", "Table", "Total", "all_tables",
+    "dtype_of", "dwh_tables", "published_tables", "raw_calls",
 ]  # fmt: skip
 
 DATABASES = {

@@ -12,7 +12,7 @@ import polars as pl
 
 from app.contracts import ORDER_CALLS, ORDERS, REFUNDS
 from app.frames.as_of import attributes_as_of
-from app.frames.money import MONEY, ORIGINAL, in_currency
+from app.frames.money import MONEY, in_currency
 
 EXACT = pl.Decimal(38, 6)
 _INSTANT = pl.Datetime("ms", "UTC")
@@ -22,7 +22,7 @@ _NOTHING = pl.lit(0).cast(MONEY)
 _SAME_ELSEWHERE = 0.02  # of a total in another currency, which the shop converts by rates of its own
 _NO_REVENUE = ("cancelled", "test")
 
-CALLS_SCHEMA = pl.Schema({"order_key": pl.String(), **{n: t for n, t in ORDER_CALLS.schema.items()}})
+CALLS_SCHEMA = pl.Schema({"order_key": pl.String(), **ORDER_CALLS.schema})
 VERSIONS_SCHEMA = pl.Schema(
     {
         "order_key": pl.String(), "order_id": pl.String(), "version": pl.UInt32(), "valid_from": _INSTANT,
@@ -49,8 +49,8 @@ class OrderSourceRows:
     """All that is known of some orders.
 
     `calls`: their rows of `dwh.order_calls`. `versions`: every version of their rows in the shop's database, with the
-    state as the shop writes it, times as the shop's zone has them (`created` and `at`, as if they were UTC). `items` and
-    `refunds`: the last version of each. `hashes`: `order_key, sources_hash`.
+    state as the shop writes it. `items` and `refunds`: the last version of each. `created` and `at` are the shop's
+    local times, as if they were UTC. `hashes`: `order_key, sources_hash`.
     """
 
     calls: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=CALLS_SCHEMA))
@@ -89,9 +89,7 @@ class OrderBook:
     moments: pl.DataFrame
 
 
-def build_order_book(
-    rows: OrderSourceRows, rules: OrderRules, cost_versions: Sequence[pl.DataFrame] = ()
-) -> OrderBook:
+def build_order_book(rows: OrderSourceRows, rules: OrderRules, cost_versions: Sequence[pl.DataFrame] = ()) -> OrderBook:
     """The orders and refunds of these rows. `cost_versions`: `product_id, valid_from, cost`, as `attributes_as_of`."""
     versions = _in_utc(rows.versions, "created", rules).sort("order_key", "valid_from", "version", "order_id")
     known = _placed(rows.calls, versions, rules)
@@ -141,7 +139,9 @@ def _placed(calls: pl.DataFrame, versions: pl.DataFrame, rules: OrderRules) -> p
             **{name: pl.col(name).first() for name in ("session_id", "visitor_id", "channel", *_CALLED_LINES)},
         )
     )  # fmt: skip
-    first_seen = pl.min_horizontal(pl.col("created").first().fill_null(pl.col("valid_from").first()), pl.col("valid_from").first())
+    first_seen = pl.min_horizontal(
+        pl.col("created").first().fill_null(pl.col("valid_from").first()), pl.col("valid_from").first()
+    )
     stored = (
         versions.with_columns(
             state=_state(rules.states),
@@ -149,7 +149,8 @@ def _placed(calls: pl.DataFrame, versions: pl.DataFrame, rules: OrderRules) -> p
         )
         .group_by("order_key", maintain_order=True)
         .agg(
-            stored_id=pl.col("order_id").last(), created_at=first_seen.cast(_INSTANT), is_deleted=pl.col("is_deleted").last(),
+            stored_id=pl.col("order_id").last(), created_at=first_seen.cast(_INSTANT),
+            is_deleted=pl.col("is_deleted").last(),
             deleted_at=pl.col("valid_from").last(), state=pl.col("state").last(),
             stored_currency=pl.col("currency").last(), stored_original=pl.col("total").last(),
             stored_user=pl.col("user_id").last(),
@@ -164,12 +165,12 @@ def _placed(calls: pl.DataFrame, versions: pl.DataFrame, rules: OrderRules) -> p
         pl.col("state").fill_null("unknown"),
         pl.col("is_deleted").fill_null(value=False),
         order_id=pl.coalesce("called_id", "stored_id"),
-        user_id=pl.when(pl.col("called_user").fill_null("") != "").then("called_user").otherwise(pl.col("stored_user").fill_null("")),
+        user_id=pl.coalesce(pl.col("called_user").replace("", None), "stored_user", pl.lit("")),
         moment=pl.min_horizontal("called_at", "created_at"),
         is_stored=is_stored,
         currency=pl.when(is_stored).then("stored_currency").otherwise(_code(pl.col("called_currency"), rules.default)),
         database_total=pl.col("stored_original"),
-        total_original=pl.when(is_stored & pl.col("stored_original").is_not_null()).then("stored_original").otherwise(pl.col("called_original").cast(EXACT)),
+        total_original=pl.coalesce("stored_original", pl.col("called_original").cast(EXACT)),
     )  # fmt: skip
     both = both.with_columns(
         order_date=pl.col("moment").dt.convert_time_zone(rules.zone.key).dt.date(),
@@ -183,7 +184,12 @@ def _placed(calls: pl.DataFrame, versions: pl.DataFrame, rules: OrderRules) -> p
 
 
 def _state(states: Mapping[str, str]) -> pl.Expr:
-    named = pl.col("state").str.strip_chars().str.to_lowercase().replace_strict(states, default="unknown", return_dtype=pl.String)
+    named = (
+        pl.col("state")
+        .str.strip_chars()
+        .str.to_lowercase()
+        .replace_strict(states, default="unknown", return_dtype=pl.String)
+    )
     return pl.when("is_test").then(pl.lit("test")).otherwise(named.fill_null("unknown"))
 
 
@@ -234,7 +240,9 @@ def _lines(
     rows: OrderSourceRows, known: pl.DataFrame, rules: OrderRules, cost_versions: Sequence[pl.DataFrame]
 ) -> pl.DataFrame:
     """`order_key, items, cost, cost_coverage`: of each order the lines of the database, else those of its call."""
-    stored = _live(rows.items, known).sort("order_key", "row").select("order_key", "product_id", "units", "price", "cost")
+    stored = (
+        _live(rows.items, known).sort("order_key", "row").select("order_key", "product_id", "units", "price", "cost")
+    )
     called = (
         known.join(stored.select("order_key").unique(), on="order_key", how="anti")
         .filter(pl.col("order_products").list.len() > 0)
@@ -250,7 +258,12 @@ def _lines(
     stored = stored.join(of_order, on="order_key", maintain_order="left")
     stored = _converted(stored, ["price", "cost"], "order_date", rules)
     called = called.join(of_order, on="order_key", maintain_order="left").with_columns(cost=pl.lit(None, MONEY))
-    lines = pl.concat([stored.select(sorted(stored.columns)), called.select(sorted(stored.columns)).cast(stored.select(sorted(stored.columns)).schema)])
+    lines = pl.concat(
+        [
+            stored.select(sorted(stored.columns)),
+            called.select(sorted(stored.columns)).cast(stored.select(sorted(stored.columns)).schema),
+        ]
+    )
     lines = lines.with_columns(cost=pl.coalesce("cost", _cost_then(lines, cost_versions, rules)))
     units = pl.col("units").cast(pl.Int64)
     return (
@@ -280,9 +293,7 @@ def _cost_then(lines: pl.DataFrame, cost_versions: Sequence[pl.DataFrame], rules
 # ---- refunds and state -----------------------------------------------------------------------------------------------
 
 
-def _refunds(
-    explicit: pl.DataFrame, versions: pl.DataFrame, known: pl.DataFrame, rules: OrderRules
-) -> pl.DataFrame:
+def _refunds(explicit: pl.DataFrame, versions: pl.DataFrame, known: pl.DataFrame, rules: OrderRules) -> pl.DataFrame:
     """A row a refund, with its amount in the target currency (`amount`) and in the order's (`of_order`).
 
     What the order's row tells beyond the refunds of the refunds table counts as refunds of its own, at the versions
@@ -302,12 +313,25 @@ def _refunds(
         )
     )
     said = _on_their_day(said, rules)
-    as_order = pl.when(pl.col("currency") == pl.col("order_currency")).then(pl.col("amount_original").cast(MONEY, strict=False))
+    as_order = pl.when(pl.col("currency") == pl.col("order_currency")).then(
+        pl.col("amount_original").cast(MONEY, strict=False)
+    )
     ratio = pl.col("total_original").cast(pl.Float64) / pl.col("total").cast(pl.Float64)
     other = (pl.col("amount").cast(pl.Float64) * ratio).round(2).cast(MONEY, strict=False)
     said = said.with_columns(of_order=as_order.otherwise(other), said_by=pl.lit("refunds"))
-    told = _told_by_orders(versions, said, of_order, rules)
-    columns = ["order_key", "order_id", "refund_id", "refund_date", "refunded_at", "currency", "amount_original", "amount", "of_order", "said_by"]
+    told = _told_by_orders(versions, said, rules)
+    columns = [
+        "order_key",
+        "order_id",
+        "refund_id",
+        "refund_date",
+        "refunded_at",
+        "currency",
+        "amount_original",
+        "amount",
+        "of_order",
+        "said_by",
+    ]
     shape = {"amount_original": EXACT, "amount": MONEY, "of_order": MONEY}
     return pl.concat([frame.select(columns).cast(shape) for frame in (said, told)])  # type: ignore[arg-type]
 
@@ -317,10 +341,8 @@ def _on_their_day(refunds: pl.DataFrame, rules: OrderRules) -> pl.DataFrame:
     return _converted(dated, ["amount"], "refund_date", rules)
 
 
-def _told_by_orders(
-    versions: pl.DataFrame, said: pl.DataFrame, of_order: pl.DataFrame, rules: OrderRules
-) -> pl.DataFrame:
-    """Refunds of which only the orders' own rows tell: where a version tells of more, or of less, than the one before."""
+def _told_by_orders(versions: pl.DataFrame, said: pl.DataFrame, rules: OrderRules) -> pl.DataFrame:
+    """Refunds of which only the orders' own rows tell: where a version tells of more, or less, than the one before."""
     explicit = said.group_by("order_key").agg(pl.col("of_order").sum().alias("explicit"))
     is_refunded = _state(rules.states) == "refunded"
     by_state = pl.when(is_refunded).then(pl.col("total")).otherwise(pl.lit(0, EXACT))
@@ -329,7 +351,9 @@ def _told_by_orders(
     told = (
         versions.join(explicit, on="order_key", how="left", maintain_order="left")
         .with_columns(beyond=pl.max_horizontal(beyond, _NOTHING).cast(MONEY))
-        .with_columns(of_order=(pl.col("beyond") - pl.col("beyond").shift(1).over("order_key").fill_null(0)).cast(MONEY))
+        .with_columns(
+            of_order=(pl.col("beyond") - pl.col("beyond").shift(1).over("order_key").fill_null(0)).cast(MONEY)
+        )
         .with_columns(number=pl.int_range(pl.len()).over("order_key"))
         .filter(pl.col("of_order") != 0)
     )
@@ -389,7 +413,9 @@ def _match() -> pl.Expr:
     differs_here = ((here - there).abs() >= _CENT).fill_null(value=False)
     called, stored = pl.col("called_total").cast(pl.Float64), pl.col("database_total").cast(pl.Float64)
     differs_elsewhere = ((called - stored).abs() > _SAME_ELSEWHERE * called.abs()).fill_null(value=False)
-    differs = pl.when(pl.col("called_currency") == pl.col("stored_currency")).then(differs_here).otherwise(differs_elsewhere)
+    differs = (
+        pl.when(pl.col("called_currency") == pl.col("stored_currency")).then(differs_here).otherwise(differs_elsewhere)
+    )
     return (
         pl.when(pl.col("called_at").is_null())
         .then(pl.lit("only_in_database"))

@@ -1,4 +1,4 @@
-"""What the columns of the shop's orders, their items and refunds mean: `[orders.meaning]` and so on in a snapshot plan."""
+"""What the columns of the shop's orders, their items and refunds mean: `[orders.meaning]` in a snapshot plan."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -108,7 +108,7 @@ class SnapshotPlan:
     """
 
     tables: tuple[SnapshotTable, ...]
-    orders: OrderMeanings = OrderMeanings()
+    orders: OrderMeanings = field(default_factory=OrderMeanings)
 
     @property
     def of_products(self) -> tuple[SnapshotTable, ...]:
@@ -126,7 +126,9 @@ class SnapshotPlan:
     @property
     def costs_digest(self) -> str:
         """Changes when what the tables say of products' costs does."""
-        return digest_of([(table.name, sorted(table.product.items())) for table in self.of_products if COST in table.product])
+        return digest_of(
+            [(table.name, sorted(table.product.items())) for table in self.of_products if COST in table.product]
+        )
 
     def select(self, names: Sequence[str]) -> "SnapshotPlan":
         """The named tables alone; SettingsError for a name that the plan does not have."""

@@ -107,8 +107,8 @@ def money(*amounts: str) -> tuple[Decimal, ...]:
     ([call(total="100.004")], [version()], "equal"), ([call()], [], "only_called"), ([], [version()], "only_in_database"),
     ([call(), call(2, number=2)], [version()], "called_twice"), ([call(total=None)], [version()], "equal"),
     ([call(total="90"), call(2, number=2)], [version()], "amount_differs"), ([call(), call(number=2)], [], "only_called"),
-    ([call(currency="USD", revenue=Decimal("79"))], [version(total="80")], "equal"),  # the shop has rates of its own
-    ([call(currency="USD", revenue=Decimal("70"))], [version(total="80")], "amount_differs"),
+    ([call(currency="USD", revenue=Decimal(79))], [version(total="80")], "equal"),  # the shop has rates of its own
+    ([call(currency="USD", revenue=Decimal(70))], [version(total="80")], "amount_differs"),
 ])  # fmt: skip
 def test_how_the_two_sides_agree(calls, versions, match):
     assert order("match", calls=calls, versions=versions) == (match,)
@@ -228,7 +228,12 @@ def test_a_state_that_the_plan_does_not_name_is_unknown_and_counts():
 def test_an_order_that_the_shop_deletes_keeps_what_was_last_known_of_it():
     versions = [version(), version(version=2, seen=99, is_deleted=True)]
     gone = {"valid_from": at(99), "is_deleted": True}
-    found = book([call()], versions, [refund("30", **gone)], [item(cost="40", **gone), item("18", **gone | {"valid_from": at(50)})])
+    found = book(
+        [call()],
+        versions,
+        [refund("30", **gone)],
+        [item(cost="40", **gone), item("18", **gone | {"valid_from": at(50)})],
+    )
     assert found.orders.select("is_deleted", "match", *RESULT).row(0) == (True, "equal", "partly_refunded", *money("30", "70"))  # fmt: skip
     assert [line["product"] for line in found.orders["items"][0]] == ["17"]  # 18 was taken out before
 
@@ -236,7 +241,12 @@ def test_an_order_that_the_shop_deletes_keeps_what_was_last_known_of_it():
 def test_a_refund_of_an_order_that_nobody_knows_stands_by_itself():
     found = book(refunds=[refund("30", order="9")])
     assert found.orders.is_empty()
-    assert found.refunds.select("order_id", "order_date", "amount", "is_counted").row(0) == ("9", None, Decimal(30), True)
+    assert found.refunds.select("order_id", "order_date", "amount", "is_counted").row(0) == (
+        "9",
+        None,
+        Decimal(30),
+        True,
+    )
 
 
 # ---- costs -------------------------------------------------------------------------------------------------------------
@@ -271,7 +281,9 @@ def test_where_a_cost_is_unknown_the_contribution_is_unknown():
 steps = st.lists(
     st.tuples(st.sampled_from([*STATES, "odd"]), st.none() | st.integers(0, 150), st.booleans()), min_size=1, max_size=5
 )
-given_back = st.lists(st.tuples(st.integers(1, 150), st.integers(-24, 200), st.sampled_from(["", "EUR", "USD"])), max_size=3)
+given_back = st.lists(
+    st.tuples(st.integers(1, 150), st.integers(-24, 200), st.sampled_from(["", "EUR", "USD"])), max_size=3
+)
 
 
 @given(steps, given_back, st.sampled_from(["EUR", "USD"]), st.permutations(range(8)))
@@ -281,7 +293,10 @@ def test_refunds_add_up_to_the_order_and_no_order_of_arrival_matters(steps, give
         version(state, version=n, seen=1 + 24 * n, refunded=None if back is None else Decimal(back), is_test=test, currency=currency)
         for n, (state, back, test) in enumerate(steps, 1)
     ]  # fmt: skip
-    refunds = [refund(str(amount), hours, refund_id=f"r{n}", currency=code) for n, (amount, hours, code) in enumerate(given_back)]
+    refunds = [
+        refund(str(amount), hours, refund_id=f"r{n}", currency=code)
+        for n, (amount, hours, code) in enumerate(given_back)
+    ]
     calls = [call(), call(3, number=2)]
     one = book(calls, versions, refunds)
 

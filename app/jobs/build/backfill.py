@@ -71,13 +71,20 @@ def plan_days(
     """The stale days, oldest first; nothing is written."""
     rules = BuildRules.load(settings)
     inputs = read_inputs(warehouse, rules, keep=False)
-    stale = {day.day: day for day in compare(warehouse, inputs, jobs=jobs)[0]}
+    stale, _ = compare(warehouse, inputs, jobs=jobs)
     if _builds_orders(jobs):
-        found = find_stale_orders(warehouse, rules, find_sources(warehouse, rules), keep=False)
-        for day, why in found.days.items():
-            known = stale.get(day, StaleDay(day, (), ()))
-            stale[day] = replace(known, jobs=(*known.jobs, *BOOK_JOBS), reasons=(*known.reasons, why))
-    return [stale[day] for day in sorted(stale) if is_within(day, span)]
+        stale = _with_orders(warehouse, rules, stale)
+    return [day for day in stale if is_within(day.day, span)]
+
+
+def _with_orders(warehouse: Warehouse, rules: BuildRules, stale: Sequence[StaleDay]) -> list[StaleDay]:
+    """These days, and those of which orders are stale, oldest first."""
+    days = {day.day: day for day in stale}
+    found = find_stale_orders(warehouse, rules, find_sources(warehouse, rules), keep=False)
+    for day, why in found.days.items():
+        known = days.get(day, StaleDay(day, (), ()))
+        days[day] = replace(known, jobs=(*known.jobs, *BOOK_JOBS), reasons=(*known.reasons, why))
+    return [days[day] for day in sorted(days)]
 
 
 def build_stale(
@@ -102,6 +109,8 @@ def build_stale(
     rules = BuildRules.load(settings)
     inputs = read_inputs(warehouse, rules, keep=not dry_run)
     stale, untouched = compare(warehouse, inputs, jobs=jobs, force=force)
+    if dry_run and _builds_orders(jobs):
+        stale = _with_orders(warehouse, rules, stale)
     backfill = Backfill([day for day in stale if is_within(day.day, span)])
     if dry_run:
         return backfill

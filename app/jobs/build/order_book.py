@@ -1,4 +1,4 @@
-"""Builds `dwh.orders` and `dwh.refunds`, a day at a time, from published order calls and the history of the shop's tables.
+"""Builds `dwh.orders` and `dwh.refunds`, a day at a time, from published order calls and the shop's `history`.
 
 Which days are stale is found by comparison. What the sources hold is summed by the instant of each snapshot and by the
 day of the sessions, once per part; only where a sum differs from what was seen last are orders looked at: those with
@@ -49,6 +49,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DATES = {"day": pl.Date()}
 BOOK_JOBS = tuple(table.name for table in BOOK_TABLES)
 _MADE_STALE = "its orders changed, in calls or in the shop's database"
+_NOT_RECORDED = "not known what its orders were made of"
 _RATES = "rates of exchange changed"
 _COSTS = "costs of its products changed"
 _RULES = "what the snapshot plan says of costs changed"
@@ -79,7 +80,7 @@ def build_orders(
     also: Sequence[date] = (),
     until: float = math.inf,
 ) -> BookBuilt:
-    """Build the stale days of orders in the span, newest first; with `force` every day that has any, and those `also`.
+    """Build the stale days of orders in the span, newest first, and those `also`; with `force` every day that has any.
 
     No day but the first is begun after `until`, a time of the monotonic clock; it stays stale.
     """
@@ -104,7 +105,7 @@ def build_orders(
     return book
 
 
-# ---- which days --------------------------------------------------------------------------------------------------------
+# ---- which days ----------------------------------------------------------------------------------------------------
 
 
 def find_stale_orders(
@@ -126,9 +127,9 @@ def find_stale_orders(
     else:
         keys, rows, parameters = _of_differing(sources, differing)
     with wanted_orders(warehouse, sources, keys=keys, rows=rows, parameters=parameters) as wanted:
-        changed = _changed_orders(warehouse, sources, wanted)
+        changed = _changed_orders(warehouse, wanted)
     for some in changed.to_frame().iter_slices(_CHUNK):
-        for day in _days_of(warehouse, rules, sources, some["order_key"]):
+        for day in _days_of(warehouse, sources, some["order_key"]):
             days.setdefault(day, _MADE_STALE)
     return StaleOrders(days, seen)
 
@@ -211,7 +212,7 @@ def _is_of(name: str) -> str:
     return f"toUnixTimestamp64Milli(valid_from) IN {{{name}:Array(Int64)}}"
 
 
-def _changed_orders(warehouse: Warehouse, sources: OrderSources, wanted: WantedOrders) -> pl.Series:
+def _changed_orders(warehouse: Warehouse, wanted: WantedOrders) -> pl.Series:
     """The keys of the orders whose published row is not made of what is known now."""
     tables = " UNION ALL ".join(
         f"SELECT order_key, sources_hash, {int(table is ORDERS)} AS is_order FROM {table.full_name} "
@@ -223,22 +224,23 @@ def _changed_orders(warehouse: Warehouse, sources: OrderSources, wanted: WantedO
         f"FROM ({tables}) GROUP BY order_key",
         schema={"order_key": pl.String(), "published": pl.UInt64(), "hashes": pl.UInt64(), "rows": pl.UInt64()},
     )
-    both = read_hashes(warehouse, sources, wanted).join(published, on="order_key", how="full", coalesce=True)
+    both = read_hashes(wanted).join(published, on="order_key", how="full", coalesce=True)
     is_same = (pl.col("sources_hash") == pl.col("published")) & (pl.col("hashes") == 1) & (pl.col("rows") <= 1)
     return both.filter(~is_same.fill_null(value=False))["order_key"].sort()
 
 
-def _days_of(warehouse: Warehouse, rules: BuildRules, sources: OrderSources, keys: pl.Series) -> set[date]:
+def _days_of(warehouse: Warehouse, sources: OrderSources, keys: pl.Series) -> set[date]:
     """The days on which these orders and their refunds are, as published and as they would be now."""
     with _asked(warehouse, keys) as asked:
         published = warehouse.query(
             " UNION DISTINCT ".join(
-                f"SELECT {table.day} AS day FROM {table.full_name} WHERE order_key IN ({asked})" for table in BOOK_TABLES
+                f"SELECT {table.day} AS day FROM {table.full_name} WHERE order_key IN ({asked})"
+                for table in BOOK_TABLES
             ),
             schema=_DATES,
         )
         with wanted_orders(warehouse, sources, keys=[asked]) as wanted:
-            book = build_order_book(read_rows(warehouse, sources, wanted), sources.rules)
+            book = build_order_book(read_rows(wanted), sources.rules)
     return {*published["day"], *book.orders["order_date"], *book.refunds["refund_date"]}
 
 
@@ -255,7 +257,7 @@ def _asked(warehouse: Warehouse, keys: pl.Series) -> Iterator[str]:
 def _days_of_ledger(warehouse: Warehouse, rules: BuildRules, *, keep: bool) -> dict[date, str]:
     """The days that were built by other rates or costs than there are now; a refund's rate is its order's as well."""
     last = _last_built(warehouse)
-    found: dict[date, str] = {}
+    found = dict.fromkeys(published_order_days(warehouse) - {*last["day"]}, _NOT_RECORDED)
     outdated = {
         day for day, rates in last.filter(pl.col("rates") != "").select("day", "rates").unique().iter_rows()
         if rates != rules.currencies.rates_digest(day)
@@ -305,7 +307,7 @@ def published_order_days(warehouse: Warehouse) -> set[date]:
     return {*found["day"]}
 
 
-# ---- a day ---------------------------------------------------------------------------------------------------------------
+# ---- a day ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -326,7 +328,7 @@ def stage_orders(warehouse: Warehouse, rules: BuildRules, sources: OrderSources,
     keys, rows, parameters = _of_day(sources, bounds)
     costs = read_product_versions(warehouse, rules.plan, bounds, attributes=_COST)
     with wanted_orders(warehouse, sources, keys=keys, rows=rows, parameters=parameters) as wanted:
-        book = build_order_book(read_rows(warehouse, sources, wanted), sources.rules, costs)
+        book = build_order_book(read_rows(wanted), sources.rules, costs)
     book = _of_date(book, day)
     staging = Staging(warehouse, day, BOOK_TABLES)
     with staging.dropped_on_failure():
@@ -354,7 +356,9 @@ def _of_day(sources: OrderSources, bounds: DayBounds) -> Queries:
     """The queries of all orders that may have a row on the day: called, made or refunded on it."""
     is_day = f"ts >= {instant('start')} AND ts < {instant('end')}"
     around = "session_date >= {day:Date} - 1 AND session_date <= {day:Date}"
-    keys = [f"SELECT {NORMAL_ORDER_ID('order_id')} AS order_key FROM {ORDER_CALLS.full_name} WHERE {around} AND {is_day}"]
+    keys = [
+        f"SELECT {NORMAL_ORDER_ID('order_id')} AS order_key FROM {ORDER_CALLS.full_name} WHERE {around} AND {is_day}"
+    ]
     parameters: dict[str, Any] = {
         "day": bounds.day,
         "start": bounds.start,
@@ -378,9 +382,8 @@ def _of_day(sources: OrderSources, bounds: DayBounds) -> Queries:
         )
     if refunds := sources.refunds:
         seen_on = f"valid_from >= {instant('start')} AND valid_from < {instant('end')}"
-        rows.append(
-            f"SELECT {sources.row(refunds)} AS row_key FROM {refunds.full_name} WHERE {near(refunds, 'at')} OR {seen_on}"
-        )
+        refunded = near(refunds, "at")
+        rows.append(f"SELECT {sources.row(refunds)} AS row_key FROM {refunds.full_name} WHERE {refunded} OR {seen_on}")
     return keys, rows, parameters
 
 
@@ -398,7 +401,9 @@ def _build_day(warehouse: Warehouse, rules: BuildRules, sources: OrderSources, d
 
 def _record(warehouse: Warehouse, rules: BuildRules, day: date, staged: StagedOrders, *, now: datetime) -> None:
     """Write down by which rates and costs the day was built."""
-    costs = _cost_fingerprints(warehouse, rules, pl.Series([staged.until], dtype=LEDGER.schema["history_until"]), keep=True)
+    costs = _cost_fingerprints(
+        warehouse, rules, pl.Series([staged.until], dtype=LEDGER.schema["history_until"]), keep=True
+    )
     last = _last_built(warehouse).filter(pl.col("day") == day)["built_at"].max()
     built_at = max(now, last + timedelta(milliseconds=1)) if isinstance(last, datetime) else now
     entries = [

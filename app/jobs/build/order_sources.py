@@ -5,7 +5,7 @@ row is what items and refunds name it by, which may be another column.
 """
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -180,13 +180,18 @@ def _source(history: Table, meaning: Mapping[str, Any]) -> HistorySource:
     return HistorySource(history, columns, meaning["minor_units"])
 
 
-# ---- orders that are asked for -----------------------------------------------------------------------------------------
+# ---- orders that are asked for -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class WantedOrders:
-    """Some orders, in temporary tables: `keys` has their `order_key`, `rows` the `row_key` and `order_key` of their rows."""
+    """Some orders, in temporary tables.
 
+    `keys` has their `order_key`, `rows` the `row_key` and `order_key` of their rows in the shop's database.
+    """
+
+    warehouse: Warehouse
+    sources: OrderSources
     keys: str
     rows: str
 
@@ -224,54 +229,58 @@ def wanted_orders(
             parameters,
         )
         if sources.orders:
-            for sql in _rows_of_keys(sources, sources.orders, **named):
+            for sql in _rows_of_keys(sources, sources.orders, seeds=named["seeds"], keys=named["keys"]):
                 warehouse.command(f"INSERT INTO {named['rows']} {sql}")
-        yield WantedOrders(named["keys"], named["rows"])
+        yield WantedOrders(warehouse, sources, named["keys"], named["rows"])
     finally:
         warehouse.drop_tables(list(named.values()))
 
 
 def _keys_of_rows(sources: OrderSources, orders: HistorySource, seeds: str) -> list[str]:
     """The keys of rows, under every number that they have had; of rows that the orders lack, their own."""
-    is_seed = f"{sources.row(orders)} IN (SELECT row_key FROM {seeds})"
-    known = f"SELECT {sources.row(orders)} FROM {orders.full_name} WHERE {is_seed}"
-    return [
-        f"SELECT {NORMAL_ORDER_ID(orders.text(sources.number()))} AS order_key FROM {orders.full_name} WHERE {is_seed}",
-        f"SELECT {NORMAL_ORDER_ID('toString(row_key)')} AS order_key FROM {seeds} WHERE row_key NOT IN ({known})",
-    ]
+    row, number = sources.row(orders), orders.text(sources.number())
+    is_seed = f"{row} IN (SELECT row_key FROM {seeds})"
+    is_known = f"row_key IN (SELECT {row} FROM {orders.full_name} WHERE {is_seed})"
+    own = NORMAL_ORDER_ID("toString(row_key)")
+    named = f"SELECT {NORMAL_ORDER_ID(number)} AS order_key FROM {orders.full_name} WHERE {is_seed}"
+    return [named, f"SELECT {own} AS order_key FROM {seeds} WHERE NOT {is_known}"]
 
 
-def _rows_of_keys(sources: OrderSources, orders: HistorySource, *, seeds: str, keys: str, rows: str) -> list[str]:
-    number = sources.number()
+def _rows_of_keys(sources: OrderSources, orders: HistorySource, *, seeds: str, keys: str) -> list[str]:
+    """The rows that calls name, and the seeds; in two steps, as those that the orders lack come after the others."""
+    row, number = sources.row(orders), sources.number()
     if orders.is_integer(number):
-        is_named = f"{orders.raw(number)} IN (SELECT assumeNotNull(toInt64OrNull(order_key)) FROM {keys} WHERE toInt64OrNull(order_key) IS NOT NULL)"
+        as_number = "toInt64OrNull(order_key)"
+        wanted = f"SELECT assumeNotNull({as_number}) FROM {keys} WHERE {as_number} IS NOT NULL"
+        is_named = f"{orders.raw(number)} IN ({wanted})"
     else:
+        # Much cheaper than the form of keys, and the same for all that have the same form.
         loose = "trim(LEADING '0' FROM replaceAll(trimRight(lower({})), '-', ''))".format
         is_named = f"{loose(orders.text(number))} IN (SELECT {loose('order_key')} FROM {keys})"
-    row, key = sources.row(orders), NORMAL_ORDER_ID(orders.text(number))
-    return [
+    key, own = NORMAL_ORDER_ID(orders.text(number)), NORMAL_ORDER_ID("toString(row_key)")
+    is_seed = f"{row} IN (SELECT row_key FROM {seeds})"
+    named = (
         f"SELECT {row} AS row_key, argMax({key}, version) AS order_key FROM {orders.full_name} "
-        f"WHERE {row} IN (SELECT row_key FROM {seeds}) OR {is_named} "
-        f"GROUP BY row_key HAVING order_key IN (SELECT order_key FROM {keys})",
-        f"SELECT row_key, {NORMAL_ORDER_ID('toString(row_key)')} AS order_key FROM {seeds} WHERE row_key NOT IN "
-        f"(SELECT {row} FROM {orders.full_name} WHERE {row} IN (SELECT row_key FROM {seeds})) "
-        f"AND row_key NOT IN (SELECT row_key FROM {rows})",
-    ]
+        f"WHERE {is_seed} OR {is_named} GROUP BY row_key HAVING order_key IN (SELECT order_key FROM {keys})"
+    )
+    is_known = f"row_key IN (SELECT {row} FROM {orders.full_name} WHERE {is_seed})"
+    return [named, f"SELECT row_key, {own} AS order_key FROM {seeds} WHERE NOT {is_known}"]
 
 
-def read_hashes(warehouse: Warehouse, sources: OrderSources, wanted: WantedOrders) -> pl.DataFrame:
+def read_hashes(wanted: WantedOrders) -> pl.DataFrame:
     """`order_key, sources_hash`: a hash of all that is known of each order, and of how it is read."""
+    sources = wanted.sources
+    of_calls = f"SELECT {_KEY_OF_CALL} AS order_key, {CALLS_SOURCE.content} AS hash FROM {ORDER_CALLS.full_name}"
     parts = [
-        f"SELECT {_KEY_OF_CALL} AS order_key, {CALLS_SOURCE.content} AS hash FROM {ORDER_CALLS.full_name} "
-        f"WHERE {_is_called(wanted)}"
+        f"{of_calls} WHERE {_is_called(wanted)}",
+        *(
+            f"SELECT order_key, hash FROM (SELECT {sources.row(source)} AS row_key, {source.content} AS hash "
+            f"FROM {source.full_name} WHERE row_key IN (SELECT row_key FROM {wanted.rows})) AS versions "
+            f"INNER JOIN {wanted.rows} AS wanted USING (row_key)"
+            for source in sources.of_history
+        ),
     ]
-    parts += [
-        f"SELECT order_key, hash FROM (SELECT {sources.row(source)} AS row_key, {source.content} AS hash "
-        f"FROM {source.full_name} WHERE row_key IN (SELECT row_key FROM {wanted.rows})) AS versions "
-        f"INNER JOIN {wanted.rows} AS wanted USING (row_key)"
-        for source in sources.of_history
-    ]
-    return warehouse.query(
+    return wanted.warehouse.query(
         f"SELECT order_key, cityHash64(sum(hash), {quote(sources.digest)}) AS sources_hash "
         f"FROM ({' UNION ALL '.join(parts)}) WHERE order_key IN (SELECT order_key FROM {wanted.keys}) "
         "GROUP BY order_key",
@@ -279,22 +288,23 @@ def read_hashes(warehouse: Warehouse, sources: OrderSources, wanted: WantedOrder
     )
 
 
-def read_rows(warehouse: Warehouse, sources: OrderSources, wanted: WantedOrders) -> OrderSourceRows:
+def read_rows(wanted: WantedOrders) -> OrderSourceRows:
     """All that is known of the orders."""
     columns = ", ".join(f"`{name}`" for name in ORDER_CALLS.schema)
-    calls = warehouse.query(
+    sources = wanted.sources
+    calls = wanted.warehouse.query(
         f"SELECT {_KEY_OF_CALL} AS order_key, {columns} FROM {ORDER_CALLS.full_name} WHERE {_is_called(wanted)} "
         f"AND order_key IN (SELECT order_key FROM {wanted.keys})",
         schema=CALLS_SCHEMA,
     )
-    hashes = read_hashes(warehouse, sources, wanted)
+    hashes = read_hashes(wanted)
     if sources.orders is None:
         return OrderSourceRows(calls=calls, hashes=hashes)
     return OrderSourceRows(
         calls,
-        _read(warehouse, sources, sources.orders, wanted, _order_columns(sources, sources.orders), VERSIONS_SCHEMA),
-        _read_last(warehouse, sources, sources.items, wanted, _item_columns, ITEMS_SCHEMA),
-        _read_last(warehouse, sources, sources.refunds, wanted, _refund_columns, REFUNDS_SCHEMA),
+        _read(wanted, sources.orders, _order_columns(sources, sources.orders), VERSIONS_SCHEMA),
+        _read_last(wanted, sources.items, _item_columns, ITEMS_SCHEMA),
+        _read_last(wanted, sources.refunds, _refund_columns, REFUNDS_SCHEMA),
         hashes,
     )
 
@@ -304,44 +314,35 @@ def _is_called(wanted: WantedOrders) -> str:
 
 
 def _read(
-    warehouse: Warehouse,
-    sources: OrderSources,
-    source: HistorySource,
-    wanted: WantedOrders,
-    columns: Mapping[str, str],
-    schema: pl.Schema,
-    *,
-    versions: str = "",
+    wanted: WantedOrders, source: HistorySource, columns: Mapping[str, str], schema: pl.Schema, *, versions: str = ""
 ) -> pl.DataFrame:
+    row = wanted.sources.row(source)
     selected = ", ".join(f"{sql} AS `found {name}`" for name, sql in columns.items())
     named = ", ".join(f"`found {name}` AS `{name}`" for name in columns)
-    of_orders = f"{sources.row(source)} IN (SELECT row_key FROM {wanted.rows})"
-    table = versions or source.full_name
-    return warehouse.query(
-        f"SELECT order_key, {named} FROM (SELECT {sources.row(source)} AS row_key, {selected} FROM {table} "
-        f"WHERE {of_orders}) AS found INNER JOIN {wanted.rows} AS wanted USING (row_key)",
+    return wanted.warehouse.query(
+        f"SELECT order_key, {named} FROM (SELECT {row} AS row_key, {selected} FROM {versions or source.full_name} "
+        f"WHERE {row} IN (SELECT row_key FROM {wanted.rows})) AS found "
+        f"INNER JOIN {wanted.rows} AS wanted USING (row_key)",
         schema=schema,
     )
 
 
 def _read_last(
-    warehouse: Warehouse,
-    sources: OrderSources,
-    source: HistorySource | None,
     wanted: WantedOrders,
-    columns: Any,
+    source: HistorySource | None,
+    columns: Callable[[HistorySource], dict[str, str]],
     schema: pl.Schema,
 ) -> pl.DataFrame:
     """The last version of each row, whichever order it named before."""
     if source is None:
         return pl.DataFrame(schema=schema)
-    of_orders = f"{sources.row(source)} IN (SELECT row_key FROM {wanted.rows})"
+    of_orders = f"{wanted.sources.row(source)} IN (SELECT row_key FROM {wanted.rows})"
     keys = f"SELECT {source.key} FROM {source.full_name} WHERE {of_orders}"
     last = (
         f"(SELECT * FROM {source.full_name} WHERE ({source.key}) IN ({keys}) "
         f"ORDER BY {source.key}, version DESC LIMIT 1 BY {source.key})"
     )
-    return _read(warehouse, sources, source, wanted, columns(source), schema, versions=last)
+    return _read(wanted, source, columns(source), schema, versions=last)
 
 
 _OF_VERSION = {"valid_from": "valid_from", "is_deleted": "is_deleted"}

@@ -398,7 +398,8 @@ def _erase_orders(warehouse: Warehouse, settings: Settings, journal: Journal) ->
     """Build the days of the person's orders and refunds again: neither calls nor history know of them any more."""
     days = warehouse.query(
         " UNION DISTINCT ".join(
-            f"SELECT {table.day} AS day FROM {table.full_name} WHERE {_is_theirs(journal, table)}" for table in BOOK_TABLES
+            f"SELECT {table.day} AS day FROM {table.full_name} WHERE {_is_theirs(journal, table)}"
+            for table in BOOK_TABLES
         ),
         schema={"day": pl.Date()},
     )

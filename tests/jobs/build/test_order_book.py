@@ -97,7 +97,9 @@ def change(path: Path, *statements: str) -> None:
 class Shop:
     """A shop with a database, whose orders are built after each change."""
 
-    def __init__(self, warehouse, settings: Settings, folder: Path, ingest_records, *, id_type: str = "INTEGER") -> None:
+    def __init__(
+        self, warehouse, settings: Settings, folder: Path, ingest_records, *, id_type: str = "INTEGER"
+    ) -> None:
         self.warehouse, self.ingest = warehouse, ingest_records
         self.path = folder / "shop.sqlite"
         self.path.unlink(missing_ok=True)
@@ -127,8 +129,9 @@ class Shop:
         return self.warehouse.query(f"SELECT {selected} FROM dwh.orders ORDER BY order_date, order_key").rows()
 
     def refunds(self, *columns: str) -> list[tuple]:
-        return self.warehouse.query(f"SELECT {', '.join(columns)} FROM dwh.refunds ORDER BY refunded_at, refund_id").rows()
-
+        return self.warehouse.query(
+            f"SELECT {', '.join(columns)} FROM dwh.refunds ORDER BY refunded_at, refund_id"
+        ).rows()
 
     def prove(self) -> None:
         verification = verify_days(self.warehouse, self.settings)
@@ -285,7 +288,9 @@ def test_costs_are_those_of_the_moment_of_the_order(shop):
         ("TEXT", "0198f3a1-5b7c-7d2e-8f00-3344556677ff", "0198f3a15b7c7d2e8f003344556677ff"),
     ],
 )
-def test_orders_meet_however_their_ids_are_written(warehouse, settings, tmp_path, ingest_records, id_type, stored, called):
+def test_orders_meet_however_their_ids_are_written(
+    warehouse, settings, tmp_path, ingest_records, id_type, stored, called
+):
     shop = Shop(warehouse, settings, tmp_path, ingest_records, id_type=id_type)
     literal = repr(stored)
     shop.ingest(order_call(10, called))
@@ -303,7 +308,9 @@ def test_orders_meet_however_their_ids_are_written(warehouse, settings, tmp_path
 
 
 def test_calls_may_name_orders_by_a_number_of_their_own(shop):
-    plan = PLAN.replace('created = "created_at"', 'created = "created_at"\nnumber = "status"').replace('state = "status"\n', "")
+    plan = PLAN.replace('created = "created_at"', 'created = "created_at"\nnumber = "status"').replace(
+        'state = "status"\n', ""
+    )
     shop.settings.snapshots.write_text("\n".join(line for line in plan.splitlines() if not line.startswith("states")))
     shop.ingest(order_call(10, "R-1"))
     shop.snapshot(20, placed(1, state="R-1"), given_back(1, hour=12))
