@@ -141,6 +141,11 @@ class OrderSources:
         """What calls name the order by: a column of the orders."""
         return "number" if self.orders is not None and self.orders.has("number") else "order_id"
 
+    def named(self, orders: HistorySource) -> str:
+        """The SQL of the order's id as calls write it, as text; of an order that has no number yet, its row."""
+        number, row = orders.text(self.number()), orders.text("order_id")
+        return number if number == row else f"if({number} = '', {row}, {number})"
+
 
 def find_sources(warehouse: Warehouse, rules: BuildRules) -> OrderSources:
     """The tables and columns of the plan's orders that exist in history."""
@@ -238,7 +243,7 @@ def wanted_orders(
 
 def _keys_of_rows(sources: OrderSources, orders: HistorySource, seeds: str) -> list[str]:
     """The keys of rows, under every number that they have had; of rows that the orders lack, their own."""
-    row, number = sources.row(orders), orders.text(sources.number())
+    row, number = sources.row(orders), sources.named(orders)
     is_seed = f"{row} IN (SELECT row_key FROM {seeds})"
     is_known = f"row_key IN (SELECT {row} FROM {orders.full_name} WHERE {is_seed})"
     own = NORMAL_ORDER_ID("toString(row_key)")
@@ -256,8 +261,8 @@ def _rows_of_keys(sources: OrderSources, orders: HistorySource, *, seeds: str, k
     else:
         # Much cheaper than the form of keys, and the same for all that have the same form.
         loose = "trim(LEADING '0' FROM replaceAll(trimRight(lower({})), '-', ''))".format
-        is_named = f"{loose(orders.text(number))} IN (SELECT {loose('order_key')} FROM {keys})"
-    key, own = NORMAL_ORDER_ID(orders.text(number)), NORMAL_ORDER_ID("toString(row_key)")
+        is_named = f"{loose(sources.named(orders))} IN (SELECT {loose('order_key')} FROM {keys})"
+    key, own = NORMAL_ORDER_ID(sources.named(orders)), NORMAL_ORDER_ID("toString(row_key)")
     is_seed = f"{row} IN (SELECT row_key FROM {seeds})"
     named = (
         f"SELECT {row} AS row_key, argMax({key}, version) AS order_key FROM {orders.full_name} "
@@ -354,7 +359,7 @@ def _order_columns(sources: OrderSources, orders: HistorySource) -> dict[str, st
     return {
         **_OF_VERSION,
         "version": "version",
-        "order_id": orders.text(sources.number()),
+        "order_id": sources.named(orders),
         "created": orders.time("created"),
         "state": orders.text("state"),
         "total": orders.amount("total"),

@@ -13,14 +13,18 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+import app.shop.mysql
 from app.contracts import BOOK_TABLES
+from app.core.service_url import ServiceUrl
 from app.jobs.build.backfill import build_stale, plan_days
 from app.jobs.forget.erase import forget_user
 from app.jobs.snapshot import take_snapshot
 from app.jobs.verify import verify_days
 from app.settings import Settings
+from tests.shop.taking import InProcessReader
 from tests.support.effort import repeated
 from tests.support.empty_warehouse import make_empty
+from tests.support.mariadb import running_mariadb
 
 # The SQL is the same on a server, where the tests of the promise run.
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("engine_url", ["embedded"], indirect=True)]
@@ -305,6 +309,28 @@ def test_orders_meet_however_their_ids_are_written(
         (str(called), "equal", "", Decimal(10), ["18"])
     ]
     shop.prove()
+
+
+def test_orders_whose_ids_are_16_bytes_are_the_uuids_of_the_calls(warehouse, settings, tmp_path, ingest_records, monkeypatch):  # fmt: skip
+    monkeypatch.setattr(app.shop.mysql, "ReaderProcess", InProcessReader)
+    order, plan = "0198f3a1-5b7c-7d2e-8f00-3344556677ff", tmp_path / "plan.toml"
+    plan.write_text("\n\n".join(part for part in PLAN.split("\n\n") if part.startswith(("[orders", "[refunds"))))
+    row = f"UNHEX('{order.replace('-', '')}')"
+    with running_mariadb(tmp_path / "mariadb") as server:
+        server.execute(
+            "CREATE TABLE shop.orders (id BINARY(16) PRIMARY KEY, created_at DATETIME, status VARCHAR(20), total INT, currency CHAR(3), user_id BINARY(16))",
+            "CREATE TABLE shop.refunds (id INT PRIMARY KEY, order_id BINARY(16), amount INT, currency CHAR(3), at DATETIME)",
+            f"INSERT INTO shop.orders VALUES ({row}, '2026-03-02 10:00:00', 'paid', 10000, 'EUR', {row})",
+            f"INSERT INTO shop.refunds VALUES (1, {row}, 3000, 'EUR', '2026-03-03 10:00:00')",
+        )
+        of_shop = settings.model_copy(
+            update={"shop_db": ServiceUrl.parse(server.url(), "mysql"), "scratch": tmp_path, "snapshots": plan}
+        )
+        assert [row["error"] for row in take_snapshot(warehouse, of_shop, at=at(40))] == ["", ""]
+    ingest_records(order_call(10, order.upper()))
+    build_stale(warehouse, of_shop).require_done()
+    found = warehouse.query("SELECT order_id, match, refunded, user_id FROM dwh.orders").rows()
+    assert found == [(order.upper(), "equal", Decimal(30), order.replace("-", ""))]
 
 
 def test_calls_may_name_orders_by_a_number_of_their_own(shop):
