@@ -60,6 +60,10 @@ class ShopError(CaratError):
     """The shop's database could not be read, or its answer is implausible."""
 
 
+class NoTableError(ShopError):
+    """The shop's database has no such table, or none that the user may read."""
+
+
 class MetabaseError(CaratError):
     """Metabase could not be reached, refused a request, or sent an unexpected answer."""
 

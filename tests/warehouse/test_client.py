@@ -6,7 +6,7 @@ from decimal import Decimal
 import polars as pl
 import pytest
 
-from app.contracts import CATALOG_SESSIONS, DWH_TABLES, EVENTS, RUNS, SESSIONS, Table
+from app.contracts import CATALOG_SESSIONS, EVENTS, RUNS, SESSIONS, Table, published_tables
 from app.core.errors import ContractError, LockedError, WarehouseError
 from app.warehouse import Staging, migrate, publication, recover
 from app.warehouse.lock import hold_embedded
@@ -134,7 +134,7 @@ def test_every_dwh_table_is_partitioned_by_its_business_day(warehouse):
             "SELECT name, partition_key FROM system.tables WHERE database = 'dwh' AND engine = 'MergeTree'"
         ).rows()
     )
-    assert keys == {table.name: table.day for table in DWH_TABLES}
+    assert keys == {table.name: table.day for table in published_tables()}
 
 
 FILTERS = pl.Map(pl.String, pl.List(pl.String))

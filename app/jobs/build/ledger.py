@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 
-from app.contracts import EVENTS, LEDGER, ORDER_CALLS, DwhTable, Input, dwh_tables
+from app.contracts import BOOK_TABLES, EVENTS, LEDGER, ORDER_CALLS, DwhTable, Input, dwh_tables
 from app.frames.days import DayBounds, day_bounds
 from app.jobs.build.boundaries import BoundaryFingerprints, read_boundary_fingerprints
 from app.jobs.build.built import DayBuilt, ReusePlan
@@ -393,7 +393,11 @@ def _can_patch(
 
 def _last_built(warehouse: Warehouse) -> dict[tuple[date, str], dict[str, Any]]:
     columns = ", ".join(f"`{name}`" for name in LEDGER.schema.names())
-    rows = warehouse.query(f"SELECT {columns} FROM etl.ledger ORDER BY built_at DESC LIMIT 1 BY day, job")
+    rows = warehouse.query(
+        f"SELECT {columns} FROM etl.ledger WHERE job NOT IN {{jobs:Array(String)}} "
+        "ORDER BY built_at DESC LIMIT 1 BY day, job",
+        {"jobs": [table.name for table in BOOK_TABLES]},
+    )
     return {(row["day"], row["job"]): row for row in rows.iter_rows(named=True)}
 
 

@@ -16,7 +16,7 @@ from polars.datatypes import DataType
 from app.contracts import Table
 from app.core import console
 from app.core.disk import free_bytes
-from app.core.errors import ShopError
+from app.core.errors import NoTableError, ShopError
 from app.frames.row_digests import gathered, unlike, with_digests
 from app.frames.snapshots import aligned, as_kept, changes, in_pieces, latest, require_keys
 from app.jobs.digests import Digests
@@ -63,7 +63,13 @@ def snapshot_tables(
     last = last_snapshots(warehouse, [histories[table.name] for table in plan.tables if table.name in histories])
     for table in plan.tables:
         with _failing(records[table.name]):
-            columns = shop.describe(table)
+            try:
+                columns = shop.describe(table)
+            except NoTableError:
+                if not table.optional:
+                    raise
+                del records[table.name]
+                continue
             comparisons[table.name] = compare_schemas(
                 warehouse,
                 table,
