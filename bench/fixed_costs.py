@@ -59,7 +59,7 @@ def main() -> int:
     warehouse, spool = folder / "warehouse", folder / "spool"
     for used in (warehouse, spool):
         shutil.rmtree(used, ignore_errors=True)
-    shutil.copytree(month / "warehouse", warehouse)
+    shutil.copytree(month / "warehouse", warehouse, symlinks=True)
     environment = _environment(warehouse, spool)
     carat = (sys.executable, "-m", "app")
     commands = {

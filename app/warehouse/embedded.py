@@ -30,7 +30,9 @@ class EmbeddedClient:
     def __init__(self, path: str, options: Mapping[str, str] | None = None) -> None:
         where = os.path.realpath(path)  # the engine takes two spellings of a path for two engines
         try:
-            self._connection = chdb.connect(f"{where}?{urlencode(options)}" if options else where)
+            self._connection = chdb.connect(  # type: ignore[no-untyped-call]
+                f"{where}?{urlencode(options)}" if options else where
+            )
         except RuntimeError as error:
             raise EngineError(f"cannot open the engine at {where}: {_message(error)}") from error
 
