@@ -12,6 +12,8 @@ from app.frames.spend.numbers import NUMBER, read_numbers, settle_decimal, witho
 from app.frames.spend.table import ExportTable
 from app.rules.ad_platform import COUNT_FIELDS, NUMBER_FIELDS, plain
 
+_LIMIT = Decimal(10**12)  # of what can be stored
+
 
 def with_numbers(
     table: ExportTable, dated: pl.DataFrame, *, decimal: str, points: bool
@@ -30,6 +32,12 @@ def with_numbers(
         wrong = dated.filter(texts.is_not_null() & read[name].is_null())
         if wrong.height:
             raise SpendError(f"line {wrong['line'][0]}: {wrong[name][0]!r} is no number with the decimal sign {sign}")
+        impossible = (read[name].abs() >= (_LIMIT * 10**6 if name.endswith("_micros") else _LIMIT)) | (
+            (read[name] < 0) if name in COUNT_FIELDS else False
+        )
+        if too_far := dated.filter(impossible).head(1).to_dicts():
+            (row,) = too_far
+            raise SpendError(f"line {row['line']}: {row[name]!r} cannot be {name.replace('_', ' ')}. Export it again")
     if masked := sum(int((dated[name].is_not_null() & texts.is_null()).sum()) for name, texts in of_rows.items()):
         table.notes.append(f"{masked} numbers are masked, such as <5, and stay unknown")
     numbers = dated.with_columns(read[name] for name in names)

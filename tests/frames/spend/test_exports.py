@@ -152,6 +152,8 @@ REFUSED = [
     ('date,platform,cost,currency\n2026-11-01,podcast,"1,234.50",EUR\n2026-11-02,podcast,"1,5",EUR\n', {}, "Which one is it? Say --decimal . or --decimal ,"),
     ('date,platform,cost,currency\n2026-11-01,podcast,"1,5",EUR\n', {"decimal": "."}, "--decimal . cannot be: the file holds 1,5"),
     ("date,platform,cost,currency\n2026-11-01,podcast,free,EUR\n", {}, "line 2: 'free' is no number"),
+    ("date,platform,cost,currency\n2026-11-01,podcast,1234567890123.00,EUR\n", {}, "line 2: '1234567890123.00' cannot be amount"),
+    ("date,platform,cost,currency,clicks\n2026-11-01,podcast,1.00,EUR,-4\n", {}, "line 2: '-4' cannot be clicks"),
     ("date,platform,cost,currency\n2026-11-01,podcast,1.234,56,EUR\n", {}, "line 2 has more cells than there are headers"),
     ("date,platform,cost,currency\n03/04/2026,podcast,5.50,EUR\n", {}, "is 03/04/2026 03 April or 04 March? Say --dates dmy or --dates mdy"),
     ("date,platform,cost,currency\n01/05/2026,podcast,5,EUR\n02/05/2026,podcast,5,EUR\n03/05/2026,podcast,5,EUR\n", {}, "is 01/05/2026 01 May or 05 January?"),  # each month, or each day
