@@ -1,6 +1,6 @@
 """What matters in a period, in at most five sentences, made by rules.
 
-They are made from the results of the cards, without a query of their own, so that a sentence and its card never disagree.
+They come from the results of the cards, without a query of their own, so that a sentence and its card never disagree.
 """
 
 import re
@@ -194,9 +194,9 @@ def _empty_shelves(cards: _Cards) -> Iterator[Insight]:
         return
     revenue = sum(row["Revenue at risk"] or 0 for row in rows)
     sessions = sum(row["Sessions that wanted it"] for row in rows)
-    count = f"at least {len(rows)}" if len(rows) == _LISTED_PRODUCTS else str(len(rows))
+    at_least = "at least " if len(rows) == _LISTED_PRODUCTS else ""
     text = (
-        f"Wanted while out of stock: {count} product{'s' if len(rows) > 1 else ''}, in {sessions:,} sessions, about "
+        f"Wanted while out of stock: {at_least}{_counted(len(rows), 'product')}, in {sessions:,} sessions, about "
         f"{_money(revenue, cards.style(name, 'Revenue at risk'))} at risk; first {rows[0]['Product']}."
     )
     yield cards.insight("broken", text, name, products=len(rows), revenue=revenue)
@@ -224,11 +224,12 @@ def _doubts(cards: _Cards) -> Iterator[Insight]:
     rejected = sum(row["Records"] for row in cards.rows("Records that could not be stored, by reason"))
     said = []
     if failed:
-        said.append(f"{failed:,} days failed to build and show an older version")
+        said.append(f"{_counted(failed, 'day')} failed to build and show an older version")
     if misfits:
-        said.append(f"the endpoint map does not fit in {len(misfits)} places ({misfits[0]['What looks wrong']})")
+        places = _counted(len(misfits), "place")
+        said.append(f"the endpoint map does not fit in {places} ({misfits[0]['What looks wrong']})")
     if rejected:
-        said.append(f"{rejected:,} records could not be stored")
+        said.append(f"{_counted(rejected, 'record')} could not be stored")
     if said:
         name = (
             "Days that are not built because they failed"
@@ -246,6 +247,10 @@ def _doubts(cards: _Cards) -> Iterator[Insight]:
 
 def _listed(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _said(value: float, style: Mapping[str, Any]) -> str:

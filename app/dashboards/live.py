@@ -1,8 +1,8 @@
 """The live page: the preview with working filters, served to browsers on this machine.
 
-`LivePage` is an ASGI application. `GET /` is the page, `GET /api/cards?dashboard=…&tab=…&date=…&device=…` the results of
-the cards on a tab (of all tabs, if none is named), and `GET /api/insights?date=…` what matters, in words. It only reads,
-runs one query at a time on the connection it is given, and caches answers for a short time.
+`LivePage` is an ASGI application. `GET /` is the page, `GET /api/cards?dashboard=…&tab=…&date=…&device=…` the results
+of the cards on a tab (of all tabs, if none is named), and `GET /api/insights?date=…` what matters, in words. It only
+reads, runs one query at a time on the connection it is given, and caches answers for a short time.
 """
 
 import asyncio
