@@ -1,13 +1,10 @@
 """What the sentences say, of cards whose results are written here; and that the real cards can be asked for them."""
 
-import json
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from app import main
 from app.dashboards import Library, load_library
 from app.dashboards.card_results import RunQuery, query_runner
 from app.dashboards.insights import Insight, insights
@@ -196,17 +193,3 @@ def test_the_real_cards_tell_of_a_demo_shop_and_each_leads_to_a_tab(read):
         assert one.card in names
     mobile = insights(read, library, {"device": ["mobile"], "date": "2026-03-02~2026-03-04"})
     assert "3 days before" in mobile[0].text or mobile[0].kind != "change"
-
-
-def test_the_verb_says_it_as_text_and_as_json(demo_settings, monkeypatch, capsys):
-    monkeypatch.setenv("CARAT_WAREHOUSE", demo_settings.warehouse.with_password())
-    said = []
-    for arguments in ([], ["--json"]):
-        monkeypatch.setattr(sys, "argv", ["carat", "insights", *arguments])
-        with pytest.raises(SystemExit) as left:
-            main.main()
-        assert left.value.code == 0
-        said.append(capsys.readouterr().out)
-    report = json.loads(said[1])
-    assert said[0].splitlines() == [f"- {one['text']}" for one in report]
-    assert report[0].keys() == {"kind", "text", "card", "dashboard", "tab", "numbers"}

@@ -337,7 +337,7 @@ def test_numbers_of_a_card_are_saved_as_csv_without_formulas(browser, pages, dem
 def test_words_on_the_strongest_heat_colour_can_be_read(browser, pages, scheme):
     opened(browser, (pages / "gallery.html").as_uri(), scheme=scheme)
     colours = browser.run("""
-        const paint = document.createElement('canvas').getContext('2d');
+        const paint = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
         const seen = (...layers) => {
           paint.clearRect(0, 0, 1, 1);
           for (const colour of layers) { paint.fillStyle = colour; paint.fillRect(0, 0, 1, 1); }
@@ -508,7 +508,7 @@ def test_filters_of_the_live_page_change_the_numbers_to_those_of_the_warehouse(b
         assert {one.text for one in Select(find("channel")).options} > {"all", "Direct", "Organic Search"}
         chosen = browser.run("return location.hash")
         assert chosen == "#store_overview/0?date=2026-03-02%7E2026-03-04&device=mobile"
-        asked_of = browser.requests()
+        asked_of = asked(browser)
         turned(browser, browser.driver.refresh)
         assert browser.run(figure) == seen[-1]  # a link says which filters were chosen
         assert Select(find("device")).first_selected_option.text == "mobile"

@@ -45,7 +45,7 @@
       row.append(button);
     }
     const save = make("button.icon", { type: "button", "aria-label": `CSV of ${card.name}`, title: "Save as CSV", onclick: () => download(card) }, icon(SAVE));
-    save.hidden = !results.get(card.key)?.rows?.length;
+    save.hidden = card.display === "scalar" || !results.get(card.key)?.rows?.length;
     row.append(save);
     if (card.description) {
       const about = make("div.about", { hidden: true }, card.description);
@@ -149,7 +149,7 @@
     const isFirst = state.dashboard === content.dashboards[0] && state.tab === 0;
     if (!isFirst || !content.is_live) return void showInsights(isFirst ? content.insights : []);
     try {
-      const answer = await fetch(`api/insights?${new URLSearchParams(Object.entries(state.filters).filter(([, value]) => value))}`);
+      const answer = await fetch(`api/insights?${new URLSearchParams(chosenFilters())}`);
       if (answer.ok && turn === state.turn) showInsights(await answer.json());
     } catch {
       if (turn === state.turn) showInsights([]); // the cards say what is wrong
@@ -288,7 +288,7 @@
   }
 
   function address(slug, tab) {
-    const chosen = content.is_live ? Object.entries(state.filters).filter(([, value]) => value) : [];
+    const chosen = content.is_live ? chosenFilters() : [];
     return `#${slug}/${tab}${chosen.length ? `?${new URLSearchParams(chosen)}` : ""}`;
   }
 
@@ -310,11 +310,15 @@
     return render();
   }
 
+  // The filters that have a value, in their order.
+  function chosenFilters() {
+    return content.filters.map(({ slug }) => [slug, state.filters[slug]]).filter(([, value]) => value);
+  }
+
   function read(query) {
-    const asked = Object.fromEntries(content.filters.map(({ slug }) => [slug, query.get(slug) || ""]).filter(([, value]) => value));
-    const known = Object.fromEntries(Object.entries(state.filters).filter(([, value]) => value));
-    state.filters = asked;
-    if (JSON.stringify(Object.entries(asked).sort()) !== JSON.stringify(Object.entries(known).sort())) filters();
+    const known = JSON.stringify(chosenFilters());
+    state.filters = Object.fromEntries(content.filters.map(({ slug }) => [slug, query.get(slug) || ""]));
+    if (JSON.stringify(chosenFilters()) !== known) filters();
   }
 
   function theme() {
