@@ -17,7 +17,7 @@ def test_the_verb_says_it_as_text_and_as_json(demo_settings, monkeypatch, capsys
         monkeypatch.setattr(sys, "argv", ["carat", "insights", *arguments])
         with pytest.raises(SystemExit) as left:
             main.main()
-        assert left.value.code == 0
+        assert not left.value.code
         said.append(capsys.readouterr().out)
     report = json.loads(said[1])
     assert said[0].splitlines() == [f"- {one['text']}" for one in report]
