@@ -12,7 +12,7 @@ import typer
 from app import __version__
 from app.core import console
 from app.core.errors import CaratError, SettingsError
-from app.dashboards.commands import dashboards
+from app.dashboards.commands import dashboards, insights_command
 from app.ops import reports
 from app.ops.arguments import parse_instant, parse_jobs, parse_names, parse_span
 from app.ops.maps.commands import maps
@@ -39,6 +39,7 @@ app = typer.Typer(
 )
 
 app.add_typer(dashboards, short_help="Check, preview or push the dashboards")
+app.command("insights", short_help="What changed, and what matters, in words")(insights_command)
 app.add_typer(maps, short_help="Check, try or draft an endpoint map")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

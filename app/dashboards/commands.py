@@ -168,6 +168,37 @@ def preview_command(
     console.say(f"wrote {out} ({size / 1024**2:.1f} MB): open it in any browser; it needs no network")
 
 
+def insights_command(
+    *,
+    chosen_texts: Annotated[
+        list[str] | None, typer.Option("--filter", metavar="NAME=VALUE", help="A filter; repeatable.")
+    ] = None,
+    folder: Folder = DEFAULT_FOLDER,
+    as_json: AsJson = False,
+) -> None:
+    """Say in a few sentences what changed and whether it is real, where most money is lost, and what is broken.
+
+    Example: carat insights --filter date=2026-03-01~2026-03-14 --filter device=mobile
+    """
+    from app.dashboards.card_results import query_runner
+    from app.dashboards.insights import insights
+    from app.dashboards.preview import chosen_filters
+    from app.warehouse import open_warehouse
+
+    settings = load_settings()
+    library = load_library(folder, currency=settings.currency)
+    chosen = chosen_filters(library, chosen_texts or [])
+    with open_warehouse(settings, purpose="carat insights", writes=False) as warehouse:
+        found = insights(query_runner(warehouse), library, chosen)
+    if as_json:
+        console.say_json([insight.report for insight in found])
+        return
+    for insight in found:
+        console.say(f"- {insight.text}")
+    if not found:
+        console.say("no days are stored yet: run `carat etl` or `carat hourly`")
+
+
 @dashboards.command("push", short_help="Create or update them in Metabase.")
 def push_command(
     *,
