@@ -182,7 +182,9 @@ def insights_command(
     """
     from app.dashboards.card_results import query_runner
     from app.dashboards.insights import insights
+    from app.dashboards.model import load_library
     from app.dashboards.preview import chosen_filters
+    from app.settings import load_settings
     from app.warehouse import open_warehouse
 
     settings = load_settings()
