@@ -1,7 +1,6 @@
 """Runs one contender in its own process: seconds of its work, and the peak memory of the process."""
 
 import json
-import logging
 import os
 import resource
 import subprocess
@@ -12,8 +11,7 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 
-import structlog
-
+from app.core.log import Log
 from bench.day import Dataset
 
 _KIB = 1024
@@ -68,7 +66,7 @@ def run_quietly(module: str, *arguments: str) -> None:
 
 def log_only_warnings() -> None:
     """For a benchmark that does Carat's work in its own process: its tables shall not drown in log lines."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    Log.shows_info = False
 
 
 def sessions_file(name: str, day: Dataset) -> Path:

@@ -9,8 +9,10 @@ from typing import Any
 class Log:
     """Writes events with named values. It takes milliseconds to import, which every command pays."""
 
+    shows_info = True
+
     def info(self, event: str, **values: Any) -> None:
-        if not sys.stderr.isatty():
+        if self.shows_info and not sys.stderr.isatty():
             _write_json("info", event, values)
 
     def warning(self, event: str, **values: Any) -> None:
