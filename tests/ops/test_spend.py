@@ -74,6 +74,16 @@ def test_wrong_usage_is_one_line_and_exits_2(carat, arguments, message):
 
 
 @pytest.mark.slow
+def test_a_dry_run_of_a_table_shows_what_is_understood_and_stores_nothing(carat):
+    assert carat("migrate")[0] == 0
+    code, out, _ = carat("spend", "--from", "system.one", "--dry-run", "--json")
+    assert (code, json.loads(out)["files"]) == (1, [])
+    assert "system.one: has no line of headers with a cost and a day" in json.loads(out)["refused"][0]
+    code, out, _ = carat("spend", "--from", "etl.spend_files", "--dry-run", "--json")
+    assert (code, json.loads(out)["files"][0]["notes"]) == (0, ["it holds no rows"])
+
+
+@pytest.mark.slow
 def test_files_are_read_into_the_warehouse_and_the_same_again_is_nothing(carat):
     files = [str(EXPORTS / name) for name in ("google.csv", "meta_de.csv", "awin.csv")]
     code, out, errors = carat("spend", "--json", *files)

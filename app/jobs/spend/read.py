@@ -142,8 +142,11 @@ def read_table(
             f"--from {table}: name a table of the warehouse with its database, such as airbyte.google_ads"
         )
     result = SpendRead()
-    read_at = _next_moment(warehouse, now)
+    read_at = (now or datetime.now(tz=UTC)) if dry_run else _next_moment(warehouse, now)
     sheet = _sheet_of(warehouse, table)
+    if not sheet.lines:
+        result.reports.append(Report(table, "nothing", notes=("it holds no rows",)))
+        return result
     try:
         understood = understand(sheet.lines, answers, shipped_platforms(), today=_today(settings, read_at), points=True)
         reading = _reading(
@@ -191,7 +194,7 @@ def _sheet_of(warehouse: Warehouse, table: str) -> Sheet:
     names = [re.sub(r"^toString\(`?(.*?)`?\)$", r"\1", name) for name in columns.columns]
     rows = sorted(columns.cast(pl.String).fill_null("").iter_rows())
     digest = hashlib.sha256(repr((names, rows)).encode()).hexdigest()
-    lines = [names, *map(list, rows)] if names else []
+    lines = [names, *map(list, rows)] if rows else []
     return Sheet(tuple(Line(number, cells) for number, cells in enumerate(lines, start=1)), digest, points=True)
 
 
