@@ -47,6 +47,7 @@ _WRAP = 2**64  # sums of the engine wrap around
 _ZONE_MARGIN_MS = 26 * 3600 * 1000  # the shop's times may be local, or a day of another zone
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DATES = {"day": pl.Date()}
+_ROWS = pl.Schema({"table": pl.UInt8(), "order_key": pl.String(), "day": pl.Date(), "sources_hash": pl.UInt64()})
 BOOK_JOBS = tuple(table.name for table in BOOK_TABLES)
 _MADE_STALE = "its orders changed, in calls or in the shop's database"
 _NOT_RECORDED = "not known what its orders were made of"
@@ -230,18 +231,24 @@ def _changed_orders(warehouse: Warehouse, wanted: WantedOrders) -> pl.Series:
 
 
 def _days_of(warehouse: Warehouse, sources: OrderSources, keys: pl.Series) -> set[date]:
-    """The days on which these orders and their refunds are, as published and as they would be now."""
+    """The days on which rows of these orders or of their refunds are not as they would be now."""
     with _asked(warehouse, keys) as asked:
         published = warehouse.query(
             " UNION DISTINCT ".join(
-                f"SELECT {table.day} AS day FROM {table.full_name} WHERE order_key IN ({asked})"
-                for table in BOOK_TABLES
+                f"SELECT {number} AS table, order_key, {table.day} AS day, sources_hash FROM {table.full_name} "
+                f"WHERE order_key IN ({asked})"
+                for number, table in enumerate(BOOK_TABLES)
             ),
-            schema=_DATES,
+            schema=_ROWS,
         )
         with wanted_orders(warehouse, sources, keys=[asked]) as wanted:
             book = build_order_book(read_rows(wanted), sources.rules)
-    return {*published["day"], *book.orders["order_date"], *book.refunds["refund_date"]}
+    now = [
+        frame.select(pl.lit(number).alias("table"), "order_key", pl.col(table.day).alias("day"), "sources_hash")
+        for number, (table, frame) in enumerate(zip(BOOK_TABLES, (book.orders, book.refunds), strict=True))
+    ]
+    both = [published.unique(), *(frame.cast(_ROWS).unique() for frame in now)]
+    return {*pl.concat(both).unique(keep="none")["day"]}
 
 
 @contextmanager

@@ -118,8 +118,12 @@ def test_a_late_earlier_call_makes_the_later_day_stale_and_only_that_one(
     assert build(span=(SECOND, SECOND)) == [SECOND]
     (stale,) = plan_days(warehouse, settings)
     assert (stale.day, stale.reasons) == (
-        date(2026, 3, 4), ("which of its orders were placed on another day changed",)
-    )  # fmt: skip
+        date(2026, 3, 4),
+        (
+            "which of its orders were placed on another day changed",
+            "its orders changed, in calls or in the shop's database",
+        ),
+    )
     assert "events" not in stale.jobs
     assert build() == [date(2026, 3, 4)]
     assert counted() == [
