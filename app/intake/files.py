@@ -3,6 +3,7 @@
 import gzip
 import io
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import partial
@@ -11,7 +12,6 @@ from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from isal import igzip, isal_zlib
 
 from app.core.call_record import RecordLimits
 from app.core.errors import SettingsError, SourceError
@@ -27,8 +27,7 @@ _BATCH_RECORDS = 40_000
 _PARQUET_BATCH_ROWS = 20_000  # each becomes Python values
 _BATCH_BYTES = 64 * 1024 * 1024
 _DEFAULT_LIMITS = RecordLimits()
-_GZIP_ERROR = cast("type[Exception]", isal_zlib.IsalError)
-_DAMAGES = (EOFError, _GZIP_ERROR, gzip.BadGzipFile, zstd.ZstdError)
+_DAMAGES = (EOFError, zlib.error, gzip.BadGzipFile, zstd.ZstdError)
 
 
 def require_readable(names: list[str]) -> None:
@@ -87,7 +86,7 @@ def _open(name: str) -> io.BufferedReader:
 def _records(raw: io.BufferedReader, kind: str, source: str) -> Iterator[Block]:
     stream: IO[bytes] = raw
     if kind == GZIP:
-        stream = cast("Callable[..., IO[bytes]]", igzip.IGzipFile)(fileobj=raw)
+        stream = cast("IO[bytes]", gzip.GzipFile(fileobj=raw))
     elif kind == ZSTD:
         stream = cast("IO[bytes]", zstd.ZstdFile(raw))
     start, chunks = first_bytes(_chunks(stream))

@@ -159,14 +159,14 @@ def _are_small(records: Sequence[bytes], sizes: Sequence[int], limits: RecordLim
 def _texts(values: list[Any], name: str) -> pl.Series:
     try:
         return pl.Series(values, dtype=pl.String).fill_null("")
-    except TypeError:  # a number among them
+    except (TypeError, OverflowError):  # a number among them
         return pl.Series([_accepted(text_of, value, name) for value in values], dtype=pl.String)
 
 
 def _counts(values: list[Any], limit: int) -> pl.Series:
     try:
         return pl.Series(values, dtype=pl.Int64).fill_null(0).clip(0, limit - 1)
-    except TypeError:  # a text or a fraction among them
+    except (TypeError, OverflowError):  # a text, a fraction or a very large number among them
         return pl.Series([count_of(value, limit) for value in values], dtype=pl.Int64)
 
 
