@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from app.dashboards import Library, load_library
 from app.dashboards.card_results import RunQuery, query_runner
 from app.dashboards.insights import Insight, insights
+from app.dashboards.model import Library, load_library
 from app.warehouse import open_warehouse
 from tests.dashboards.gallery import a_card, a_dashboard, a_library, column, literal
 

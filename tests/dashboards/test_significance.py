@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 from scipy import stats
 
-from app.dashboards import Library, load_library
+from app.dashboards.model import Library, load_library
 from app.dashboards.sql import render, values_of
 from app.settings import Settings
 from app.warehouse import Warehouse, migrate, open_warehouse
