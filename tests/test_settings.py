@@ -178,7 +178,7 @@ def test_a_name_that_is_not_shipped_is_answered_with_those_that_are(monkeypatch)
     monkeypatch.setenv("CARAT_SNAPSHOTS", "wocommerce")
     with pytest.raises(
         SettingsError,
-        match="^CARAT_SNAPSHOTS: no file 'wocommerce', and no shipped one of this name. Did you mean woocommerce[?] Choose from demo, opencart, prestashop, woocommerce",
+        match="^CARAT_SNAPSHOTS: no file 'wocommerce', and no shipped one of this name. Did you mean woocommerce[?] Choose from demo, magento, medusa, opencart, prestashop, woocommerce",
     ):
         load_settings()
     monkeypatch.setenv("CARAT_TRACKING", "x")
