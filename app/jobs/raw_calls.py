@@ -141,16 +141,18 @@ def known_calls(warehouse: Warehouse, call_ids: pl.Series) -> pl.DataFrame:
         return _NOTHING_KNOWN
     columns = ", ".join(_IDENTITY)
     with warehouse.held_ids(call_ids, table=_INCOMING) as ids:
-        known = warehouse.query(f"SELECT {columns} FROM pd.api_calls WHERE call_id IN ({ids})")
-    return known if not known.is_empty() else _NOTHING_KNOWN
+        sql = f"SELECT {columns} FROM pd.api_calls WHERE call_id IN ({ids})"
+        known = pl.concat([node.query(sql, schema=_NOTHING_KNOWN.schema) for node in warehouse.nodes])
+    return known
 
 
 def _insert_calls(warehouse: Warehouse, calls: pl.DataFrame, token: str) -> None:
-    if not token:
-        warehouse.insert(API_CALLS, calls)
-        return
-    for (day,), of_day in calls.group_by(pl.col("ts").dt.date(), maintain_order=True):
-        warehouse.insert(API_CALLS, of_day, token=f"{token}/{day}")
+    for node, of_node in warehouse.routed(calls):
+        if not token:
+            node.insert(API_CALLS, of_node)
+            continue
+        for (day,), of_day in of_node.group_by(pl.col("ts").dt.date(), maintain_order=True):
+            node.insert(API_CALLS, of_day, token=f"{token}/{day}")
 
 
 def write_rejects(warehouse: Warehouse, rejects: pl.DataFrame, *, token: str = "") -> None:
@@ -219,8 +221,11 @@ def _move_to_rejects(warehouse: Warehouse, replaced: pl.DataFrame, *, now: datet
     for row in replaced.with_columns(pl.col("call_id").bin.encode("hex")).iter_rows(named=True):
         where = f"call_id = toUUID({quote(row['call_id'])}) AND content_hash = {row['content_hash']}"
         columns = ", ".join(API_CALLS.schema.names())
-        stored = warehouse.query(f"SELECT {columns} FROM pd.api_calls WHERE {where} LIMIT 1")
-        moved.append(_conflict_rejects(stored, source="pd.api_calls", now=now))
-        write_rejects(warehouse, moved[-1])
-        warehouse.command(f"DELETE FROM pd.api_calls WHERE {where}")
+        for node in warehouse.nodes:
+            stored = node.query(f"SELECT {columns} FROM pd.api_calls WHERE {where} LIMIT 1")
+            if stored.is_empty():
+                continue
+            moved.append(_conflict_rejects(stored, source="pd.api_calls", now=now))
+            write_rejects(warehouse, moved[-1])
+            node.command(f"DELETE FROM pd.api_calls WHERE {where}")
     return pl.concat(moved)

@@ -1,6 +1,6 @@
 """Proves that published days are what their raw calls say: builds them in staging and compares row by row."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
@@ -90,19 +90,23 @@ def _verify_day(
     with open_scope(warehouse, bounds, rules.endpoint_map, rules.timeout_ms) as scope:
         staging = stage_day(warehouse, scope, rules, calls=calls, on_calls=on_calls).staging
     try:
-        return [_compare_with_published(warehouse, staging, table) for table in staging.tables]
+        return [_compare_with_published(warehouse.nodes, staging, table) for table in staging.tables]
     finally:
         staging.drop()
 
 
-def _compare_with_published(warehouse: Warehouse, staging: Staging, table: DwhTable) -> TableVerified:
-    rows = staging.rows[table.name]
-    published = _sums(warehouse, table.full_name, table.is_day(staging.day), table)
-    if _sums(warehouse, staging.name(table.name), "1", table) == published:
-        return TableVerified(staging.day, table.name, rows, 0, ())
-    keys = _differing_keys(warehouse, staging, table)
-    examples = tuple(_example(warehouse, staging, table, key) for key in keys.head(_SHOWN).iter_rows(named=True))
-    return TableVerified(staging.day, table.name, rows, keys.height, examples)
+def _compare_with_published(nodes: Sequence[Warehouse], staging: Staging, table: DwhTable) -> TableVerified:
+    """The comparison of each node's rows: a row on another node than its visitor's is a difference."""
+    differing, examples = 0, list[RowDifference]()
+    for node in nodes:
+        published = _sums(node, table.full_name, table.is_day(staging.day), table)
+        if _sums(node, staging.name(table.name), "1", table) == published:
+            continue
+        keys = _differing_keys(node, staging, table)
+        differing += keys.height
+        shown = keys.head(_SHOWN - len(examples))
+        examples += (_example(node, staging, table, key) for key in shown.iter_rows(named=True))
+    return TableVerified(staging.day, table.name, staging.rows[table.name], differing, tuple(examples))
 
 
 def _sums(warehouse: Warehouse, source: str, where: str, table: DwhTable) -> tuple[int, int, int]:

@@ -1,6 +1,6 @@
 """Creates and upgrades databases, tables and views from the contracts; safe to repeat."""
 
-from app.contracts import API_CALLS, DATABASES, Column, Table, all_tables, raw_calls
+from app.contracts import API_CALLS, Column, Table, all_tables, raw_calls
 from app.core.errors import WarehouseError
 from app.core.sql import quote
 from app.rules.snapshot_plan import load_snapshot_plan
@@ -17,17 +17,27 @@ _FIXED_SETTINGS = ("index_granularity",)  # as the table was created
 
 def migrate(warehouse: Warehouse, settings: Settings) -> list[str]:
     """Create and upgrade what differs from the contracts; returns a line for each change."""
+    changes = [line for node in warehouse.nodes for line in migrate_tables(node, settings)]
+    changes += warehouse.show_nodes()
+    changes += replace_views(warehouse, dwh_views(settings))
+    changes += refresh_history_views(warehouse, existing_histories(warehouse).values())
+    return changes + refresh_shop_views(warehouse, load_snapshot_plan(settings.snapshots), settings.timezone)
+
+
+def migrate_tables(warehouse: Warehouse, settings: Settings) -> list[str]:
+    """Create and upgrade the databases and tables of one server; returns a line for each change."""
     changes = []
     warehouse.require_free_space()
     known = set(warehouse.query("SELECT name FROM system.databases")["name"])
-    for name, comment in DATABASES.items():
+    warehouse.require_fitting(known)
+    for name, comment in warehouse.databases.items():
         if name not in known:
             warehouse.command(f"CREATE DATABASE IF NOT EXISTS {name} COMMENT {quote(comment)}")
             changes.append(f"created database {name}")
     existing = existing_columns(warehouse)
     tables = {(database, table) for database, table, _ in existing}
-    calls = raw_calls(settings.no_id_values)
-    for table in [calls if table is API_CALLS else table for table in all_tables()]:
+    calls = warehouse.as_stored(raw_calls(settings.no_id_values))
+    for table in [calls if table is API_CALLS else warehouse.as_stored(table) for table in all_tables()]:
         if (table.database, table.name) not in tables:
             ttl = f"toDateTime(ts) + INTERVAL {settings.raw_retention_days} DAY"
             is_kept_for_a_time = table is calls and settings.raw_retention_days
@@ -38,10 +48,7 @@ def migrate(warehouse: Warehouse, settings: Settings) -> list[str]:
             found = existing.get((table.database, table.name, column.name))
             changes += _upgrade_column(warehouse, table, column, found)
     changes += upgrade_call_ids(warehouse, calls, existing)
-    changes += _upgrade_settings(warehouse)
-    changes += replace_views(warehouse, dwh_views(settings))
-    changes += refresh_history_views(warehouse, existing_histories(warehouse).values())
-    return changes + refresh_shop_views(warehouse, load_snapshot_plan(settings.snapshots), settings.timezone)
+    return changes + _upgrade_settings(warehouse)
 
 
 def _upgrade_column(warehouse: Warehouse, table: Table, column: Column, found: dict[str, str] | None) -> list[str]:
@@ -67,10 +74,10 @@ def _upgrade_settings(warehouse: Warehouse) -> list[str]:
     engines = warehouse.query(
         "SELECT database || '.' || name AS name, engine_full FROM system.tables "
         "WHERE database IN {databases:Array(String)}",
-        {"databases": list(DATABASES)},
+        {"databases": list(warehouse.databases)},
     )
     found = dict(engines.iter_rows())
-    for table in all_tables():
+    for table in map(warehouse.as_stored, all_tables()):
         wanted = [text for text in table.settings.split(", ") if text and not text.startswith(_FIXED_SETTINGS)]
         missing = [text for text in wanted if text not in found[table.full_name]]
         if missing:
