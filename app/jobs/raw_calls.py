@@ -113,7 +113,7 @@ def store(
     for name, rejects in (("rejects", unforgotten), ("conflicts", conflicts), ("forgotten", suppressed)):
         write_rejects(warehouse, rejects, token=token and f"{token}/{name}")
     moved = _move_to_rejects(warehouse, replaced, now=now)
-    _insert_calls(warehouse, fresh.drop("content_hash"), token)
+    insert_calls(warehouse, fresh.drop("content_hash"), token)
 
     done = LoadResult(
         stored=fresh.height - moved.height,
@@ -142,11 +142,11 @@ def known_calls(warehouse: Warehouse, call_ids: pl.Series) -> pl.DataFrame:
     columns = ", ".join(_IDENTITY)
     with warehouse.held_ids(call_ids, table=_INCOMING) as ids:
         sql = f"SELECT {columns} FROM pd.api_calls WHERE call_id IN ({ids})"
-        known = pl.concat([node.query(sql, schema=_NOTHING_KNOWN.schema) for node in warehouse.nodes])
-    return known
+        return pl.concat([node.query(sql, schema=_NOTHING_KNOWN.schema) for node in warehouse.nodes])
 
 
-def _insert_calls(warehouse: Warehouse, calls: pl.DataFrame, token: str) -> None:
+def insert_calls(warehouse: Warehouse, calls: pl.DataFrame, token: str) -> None:
+    """Insert calls that are not stored yet, on the node of their visitors."""
     for node, of_node in warehouse.routed(calls):
         if not token:
             node.insert(API_CALLS, of_node)

@@ -60,7 +60,7 @@ def upgrade_call_ids(warehouse: Warehouse, calls: Table, existing: ExistingColum
     if warehouse.is_node:  # calls would have to move to other shards
         raise SettingsError(
             "CARAT_NO_IDS: not on a cluster yet: the ids that count as none cannot be changed while calls are stored. "
-            "Set it back, or fill a new cluster with `carat cluster fill`; see docs/cluster.md"
+            "Set it back, or fill a new cluster with `carat fill`; see docs/cluster.md"
         )
     warehouse.require_lease()
     warehouse.require_free_space()

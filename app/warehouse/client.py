@@ -66,6 +66,10 @@ class Warehouse:
         """Whether this is a single shard of a cluster."""
         return False
 
+    def other_replicas(self) -> "Iterator[Warehouse]":
+        """A new connection to each replica of a cluster that is none of the nodes."""
+        return iter(())
+
     def as_stored(self, table: Table) -> Table:
         """The contract of a table as this server stores it."""
         return table

@@ -8,7 +8,7 @@ the rows of all shards under the names that queries and dashboards use.
 
 import re
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,7 @@ _NAMES = re.compile(
 )
 _DEDUPLICATION = "non_replicated_deduplication_window"
 _REPLICATED = "ReplicatedMergeTree('/clickhouse/tables/{shard}/{database}/{table}', '{replica}')"
+_PRODUCT_MODE = "distributed_product_mode"
 _ROUTED_BY = ("visitor_id", "session_token", "ip", "user_agent")
 _DISCOVER = (
     "SELECT toUInt32(shard_num) AS shard, toUInt32(replica_num) AS replica, host_name FROM system.clusters "
@@ -225,7 +226,9 @@ class Cluster(Warehouse):
             user=first.user,
         )
         # A view may join or look up rows of other shards than those of its own rows.
-        self.set("distributed_product_mode", "global")
+        known = self._client.server_settings.get(_PRODUCT_MODE)
+        if known is None or not known.readonly:  # a user that may not change settings has it in its profile
+            self.set(_PRODUCT_MODE, "global")
 
     def new_connection(self) -> "Cluster":
         return Cluster(
@@ -241,9 +244,8 @@ class Cluster(Warehouse):
     def nodes(self) -> tuple[Warehouse, ...]:  # connected when they are first needed
         return tuple(Node(shard, self) for shard in self.layout.shards)
 
-    def replicas(self) -> list[Node]:
-        """A new connection to every replica that Carat does not work on."""
-        return [Node(shard, self, url=url) for shard in self.layout.shards for url in shard.others]
+    def other_replicas(self) -> Iterator[Warehouse]:
+        return (Node(shard, self, url=url) for shard in self.layout.shards for url in shard.others)
 
     def show_nodes(self) -> list[str]:
         changes = []

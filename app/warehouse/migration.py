@@ -15,9 +15,15 @@ from app.warehouse.views import replace_views
 _FIXED_SETTINGS = ("index_granularity",)  # as the table was created
 
 
-def migrate(warehouse: Warehouse, settings: Settings) -> list[str]:
-    """Create and upgrade what differs from the contracts; returns a line for each change."""
+def migrate(warehouse: Warehouse, settings: Settings, *, every_replica: bool = False) -> list[str]:
+    """Create and upgrade what differs from the contracts; returns a line for each change.
+
+    With `every_replica` also on the replicas of a cluster on which Carat does not work.
+    """
     changes = [line for node in warehouse.nodes for line in migrate_tables(node, settings)]
+    for replica in warehouse.other_replicas() if every_replica else ():
+        with replica:
+            changes += migrate_tables(replica, settings)
     changes += warehouse.show_nodes()
     changes += replace_views(warehouse, dwh_views(settings))
     changes += refresh_history_views(warehouse, existing_histories(warehouse).values())

@@ -13,12 +13,15 @@ from pathlib import Path
 import pytest
 
 from app.contracts import API_CALLS, DWH_TABLES, Table
+from app.core.errors import SettingsError
 from app.jobs.build.backfill import build_stale, plan_days
 from app.jobs.build.day import JOBS
+from app.jobs.fill import fill
 from app.jobs.ingest import ingest_paths
 from app.jobs.verify import verify_days
+from app.ops.cluster_checks import check_cluster
 from app.settings import Settings
-from app.warehouse import Warehouse, open_warehouse
+from app.warehouse import Warehouse, migrate, open_warehouse
 from tests.stories.test_promise import VISITORS, call
 from tests.support.clickhouse_cluster import ServedCluster, serving_cluster, settings_of
 from tests.support.effort import repeated
@@ -121,3 +124,92 @@ def test_the_same_calls_give_the_same_rows_on_one_server_and_on_three_shards(
     verification = verify_days(shards, settings_of(cluster))
     assert verification.differing == []
     assert verification.stale == {}
+
+
+def test_a_single_server_fills_a_cluster_which_then_has_the_same_rows(warehouse, settings, shards, cluster, tmp_path):
+    calls = shopping(seed=21)
+    tell(warehouse, settings, [calls], tmp_path)
+    settings_there = settings_of(cluster)
+    fill(shards, warehouse, settings_there)
+    assert fill(shards, warehouse, settings_there).rows == {}
+    build_stale(shards, settings_there, jobs=JOBS).require_done()
+
+    for table in (API_CALLS, *DWH_TABLES):
+        assert rows_of(shards, table) == rows_of(warehouse, table), table.full_name
+    for name in ("rejects", "runs"):
+        assert shards.scalar(f"SELECT count() FROM etl.{name}") >= warehouse.scalar(f"SELECT count() FROM etl.{name}")
+    assert verify_days(shards, settings_there).differing == []
+
+
+def test_days_past_the_retention_of_their_calls_move_to_the_cluster_as_they_are(
+    warehouse, settings, shards, cluster, tmp_path
+):
+    tell(warehouse, settings, [shopping(seed=22)], tmp_path)
+    warehouse.command("ALTER TABLE pd.api_calls DELETE WHERE ts < '2026-03-11' SETTINGS mutations_sync = 2")
+    fill(shards, warehouse, settings_of(cluster))
+    before = "session_date <= '2026-03-10'"
+    sql = f"SELECT toString(tuple(*)) AS line FROM dwh.sessions WHERE {before}"
+    moved = sorted(row for node in shards.nodes for row in node.query(sql).iter_rows())
+    assert moved == sorted(warehouse.query(sql).iter_rows())
+    assert moved
+
+
+def test_a_cluster_that_holds_other_calls_is_not_filled(warehouse, settings, shards, cluster, tmp_path):
+    tell(warehouse, settings, [shopping(seed=23)], tmp_path)
+    path = tmp_path / "others.ndjson"
+    path.write_text(json.dumps(call(999, FIRST_MS, {"visitor_id": "another shop's"})))
+    ingest_paths(shards, settings_of(cluster), [str(path)], now=NOW).require_done()
+    with pytest.raises(SettingsError, match="needs a new warehouse"):
+        fill(shards, warehouse, settings_of(cluster))
+
+
+def test_shards_in_another_order_are_refused(cluster, shards):
+    swapped = ServedCluster([cluster.servers[1], cluster.servers[0], cluster.servers[2]])
+    with (
+        open_warehouse(settings_of(swapped), purpose="a test", writes=False) as wrong,
+        pytest.raises(SettingsError, match="is shard 2 of 3 of cluster shop and is used as shard 1 of 3"),
+    ):
+        migrate(wrong, settings_of(swapped))
+
+
+def test_a_shard_is_refused_as_a_single_server(cluster, shards):
+    single = Settings(_env_file=None, warehouse=cluster.servers[0].url)
+    with (
+        open_warehouse(single, purpose="a test", writes=False) as alone,
+        pytest.raises(SettingsError, match=r"is a shard of a cluster that holds a warehouse: add \?cluster=NAME"),
+    ):
+        migrate(alone, single)
+
+
+def test_ids_that_count_as_none_cannot_change_on_a_cluster(cluster, shards):
+    other = settings_of(cluster, no_ids="nobody")
+    with pytest.raises(SettingsError, match="CARAT_NO_IDS: not on a cluster yet"):
+        migrate(shards, other)
+
+
+def test_an_unknown_cluster_is_named_with_those_that_the_server_knows(cluster):
+    unknown = Settings(_env_file=None, warehouse=f"{cluster.servers[0].url}?cluster=sohp")
+    with (
+        pytest.raises(SettingsError, match=r"knows no cluster 'sohp' \(it knows: .*shop"),
+        open_warehouse(unknown, purpose="a test"),
+    ):
+        pass
+
+
+def test_migrating_a_cluster_twice_changes_nothing(cluster, shards):
+    assert migrate(shards, settings_of(cluster)) == []
+    public = dict(
+        shards.query(
+            "SELECT name, engine_full FROM system.tables WHERE database = 'dwh' AND engine != 'View'"
+        ).iter_rows()
+    )
+    assert public["sessions"] == "Distributed('shop', 'dwh_local', 'sessions')"
+    assert set(public) == {table.name for table in DWH_TABLES}
+
+
+def test_doctor_finds_every_shard(cluster, shards):
+    findings = list(check_cluster(shards))
+    assert [finding.check for finding in findings if finding.is_ok and "shard " in finding.check] == [
+        f"shard {number}" for number in range(1, SHARDS + 1)
+    ]
+    assert [finding for finding in findings if not finding.is_ok] == []

@@ -9,7 +9,6 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime
-from pathlib import Path
 from threading import Lock
 from unittest.mock import patch
 

@@ -101,7 +101,7 @@ def test_a_statement_on_public_tables_reaches_the_tables_of_the_shard():
     "sql",
     [
         "SELECT 'dwh.events', 'it''s pd.api_calls', 'a \\' dwh.x'",
-        "SELECT `dwh.x`, \"pd.y\" FROM history.dwh",
+        'SELECT `dwh.x`, "pd.y" FROM history.dwh',
         "SELECT x.dwh.a, mydwh.a, pd_local.b, dwh",
         "SELECT match(endpoint, '^/pd.api')",
     ],
