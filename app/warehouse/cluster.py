@@ -97,8 +97,9 @@ def public_table_sql(table: Table, cluster: str, *, replaces: bool = False) -> s
 
 
 def discover(url: ServiceUrl, *, query_timeout_s: int = QUERY_TIMEOUT_S) -> Layout:
-    """The shards of the cluster that the URL names, as its server lists them in `system.clusters`."""
-    with connect_server(url, query_timeout_s=query_timeout_s, writes=False) as warehouse:
+    """The shards of the cluster that the URL names, as the server of the first shard or of the URL lists them."""
+    asked = url.at(*url.hosts[0]) if url.hosts else url
+    with connect_server(asked, query_timeout_s=query_timeout_s, writes=False) as warehouse:
         found = warehouse.query(
             _DISCOVER,
             {"cluster": url.cluster},

@@ -126,6 +126,26 @@ def test_the_same_calls_give_the_same_rows_on_one_server_and_on_three_shards(
     assert verification.stale == {}
 
 
+def test_late_calls_rebuild_the_sessions_that_they_change_on_each_shard(warehouse, settings, shards, cluster, tmp_path):
+    calls = [call(n, FIRST_MS + n * 600_000, {"visitor_id": f"w{n % 17}"}, taste=n // 17) for n in range(140)]
+    late = calls[20:100:16]
+    tell(warehouse, settings, [calls], tmp_path)
+    tell(shards, settings_of(cluster), [[one for one in calls if one not in late]], tmp_path)
+    path = tmp_path / "late.ndjson"
+    path.write_text("\n".join(map(json.dumps, late)))
+    ingest_paths(shards, settings_of(cluster), [str(path)], now=NOW).require_done()
+    backfill = build_stale(shards, settings_of(cluster), jobs=JOBS)
+
+    assert [day.is_patch for day in backfill.built] == [True]
+    assert len({number for one in late for number, node in enumerate(shards.nodes) if holds(node, one)}) > 1
+    for table in (API_CALLS, *DWH_TABLES):
+        assert rows_of(shards, table) == rows_of(warehouse, table), table.full_name
+
+
+def holds(node: Warehouse, one: dict) -> bool:
+    return bool(node.scalar(f"SELECT count() FROM pd.api_calls WHERE call_id = '{one['call_id']}'"))
+
+
 def test_a_single_server_fills_a_cluster_which_then_has_the_same_rows(warehouse, settings, shards, cluster, tmp_path):
     calls = shopping(seed=21)
     tell(warehouse, settings, [calls], tmp_path)
