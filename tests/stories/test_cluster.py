@@ -26,7 +26,7 @@ from tests.stories.test_promise import VISITORS, call
 from tests.support.clickhouse_cluster import ServedCluster, serving_cluster, settings_of
 from tests.support.effort import repeated
 
-pytestmark = [pytest.mark.slow, pytest.mark.parametrize("engine_url", ["embedded"], indirect=True)]
+pytestmark = pytest.mark.slow
 
 SEEDS = range(repeated(2, 40))
 SHARDS = 3

@@ -15,10 +15,13 @@ from unittest.mock import patch
 import pytest
 
 from app.contracts import API_CALLS, DWH_TABLES, ORDER_CALLS, SESSIONS
+from app.core.call_record import Line, RecordLimits
 from app.core.errors import CaratError
+from app.intake.call_frames import read_lines
 from app.jobs.build.backfill import build_stale
 from app.jobs.build.day import JOBS
 from app.jobs.ingest import ingest_paths
+from app.jobs.raw_calls import store
 from app.jobs.verify import verify_days
 from app.warehouse import Staging, Warehouse, open_warehouse, recover
 from app.warehouse.opening import prepare_warehouse
@@ -148,7 +151,7 @@ def test_a_shard_killed_at_any_statement_of_an_ingest_or_a_build_changes_no_row(
     calls = shopping(seed=11)[:60]
     path = tmp_path / "calls.ndjson"
     path.write_text("\n".join(map(json.dumps, calls)))
-    settings = settings_of(cluster, patience_s=0)
+    settings = settings_of(cluster, patience_s=0.1)
 
     def work(warehouse: Warehouse) -> None:
         ingest_paths(warehouse, settings, [str(path)], now=NOW).require_done()
@@ -178,10 +181,6 @@ def test_a_shard_killed_at_any_statement_of_an_ingest_or_a_build_changes_no_row(
 
 
 def test_a_chunk_of_the_spool_whose_answer_was_lost_is_stored_once_on_every_shard(cluster):
-    from app.core.call_record import Line, RecordLimits
-    from app.intake.call_frames import read_lines
-    from app.jobs.raw_calls import store
-
     records = [json.dumps(call).encode() for call in shopping(seed=12)[:80]]
     lines = [Line(number, record, len(record)) for number, record in enumerate(records)]
     batch = read_lines(lines, source="spool", now=NOW, limits=RecordLimits())
