@@ -1,8 +1,8 @@
 """Fills an empty warehouse from another one: a cluster from a single server, or from a cluster of fewer shards.
 
 What cannot be made again is copied: raw calls, each to the shard of its visitor, the history of the shop's database,
-rejects, forgotten people, runs, and the days whose raw calls are past their retention. `carat etl` then builds
-the other days. After an interruption the same command goes on.
+rejects, forgotten people, and the days whose raw calls are past their retention. `carat etl` then builds the other
+days. After an interruption the same command goes on; nothing that is there is deleted.
 """
 
 import uuid
@@ -16,7 +16,6 @@ from app.contracts import (
     API_CALLS,
     FORGOTTEN,
     REJECTS,
-    RUNS,
     SNAPSHOTS,
     VISITOR_OF_SESSION,
     Table,
@@ -31,7 +30,7 @@ from app.warehouse.history import existing_histories
 
 _CALLS_AT_ONCE = 20_000  # their JSON is held in memory
 _ROWS_AT_ONCE = 200_000
-_COPIED = (REJECTS, SNAPSHOTS, FORGOTTEN, RUNS)
+_COPIED = (REJECTS, SNAPSHOTS, FORGOTTEN)
 
 
 @dataclass
@@ -41,7 +40,8 @@ class Filled:
     rows: dict[str, int] = field(default_factory=dict)
 
     def add(self, table: Table, rows: int) -> None:
-        self.rows[table.full_name] = self.rows.get(table.full_name, 0) + rows
+        if rows:
+            self.rows[table.full_name] = self.rows.get(table.full_name, 0) + rows
 
 
 def fill(warehouse: Warehouse, source: Warehouse, settings: Settings) -> Filled:
@@ -112,8 +112,11 @@ def _copy_rows(target: Warehouse, sources: Sequence[Warehouse], table: Table, wh
     expected, there = sum(rows.values()), int(target.scalar(count))
     if there == expected:
         return
-    if there:  # of an interrupted copy
-        target.command(f"DELETE FROM {table.full_name} WHERE {where}")
+    if there:
+        raise SettingsError(
+            f"{target.url}: {table.full_name} holds {there:,} rows, not the {expected:,} of the other warehouse. If an "
+            f"interrupted `carat fill` left them, delete those with {where} and run it again; else it needs a new warehouse"
+        )
     columns = ", ".join(f"`{column.name}`" for column in table.written)
     key = ", ".join(f"`{column.name}`" for column in table.written[:3])
     for source, number in rows.items():

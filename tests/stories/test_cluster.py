@@ -156,8 +156,8 @@ def test_a_single_server_fills_a_cluster_which_then_has_the_same_rows(warehouse,
 
     for table in (API_CALLS, *DWH_TABLES):
         assert rows_of(shards, table) == rows_of(warehouse, table), table.full_name
-    for name in ("rejects", "runs"):
-        assert shards.scalar(f"SELECT count() FROM etl.{name}") >= warehouse.scalar(f"SELECT count() FROM etl.{name}")
+    rejects = "SELECT count() FROM etl.rejects"
+    assert shards.scalar(rejects) == warehouse.scalar(rejects) > 0
     assert verify_days(shards, settings_there).differing == []
 
 
