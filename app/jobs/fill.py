@@ -115,7 +115,8 @@ def _copy_rows(target: Warehouse, sources: Sequence[Warehouse], table: Table, wh
     if there:
         raise SettingsError(
             f"{target.url}: {table.full_name} holds {there:,} rows, not the {expected:,} of the other warehouse. If an "
-            f"interrupted `carat fill` left them, delete those with {where} and run it again; else it needs a new warehouse"
+            f"interrupted `carat fill` left them, delete those with {where} and run it again; else it needs a new "
+            "warehouse"
         )
     columns = ", ".join(f"`{column.name}`" for column in table.written)
     key = ", ".join(f"`{column.name}`" for column in table.written[:3])
