@@ -62,6 +62,11 @@ class Warehouse:
         return self.nodes
 
     @property
+    def prefix(self) -> str:
+        """What a line about this server begins with where there are several."""
+        return ""
+
+    @property
     def is_node(self) -> bool:
         """Whether this is a single shard of a cluster."""
         return False

@@ -143,12 +143,16 @@ class Node(Warehouse):
         place = url or shard.url
         connect = server_connector(place, query_timeout_s=cluster.query_timeout_s, writes=cluster.writes)
         super().__init__(connect, url=str(place), secret=place.password.get_secret_value(), user=place.user)
-        self._is_replicated = cluster.layout.is_replicated
+        self._host, self._is_replicated = place.host, cluster.layout.is_replicated
         self.label = cluster.layout.label(shard)
 
     @property
     def peers(self) -> tuple[Warehouse, ...]:
         return self._cluster.nodes
+
+    @property
+    def prefix(self) -> str:
+        return f"shard {self.shard.number}, {self._host}: "
 
     @property
     def is_node(self) -> bool:

@@ -20,10 +20,10 @@ def migrate(warehouse: Warehouse, settings: Settings, *, every_replica: bool = F
 
     With `every_replica` also on the replicas of a cluster on which Carat does not work.
     """
-    changes = [line for node in warehouse.nodes for line in migrate_tables(node, settings)]
+    changes = [f"{node.prefix}{line}" for node in warehouse.nodes for line in migrate_tables(node, settings)]
     for replica in warehouse.other_replicas() if every_replica else ():
         with replica:
-            changes += migrate_tables(replica, settings)
+            changes += (f"{replica.prefix}{line}" for line in migrate_tables(replica, settings))
     changes += warehouse.show_nodes()
     changes += replace_views(warehouse, dwh_views(settings))
     changes += refresh_history_views(warehouse, existing_histories(warehouse).values())

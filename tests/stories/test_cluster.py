@@ -20,6 +20,7 @@ from app.jobs.fill import fill
 from app.jobs.ingest import ingest_paths
 from app.jobs.verify import verify_days
 from app.ops.cluster_checks import check_cluster
+from app.ops.status import freshness, products_met
 from app.settings import Settings
 from app.warehouse import Warehouse, migrate, open_warehouse
 from tests.stories.test_promise import VISITORS, call
@@ -225,6 +226,17 @@ def test_migrating_a_cluster_twice_changes_nothing(cluster, shards):
     )
     assert public["sessions"] == "Distributed('shop', 'dwh_local', 'sessions')"
     assert set(public) == {table.name for table in DWH_TABLES}
+
+
+def test_status_counts_the_rows_of_all_shards(warehouse, settings, shards, cluster, tmp_path):
+    calls = shopping(seed=24)
+    tell(warehouse, settings, [calls], tmp_path)
+    tell(shards, settings_of(cluster), [calls], tmp_path)
+    counts = ("table", "rows", "newest_day")
+    assert freshness(shards).select(counts).rows() == freshness(warehouse).select(counts).rows()
+    assert freshness(shards)["built_at"].null_count() == 0
+    (there,), (here,) = products_met(shards).rows(named=True), products_met(warehouse).rows(named=True)
+    assert (there["last_day"], there["products"], there["found"]) == (here["last_day"], here["products"], here["found"])
 
 
 def test_doctor_finds_every_shard(cluster, shards):
