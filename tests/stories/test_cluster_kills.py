@@ -166,7 +166,7 @@ def test_a_shard_killed_at_any_statement_of_an_ingest_or_a_build_changes_no_row(
             work(warehouse)
         undisturbed = found(warehouse)
     assert all(undisturbed[table.full_name] for table in (API_CALLS, *DWH_TABLES))
-    for number, answers_first in moments_to_kill(counted.statements, usual=3):
+    for number, answers_first in moments_to_kill(counted.statements, usual=1):
         killer = Killer(cluster, number, answers_first=answers_first)
         with opened(cluster) as warehouse:
             emptied(warehouse)
@@ -190,7 +190,7 @@ def test_a_chunk_of_the_spool_whose_answer_was_lost_is_stored_once_on_every_shar
         with Killer(cluster).watching() as counted:
             store(warehouse, batch, source="spool", now=NOW, token="chunk")
         undisturbed = rows_of(warehouse, API_CALLS)
-    for number, answers_first in moments_to_kill(counted.statements, usual=3):
+    for number, answers_first in moments_to_kill(counted.statements, usual=2):
         killer = Killer(cluster, number, answers_first=answers_first)
         with opened(cluster) as warehouse:
             emptied(warehouse)
