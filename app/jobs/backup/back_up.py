@@ -43,7 +43,7 @@ def back_up(settings: Settings, folder: Path) -> Manifest:
 
     Raises LockedError while another process writes, and SettingsError if the directory is in use.
     """
-    refuse_on_cluster(settings, "`carat backup`", "back up each server with its own tools (BACKUP DATABASE)")
+    refuse_on_cluster(settings, "`carat backup`", "Back up each server with its own tools (BACKUP DATABASE)")
     folder = folder.resolve()
     _require_place(settings, folder)
     started_at = datetime.now(tz=UTC)

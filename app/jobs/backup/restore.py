@@ -56,7 +56,7 @@ def restore(settings: Settings, folder: Path, *, replace: bool, now: datetime) -
     Until every table is restored beside the present ones and found as it was, nothing is changed. After an
     interruption the same command goes on.
     """
-    refuse_on_cluster(settings, "`carat restore`", "restore to a single server, and fill the cluster from it")
+    refuse_on_cluster(settings, "`carat restore`", "Restore to a single server, and fill the cluster from it")
     folder = folder.resolve()
     manifest = read_manifest(folder)
     _require_same_engine(settings, folder, manifest)

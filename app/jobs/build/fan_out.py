@@ -72,7 +72,7 @@ def open_runner(settings: Settings, address: str | None, *, dry_run: bool = Fals
             "--on needs a ClickHouse server that every worker reaches: CARAT_WAREHOUSE=clickhouse://…; the embedded "
             "engine has room for one process"
         )
-    refuse_on_cluster(settings, "`carat etl --on`", "build without --on")
+    refuse_on_cluster(settings, "`carat etl --on`", "Build without --on")
     distributed = _distributed()
     _require_address(distributed, address)
     if dry_run:

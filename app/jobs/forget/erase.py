@@ -129,7 +129,7 @@ def forget_user(
 
     `also`: what else the person is known by, such as an e-mail address, a phone number or a name.
     """
-    refuse_on_cluster(settings, "`carat forget`", "erase the person on a single server, and fill the cluster from it")
+    refuse_on_cluster(settings, "`carat forget`", "Erase the person on a single server, and fill the cluster from it")
     if not user.strip():
         raise SettingsError("--user is empty: pass the user_id of the person to erase")
     if settings.is_no_id(user):
