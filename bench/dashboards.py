@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.core.errors import CaratError
-from app.dashboards import Card, Dashboard, DashCard, load_library
+from app.dashboards.model import Card, Dashboard, DashCard, load_library
 from app.dashboards.sql import render, values_of
 from app.demo.database import opening_state, write_state
 from app.demo.plan import DemoPlan

@@ -13,7 +13,7 @@ import duckdb
 from bench.day import DAY, Dataset
 from bench.measure import Contender, Outcome
 
-_TABLES = ("events", "sessions", "catalog_sessions", "product_sessions")
+TABLES = ("events", "sessions", "catalog_sessions", "product_sessions")
 
 
 @contextmanager
@@ -27,17 +27,17 @@ def contender(day: Dataset) -> Iterator[Contender]:
     connection.execute(f"CREATE VIEW api_calls AS SELECT * FROM read_parquet('{day.parquet}')")
 
     def work() -> None:
-        for statement in _STATEMENTS:
+        for statement in STATEMENTS:
             connection.execute(statement)
         connection.execute("CHECKPOINT")
 
-    yield Contender(work, lambda sessions: _outcome(connection, sessions))
+    yield Contender(work, lambda sessions: read_outcome(connection, sessions))
     connection.close()
     file.unlink()
 
 
-def _outcome(connection: duckdb.DuckDBPyConnection, sessions_file: Path) -> Outcome:
-    rows = {name: connection.execute(f"SELECT count(*) FROM {name}").fetchall()[0][0] for name in _TABLES}
+def read_outcome(connection: duckdb.DuckDBPyConnection, sessions_file: Path) -> Outcome:
+    rows = {name: connection.execute(f"SELECT count(*) FROM {name}").fetchall()[0][0] for name in TABLES}
     sums = connection.sql(
         """SELECT * FROM (SELECT sum(impressions) AS impressions, sum(views) AS views, sum(units_bought) AS units,
         sum(revenue) * 100 AS revenue_cents, sum(listing_id) AS product_listings FROM product_sessions),
@@ -52,13 +52,13 @@ def _outcome(connection: duckdb.DuckDBPyConnection, sessions_file: Path) -> Outc
     return Outcome(rows, totals)
 
 
-_VISITOR = (
+VISITOR = (
     "CASE WHEN visitor_id <> '' THEN visitor_id WHEN session_token <> '' THEN session_token "
     "ELSE 'anonymous-' || md5(ip || user_agent) END"
 )
 _CALLS = f"""CREATE TEMP TABLE calls AS
 WITH moments AS (
-    SELECT call_id, ts, user_agent, referrer, page_url, {_VISITOR} AS visitor_id FROM api_calls
+    SELECT call_id, ts, user_agent, referrer, page_url, {VISITOR} AS visitor_id FROM api_calls
     WHERE ts >= TIMESTAMPTZ '{DAY} 00:00:00+00' AND ts < TIMESTAMPTZ '{DAY} 00:00:00+00' + INTERVAL 1 DAY
 ), opened AS (
     SELECT *, coalesce(ts - lag(ts) OVER visitor > INTERVAL 30 MINUTE, true) AS opens
@@ -148,7 +148,7 @@ def _first_match(rules: tuple[tuple[str, str], ...]) -> str:
 _AGENTS = ", ".join(f"{_first_match(rules)} AS {name}" for name, rules in _AGENT_RULES.items())
 _UTM = ", ".join(
     f"url_decode(replace(regexp_extract(coalesce(campaign, ''), '[?&]utm_{name}=([^&#]*)', 1), '+', ' ')) AS utm_{name}"
-    for name in ("source", "medium", "campaign", "term", "content")
+    for name in ("source", "medium", "campaign", "term", "content", "id")
 )
 _SESSIONS = f"""CREATE TABLE sessions AS
 WITH behaviour AS (
@@ -187,7 +187,7 @@ SELECT started_at::DATE AS session_date, session_id, visitor_id, coalesce(user_i
     product_views, products_viewed, favorites_added, favorites_removed, cart_adds, cart_removes, checkouts,
     coalesce(orders, 0) AS orders, coalesce(units, 0) AS units, coalesce(revenue, 0)::DECIMAL(18, 2) AS revenue,
     device_type, device_brand, os, browser, landing_page, referrer, referrer_host, utm_source, utm_medium, utm_campaign,
-    utm_term, utm_content, click_id,
+    utm_term, utm_content, utm_id, click_id,
     CASE WHEN regexp_matches(utm_medium, '^(.*cp.*|ppc|paid.*)$') OR click_id <> '' THEN 'Paid Search'
         WHEN utm_medium = 'email' THEN 'Email'
         WHEN utm_medium = 'social' OR regexp_matches(referrer_host, 'instagram|facebook') THEN 'Organic Social'
@@ -285,4 +285,4 @@ SELECT DATE '{DAY}' AS session_date, session_id, coalesce(shown.visitor_id, acte
     NULL::BIGINT AS stock_qty
 FROM shown FULL JOIN acted USING (session_id, product_id)"""
 
-_STATEMENTS = (_CALLS, _EVENTS, _SESSIONS, _PAGES, _ACTIONS, _CATALOG_SESSIONS, _PRODUCT_SESSIONS)
+STATEMENTS = (_CALLS, _EVENTS, _SESSIONS, _PAGES, _ACTIONS, _CATALOG_SESSIONS, _PRODUCT_SESSIONS)

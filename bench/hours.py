@@ -30,6 +30,7 @@ from app.settings import Settings, load_settings
 from app.warehouse import Warehouse, open_warehouse
 from bench.data import build
 from bench.day import DAY, Dataset
+from bench.measure import log_only_warnings
 
 _NOW = datetime(2026, 6, 1, tzinfo=UTC)
 _FLAT = 2.0
@@ -37,7 +38,7 @@ _PLAN_S = 1.0
 _YEAR_BEGINS_MS = 1_735_689_600_000  # 2025-01-01
 _FEW_COLUMNS = "call_id, ts, received_at, visitor_id, method, endpoint, status"
 
-console = Console()
+console = Console(width=min(80, Console().width))
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Hour:
 
 def main() -> int:
     options = _options()
+    log_only_warnings()
     folder = options.folder.resolve() / "hours"
     shutil.rmtree(folder, ignore_errors=True)
     settings = load_settings(warehouse=f"chdb://{folder / 'warehouse'}", scratch=folder / "scratch")
@@ -93,7 +95,7 @@ def _bench_hours(options: argparse.Namespace, folder: Path, settings: Settings) 
             hours.append(_hour(warehouse, settings, path))
         verification = verify_days(warehouse, settings)
     table = Table(title=f"{fewest:,} new calls each hour of {DAY}", title_justify="left")
-    for column in ("hour", "ingest s", "hourly s", "its CPU s", "merging CPU s after it", "calls read"):
+    for column in ("hour", "ingest s", "hourly s", "its CPU s", "merging s", "calls read"):
         table.add_column(column, justify="right")
     for number, hour in enumerate(hours, start=1):
         seconds = (hour.ingest_s, hour.hourly_s, hour.cpu_s, hour.merging_cpu_s)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 
+from app.core.log import Log
 from bench.day import Dataset
 
 _KIB = 1024
@@ -52,8 +53,20 @@ def measure(name: str, day: Dataset) -> Measured:
     result = _result_file(name, day)
     result.unlink(missing_ok=True)
     _read_once(day)
-    subprocess.run([sys.executable, "-m", "bench.measure", name, str(day.folder.parent), str(day.calls)], check=True)
+    run_quietly("bench.measure", name, str(day.folder.parent), str(day.calls))
     return Measured(**json.loads(result.read_text()))
+
+
+def run_quietly(module: str, *arguments: str) -> None:
+    """Run a module in a process of its own; what it logs is shown only where it fails."""
+    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"bench: {module} {' '.join(arguments)} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+
+
+def log_only_warnings() -> None:
+    """For a benchmark that does Carat's work in its own process: its tables shall not drown in log lines."""
+    Log.shows_info = False
 
 
 def sessions_file(name: str, day: Dataset) -> Path:
@@ -80,13 +93,13 @@ def _run_here(name: str, day: Dataset) -> None:
         contender.work()
         seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
         max_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else _KIB)
-        peak = _high_water_mark() or max_rss
+        peak = high_water_mark() or max_rss
         outcome = contender.outcome(sessions_file(name, day))
     measured = Measured(seconds, cpu_seconds, peak, max_rss, outcome.rows, outcome.sums)
     _result_file(name, day).write_text(json.dumps(asdict(measured)))
 
 
-def _high_water_mark() -> int:
+def high_water_mark() -> int:
     """The most resident memory this process had since it began; 0 where the system does not say."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []

@@ -221,7 +221,7 @@ def _with_arrival(sessions: pd.DataFrame, events: pd.DataFrame) -> pd.DataFrame:
     ]
     campaign = _of_session(tagged, "page_url").reindex(sessions.index, fill_value="")
     parameters = {url: parse_qs(urlsplit(url).query) for url in campaign.unique()}
-    for name in ("utm_source", "utm_medium", "utm_campaign", "utm_term", "utm_content", "gclid"):
+    for name in ("utm_source", "utm_medium", "utm_campaign", "utm_term", "utm_content", "utm_id", "gclid"):
         value = campaign.map({url: found.get(name, [""])[0] for url, found in parameters.items()})
         sessions["click_id" if name == "gclid" else name] = value
     medium, host = sessions["utm_medium"], sessions["referrer_host"]

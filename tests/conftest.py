@@ -10,7 +10,6 @@ from pathlib import Path
 import hypothesis
 import polars as pl
 import pytest
-import structlog
 
 from app.core.call_record import RecordLimits
 from app.jobs import ingest
@@ -35,13 +34,6 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("carat")
-
-
-@pytest.fixture(autouse=True)
-def logging_as_it_was() -> Iterator[None]:
-    """A command run inside a test writes its log to a stderr that is gone after it."""
-    yield
-    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

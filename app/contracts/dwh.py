@@ -2,14 +2,19 @@
 
 from collections.abc import Collection
 
-from app.contracts.table import Control, DwhTable, Input, PersonKey, Total
+from app.contracts.table import CHEAP_TO_PATCH, Control, DwhTable, Input, PersonKey, Total
 from app.contracts.types import FILTERS, LABEL, MONEY, NULLABLE_LABEL, ORIGINAL_MONEY, TIME, Column
 
 # The visitor_hash of pd.api_calls, which a session_id begins with.
 VISITOR_OF_SESSION = "reinterpretAsUInt64(reverse(unhex(substring(session_id, 1, 16))))"
 
-# In a part with one file per column, rows are masked by adding one file; a part in a single file would be rewritten.
-_CHEAP_TO_PATCH = "min_bytes_for_wide_part = 1048576"
+# An id of an order in one form: a collation ignores case, ZEROFILL writes numbers and BINARY(16) UUIDs otherwise.
+NORMAL_ORDER_ID = (
+    "multiIf(match(lowerUTF8({0}), '^([0-9a-f]{{32}}|[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}) *$'), "
+    "replaceAll(trimRight(lowerUTF8({0})), '-', ''), match({0}, '^0*[0-9]+ *$'), "
+    "replaceRegexpOne(trimRight({0}), '^0+([0-9])', '\\\\1'), trimRight(lowerUTF8({0})))"
+).format
+ORDER_HASH = f"cityHash64({NORMAL_ORDER_ID('order_id')})"
 
 _TYPED_CALLS = frozenset({Input.CALLS, Input.SESSIONS, Input.ENDPOINT_MAP})
 
@@ -64,33 +69,43 @@ EVENTS = DwhTable(
     never_empty=("session_id", "visitor_id"),
     totals=(Total(Control.DAY_CALLS),),
     person_keys=(("call_id", PersonKey.CALL),),  # a session may hold calls of somebody else
-    settings=_CHEAP_TO_PATCH,
+    settings=CHEAP_TO_PATCH,
 )  # fmt: skip
 
 ORDER_CALLS = DwhTable(
     database="dwh", name="order_calls",
-    comment="One row per purchase call that names an order; of an order's calls only the first counts, whichever "
-    "session or day the others are in.",
+    comment="One row per purchase call; of an order's calls only the first counts, whichever session or day the "
+    "others are in.",
     columns=(
         Column("session_date", "Date", "business day on which the session began"),
         Column("ts", TIME, "when the call happened"),
         Column("call_id", "UUID", "the purchase call"),
         Column("session_id", "String", "the session"),
         Column("visitor_id", "String", "visitor key"),
-        Column("order_id", "String", "the order"),
+        Column("user_id", "String", "user of the session; empty for a guest"),
+        Column("channel", LABEL, "marketing channel of the session"),
+        Column("order_id", "String", "the order; call- and the call's id where the call names none"),
         Column("revenue", f"Nullable({MONEY})", "total of the order, as this call says it"),
+        Column("revenue_original", f"Nullable({ORIGINAL_MONEY})", "the same in the call's currency"),
         Column("currency", LABEL, "currency that the call names, else the endpoint map's; upper case"),
+        Column("order_products", "Array(String)", "products of the order"),
+        Column("order_quantities", "Array(UInt32)", "units of each of these products; 1 where the call says none"),
+        Column("order_prices", f"Array({MONEY})", "price of one unit of each of these products; 0 where unknown"),
         Column("is_counted", "Bool", "whether it is the order's first call in the shop, the one that counts"),
+        Column(
+            "order_hash", "UInt64", "hash of the order's id in one form, by which dwh.orders finds its calls",
+            expression=f"MATERIALIZED {ORDER_HASH}",
+        ),
     ),
     order_by="(order_id, ts, call_id)",
     day="session_date",
     unique_key=("call_id",),
-    depends_on=_TYPED_CALLS | {Input.ORDERS},
+    depends_on=_TYPED_CALLS | {Input.SESSION_RULES, Input.ORDERS},
     session_column="session_id",
     never_empty=("session_id", "visitor_id", "order_id"),
     totals=(Total(Control.ORDER_CALLS),),
     person_keys=(("session_id", PersonKey.SESSION),),
-    settings=_CHEAP_TO_PATCH,
+    settings=CHEAP_TO_PATCH,
 )  # fmt: skip
 
 SESSIONS = DwhTable(
@@ -135,6 +150,7 @@ SESSIONS = DwhTable(
         Column("utm_campaign", LABEL, "utm_campaign of that call"),
         Column("utm_term", "String", "utm_term of that call"),
         Column("utm_content", "String", "utm_content of that call"),
+        Column("utm_id", "String", "utm_id of that call: the id of the platform's campaign"),
         Column("click_id", "String", "advertising click id of that call (gclid, msclkid, fbclid, …); empty if none"),
         Column("source", LABEL, "what the channel was decided by: utm_source, else what click id or referrer say"),
         Column("medium", LABEL, "utm_medium, else what click id or referrer say; (none) if nothing does"),
@@ -162,7 +178,7 @@ SESSIONS = DwhTable(
         Total(Control.CALLS, "calls"), Total(Control.ORDERS, "orders"), Total(Control.REVENUE, "revenue"),
     ),
     person_keys=(("session_id", PersonKey.SESSION),),
-    settings=_CHEAP_TO_PATCH,
+    settings=CHEAP_TO_PATCH,
 )  # fmt: skip
 
 # What other tables repeat of the session, so that they are filtered without a join.
@@ -212,7 +228,7 @@ CATALOG_SESSIONS = DwhTable(
     never_empty=("session_id", "visitor_id"),
     totals=(),
     person_keys=(("session_id", PersonKey.SESSION),),
-    settings=_CHEAP_TO_PATCH,
+    settings=CHEAP_TO_PATCH,
 )  # fmt: skip
 
 PRODUCT_SESSIONS = DwhTable(
@@ -253,7 +269,7 @@ PRODUCT_SESSIONS = DwhTable(
     never_empty=("session_id", "visitor_id"),
     totals=(Total(Control.PRODUCT_REVENUE, "revenue"),),
     person_keys=(("session_id", PersonKey.SESSION),),
-    settings=_CHEAP_TO_PATCH,
+    settings=CHEAP_TO_PATCH,
 )  # fmt: skip
 
 # In the order in which they are built and listed.

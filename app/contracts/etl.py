@@ -120,6 +120,17 @@ FINGERPRINTS = Table(
     order_by="(source, part, at)",
 )  # fmt: skip
 
+CALL_ID_FILTERS = Table(
+    "etl", "call_id_filters",
+    "Which ids the calls of a part may have, so that few parts are searched for them; may be emptied at any time.",
+    (
+        Column("part", "String", "checksum of the part's files: parts of other content have another"),
+        Column("form", LABEL, "how an id chooses bits: filters of another form are not used"),
+        Column("words", "Array(UInt64)", "a Bloom filter in blocks of 1024 bits", codec="NONE"),
+    ),
+    order_by="(form, part)",
+)  # fmt: skip
+
 USER_AGENTS = Table(
     "etl", "user_agents",
     "What user agents say, so that each is read once; may be emptied at any time.",
@@ -173,4 +184,14 @@ FORGOTTEN = Table(
         Column("key", "String", "random, the same for all"),
     ),
     order_by="(kind, digest)",
+)  # fmt: skip
+
+PREPARED = Table(
+    "etl", "prepared",
+    "Digests of tables and views in which a migration found nothing to change; may be emptied at any time.",
+    (
+        Column("digest", "String", "of what the migration wanted, and of the tables and views that it found"),
+        Column("at", TIME, "when it looked"),
+    ),
+    order_by="digest",
 )  # fmt: skip

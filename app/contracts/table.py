@@ -10,6 +10,10 @@ from app.contracts.types import Column
 from app.core.errors import ContractError
 from app.core.sql import quote
 
+# In a part with two files per column, rows are masked by adding a file; a part that has one file for all is rewritten.
+# Up to this size that costs no more, and few files make writing a day and opening the warehouse cheaper.
+CHEAP_TO_PATCH = "min_bytes_for_wide_part = 16777216"
+
 
 @dataclass(frozen=True)
 class Table:
@@ -115,6 +119,7 @@ class Input(Enum):
     SESSION_RULES = "the rules for devices, bots, channels and countries"
     PRODUCT_HISTORY = "the products' history, and what the snapshot plan says of products"
     ORDERS = "which of the day's orders were placed on another day, where they count"
+    ORDER_SOURCES = "the order calls, and the shop's orders, their items, refunds and costs in history"
 
 
 class Control(Enum):
@@ -123,7 +128,7 @@ class Control(Enum):
     DAY_CALLS = "raw calls of the day"
     CALLS = "calls of the sessions that begin on the day"
     ORDERS = "counted orders of these sessions"
-    ORDER_CALLS = "purchase calls of these sessions that name an order"
+    ORDER_CALLS = "purchase calls of these sessions"
     REVENUE = "revenue of these orders"
     PRODUCT_REVENUE = "revenue of those orders that name a product"
 

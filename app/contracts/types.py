@@ -9,7 +9,9 @@ from polars.datatypes import DataType
 from app.core.sql import quote
 
 MONEY = "Decimal(18, 2)"
+NULLABLE_MONEY = f"Nullable({MONEY})"
 ORIGINAL_MONEY = "Decimal(18, 4)"
+MICRO_MONEY = "Decimal(18, 6)"  # as advertising platforms count
 TIME = "DateTime64(3, 'UTC')"
 PRECISE_TIME = "DateTime64(6, 'UTC')"
 FILTERS = "Map(String, Array(String))"
@@ -38,6 +40,8 @@ _DTYPES: dict[str, DataType] = {
 _WRAPPED = re.compile(r"(Nullable|Array|LowCardinality)\((.*)\)")
 _MAP = re.compile(r"Map\((\w+), (.*)\)")
 _DECIMAL = re.compile(r"Decimal\((\d+), (\d+)\)")
+_TUPLE = re.compile(r"Tuple\((.*)\)")
+_FIELD = re.compile(r"(\w+) (\w+(?:\((?:[^()]|\([^()]*\))*\))?)")
 
 
 def dtype_of(clickhouse_type: str) -> DataType:
@@ -49,6 +53,8 @@ def dtype_of(clickhouse_type: str) -> DataType:
         return pl.Map(dtype_of(match[1]), dtype_of(match[2]))
     if match := _DECIMAL.fullmatch(clickhouse_type):
         return pl.Decimal(int(match[1]), int(match[2]))
+    if match := _TUPLE.fullmatch(clickhouse_type):
+        return pl.Struct({name: dtype_of(type_) for name, type_ in _FIELD.findall(match[1])})
     return _DTYPES[clickhouse_type]
 
 

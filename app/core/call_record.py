@@ -25,6 +25,11 @@ CONTENT_FIELDS = (
     "referrer", "page_url", "request", "response",
 )  # fmt: skip
 CONTENT_SEPARATOR = "\x1f"
+TEXT_FIELDS = (
+    "visitor_id", "session_token", "user_id", "method", "endpoint", "ip", "user_agent", "referrer", "page_url"
+)  # fmt: skip
+REQUIRED_FIELDS = ("method", "endpoint")
+COUNT_LIMITS = {"status": 2**16, "duration_ms": 2**32}  # a count is less
 _DAY_MS = 86_400_000
 EARLIEST_MS = 2 * _DAY_MS  # so that no business day, nor the day before it, lies before 1970 in any time zone
 # In seconds the year 5138, in milliseconds 1973; each further unit begins a thousand times later.
@@ -38,10 +43,6 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _LONGEST_NUMBER = 19  # digits
 _LARGEST_ID = 10**30
-_UINT16 = 2**16
-_UINT32 = 2**32
-_REQUIRED = ("method", "endpoint")
-_TEXTS = ("visitor_id", "session_token", "user_id", "method", "endpoint", "ip", "user_agent", "referrer", "page_url")
 
 
 class Record(msgspec.Struct):
@@ -95,6 +96,13 @@ class RecordLimits:
         received_ms = epoch_ms(received_at)
         oldest_ms = received_ms - self.max_age_days * _DAY_MS if self.max_age_days else EARLIEST_MS
         return TimeRange(max(oldest_ms, EARLIEST_MS), received_ms + _AHEAD_MS, self.max_age_days)
+
+    def contain(self, ts_ms: Any, received_ms: Any) -> Any:
+        """Whether times are accepted of records received at these moments; in epoch ms, as columns."""
+        is_contained = (ts_ms >= EARLIEST_MS) & (ts_ms <= received_ms + _AHEAD_MS)
+        return (
+            is_contained & (ts_ms >= received_ms - self.max_age_days * _DAY_MS) if self.max_age_days else is_contained
+        )
 
 
 @dataclass(frozen=True)
@@ -179,15 +187,15 @@ def require_flat(data: bytes, max_nesting: int, place: str) -> None:
 def row_of(record: Record, times: TimeRange, addresses: Addresses) -> tuple[Any, ...]:
     """The record's values in the order of CONTENT_FIELDS, then its call_id."""
     ts_ms = _ts_ms(record.ts, times)
-    texts = [_text(getattr(record, name), name) for name in _TEXTS]
+    texts = [text_of(getattr(record, name), name) for name in TEXT_FIELDS]
     visitor_id, session_token, user_id, method, endpoint, ip, user_agent, referrer, page_url = texts
-    for name, value in zip(_REQUIRED, (method, endpoint), strict=True):
+    for name, value in zip(REQUIRED_FIELDS, (method, endpoint), strict=True):
         if not value:
             raise RejectedRecordError(f"no {name}", f"{name} is missing or empty")
     content = (
         ts_ms, visitor_id, session_token, user_id, method, endpoint,
-        _count(record.status, _UINT16), _count(record.duration_ms, _UINT32), addresses.treat(ip), user_agent,
-        referrer, page_url, _json(record.request), _json(record.response),
+        *(count_of(getattr(record, name), limit) for name, limit in COUNT_LIMITS.items()),
+        addresses.treat(ip), user_agent, referrer, page_url, _json(record.request), _json(record.response),
     )  # fmt: skip
     return (*content, _call_id(record.call_id, content))
 
@@ -195,7 +203,7 @@ def row_of(record: Record, times: TimeRange, addresses: Addresses) -> tuple[Any,
 def _ts_ms(value: Any, times: TimeRange) -> int:
     if value is None or value == "":
         raise RejectedRecordError("no time", "ts is missing")
-    ts_ms = _moment_ms(value)
+    ts_ms = moment_ms(value)
     if ts_ms is None:
         raise RejectedRecordError("no time", f"ts {_shown(value)} is neither an RFC 3339 time nor a Unix time")
     if ts_ms > times.latest_ms:
@@ -213,7 +221,8 @@ def _ts_ms(value: Any, times: TimeRange) -> int:
     return ts_ms
 
 
-def _moment_ms(value: Any) -> int | None:
+def moment_ms(value: Any) -> int | None:
+    """The moment in epoch ms that a `ts` of any form means; None or RejectedRecordError if it means none."""
     if isinstance(value, datetime):
         return epoch_ms(value if value.tzinfo else value.replace(tzinfo=UTC))
     if isinstance(value, date):
@@ -270,7 +279,8 @@ def _parse_time(text: str) -> int:
     return epoch_ms(moment)
 
 
-def _text(value: Any, name: str) -> str:
+def text_of(value: Any, name: str) -> str:
+    """The value of a field that holds text; RejectedRecordError if it is neither text nor an ordinary number."""
     if value is None:
         return ""
     if isinstance(value, bytes):
@@ -291,7 +301,7 @@ def utf8(data: bytes) -> str:
         raise RejectedRecordError("not UTF-8", f"byte {error.start}: {error.reason}") from None
 
 
-def _count(value: Any, limit: int) -> int:
+def count_of(value: Any, limit: int) -> int:
     """A whole number below the limit; 0 if the value is not a number, so that the call is kept."""
     return min(max(_whole(value) or 0, 0), limit - 1)
 
@@ -312,5 +322,9 @@ def _call_id(value: Any, content: tuple[Any, ...]) -> bytes:
 
 def content_digest(content: Iterable[Any]) -> bytes:
     """A digest that identifies a record by its values, given in the order of CONTENT_FIELDS."""
-    text = CONTENT_SEPARATOR.join(map(str, content)).encode()
+    return text_digest(CONTENT_SEPARATOR.join(map(str, content)).encode())
+
+
+def text_digest(text: bytes) -> bytes:
+    """The digest of a content that is joined already."""
     return hashlib.md5(text, usedforsecurity=False).digest()

@@ -10,28 +10,20 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
-from typing import Any
-
-import structlog
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from app.core import watchdog
+from app.core.log import Log
 from app.core.variables import log_file
 
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+# Rich takes a tenth of a second of CPU, so it is imported where it is needed: for a table, or progress on a terminal.
+
 _WIDE = 200  # columns if the output is not a terminal
-_out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
-_err = Console(stderr=True, highlight=False)
+
+log = Log()
 
 _VISIBLE = (
     {code: chr(0x2400 + code) for code in range(0x20) if code != ord("\n")}
@@ -39,23 +31,10 @@ _VISIBLE = (
     | dict.fromkeys((*range(0x80, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd")
 )
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("carat")
-
 
 def set_up_logging() -> None:
-    """Log to stderr: readable lines on a terminal, otherwise one JSON object per line."""
-    is_terminal = sys.stderr.isatty()
-    logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)  # its messages are also raised as errors
-    renderer = structlog.dev.ConsoleRenderer() if is_terminal else structlog.processors.JSONRenderer(default=str)
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING if is_terminal else logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    """Keep libraries from writing to the log what they also raise as errors."""
+    logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
 
 
 def record_failure(error: BaseException) -> None:
@@ -80,7 +59,8 @@ def harmless(text: str) -> str:
 
 
 def say(line: str) -> None:
-    _out.print(harmless(line), markup=False, soft_wrap=True)
+    sys.stdout.write(harmless(line) + "\n")
+    sys.stdout.flush()
 
 
 def say_json(content: Any) -> None:
@@ -88,18 +68,24 @@ def say_json(content: Any) -> None:
 
 
 def say_error(line: str) -> None:
-    one_line = harmless(line).replace("\n", " ")
-    _err.print(f"carat: {one_line}", style="red" if _err.is_terminal else None, markup=False, soft_wrap=True)
+    message = f"carat: {harmless(line)}".replace("\n", " ")
+    is_colored = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    sys.stderr.write(f"\x1b[31m{message}\x1b[0m\n" if is_colored else f"{message}\n")
+    sys.stderr.flush()
 
 
 def say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
     """Print a table; columns named in `right` are right-aligned."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
     table = Table(title=Text(title, style="table.title"), title_justify="left", header_style="bold")
     for column in columns:
         table.add_column(Text(column), justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(harmless(format_value(value))) for value in row))  # text may contain [brackets]: no markup
-    _out.print(table)
+    Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE).print(table)
 
 
 def format_value(value: Any) -> str:
@@ -117,33 +103,43 @@ def format_value(value: Any) -> str:
 @contextmanager
 def progress(label: str, total: int | None) -> Iterator["Bar"]:
     """A progress bar on stderr, shown only on a terminal."""
+    if not sys.stderr.isatty():
+        yield Bar()
+        return
+    from rich import progress as parts  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415
+
     columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        parts.SpinnerColumn(),
+        parts.TextColumn("{task.description}", markup=False),
+        parts.BarColumn(),
+        parts.MofNCompleteColumn(),
+        parts.TimeElapsedColumn(),
+        parts.TimeRemainingColumn(),
     )
-    with Progress(*columns, console=_err, transient=True, disable=not _err.is_terminal) as shown:
+    with parts.Progress(*columns, console=Console(stderr=True, highlight=False), transient=True) as shown:
         yield Bar(shown, shown.add_task(label, total=total))
 
 
 class Bar:
-    """One progress bar."""
+    """One progress bar; without `shown` it only reports to the watchdog."""
 
-    def __init__(self, shown: Progress, task: Any) -> None:
+    def __init__(self, shown: "Progress | None" = None, task: "TaskID | None" = None) -> None:
         self._shown = shown
         self._task = task
 
     def advance(self, amount: int) -> None:
         watchdog.progress()
-        self._shown.advance(self._task, amount)
+        if self._shown and self._task is not None:
+            self._shown.advance(self._task, amount)
 
     def reach(self, amount: int) -> None:
-        watchdog.progress()
-        self._shown.update(self._task, completed=amount)
+        self._update(completed=amount)
 
     def label(self, text: str) -> None:
+        self._update(description=text)
+
+    def _update(self, **changed: Any) -> None:
         watchdog.progress()
-        self._shown.update(self._task, description=text)
+        if self._shown and self._task is not None:
+            self._shown.update(self._task, **changed)

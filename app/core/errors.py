@@ -36,6 +36,10 @@ class SourceError(CaratError):
     """A file of call records could not be read whole, or none of its records could be stored."""
 
 
+class SpendError(CaratError):
+    """A file of advertising costs cannot be known for sure, or contradicts itself; the text says what to answer."""
+
+
 class WarehouseError(CaratError):
     """The warehouse could not be reached, or refused a statement."""
 
@@ -54,6 +58,10 @@ class AuditError(CaratError):
 
 class ShopError(CaratError):
     """The shop's database could not be read, or its answer is implausible."""
+
+
+class NoTableError(ShopError):
+    """The shop's database has no such table, or none that the user may read."""
 
 
 class MetabaseError(CaratError):

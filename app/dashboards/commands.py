@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.core import console
-from app.dashboards.model import DEFAULT_FOLDER, load_library
-from app.settings import load_settings
+from app.dashboards import DEFAULT_FOLDER
 
 if TYPE_CHECKING:
     from app.dashboards.push import Pushed
@@ -57,6 +56,7 @@ def validate_command(
     Example: carat dashboards validate
     """
     from app.dashboards.validate import validate
+    from app.settings import load_settings
     from app.warehouse import open_warehouse
 
     if no_warehouse:
@@ -98,6 +98,7 @@ def new_card_command(
 
     Example: carat dashboards new-card "Orders by device" --dashboard "Store overview" --tab Overview --display pie
     """
+    from app.dashboards.model import load_library
     from app.dashboards.new_card import DESCRIPTION, add_card, tab_of
 
     library = load_library(folder)
@@ -139,7 +140,9 @@ def preview_command(
     Example: carat dashboards preview --out march.html --filter date=2026-03-01~2026-03-31
     """
     from app.dashboards.card_results import query_runner
+    from app.dashboards.model import load_library
     from app.dashboards.preview import chosen_filters, write_page
+    from app.settings import load_settings
     from app.warehouse import open_warehouse
 
     settings = load_settings()
@@ -165,6 +168,39 @@ def preview_command(
     console.say(f"wrote {out} ({size / 1024**2:.1f} MB): open it in any browser; it needs no network")
 
 
+def insights_command(
+    *,
+    chosen_texts: Annotated[
+        list[str] | None, typer.Option("--filter", metavar="NAME=VALUE", help="A filter; repeatable.")
+    ] = None,
+    folder: Folder = DEFAULT_FOLDER,
+    as_json: AsJson = False,
+) -> None:
+    """Say in a few sentences what changed and whether it is real, where most money is lost, and what is broken.
+
+    Example: carat insights --filter date=2026-03-01~2026-03-14 --filter device=mobile
+    """
+    from app.dashboards.card_results import query_runner
+    from app.dashboards.insights import insights
+    from app.dashboards.model import load_library
+    from app.dashboards.preview import chosen_filters
+    from app.settings import load_settings
+    from app.warehouse import open_warehouse
+
+    settings = load_settings()
+    library = load_library(folder, currency=settings.currency)
+    chosen = chosen_filters(library, chosen_texts or [])
+    with open_warehouse(settings, purpose="carat insights", writes=False) as warehouse:
+        found = insights(query_runner(warehouse), library, chosen)
+    if as_json:
+        console.say_json([insight.report for insight in found])
+        return
+    for insight in found:
+        console.say(f"- {insight.text}")
+    if not found:
+        console.say("no days are stored yet: run `carat etl` or `carat hourly`")
+
+
 @dashboards.command("push", short_help="Create or update them in Metabase.")
 def push_command(
     *,
@@ -186,7 +222,9 @@ def push_command(
     Set CARAT_METABASE_URL, and CARAT_METABASE_API_KEY to a key of the group Administrators. Metabase connects to
     CARAT_METABASE_WAREHOUSE, or else to CARAT_WAREHOUSE; a read-only user is enough.
     """
+    from app.dashboards.model import load_library
     from app.dashboards.push import push
+    from app.settings import load_settings
 
     settings = load_settings()
     library = load_library(folder, currency=settings.currency)

@@ -1,8 +1,8 @@
 """The live page: the preview with working filters, served to browsers on this machine.
 
-`LivePage` is an ASGI application: `GET /` is the page, `GET /api/cards?dashboard=…&date=…&device=…` the results of a
-dashboard's cards. It only reads, runs one query at a time on the connection it is given, and caches answers for a short
-time.
+`LivePage` is an ASGI application. `GET /` is the page, `GET /api/cards?dashboard=…&tab=…&date=…&device=…` the results
+of the cards on a tab (of all tabs, if none is named), and `GET /api/insights?date=…` what matters, in words. It only
+reads, runs one query at a time on the connection it is given, and caches answers for a short time.
 """
 
 import asyncio
@@ -28,8 +28,9 @@ from starlette.types import Receive, Scope, Send
 from app.core import console
 from app.core.errors import CaratError, DashboardError, SettingsError
 from app.dashboards.card_results import RunQuery, card_results, query_runner, stored_days
+from app.dashboards.insights import insights
 from app.dashboards.model import Dashboard, Library, load_library
-from app.dashboards.preview import BY_ETL, data_span, live_page, page_filters
+from app.dashboards.preview import BY_ETL, data_span, live_page, page_filters, tabs_of
 from app.dashboards.sql import parse_period
 
 if TYPE_CHECKING:
@@ -78,7 +79,11 @@ class LivePage:
         self._hosts = hosts
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="live-page")
         self._application = Starlette(
-            routes=[Route("/", self._answer_page), Route("/api/cards", self._answer_cards)],
+            routes=[
+                Route("/", self._answer_page),
+                Route("/api/cards", self._answer_cards),
+                Route("/api/insights", self._answer_insights),
+            ],
             exception_handlers={HTTPException: _answer_error, CaratError: _answer_unavailable},
             lifespan=self._lifespan,
         )
@@ -98,10 +103,19 @@ class LivePage:
 
     async def _answer_cards(self, request: Request) -> Response:
         self._require_host(request)
-        dashboard, chosen = self._asked(request.scope["query_string"])
-        key = (dashboard.slug, *sorted((slug, str(value)) for slug, value in chosen.items()))
-        results = await self._remember(key, lambda run_query: self._cards(run_query, dashboard, chosen))
+        dashboard, tab, chosen = self._asked(request.scope["query_string"])
+        key = (dashboard.slug, tab, *sorted((slug, str(value)) for slug, value in chosen.items()))
+        results = await self._remember(key, lambda run_query: self._cards(run_query, dashboard, tab, chosen))
         return _response(request, results, _JSON)
+
+    async def _answer_insights(self, request: Request) -> Response:
+        self._require_host(request)
+        chosen = self._chosen(_asked_values(request.scope["query_string"]))
+        key = ("insights", *sorted((slug, str(value)) for slug, value in chosen.items()))
+        return _response(request, await self._remember(key, lambda run_query: self._insights(run_query, chosen)), _JSON)
+
+    def _insights(self, run_query: RunQuery, chosen: Mapping[str, Any]) -> bytes:
+        return msgspec.json.encode([insight.report for insight in insights(run_query, self._library, chosen)])
 
     def _require_host(self, request: Request) -> None:
         if self._hosts is not None and _host_of(request) not in self._hosts:
@@ -115,8 +129,9 @@ class LivePage:
         return live_page(run_query, self._library, until_built=self._until_built)
 
     @staticmethod
-    def _cards(run_query: RunQuery, dashboard: Dashboard, chosen: Mapping[str, Any]) -> bytes:
-        results = card_results(run_query, dashboard, dashboard.dashcards, chosen)
+    def _cards(run_query: RunQuery, dashboard: Dashboard, tab: int | None, chosen: Mapping[str, Any]) -> bytes:
+        shown = dashboard.dashcards if tab is None else tabs_of(dashboard)[tab][1]
+        results = card_results(run_query, dashboard, shown, chosen)
         return msgspec.json.encode({"results": results, "made": data_span(stored_days(run_query))})
 
     async def _remember(self, key: Any, answer: Callable[[RunQuery], bytes]) -> bytes:
@@ -135,31 +150,25 @@ class LivePage:
             del self._remembered[old]
         return await asyncio.shield(task)
 
-    def _asked(self, query: bytes) -> tuple[Dashboard, dict[str, Any]]:
-        """The dashboard and the filters' values that a request names; HTTPException for anything else."""
-        if len(query) > _LONGEST_QUERY:
-            raise HTTPException(414, "the query string is too long")
-        try:
-            pairs = parse_qsl(query.decode(), strict_parsing=bool(query), max_num_fields=_MOST_VALUES, errors="strict")
-        except ValueError:
-            raise HTTPException(400, "not a query string such as ?dashboard=…&device=mobile") from None
-        asked: dict[str, list[str]] = {}
-        for name, value in pairs:
-            if len(value) > _LONGEST_VALUE or "\0" in value:
-                raise HTTPException(400, f"{name[:_LONGEST_VALUE]}: that value is too long")
-            asked.setdefault(name, []).append(value)
+    def _asked(self, query: bytes) -> tuple[Dashboard, int | None, dict[str, Any]]:
+        """The dashboard, tab and filters' values that a request names; HTTPException for anything else."""
+        asked = _asked_values(query)
         slugs = asked.pop("dashboard", [])
         dashboard = next((own for own in self._library.dashboards if [own.slug] == slugs), None)
         if dashboard is None:
             known = ", ".join(own.slug for own in self._library.dashboards)
             raise HTTPException(404, f"dashboard: one of {known} is expected")
+        tab = _tab(asked.pop("tab", []), len(tabs_of(dashboard)))
+        return dashboard, tab, self._chosen(asked)
+
+    def _chosen(self, asked: Mapping[str, list[str]]) -> dict[str, Any]:
         filters = {own.slug: own for own in page_filters(self._library)}
         if unknown := asked.keys() - filters.keys():
             raise HTTPException(400, f"{min(unknown)[:_LONGEST_VALUE]}: there is no such filter")
         chosen: dict[str, Any] = {}
         for slug, values in asked.items():
             chosen[slug] = _period(values) if filters[slug].type.startswith("date/") else values
-        return dashboard, chosen
+        return chosen
 
 
 def asking(run_query: RunQuery) -> Ask:
@@ -269,6 +278,31 @@ def _host_of(request: Request) -> str:
     if text.startswith("["):
         return text[1:].partition("]")[0]
     return text.partition(":")[0].lower()
+
+
+def _asked_values(query: bytes) -> dict[str, list[str]]:
+    """The values of each name in a query string; HTTPException if it is none, or too long."""
+    if len(query) > _LONGEST_QUERY:
+        raise HTTPException(414, "the query string is too long")
+    try:
+        pairs = parse_qsl(query.decode(), strict_parsing=bool(query), max_num_fields=_MOST_VALUES, errors="strict")
+    except ValueError:
+        raise HTTPException(400, "not a query string such as ?dashboard=…&device=mobile") from None
+    asked: dict[str, list[str]] = {}
+    for name, value in pairs:
+        if len(value) > _LONGEST_VALUE or "\0" in value:
+            raise HTTPException(400, f"{name[:_LONGEST_VALUE]}: that value is too long")
+        asked.setdefault(name, []).append(value)
+    return asked
+
+
+def _tab(values: list[str], count: int) -> int | None:
+    """The number of the tab; None, which stands for all, if none is named."""
+    if not values:
+        return None
+    if len(values) != 1 or values[0] not in map(str, range(count)):
+        raise HTTPException(404, f"tab: a number from 0 to {count - 1} is expected")
+    return int(values[0])
 
 
 def _period(values: list[str]) -> str:

@@ -14,8 +14,8 @@ from typing import Any, TypeVar, cast
 import yaml
 
 from app.core.errors import DashboardError
+from app.dashboards import DEFAULT_FOLDER
 
-DEFAULT_FOLDER = Path(__file__).parents[2] / "metabase"
 FILES_CURRENCY = "EUR"  # in the files, it stands for the currency of the warehouse's amounts
 
 Rectangle = tuple[int, int, int, int]

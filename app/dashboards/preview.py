@@ -18,6 +18,7 @@ import msgspec
 
 from app.core.errors import SettingsError
 from app.dashboards.card_results import RunQuery, StoredDays, card_key, card_results, options_of, stored_days
+from app.dashboards.insights import insights
 from app.dashboards.model import Dashboard, DashCard, Library, Parameter
 from app.dashboards.sql import parse_period
 
@@ -46,14 +47,15 @@ def static_page(run_query: RunQuery, library: Library, chosen: Mapping[str, Any]
     results: dict[str, Any] = {}
     for dashboard in library.dashboards:
         results |= card_results(run_query, dashboard, dashboard.dashcards, chosen)
-    content = _content(run_query, library, chosen) | {"results": results, "is_live": False}
+    said = [insight.report for insight in insights(run_query, library, chosen)]
+    content = _content(run_query, library, chosen) | {"results": results, "insights": said, "is_live": False}
     return _assemble(content, _STATIC_POLICY)
 
 
 def live_page(run_query: RunQuery, library: Library, *, until_built: str = BY_ETL) -> bytes:
     """The page that fetches results as filters are chosen; `until_built` is shown while there are no sessions."""
     content = _content(run_query, library, {}, until_built=until_built)
-    return _assemble(content | {"results": {}, "is_live": True}, _LIVE_POLICY)
+    return _assemble(content | {"results": {}, "insights": [], "is_live": True}, _LIVE_POLICY)
 
 
 def chosen_filters(library: Library, texts: Sequence[str]) -> dict[str, Any]:
@@ -80,7 +82,9 @@ def page_filters(library: Library) -> list[Parameter]:
 def data_span(days: StoredDays) -> str:
     """The days that the page's data covers, in words."""
     return (
-        f"{_span(days.first, days.last)}, bots excluded" if days.first and days.last else "no sessions are stored yet"
+        f"data of {_span(days.first, days.last)}, bots excluded"
+        if days.first and days.last
+        else "no sessions are stored yet"
     )
 
 
@@ -143,13 +147,21 @@ def _words(day: date) -> str:
 
 
 def _dashboard(dashboard: Dashboard) -> dict[str, Any]:
-    tabs = [(tab.name, dashboard.on_tab(tab)) for tab in dashboard.tabs] or [(dashboard.name, dashboard.on_tab(None))]
     return {
         "slug": dashboard.slug,
         "name": dashboard.name,
         "description": dashboard.description,
-        "tabs": [{"name": name, "cards": [_place(dashcard) for dashcard in cards]} for name, cards in tabs],
+        "filters": [parameter.slug for parameter in dashboard.parameters],
+        "tabs": [
+            {"name": name, "cards": [_place(dashcard) for dashcard in cards]} for name, cards in tabs_of(dashboard)
+        ],
     }
+
+
+def tabs_of(dashboard: Dashboard) -> list[tuple[str, tuple[DashCard, ...]]]:
+    """The name and cards of each tab, in order; a dashboard without tabs is one."""
+    tabs = [(tab.name, dashboard.on_tab(tab)) for tab in dashboard.tabs]
+    return tabs or [(dashboard.name, dashboard.on_tab(None))]
 
 
 def _place(dashcard: DashCard) -> dict[str, Any]:

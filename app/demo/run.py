@@ -7,12 +7,12 @@ from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
 
-from app.contracts import dwh_tables
+from app.contracts import published_tables
 from app.core import console
 from app.core.errors import AuditError, SettingsError, ShopError
 from app.core.service_url import ServiceUrl
-from app.dashboards import load_library
 from app.dashboards.card_results import query_runner
+from app.dashboards.model import load_library
 from app.dashboards.preview import write_page
 from app.demo.calls import DemoPlan, calls_path, writing_month
 from app.demo.database import ShopState, opening_state, write_state
@@ -52,7 +52,7 @@ def run_demo(settings: Settings, plan: DemoPlan, folder: Path) -> None:
         console.say(f"took {plan.days + 1} snapshots: {versions:,} versions of rows in history  ({_seconds(started)})")
 
         build_stale(warehouse, settings).require_done()
-        rows = sum(warehouse.scalar(f"SELECT count() FROM {table.full_name}") for table in dwh_tables())
+        rows = sum(warehouse.scalar(f"SELECT count() FROM {table.full_name}") for table in published_tables())
         console.say(f"built {plan.days} days, the last of them hour by hour: {rows:,} rows  ({_seconds(started)})")
         if differing := verify_days(warehouse, settings).differing:
             raise AuditError(f"{differing[0].day} of the demo differs from its raw calls: run `carat verify`")

@@ -8,7 +8,7 @@ import polars as pl
 from app.frames.pages import decoded, host_of, url_parameter
 from app.rules.channels import ASKED, ChannelRules, Condition, Site, registrable_site
 
-UTM = ("utm_source", "utm_medium", "utm_campaign", "utm_term", "utm_content")
+UTM = ("utm_source", "utm_medium", "utm_campaign", "utm_term", "utm_content", "utm_id")
 DIRECT_SOURCE, DIRECT_MEDIUM, NOT_SET = "(direct)", "(none)", "(not set)"
 UNASSIGNED = "Unassigned"
 _SEARCH = "search"

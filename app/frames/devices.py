@@ -1,12 +1,15 @@
 """What user agents say of device, system and browser, and whether they are a machine's; each distinct one read once."""
 
+from collections.abc import Callable
 from functools import cache
+from typing import TYPE_CHECKING
 
 import polars as pl
-from ua_parser import Domain, Resolver, load_builtins
-from ua_parser.basic import Resolver as PlainResolver
 
 from app.rules.devices import BotRule, DeviceRule, DeviceRules
+
+if TYPE_CHECKING:
+    from ua_parser import PartialResult, Resolver
 
 DEVICE_SCHEMA = pl.Schema(
     {name: pl.String() for name in ("user_agent", "device_type", "device_brand", "os", "browser", "bot_reason")}
@@ -52,7 +55,7 @@ _PARSED = {"family": pl.String, "brand": pl.String, "system": pl.String, "browse
 
 
 def _parse(user_agent: str) -> tuple[str, str, str, str]:
-    found = _resolver()(user_agent, Domain.ALL)
+    found = _parser()(user_agent)
     device, system, browser = found.device, found.os, found.user_agent
     return (
         device.family if device else "",
@@ -63,12 +66,20 @@ def _parse(user_agent: str) -> tuple[str, str, str, str]:
 
 
 @cache
-def _resolver() -> Resolver:
+def _parser() -> "Callable[[str], PartialResult]":
+    """Reads one user agent. Imported here: most runs meet no user agent that was not read before."""
+    from ua_parser import Domain, load_builtins  # noqa: PLC0415
+
+    resolver: Resolver
     try:
         from ua_parser.regex import Resolver as FastResolver  # noqa: PLC0415
+
+        resolver = FastResolver(load_builtins())
     except ImportError:  # no wheel of the accelerator for this machine: the same rules, some ten times slower
-        return PlainResolver(load_builtins())
-    return FastResolver(load_builtins())
+        from ua_parser.basic import Resolver as PlainResolver  # noqa: PLC0415
+
+        resolver = PlainResolver(load_builtins())
+    return lambda user_agent: resolver(user_agent, Domain.ALL)
 
 
 def _listed_reason(bots: tuple[BotRule, ...]) -> pl.Expr:

@@ -1,7 +1,7 @@
 """What changed between two states of a table: exact, null-safe, in pieces of equal key ranges.
 
-Both states come sorted by key, so that only a piece of each is in memory however large the table is. A row is compared
-column by column, never by a hash or by a column that claims to know when it changed.
+Both states come sorted by key, so that only a piece of each is in memory however large the table is. Rows are compared
+column by column, never by a column that claims to know when it changed; `row_digests` spares those of the same digest.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence

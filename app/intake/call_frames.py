@@ -21,13 +21,14 @@ from app.core.call_record import (
     Record,
     RecordLimits,
     RejectedRecordError,
-    content_digest,
     epoch_ms,
     json_value,
     read_line,
     require_size,
     row_of,
 )
+from app.intake.blocks import Block
+from app.intake.plain_calls import content_digests, plain_calls
 
 KEPT_REJECT_BYTES = 64 * 1024 * 1024
 _DEFAULT_LIMITS = RecordLimits()
@@ -51,6 +52,24 @@ class Batch:
     rejects: pl.DataFrame
 
 
+def read_block(block: Block, *, source: str, now: datetime, limits: RecordLimits = _DEFAULT_LIMITS) -> Batch:
+    """Check a block of JSON records: plain ones as columns, the others one by one, as `read_lines` checks all.
+
+    A call's time may lie a day after its record was received, which is `now` by default.
+    """
+    received_ms = epoch_ms(now) if block.received_ms is None else block.received_ms
+    plain = plain_calls(block.records, sizes=block.sizes, received_ms=received_ms, limits=limits)
+    if plain.is_plain.all():
+        return Batch(plain.calls, reject_frame([]))
+    indexes = (~plain.is_plain).arg_true().to_list()
+    others = read_lines([block.line(index) for index in indexes], source=source, now=now, limits=limits)
+    rejected = set(others.rejects["position"])
+    accepted = [index for index in indexes if block.positions[index] not in rejected]
+    places = pl.concat([plain.is_plain.arg_true(), pl.Series(accepted, dtype=pl.UInt32)])
+    calls = pl.concat([plain.calls, others.calls])[places.arg_sort()]  # in the order of the records
+    return Batch(calls, others.rejects)
+
+
 def read_lines(
     lines: Sequence[Line],
     *,
@@ -58,7 +77,7 @@ def read_lines(
     now: datetime,
     limits: RecordLimits = _DEFAULT_LIMITS,
 ) -> Batch:
-    """Check JSON lines. A call's time may lie a day after its line was received, which is `now` by default."""
+    """Check JSON lines one by one. A call's time may lie a day after its line was received, by default `now`."""
     rows: list[tuple[Any, ...]] = []
     received: list[int] = []
     rejects = []
@@ -136,8 +155,7 @@ def _as_json(value: Any) -> bytes:
 
 def content_hashes(calls: pl.DataFrame) -> pl.Series:
     """The `content_hash` column as `pd.api_calls` computes it."""
-    columns = [pl.col("ts").dt.epoch("ms"), *(name for name in CONTENT_FIELDS if name != "ts")]
-    digests = (content_digest(row) for row in calls.select(columns).iter_rows())
+    digests = content_digests(calls.with_columns(pl.col("ts").dt.epoch("ms")))
     return pl.Series("content_hash", [int.from_bytes(digest[:8], "little") for digest in digests], dtype=pl.UInt64)
 
 

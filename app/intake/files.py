@@ -6,24 +6,28 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from app.core.call_record import Line, RecordLimits
+from app.core.call_record import RecordLimits
 from app.core.errors import SettingsError, SourceError
-from app.intake.call_frames import Batch, UnreadableRow, read_lines, read_rows
+from app.intake.blocks import Block
+from app.intake.call_frames import Batch, UnreadableRow, read_block, read_rows
 from app.intake.compression import zstd
 from app.intake.formats import GZIP, LONGEST_MAGIC, PARQUET, ZSTD, format_of, require_text
 from app.intake.json_stream import first_bytes, records
 
 STDIN = "-"
 _CHUNK_BYTES = 1024 * 1024
-_BATCH_RECORDS = 20_000
+_BATCH_RECORDS = 40_000
+_PARQUET_BATCH_ROWS = 20_000  # each becomes Python values
 _BATCH_BYTES = 64 * 1024 * 1024
 _DEFAULT_LIMITS = RecordLimits()
+_DAMAGES = (EOFError, zlib.error, gzip.BadGzipFile, zstd.ZstdError)
 
 
 def require_readable(names: list[str]) -> None:
@@ -58,8 +62,9 @@ def read_batches(
                 raise SettingsError("Parquet cannot be read from stdin; name the file")
             yield from _parquet_batches(raw, source, now, limits, on_bytes)
             return
-        for records in _batched(_records(raw, format_of(start), source), source):
-            yield read_lines(records, source=source, now=now, limits=limits)
+        check = partial(read_block, source=source, now=now, limits=limits)
+        for batch in map(check, _batched(_records(raw, format_of(start), source), source)):  # keeps no block's bytes
+            yield batch
             if name != STDIN:
                 on_bytes(raw.tell())
 
@@ -78,7 +83,7 @@ def _open(name: str) -> io.BufferedReader:
         raise SettingsError(f"{name}: {error.strerror}") from None
 
 
-def _records(raw: io.BufferedReader, kind: str, source: str) -> Iterator[Line]:
+def _records(raw: io.BufferedReader, kind: str, source: str) -> Iterator[Block]:
     stream: IO[bytes] = raw
     if kind == GZIP:
         stream = cast("IO[bytes]", gzip.GzipFile(fileobj=raw))
@@ -95,25 +100,26 @@ def _chunks(stream: IO[bytes]) -> Iterator[bytes]:
         yield chunk
 
 
-def _batched(lines: Iterator[Line], source: str) -> Iterator[list[Line]]:
-    batch: list[Line] = []
-    held = 0
+def _batched(blocks: Iterator[Block], source: str) -> Iterator[Block]:
+    """The records in blocks of bounded size; SourceError after the last if the source is damaged."""
+    waiting, held = Block(), 0
+    damage: SourceError | None = None
     try:
-        for line in lines:
-            batch.append(line)
-            held += len(line.data)
-            if len(batch) >= _BATCH_RECORDS or held >= _BATCH_BYTES:
-                yield batch
-                batch, held = [], 0
-    except (EOFError, zlib.error, gzip.BadGzipFile, zstd.ZstdError) as error:
-        if batch:
-            yield batch
-        raise SourceError(
+        for block in blocks:
+            waiting.extend(block)
+            held += block.bytes
+            while len(waiting) >= _BATCH_RECORDS or held >= _BATCH_BYTES:
+                yield waiting.take(_BATCH_RECORDS)
+                held = waiting.bytes
+    except _DAMAGES as error:
+        damage = SourceError(
             f"{source} is damaged or incomplete ({error}): the readable part is stored; "
             "run the same command on the complete file, nothing is stored twice"
-        ) from None
-    if batch:
-        yield batch
+        )
+    if len(waiting):
+        yield waiting.take(_BATCH_RECORDS)
+    if damage:
+        raise damage
 
 
 def _parquet_batches(
@@ -126,7 +132,7 @@ def _parquet_batches(
     try:
         file = pq.ParquetFile(raw)
         position = 1
-        for part in file.iter_batches(batch_size=_BATCH_RECORDS):
+        for part in file.iter_batches(batch_size=_PARQUET_BATCH_ROWS):
             for rows in _parquet_rows(part):
                 yield read_rows(rows, first_position=position, source=source, now=now, limits=limits)
                 position += len(rows)

@@ -2,10 +2,13 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import compress
 
 import numpy as np
 
 from app.core.call_record import Line
+from app.intake.blocks import Block
 from app.intake.call_frames import KEPT_REJECT_BYTES
 
 _UTF8_MARK = b"\xef\xbb\xbf"
@@ -45,27 +48,46 @@ def _again(start: bytes, chunks: Iterator[bytes], failure: Exception | None) -> 
     yield from chunks
 
 
-def records(start: bytes, chunks: Iterable[bytes]) -> Iterator[Line]:
+def records(start: bytes, chunks: Iterable[bytes]) -> Iterator[Block]:
     """The records of a stream that begins with `start`; IncompleteJSONError after the last, if it ends early."""
     return elements(chunks) if _SEVERAL_LINES.match(start) else lines(chunks)
 
 
-def lines(chunks: Iterable[bytes]) -> Iterator[Line]:
-    """The lines that are not blank, by their number."""
+def lines(chunks: Iterable[bytes]) -> Iterator[Block]:
+    """The lines that are not blank, by their number; a block for each chunk in which lines end."""
     position, held = 1, _Held()
     for chunk in chunks:
-        for number, part in enumerate(chunk.split(b"\n")):
-            if number:
-                if line := held.take(position):
-                    yield line
-                position += 1
-            held.add(part)
+        first, *rest = chunk.split(b"\n")
+        held.add(first)
+        if not rest:
+            continue
+        block = Block()
+        if line := held.take(position):
+            block.add(line)
+        last = rest.pop()
+        block.extend(_whole_lines(rest, position + 1))
+        position += 1 + len(rest)
+        held.add(last)
+        yield block
     if line := held.take(position):
-        yield line
+        yield Block([line.data], [line.position], [line.size])
 
 
-def elements(chunks: Iterable[bytes]) -> Iterator[Line]:
-    """The elements of arrays and the objects between them, by their number.
+def _whole_lines(parts: list[bytes], position: int) -> Block:
+    """Lines that were read whole, of which the first has this position."""
+    records = list(map(bytes.strip, parts))
+    block = Block(records, list(range(position, position + len(parts))), list(map(len, parts)))
+    if all(records):
+        return block
+    return Block(
+        list(compress(block.records, records)),
+        list(compress(block.positions, records)),
+        list(compress(block.sizes, records)),
+    )
+
+
+def elements(chunks: Iterable[bytes]) -> Iterator[Block]:
+    """The elements of arrays and the objects between them, by their number; a block for each chunk.
 
     Strings and brackets determine where one ends, so an invalid one does not affect the others unless its brackets are
     unbalanced.
@@ -73,11 +95,13 @@ def elements(chunks: Iterable[bytes]) -> Iterator[Line]:
     splitter = _Splitter()
     position = 0
     for chunk in chunks:
+        block = Block()
         for element in splitter.feed(chunk):
             position += 1
-            yield Line(position, element.data, element.size)
+            block.add(replace(element, position=position))
+        yield block
     if last := splitter.held.take(position + 1):
-        yield last
+        yield Block([last.data], [last.position], [last.size])
     if splitter.depth or splitter.is_in_string:
         raise IncompleteJSONError("it ends inside of an array, an object or a text")
 

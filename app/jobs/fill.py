@@ -1,8 +1,9 @@
 """Fills an empty warehouse from another one: a cluster from a single server, or from a cluster of fewer shards.
 
 What cannot be made again is copied: raw calls, each to the shard of its visitor, the history of the shop's database,
-rejects, forgotten people, and the days whose raw calls are past their retention. `carat etl` then builds the other
-days. After an interruption the same command goes on; nothing that is there is deleted.
+rejects, forgotten people, advertising costs (not to a cluster yet), and the days whose raw calls are past their
+retention. `carat etl` then builds the other days. After an interruption the same command goes on; nothing that is there
+is deleted.
 """
 
 import uuid
@@ -17,6 +18,7 @@ from app.contracts import (
     FORGOTTEN,
     REJECTS,
     SNAPSHOTS,
+    SPEND_TABLES,
     VISITOR_OF_SESSION,
     Table,
     dwh_tables,
@@ -55,7 +57,8 @@ def fill(warehouse: Warehouse, source: Warehouse, settings: Settings) -> Filled:
     for history in existing_histories(source).values():
         warehouse.command(history.create_statement())
         _copy_rows(warehouse.nodes[0], first, history, "1", filled)
-    for table in _COPIED:
+    costs = () if warehouse.is_cluster else SPEND_TABLES  # views would not find them from other shards
+    for table in (*_COPIED, *costs):
         _copy_rows(warehouse.nodes[0], first, table, "1", filled)
     past = _before_all_calls(source, settings)
     for table in dwh_tables() if past else ():

@@ -26,12 +26,10 @@ from app.jobs.forget.suppression import (
     without_texts,
 )
 from app.warehouse import Warehouse
+from app.warehouse.call_id_filters import stored_calls
 
-_INCOMING = "etl.incoming_ids"
 _IDENTITY = ("call_id", "ts", "content_hash")
-_NOTHING_KNOWN = pl.DataFrame(
-    schema={"call_id": API_CALLS.schema["call_id"], "ts": API_CALLS.schema["ts"], "content_hash": pl.UInt64()}
-)
+_KNOWN_SCHEMA = {"call_id": API_CALLS.schema["call_id"], "ts": API_CALLS.schema["ts"], "content_hash": pl.UInt64()}
 
 
 @dataclass
@@ -137,12 +135,7 @@ def _without_named(rejects: pl.DataFrame, forgotten: Forgotten, ids: Identifiers
 
 def known_calls(warehouse: Warehouse, call_ids: pl.Series) -> pl.DataFrame:
     """`call_id, ts, content_hash` of the stored calls that have one of these ids."""
-    if call_ids.is_empty():
-        return _NOTHING_KNOWN
-    columns = ", ".join(_IDENTITY)
-    with warehouse.held_ids(call_ids, table=_INCOMING) as ids:
-        sql = f"SELECT {columns} FROM pd.api_calls WHERE call_id IN ({ids})"
-        return pl.concat([node.query(sql, schema=_NOTHING_KNOWN.schema) for node in warehouse.nodes])
+    return stored_calls(warehouse, call_ids, _KNOWN_SCHEMA)
 
 
 def insert_calls(warehouse: Warehouse, calls: pl.DataFrame, token: str) -> None:

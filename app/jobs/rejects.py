@@ -10,9 +10,9 @@ import polars as pl
 
 from app.contracts import REJECTS
 from app.core import console
-from app.core.call_record import Line
 from app.core.sql import quote
-from app.intake.call_frames import Batch, read_lines, reject_frame
+from app.intake.blocks import Block
+from app.intake.call_frames import Batch, read_block, reject_frame
 from app.jobs.raw_calls import LoadResult, store
 from app.jobs.runs import recorded
 from app.settings import Settings
@@ -73,11 +73,10 @@ def _replay(warehouse: Warehouse, settings: Settings, ids: list[str], *, now: da
     rows = warehouse.query(
         f"SELECT reject_id, record_bytes, hex(record) AS record FROM etl.rejects WHERE reject_id IN ({_listed(ids)})"
     ).with_columns(pl.col("record").str.decode("hex"))
-    lines = [
-        Line(number, record, max(size, len(record)))
-        for number, (size, record) in enumerate(rows.select("record_bytes", "record").iter_rows())
-    ]
-    batch = read_lines(lines, source=_SOURCE, now=now, limits=settings.record_limits)
+    records = rows["record"].to_list()
+    sizes = [max(size, len(record)) for size, record in zip(rows["record_bytes"], records, strict=True)]
+    block = Block(records, list(range(len(records))), sizes)
+    batch = read_block(block, source=_SOURCE, now=now, limits=settings.record_limits)
     still_invalid = set(batch.rejects["position"])
     valid = [reject_id for number, reject_id in enumerate(rows["reject_id"]) if number not in still_invalid]
     if valid:

@@ -13,6 +13,8 @@ from app.frames.days import day_bounds
 from app.jobs.build.day import stage_day
 from app.jobs.build.days import ALL_DAYS, Span, is_within, run_parallel
 from app.jobs.build.ledger import compare, read_inputs
+from app.jobs.build.order_book import find_stale_orders, published_order_days, stage_orders
+from app.jobs.build.order_sources import OrderSources, find_sources
 from app.jobs.build.rules import BuildRules
 from app.jobs.build.shards import count_calls, open_scope
 from app.settings import Settings
@@ -78,8 +80,13 @@ def verify_days(warehouse: Warehouse, settings: Settings, *, span: Span = ALL_DA
 
         for verified in run_parallel(warehouse, days, verify, number=settings.days_at_once):
             tables += verified
+    orders = Verification([], {}) if warehouse.is_cluster else _verify_orders(warehouse, rules, span)
+    tables += orders.tables
     tables.sort(key=lambda table: table.day)  # stable: within a day they are in the order of dwh
-    return Verification(tables, {day.day: "; ".join(day.reasons) for day in stale if is_within(day.day, span)})
+    reasons = {day.day: [*day.reasons] for day in stale}
+    for day, why in orders.stale.items():
+        reasons.setdefault(day, []).append(why)
+    return Verification(tables, {day: "; ".join(why) for day, why in sorted(reasons.items()) if is_within(day, span)})
 
 
 def _verify_day(
@@ -89,6 +96,29 @@ def _verify_day(
     calls = count_calls(warehouse, bounds, rules.endpoint_map)
     with open_scope(warehouse, bounds, rules.endpoint_map, rules.timeout_ms) as scope:
         staging = stage_day(warehouse, scope, rules, calls=calls, on_calls=on_calls).staging
+    try:
+        return [_compare_with_published(warehouse.nodes, staging, table) for table in staging.tables]
+    finally:
+        staging.drop()
+
+
+def _verify_orders(warehouse: Warehouse, rules: BuildRules, span: Span) -> Verification:
+    """Every day of orders and refunds in the span; a cluster has none yet."""
+    days = sorted(day for day in published_order_days(warehouse) if is_within(day, span))
+    sources = find_sources(warehouse, rules)
+    stale = find_stale_orders(warehouse, rules, sources, keep=True, everything=True).days
+    tables: list[TableVerified] = []
+    with console.progress("verify orders", len(days)) as bar:
+        for day in days:
+            bar.label(f"verify orders {day}")
+            tables += _verify_orders_of(warehouse, rules, sources, day)
+            bar.advance(1)
+    return Verification(tables, stale)
+
+
+def _verify_orders_of(warehouse: Warehouse, rules: BuildRules, sources: OrderSources, day: date) -> list[TableVerified]:
+    """A day's orders and refunds, from the published order calls and the history of the shop's tables."""
+    staging = stage_orders(warehouse, rules, sources, day).staging
     try:
         return [_compare_with_published(warehouse.nodes, staging, table) for table in staging.tables]
     finally:
@@ -160,4 +190,6 @@ def _content(table: DwhTable) -> str:
 
 def _hashed(column: Column) -> list[str]:
     name = f"`{column.name}`"
-    return [f"isNull({name})", f"ifNull(toString({name}), '')"] if column.is_nullable else [name]
+    if column.is_nullable:
+        return [f"isNull({name})", f"ifNull(toString({name}), '')"]
+    return [f"toString({name})" if "Nullable(" in column.type else name]

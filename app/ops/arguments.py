@@ -31,9 +31,9 @@ def parse_names(text: str | None) -> list[str]:
 
 def parse_jobs(text: str | None) -> tuple[str, ...]:
     """The tables of `dwh` that are named, in the order in which they are built; all of them where none is."""
-    from app.contracts import dwh_tables  # noqa: PLC0415  takes Polars, which the other verbs do without
+    from app.contracts import published_tables  # noqa: PLC0415  takes Polars, which the other verbs do without
 
-    known = [table.name for table in dwh_tables()]
+    known = [table.name for table in published_tables()]
     names = parse_names(text) or known
     if unknown := [name for name in names if name not in known]:
         raise SettingsError(f"--jobs {unknown[0]}: choose from {', '.join(known)}")

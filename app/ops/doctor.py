@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from app.core.disk import existing_parent, free_bytes
-from app.core.errors import CaratError
+from app.core.errors import CaratError, NoTableError
 from app.core.service_url import ServiceUrl
 from app.intake.spool import foreign_files, sealed_segments, spool_backlog
 from app.ops.cluster_checks import check_cluster
@@ -106,8 +106,14 @@ def _shop(settings: Settings) -> str:
     """Every table of the plan, with the number of its columns that are kept."""
     plan = load_snapshot_plan(settings.snapshots)
     with open_shop(settings) as shop:
-        columns = {table.name: len(shop.describe(table)) for table in plan.tables}
-        apart = shop.why_apart(len(plan.tables))
+        columns: dict[str, int] = {}
+        for table in plan.tables:
+            try:
+                columns[table.name] = len(shop.describe(table))
+            except NoTableError:
+                if not table.optional:
+                    raise
+        apart = shop.why_apart(len(columns))
     kept = f"{shop.name}: " + ", ".join(f"{name} ({count} columns kept)" for name, count in columns.items())
     return kept + (f"; each table is read by itself, not all at one instant: {apart}" if apart else "")
 

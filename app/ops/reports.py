@@ -244,6 +244,7 @@ def _backfill_report(backfill: "Backfill") -> dict[str, Any]:
         "stale": [day.report for day in backfill.stale],
         "built": [day.report for day in backfill.built],
         "failed": [str(failure) for failure in backfill.failures],
+        "orders": [day.report for day in backfill.orders],
         "postponed": backfill.postponed,
         "warnings": [{"day": day.day, **vars(misfit)} for day in backfill.built for misfit in day.misfits],
     }
@@ -306,7 +307,10 @@ def print_restored(restored: "Restored", *, as_json: bool) -> None:
 
 def _say_built(backfill: "Backfill") -> None:
     if not backfill.stale:
-        print_stale([], as_json=False)
+        if backfill.orders:
+            _say_orders(backfill)
+        else:
+            print_stale([], as_json=False)
         return
     from app.contracts import dwh_tables  # noqa: PLC0415  takes Polars, which other reports do without
 
@@ -314,9 +318,17 @@ def _say_built(backfill: "Backfill") -> None:
     rows = [(b.day, b.calls, *(b.rows.get(name) for name in names), b.unreadable, b.seconds) for b in backfill.built]
     columns = ("day", "calls read", *names, "unreadable", "seconds")
     console.say_table(f"built {len(backfill.built)} of {len(backfill.stale)} day(s)", columns, rows, right=columns[1:])
+    _say_orders(backfill)
     if backfill.postponed:
         console.say(f"{len(backfill.postponed)} older day(s) are left for the next hour; `carat etl` builds them now")
     _say_misfits(backfill)
+
+
+def _say_orders(backfill: "Backfill") -> None:
+    if backfill.orders:
+        rows = [(day.day, day.rows["orders"], day.rows["refunds"], day.seconds) for day in backfill.orders]
+        columns = ("day", "orders", "refunds", "seconds")
+        console.say_table(f"orders of {len(rows)} day(s)", columns, sorted(rows), right=columns[1:])
 
 
 def _say_misfits(backfill: "Backfill") -> None:

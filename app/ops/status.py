@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from app.contracts import API_CALLS, dwh_tables
+from app.contracts import API_CALLS, published_tables
 from app.intake.spool import delivery_lag_s, spool_backlog
 from app.rules.snapshot_plan import PRODUCT_ATTRIBUTES
 from app.settings import Settings
@@ -17,9 +17,9 @@ _EPOCH_YEAR = 1970  # what the engine gives as the greatest of no times
 
 def freshness(warehouse: Warehouse) -> pl.DataFrame:
     """`table, rows, newest_day, built_at` of the raw calls and of each table of dwh."""
-    newest = {API_CALLS.full_name: ("max(toDate(ts))", "max(received_at)")} | {
+    newest = {API_CALLS.full_name: ("toDate(max(ts))", "max(received_at)")} | {
         table.full_name: (f"max({table.day})", f"(SELECT max(built_at) FROM etl.ledger WHERE job = '{table.name}')")
-        for table in dwh_tables()
+        for table in published_tables()
     }
     parts = [
         f"SELECT '{name}' AS table, count() AS rows, if(rows = 0, NULL, {day}) AS newest_day, "

@@ -16,13 +16,24 @@ from crawlerdetect.providers import crawlers as crawlerdetect
 from crawleruseragents import CRAWLER_USER_AGENTS_DATA
 from pydantic import Field, model_validator
 
-from app.rules.toml_file import Pattern, RuleModel, Tables, Text, TomlFile, digest_of, mistake, wrong_pattern
+from app.rules.toml_file import (
+    Pattern,
+    RuleModel,
+    Tables,
+    Text,
+    TomlFile,
+    digest_of,
+    mistake,
+    valid_patterns,
+    wrong_pattern,
+)
 from app.settings import SHIPPED_DEVICES
 
 DeviceType = Literal["desktop", "mobile", "tablet", "tv", "bot", "other"]
 DEVICE_TYPES: tuple[DeviceType, ...] = get_args(DeviceType)
 _PERSON = ""
 # Distributions whose releases change what a user agent means.
+_LOOKAROUNDS = ("(?=", "(?!", "(?<=", "(?<!")  # which Polars has not: spares trying a thousand patterns one by one
 _MAINTAINED = ("ua-parser", "ua-parser-builtins", "crawler-user-agents", "crawlerdetect")
 # Some of crawlerdetect's patterns are words such as "reader" and "http", which players and apps contain, too.
 _NOT_FOR_CRAWLERDETECT = (
@@ -156,7 +167,8 @@ def crawler_patterns() -> tuple[BotRule, ...]:
 
 def joined_patterns(patterns: Sequence[str]) -> str:
     """One pattern for any of these, without those that Polars cannot read: a release may bring one."""
-    joined = "|".join(patterns)
+    readable = [pattern for pattern in patterns if not any(sign in pattern for sign in _LOOKAROUNDS)]
+    joined = "|".join(readable)
     if wrong_pattern(joined):
-        return "|".join(pattern for pattern in patterns if not wrong_pattern(pattern))
+        return "|".join(valid_patterns(readable))
     return joined

@@ -30,6 +30,7 @@ from app.core.errors import SettingsError
 from app.core.suggestions import choose_from
 from app.rules.toml_lines import KeyPath, find_lines
 
+_SHIPPED = Path(__file__).parent.resolve()
 _Model = TypeVar("_Model")
 _Table = TypeVar("_Table")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -90,8 +91,16 @@ def wrong_pattern(pattern: str) -> str:
     return ""
 
 
-def _require_valid_pattern(pattern: str) -> str:
-    if problem := wrong_pattern(pattern):
+def valid_patterns(patterns: Sequence[str]) -> list[str]:
+    """Those that Polars can read, checked in one go."""
+    frame = pl.DataFrame({"pattern": patterns}, schema={"pattern": pl.String()})
+    return frame.filter(pl.lit("x").str.contains(pl.col("pattern"), strict=False).is_not_null())["pattern"].to_list()
+
+
+def _require_valid_pattern(pattern: str, info: ValidationInfo) -> str:
+    # Compiling the shipped patterns at each start would cost more than all else about them; a test does it.
+    is_checked = bool(info.context and info.context["is_shipped"])
+    if not is_checked and (problem := wrong_pattern(pattern)):
         raise mistake(f"is not a valid regular expression: {problem}")
     return pattern
 
@@ -144,8 +153,9 @@ Tables = Annotated[tuple[_Table, ...], Strict(False), BeforeValidator(_require_t
 class TomlFile:
     """The content of a TOML file, and the line of each of its keys."""
 
-    def __init__(self, text: str, source: str) -> None:
+    def __init__(self, text: str, source: str, *, is_shipped: bool = False) -> None:
         self.source = source
+        self._is_shipped = is_shipped
         self._text = text
         try:
             self.content: dict[str, Any] = tomllib.loads(text)
@@ -160,7 +170,7 @@ class TomlFile:
         except OSError as error:
             raise SettingsError(f"{setting}: cannot read {path}: {error.strerror}") from None
         try:
-            return cls(data.decode("utf-8-sig"), str(path))
+            return cls(data.decode("utf-8-sig"), str(path), is_shipped=path.resolve().is_relative_to(_SHIPPED))
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
             raise SettingsError(f"{setting}: cannot read {path}: line {line} is not UTF-8 text") from None
@@ -168,7 +178,7 @@ class TomlFile:
     def parse(self, model: type[_Model]) -> _Model:
         """The content as this model or other pydantic type; SettingsError names line and key of the first mistake."""
         try:
-            return TypeAdapter(model).validate_python(self.content)
+            return TypeAdapter(model).validate_python(self.content, context={"is_shipped": self._is_shipped})
         except ValidationError as error:
             found = {self._path(details): _problem(details) for details in error.errors()}
             outer = {path[:end] for path in found for end in range(len(path))}  # a list lacks its own wrong items

@@ -3,18 +3,20 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from app.core.errors import SettingsError
 from app.core.service_url import ServiceUrl
 from app.rules.snapshot_plan import SnapshotTable
 from app.settings import Settings
 from app.shop.columns import ShopColumn
-from app.shop.mysql import MySQLShop
 from app.shop.reading import ONE_INSTANT, ShopReading
-from app.shop.sqlite import SQLiteShop
 
-__all__ = ["ONE_INSTANT", "MySQLShop", "Shop", "ShopColumn", "ShopReading", "open_shop", "require_shop"]
+if TYPE_CHECKING:
+    from app.shop.mysql import MySQLShop
+    from app.shop.sqlite import SQLiteShop
+
+__all__ = ["ONE_INSTANT", "Shop", "ShopColumn", "ShopReading", "open_shop", "require_shop"]
 
 
 class Shop(Protocol):
@@ -44,10 +46,16 @@ def require_shop(settings: Settings) -> ServiceUrl:
 def open_shop(settings: Settings) -> Iterator[Shop]:
     """The configured shop's database; ShopError says why it cannot be reached or trusted."""
     url = require_shop(settings)
-    shop = (
-        MySQLShop(url, max_replica_lag_s=settings.max_replica_lag_s)
-        if url.scheme == "mysql"
-        else SQLiteShop(url.local_path)
-    )
-    with closing(shop):
+    with closing(_connect(url, settings)) as shop:
         yield shop
+
+
+def _connect(url: ServiceUrl, settings: Settings) -> "MySQLShop | SQLiteShop":
+    # Imported here: PyMySQL with its cryptography takes as long as a small shop's hour has.
+    if url.scheme == "mysql":
+        from app.shop.mysql import MySQLShop  # noqa: PLC0415
+
+        return MySQLShop(url, max_replica_lag_s=settings.max_replica_lag_s)
+    from app.shop.sqlite import SQLiteShop  # noqa: PLC0415
+
+    return SQLiteShop(url.local_path)

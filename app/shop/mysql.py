@@ -18,7 +18,7 @@ import pymysql
 from pymysql.connections import Connection
 from pymysql.cursors import DictCursor
 
-from app.core.errors import ShopError
+from app.core.errors import NoTableError, ShopError
 from app.core.service_url import ServiceUrl
 from app.rules.snapshot_plan import SnapshotTable
 from app.shop.columns import ShopColumn, mysql_column, require_planned
@@ -106,7 +106,7 @@ class MySQLShop:
         except pymysql.Error as error:
             raise ShopError(f"{self.name}, {table.source}: {_message(error)}") from None
         if not rows:
-            raise ShopError(f"{self.name} has no table {table.source} that {self.user} may read")
+            raise NoTableError(f"{self.name} has no table {table.source} that {self.user} may read")
         return columns
 
     @contextmanager

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import pyarrow as pa
 
-from app.core.errors import ShopError
+from app.core.errors import NoTableError, ShopError
 from app.rules.snapshot_plan import SnapshotTable
 from app.shop.columns import ShopColumn, require_planned, sqlite_column
 from app.shop.reading import ONE_INSTANT, ShopReading
@@ -66,7 +66,7 @@ class SQLiteShop:
                 if hidden != 1 and table.keeps(name)
             ]
             if not rows:
-                raise ShopError(f"{self.name} has no table {table.source}")
+                raise NoTableError(f"{self.name} has no table {table.source}")
             require_planned(table, [name for _, name, *_, hidden in rows if hidden != 1])
             if columns:
                 self._connection.execute(f"{_select(table, columns)} LIMIT 0")

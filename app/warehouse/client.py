@@ -1,4 +1,4 @@
-"""The connection to either engine through clickhouse-connect, with data in Arrow both ways.
+"""The connection to either engine, with data in Arrow both ways.
 
 `chdb://path` runs the engine in this process, `clickhouse://…` speaks HTTP to a server.
 """
@@ -8,15 +8,10 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
-import clickhouse_connect
 import polars as pl
 import pyarrow as pa
-import urllib3
-from clickhouse_connect.driver import create_client
-from clickhouse_connect.driver.client import Client
-from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
 from polars.datatypes import DataType
 
 from app.contracts import DATABASES, MONEY, Column, Table
@@ -26,6 +21,9 @@ from app.core.service_url import ServiceUrl
 from app.core.sql import quote
 from app.warehouse.advice import how_to_fix
 from app.warehouse.engine_settings import pin_embedded, pin_server
+
+if TYPE_CHECKING:
+    from clickhouse_connect.driver.client import Client
 
 QUERY_TIMEOUT_S = 3600  # the longest that a statement may take
 _WRITTEN_IDS = 2000
@@ -39,7 +37,7 @@ class Warehouse:
     """A connection to one ClickHouse engine, embedded or served."""
 
     def __init__(
-        self, connect: Callable[[], Client], *, url: str, secret: str = "", user: str = "", is_direct: bool = True
+        self, connect: "Callable[[], Client]", *, url: str, secret: str = "", user: str = "", is_direct: bool = True
     ) -> None:
         self._connect = connect
         self._secret = secret
@@ -65,6 +63,11 @@ class Warehouse:
     def prefix(self) -> str:
         """What a line about this server begins with where there are several."""
         return ""
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether `nodes` are the shards of a cluster."""
+        return False
 
     @property
     def is_node(self) -> bool:
@@ -160,7 +163,7 @@ class Warehouse:
         with self._readable_errors():
             stream = self._client.raw_query(sql, parameters=dict(parameters or {}), fmt="ArrowStream")
         if not stream:  # the embedded engine returns an empty result without a schema
-            return pa.table({})
+            return pa.Table.from_batches([], pa.schema([]))
         table = pa.ipc.open_stream(stream).read_all()
         for index, field in enumerate(table.schema):
             if isinstance(field.type, pa.ExtensionType):
@@ -242,7 +245,8 @@ class Warehouse:
         self.command(f"CREATE OR REPLACE TABLE {name} (`{column}` {kind}) ENGINE = Memory")
         arrow = values.to_arrow(compat_level=pl.CompatLevel.oldest())
         if len(values):
-            self.insert_arrow(name, pa.table({column: arrow.cast(pa.binary(16)) if kind == "UUID" else arrow}))
+            values_sent = arrow.cast(pa.binary(16)) if kind == "UUID" else arrow
+            self.insert_arrow(name, pa.Table.from_arrays([values_sent], names=[column]))
 
     @contextmanager
     def held_ids(self, ids: pl.Series, *, table: str) -> Iterator[str]:
@@ -272,7 +276,9 @@ class Warehouse:
     def _readable_errors(self) -> Iterator[None]:
         try:
             yield
-        except ClickHouseError as error:
+        except Exception as error:
+            if not _is_a(error, "EngineError", "ClickHouseError"):
+                raise
             message = (str(error).strip().splitlines() or [type(error).__name__])[0][:2000]
             if self._secret:
                 message = message.replace(self._secret, "***")
@@ -295,8 +301,10 @@ def connect_embedded(path: Path, *, engine_config: Path | None = None) -> Wareho
     url = f"chdb://{path}"
     options = {"config-file": str(engine_config)} if engine_config else None
 
-    def connect() -> Client:
-        client = create_client(dsn=url, chdb_options=options)
+    def connect() -> "Client":
+        from app.warehouse.embedded import EmbeddedClient  # noqa: PLC0415  the engine is half a gigabyte
+
+        client = cast("Client", EmbeddedClient(str(path), options))
         pin_embedded(client)
         return client
 
@@ -311,12 +319,14 @@ def connect_server(url: ServiceUrl, *, query_timeout_s: int = QUERY_TIMEOUT_S, w
 
 def server_connector(
     url: ServiceUrl, *, query_timeout_s: int = QUERY_TIMEOUT_S, writes: bool = True
-) -> Callable[[], Client]:
+) -> "Callable[[], Client]":
     """How to connect to a server: see `connect_server`."""
     password = url.password.get_secret_value()
     tls = _tls_arguments(url)
 
-    def connect() -> Client:
+    def connect() -> "Client":
+        import clickhouse_connect  # noqa: PLC0415  the embedded engine does without
+
         client = clickhouse_connect.get_client(
             host=url.host,
             port=url.port,
@@ -337,6 +347,8 @@ def _tls_arguments(url: ServiceUrl) -> dict[str, Any]:
     if not url.is_secure:
         return {"secure": False}
     if not url.is_verified:  # `carat doctor` warns of it, and urllib3 would at every request
+        import urllib3  # noqa: PLC0415
+
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     ca, cert, key = (url.file_option(name, variable="CARAT_WAREHOUSE") for name in ("ca", "cert", "key"))
     arguments = {"secure": True, "verify": url.is_verified, "ca_cert": ca, "client_cert": cert, "client_cert_key": key}
@@ -352,7 +364,12 @@ def _is_default(values: pl.Series, column: Column) -> bool:
     return column.type in _COUNTS and not (values != 0).any()
 
 
-def _is_gone(error: ClickHouseError, message: str) -> bool:
+def _is_a(error: Exception, *names: str) -> bool:
+    """Whether an error is of a class with such a name: only one of the two clients that have them is imported."""
+    return any(kind.__name__ in names for kind in type(error).__mro__)
+
+
+def _is_gone(error: Exception, message: str) -> bool:
     """Whether the server did not answer, as opposed to refusing."""
     has_no_code = "Code:" not in message and "DB::Exception" not in message
-    return isinstance(error, OperationalError) and has_no_code
+    return has_no_code and _is_a(error, "OperationalError")

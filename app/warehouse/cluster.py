@@ -245,6 +245,10 @@ class Cluster(Warehouse):
             node.__exit__()
         super().__exit__()
 
+    @property
+    def is_cluster(self) -> bool:
+        return True
+
     @cached_property
     def nodes(self) -> tuple[Warehouse, ...]:  # connected when they are first needed
         return tuple(Node(shard, self) for shard in self.layout.shards)

@@ -7,6 +7,7 @@ visitor in which somebody was signed in, else of the last one before, else the v
 from app.contracts import COVERAGE, SESSIONS
 from app.core.sql import quote
 from app.settings import Settings
+from app.warehouse.spend_views import spend_views
 from app.warehouse.views import View
 
 _PEOPLE = "FROM dwh.sessions WHERE NOT is_bot"
@@ -71,6 +72,7 @@ FROM (
             "WHERE (day, built_at) IN (SELECT day, max(built_at) FROM etl.coverage GROUP BY day)",
             {column.name: column.comment for column in COVERAGE.columns},
         ),
+        *spend_views(settings),
     )
 
 

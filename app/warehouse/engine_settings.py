@@ -6,13 +6,14 @@ may not change settings (`readonly = 1`) can read nevertheless, as long as its p
 """
 
 from collections.abc import Mapping
-from typing import Any
-
-from clickhouse_connect.driver.client import Client
+from typing import TYPE_CHECKING, Any
 
 from app.core.errors import WarehouseError
 from app.core.sql import quote
 from app.warehouse.advice import quote_user
+
+if TYPE_CHECKING:
+    from clickhouse_connect.driver.client import Client
 
 UTC = "UTC"
 _OVERFLOW_MODES = (
@@ -118,13 +119,13 @@ _FEWEST_SETTINGS = 500
 PINNED: dict[str, Any] = MEANING | DURABILITY | TRANSPORT
 
 
-def pin_embedded(client: Client) -> None:
+def pin_embedded(client: "Client") -> None:
     """Fix the settings of a connection to the embedded engine, in one statement: it takes no others with a query."""
     values = ", ".join(f"{name} = {quote(str(value))}" for name, value in (PINNED | EMBEDDED).items())
     client.command(f"SET {values}")
 
 
-def pin_server(client: Client, *, user: str, writes: bool) -> None:
+def pin_server(client: "Client", *, user: str, writes: bool) -> None:
     """Fix the settings of a connection to a server; those that its version does not know are left out.
 
     Where the user may not change a setting (`readonly = 1`, a constraint) and its value would change results or, for a
@@ -158,7 +159,7 @@ def how_to_unfix(user: str, fixed: Mapping[str, str], changed: str) -> str:
     )
 
 
-def _is_utc(client: Client) -> bool:
+def _is_utc(client: "Client") -> bool:
     """Whether the server's own time zone, which counts where none is set, is UTC."""
     is_unset = not client.server_settings["session_timezone"].value
     return is_unset and str(client.server_tz) in {"UTC", "Etc/UTC", "UCT", "Etc/UCT", "Zulu", "Etc/Zulu"}

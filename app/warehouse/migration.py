@@ -1,16 +1,19 @@
 """Creates and upgrades databases, tables and views from the contracts; safe to repeat."""
 
+from collections.abc import Sequence
+
 from app.contracts import API_CALLS, Column, Table, all_tables, raw_calls
 from app.core.errors import WarehouseError
 from app.core.sql import quote
-from app.rules.snapshot_plan import load_snapshot_plan
+from app.rules.snapshot_plan import SnapshotPlan, load_snapshot_plan
 from app.settings import Settings
 from app.warehouse.call_ids import existing_columns, upgrade_call_ids
 from app.warehouse.client import Warehouse
 from app.warehouse.dwh_views import dwh_views
 from app.warehouse.history import existing_histories, refresh_history_views
+from app.warehouse.prepared import read_state, remember
 from app.warehouse.shop_views import refresh_shop_views
-from app.warehouse.views import replace_views
+from app.warehouse.views import View, replace_views
 
 _FIXED_SETTINGS = ("index_granularity",)  # as the table was created
 
@@ -20,20 +23,36 @@ def migrate(warehouse: Warehouse, settings: Settings, *, every_replica: bool = F
 
     With `every_replica` also on the replicas of a cluster on which Carat does not work.
     """
+    warehouse.require_free_space()
+    calls = raw_calls(settings.no_id_values)
+    views, plan = dwh_views(settings), load_snapshot_plan(settings.snapshots)
+    # What one server remembers says nothing of the other shards.
+    state = None if warehouse.is_cluster else read_state(warehouse, calls, views, plan, settings)
+    if state and state.is_prepared:
+        return []
+    changes = _migrate(warehouse, settings, views, plan, every_replica=every_replica)
+    if state and not changes:
+        remember(warehouse, state)
+    return changes
+
+
+def _migrate(
+    warehouse: Warehouse, settings: Settings, views: Sequence[View], plan: SnapshotPlan, *, every_replica: bool
+) -> list[str]:
     changes = [f"{node.prefix}{line}" for node in warehouse.nodes for line in migrate_tables(node, settings)]
     for replica in warehouse.other_replicas() if every_replica else ():
         with replica:
             changes += (f"{replica.prefix}{line}" for line in migrate_tables(replica, settings))
     changes += warehouse.show_nodes()
-    changes += replace_views(warehouse, dwh_views(settings))
+    have_new_columns = any("added column " in change for change in changes)
+    changes += replace_views(warehouse, views, have_new_columns=have_new_columns)
     changes += refresh_history_views(warehouse, existing_histories(warehouse).values())
-    return changes + refresh_shop_views(warehouse, load_snapshot_plan(settings.snapshots), settings.timezone)
+    return changes + refresh_shop_views(warehouse, plan, settings.timezone)
 
 
 def migrate_tables(warehouse: Warehouse, settings: Settings) -> list[str]:
     """Create and upgrade the databases and tables of one server; returns a line for each change."""
     changes = []
-    warehouse.require_free_space()
     known = set(warehouse.query("SELECT name FROM system.databases")["name"])
     warehouse.require_fitting(known)
     for name, comment in warehouse.databases.items():

@@ -23,15 +23,17 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import msgspec
-from clickhouse_connect.driver.client import Client
 
 from app.core import console
 from app.core.errors import CaratError, LockedError, WarehouseError, WarehouseGoneError
 from app.warehouse.client import Warehouse
 from app.warehouse.reading import parse_statement, require_own_tables, restrict
+
+if TYPE_CHECKING:
+    from clickhouse_connect.driver.client import Client
 
 RunQuery = Callable[[Callable[[Warehouse], bytes]], bytes]
 """Runs a function with a new connection to the warehouse."""

@@ -11,8 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clickhouse_connect.driver.binding import bind_query
-
 from app.core.errors import WarehouseError, WarehouseGoneError
 from app.warehouse.client import Warehouse
 
@@ -79,6 +77,8 @@ def parse_statement(warehouse: Warehouse, sql: str, parameters: Mapping[str, Any
 
     Raises WarehouseError if it is not one valid statement.
     """
+    from clickhouse_connect.driver.binding import bind_query  # noqa: PLC0415  only who answers others needs it
+
     bound, of_engine = bind_query(sql, dict(parameters or {}))
     text = bound if isinstance(bound, str) else bound.decode()
     try:

@@ -3,7 +3,7 @@
 from app.contracts.grants import SHOP_COLLECTION, SHOP_DATABASE
 from app.core.errors import WarehouseError
 from app.core.sql import quote
-from app.shop import MySQLShop
+from app.shop.mysql import MySQLShop
 from app.warehouse.client import Warehouse
 
 _COMMENT = "The shop's tables as they are now, read from its own MySQL; Carat never writes there"

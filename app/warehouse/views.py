@@ -21,9 +21,16 @@ class View:
         return f"CREATE OR REPLACE VIEW {self.full_name} AS\n{self.select}\nCOMMENT {quote(self.comment)}"
 
 
-def replace_views(warehouse: Warehouse, views: Sequence[View]) -> list[str]:
-    """Create the views that do not exist, replace those whose query differs; returns a line for each change."""
-    return [_replace(warehouse, view, exists=exists) for view, exists in differing_views(warehouse, views)]
+def replace_views(warehouse: Warehouse, views: Sequence[View], *, have_new_columns: bool = False) -> list[str]:
+    """Create the views that do not exist, replace those whose query differs; returns a line for each change.
+
+    `have_new_columns`: a table that they read has more columns, which a view with a `*` shows once it is replaced.
+    """
+    differing = list(differing_views(warehouse, views))
+    if have_new_columns:
+        new = {view.full_name for view, exists in differing if not exists}
+        differing = [(view, view.full_name not in new) for view in views]
+    return [_replace(warehouse, view, exists=exists) for view, exists in differing]
 
 
 def differing_views(warehouse: Warehouse, views: Sequence[View]) -> Iterator[tuple[View, bool]]:

@@ -17,6 +17,7 @@ from itertools import product
 from pathlib import Path
 from statistics import median
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -25,6 +26,7 @@ from bench.snapshots.contender import STAGES
 from tests.support.mariadb import MariaDB, running_mariadb
 
 _TITLES = {"read": "the read alone", "carat": "Carat", "duckdb": "DuckDB", "sql": "ClickHouse SQL", "pandas": "pandas"}
+_STAGES = {"first": "The first snapshot", "changed": "1 % of the rows changed", "unchanged": "Nothing changed"}
 _PAUSE_S = 0.02
 _MB = 1e6
 
@@ -34,7 +36,7 @@ console = Console()
 @dataclass(frozen=True)
 class Measured:
     seconds: float
-    cpu_seconds: float
+    cpu_seconds: float  # of the process, its children and the shop's server
     peak_bytes: int  # of the process and its children together, as seen every 20 ms
     appended: dict[str, list[int]]
 
@@ -82,19 +84,21 @@ def _compare(names: list[str], rows: int, *, rounds: int) -> bool:
 
 
 def _print(names: list[str], runs: dict[tuple[str, str], list[Measured]], rows: int) -> None:
-    table = Table(title=f"One table of {rows:,} rows x {len(shop.COLUMNS)} columns: read, compare, append")
-    table.add_column("")
+    console.print(f"\nOne table of {rows:,} rows x {len(shop.COLUMNS)} columns: read, compare, append")
     for stage in STAGES:
-        for heading in (f"{stage}, s", "x read", "peak"):
-            table.add_column(heading, justify="right")
-    for name in ("read", *names):
-        cells = []
-        for stage in STAGES:
-            seconds, read = (median(run.seconds for run in runs[who, stage]) for who in (name, "read"))
-            peak = max(run.peak_bytes for run in runs[name, stage])
-            cells += [f"{seconds:.1f}", f"{seconds / read:.2f}", f"{peak / _MB:,.0f} MB"]
-        table.add_row(_TITLES[name], *cells)
-    console.print(table)
+        table = Table(title=_STAGES[stage], title_justify="left", box=box.SIMPLE)
+        table.add_column("", min_width=15)
+        for heading in ("CPU s", "x read", "wall s", "x read", "peak MB"):
+            table.add_column(heading, justify="right", min_width=7)
+        for name in ("read", *names):
+            cpu, cpu_read = (median(run.cpu_seconds for run in runs[who, stage]) for who in (name, "read"))
+            wall, wall_read = (median(run.seconds for run in runs[who, stage]) for who in (name, "read"))
+            peak = max(run.peak_bytes for run in runs[name, stage]) / _MB
+            table.add_row(
+                _TITLES[name], f"{cpu:.2f}", f"{cpu / cpu_read:.2f}", f"{wall:.2f}", f"{wall / wall_read:.2f}",
+                f"{peak:,.0f}",
+            )  # fmt: skip
+        console.print(table)
 
 
 def _server(folder: Path) -> AbstractContextManager[MariaDB]:
@@ -106,7 +110,7 @@ def _server(folder: Path) -> AbstractContextManager[MariaDB]:
 def _measure(name: str, stage: str, folder: Path, server: MariaDB) -> Measured:
     os.sync()  # nobody waits for what another wrote
     command = [sys.executable, "-m", "bench.snapshots.contender", name, stage, str(folder), server.url()]
-    peaks = [0]
+    peaks, of_server = [0], _cpu_of_server(server)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         done = threading.Event()
         watcher = threading.Thread(target=_watch, args=(process.pid, peaks, done))
@@ -117,7 +121,14 @@ def _measure(name: str, stage: str, folder: Path, server: MariaDB) -> Measured:
     if process.returncode:
         raise SystemExit(f"{name}, {stage}: {err}")
     result = json.loads(out.splitlines()[-1])
-    return Measured(result["seconds"], result["cpu_seconds"], peaks[0], result["appended"])
+    cpu_seconds = result["cpu_seconds"] + _cpu_of_server(server) - of_server
+    return Measured(result["seconds"], cpu_seconds, peaks[0], result["appended"])
+
+
+def _cpu_of_server(server: MariaDB) -> float:
+    assert server.process
+    fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _watch(pid: int, peaks: list[int], done: threading.Event) -> None:

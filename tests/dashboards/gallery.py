@@ -68,7 +68,7 @@ def every_display() -> list[Card]:
     )
     by_channel = f'SELECT {_CHANNELS}[number + 1] AS "Channel", 9000 - number * 1150 AS "Sessions" FROM numbers(7)'
     step = (
-        "SELECT ['Visit', 'Catalog', 'Product', 'Favorite or cart', 'Checkout', 'Purchase'][number + 1] AS \"Step\", "
+        "SELECT ['Visit', 'Catalog', 'Product', 'Cart', 'Checkout', 'Purchase'][number + 1] AS \"Step\", "
         '[18609, 16848, 11169, 5161, 999, 530][number + 1] AS "Sessions" FROM numbers(6)'
     )
     return [

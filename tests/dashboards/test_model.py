@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app.core.errors import DashboardError
-from app.dashboards import DEFAULT_FOLDER, load_library
+from app.dashboards.model import DEFAULT_FOLDER, load_library
 
 SESSIONS = "collections/main/carat/cards/sessions.yaml"
 BOARD = "collections/main/carat/store_overview.yaml"
@@ -160,7 +160,7 @@ def test_the_installed_package_contains_its_dashboards(tmp_path):
     ]
     subprocess.run(build, cwd=source, check=True, capture_output=True, timeout=120)
     zipfile.ZipFile(next(tmp_path.glob("carat-*.whl"))).extractall(site)
-    ask = "from app.dashboards import load_library; library = load_library(); print(library.folder, len(library.cards))"
+    ask = "from app.dashboards.model import load_library; library = load_library(); print(library.folder, len(library.cards))"
     printed = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(site)!r}); {ask}"],
         cwd=tmp_path, check=True, capture_output=True, text=True, timeout=60,

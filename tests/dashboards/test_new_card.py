@@ -11,12 +11,12 @@ import yaml
 
 from app import main
 from app.core.errors import SettingsError
-from app.dashboards import DEFAULT_FOLDER, Library, load_library
 from app.dashboards.card_checks import check_cards
 from app.dashboards.card_results import query_runner
 from app.dashboards.commands import Display
 from app.dashboards.lint import lint
 from app.dashboards.metabase_schema import schema_findings, validator
+from app.dashboards.model import DEFAULT_FOLDER, Library, load_library
 from app.dashboards.new_card import add_card, tab_of
 from app.warehouse import open_warehouse
 from tests.support.metabase_tools import tools_path

@@ -20,8 +20,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
-from app.dashboards import load_library
 from app.dashboards.card_results import parse_result, query_runner
+from app.dashboards.model import load_library
 from app.dashboards.preview import static_page, write_page
 from app.settings import Settings
 from app.warehouse import migrate, open_warehouse
@@ -190,7 +190,7 @@ def test_every_tab_shows_every_card_and_keeps_quiet(browser, pages, page, look, 
 
 
 def test_the_page_of_a_demo_shop_is_small_and_every_card_has_an_answer(browser, pages):
-    assert (pages / "demo.html").stat().st_size < 1.5 * 1024**2
+    assert (pages / "demo.html").stat().st_size < 1.2 * 1024**2
     opened(browser, (pages / "demo.html").as_uri())
     results = browser.run("return JSON.parse(document.getElementById('content').textContent).results")
     asked = {own.entity_id: own.card.name for board in load_library().dashboards for own in board.dashcards if own.card}
@@ -272,6 +272,94 @@ def test_a_legend_entry_hides_its_series_and_brings_it_back(browser, pages):
     assert (strokes(), entry.get_attribute("aria-pressed")) == (2, "false")
     entry.click()
     assert strokes() == 3
+
+
+def test_change_within_noise_has_no_colour_and_says_so(browser, demo_settings, tmp_path):
+    def number(name, verdict):
+        days = 'SELECT toDate(\'2026-03-01\') + number AS "Day", 100 + 20 * number AS "Orders"'
+        return a_card(name, "smartscalar", f"{days}, '{verdict}' AS \"Verdict\" FROM numbers(2)")
+
+    rows = "SELECT 'a' AS \"Step\", 1 AS \"Change\", 'worse' AS \"Verdict\" UNION ALL SELECT 'b', 2, 'within noise'"
+    zero = 'SELECT toDate(\'2026-03-01\') + number AS "Day", 3 * number AS "Orders" FROM numbers(2)'
+    cards = [
+        number("Real", "better"), number("Noise", "within noise"), number("Few", "too few to tell"),
+        a_card("From none", "smartscalar", zero), a_card("List", "table", rows),
+    ]  # fmt: skip
+    with open_warehouse(demo_settings, purpose="a test", writes=False) as warehouse:
+        (tmp_path / "page.html").write_bytes(
+            static_page(query_runner(warehouse), a_library(a_dashboard("Verdicts", cards)), {})
+        )
+    opened(browser, (tmp_path / "page.html").as_uri())
+    said = browser.run(
+        "return [...document.querySelectorAll('.change')].map((one) => [one.firstChild.className, one.textContent])"
+    )
+    assert said == [
+        ["good", "▲ 20.0%previous period: 100"],
+        ["same", "▲ 20.0%within noiseprevious period: 100"],
+        ["same", "▲ 20.0%too few to tellprevious period: 100"],
+        ["quiet", "previous period: 0"],
+    ]
+    assert browser.run("return [...document.querySelectorAll('tbody tr')].map((row) => row.className)") == [
+        "",
+        "is-noise",
+    ]
+
+
+def test_what_matters_stands_in_words_on_top_of_the_first_tab_and_leads_to_its_cards(browser, pages):
+    opened(browser, (pages / "demo.html").as_uri())
+    said = browser.run("return [...document.querySelectorAll('#insights li')].map((one) => one.textContent)")
+    assert 2 <= len(said) <= 5
+    turned(browser, browser.driver.find_element(By.CSS_SELECTOR, "#insights li:last-child a").click)
+    assert not browser.driver.find_element(By.ID, "insights").is_displayed()
+    assert not browser.run("return document.querySelector('#grid').dataset.shown").startswith("store_overview/0")
+
+
+def test_numbers_of_a_card_are_saved_as_csv_without_formulas(browser, pages, demo_settings, tmp_path):
+    rows = 'SELECT arrayJoin([\'=1+1\', \'a "b", c\', \'-2\']) AS "What", 1.5 AS "Worth", NULL AS "Nothing"'
+    with open_warehouse(demo_settings, purpose="a test", writes=False) as warehouse:
+        library = a_library(a_dashboard("Csv", [a_card("Words", "table", rows)]))
+        (tmp_path / "page.html").write_bytes(static_page(query_runner(warehouse), library, {}))
+    opened(browser, (tmp_path / "page.html").as_uri())
+    browser.driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    browser.driver.find_element(By.CSS_SELECTOR, "[aria-label='CSV of Words']").click()
+    for _ in range(100):
+        if (tmp_path / "Words.csv").exists():
+            break
+        time.sleep(0.05)
+    lines = (tmp_path / "Words.csv").read_text(encoding="utf-8-sig").split("\n")
+    assert [line.rstrip("\r") for line in lines] == [
+        "What,Worth,Nothing", "'=1+1,1.5,", '"a ""b"", c",1.5,', "'-2,1.5,",
+    ]  # fmt: skip
+    assert browser.complaints() == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_on_the_strongest_heat_colour_can_be_read(browser, pages, scheme):
+    opened(browser, (pages / "gallery.html").as_uri(), scheme=scheme)
+    colours = browser.run("""
+        const paint = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+        const seen = (...layers) => {
+          paint.clearRect(0, 0, 1, 1);
+          for (const colour of layers) { paint.fillStyle = colour; paint.fillRect(0, 0, 1, 1); }
+          return [...paint.getImageData(0, 0, 1, 1).data].slice(0, 3);
+        };
+        return [...document.querySelectorAll('tbody td')].filter((cell) => cell.style.background).map((cell) => {
+          const [own, card] = [getComputedStyle(cell), getComputedStyle(cell.closest('.card'))];
+          return [seen(own.color), seen(card.backgroundColor, own.backgroundColor)];
+        });
+    """)
+
+    def luminance(colour):
+        parts = [part / 255 for part in colour]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return sum(share * part for share, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    contrasts = []
+    for text, ground in colours:
+        low, high = sorted((luminance(text), luminance(ground)))
+        contrasts.append((high + 0.05) / (low + 0.05))
+    assert len(contrasts) > 20
+    assert min(contrasts) >= 4.5
 
 
 def test_what_is_empty_or_failed_says_so(browser, demo_settings, tmp_path):
@@ -418,13 +506,23 @@ def test_filters_of_the_live_page_change_the_numbers_to_those_of_the_warehouse(b
         assert len(set(seen)) == 3
         browser.keep_picture(PICTURES / "live-light.png")
         assert {one.text for one in Select(find("channel")).options} > {"all", "Direct", "Organic Search"}
+        chosen = browser.run("return location.hash")
+        assert chosen == "#store_overview/0?date=2026-03-02%7E2026-03-04&device=mobile"
+        asked_of = asked(browser)
+        turned(browser, browser.driver.refresh)
+        assert browser.run(figure) == seen[-1]  # a link says which filters were chosen
+        assert Select(find("device")).first_selected_option.text == "mobile"
+        turned(browser, lambda: browser.run("location.hash = '#warehouse_health/0'"))
+        offered = "return [...document.querySelectorAll('#filters label')].filter((one) => !one.hidden).map((one) => one.firstChild.textContent)"
+        assert browser.run(offered) == ["Date"]
         turned(browser, lambda: browser.run("location.hash = '#shopper_journey/0'"))
         assert {card["state"] for card in browser.run(SEEN)} == {"drawn"}
         assert browser.complaints() == []
-        assert {address.partition("?")[0] for address in asked(browser)} == {url, f"{url}api/cards"}
+        paths = {address.partition("?")[0].partition("#")[0] for address in (*asked_of, *asked(browser))}
+        assert paths == {url, f"{url}api/cards", f"{url}api/insights"}
         process.terminate()
         process.wait(timeout=20)
-        Select(find("device")).select_by_value("desktop")
+        Select(find("device")).select_by_value("tablet")
         wait(browser, "const told = document.getElementById('status'); return !told.hidden && told.textContent")
         assert {card["state"] for card in browser.run(SEEN)} == {"drawn"}  # what was known is still shown
 

@@ -12,9 +12,9 @@ from urllib.parse import quote
 import pytest
 
 from app.core.errors import DashboardError, SettingsError, WarehouseError, WarehouseGoneError
-from app.dashboards import load_library
 from app.dashboards.card_results import card_results, parse_result, query_runner, stored_days
 from app.dashboards.live import LivePage, asking
+from app.dashboards.model import load_library
 from app.dashboards.preview import chosen_filters, static_page, write_page
 from app.warehouse import migrate
 from app.warehouse.client import connect_embedded
@@ -255,6 +255,16 @@ def test_the_live_page_answers_a_dashboard_under_the_chosen_filters(read):
     assert json.loads(body)["results"]["One-the-card"]["rows"] == [["all"]]
 
 
+def test_cards_of_hidden_tabs_are_not_computed():
+    asked: list[str] = []
+    cards = [a_card("Shown", "scalar", "SELECT 1"), a_card("Hidden", "scalar", "SELECT 2")]
+    page = LivePage(asking(counting(asked)), a_library(a_dashboard("Both", cards, tabs=2)))
+    [(status, _, body)] = ask(page, "/api/cards?dashboard=both&tab=0")
+    assert (status, list(json.loads(body)["results"]), asked) == (200, ["Both-shown"], ["SELECT 1"])
+    ask(page, "/api/cards?dashboard=both")
+    assert asked == ["SELECT 1", "SELECT 1", "SELECT 2"]
+
+
 def test_the_live_page_itself_holds_no_results(read):
     [(status, headers, body)] = ask(LivePage(asking(read), one_card("SELECT 1")), "/")
     assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
@@ -274,6 +284,9 @@ def test_the_live_page_says_what_its_server_knows_of_the_first_sessions(read):
         ("/api/cards?dashboard=two", 404, "one of one is expected"),
         ("/api/cards?dashboard=one&dashboard=one", 404, "one of one is expected"),
         ("/api/cards?dashboard=one&colour=red", 400, "no such filter"),
+        ("/api/cards?dashboard=one&tab=1", 404, "from 0 to 0"),
+        ("/api/cards?dashboard=one&tab=-1", 404, "from 0 to 0"),
+        ("/api/insights?colour=red", 400, "no such filter"),
         ("/api/cards?dashboard=one&date=yesterday", 400, "is expected"),
         ("/api/cards?dashboard=one&date=2026-03-01&date=2026-03-02", 400, "one period"),
         (f"/api/cards?dashboard=one&device={'a' * 201}", 400, "too long"),

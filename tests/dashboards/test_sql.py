@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.errors import DashboardError
-from app.dashboards import load_library
-from app.dashboards.model import Card, Tag
+from app.dashboards.model import Card, Tag, load_library
 from app.dashboards.sql import Period, parse_period, render, tags_used, values_of
 
 DAY = Tag("date", "1", "Date", "dimension", "date/range", ("Carat", "dwh", "days", "day"))

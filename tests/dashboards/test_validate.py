@@ -15,12 +15,12 @@ import yaml
 
 from app import main
 from app.core.errors import DashboardError
-from app.dashboards import DEFAULT_FOLDER, load_library
 from app.dashboards.card_checks import check_cards
 from app.dashboards.card_results import parse_result, query_runner
 from app.dashboards.findings import Finding
 from app.dashboards.lint import lint
 from app.dashboards.metabase_schema import schema_findings, validator
+from app.dashboards.model import DEFAULT_FOLDER, load_library
 from app.dashboards.sql_lint import problems
 from app.dashboards.validate import validate
 from app.warehouse import Warehouse, open_warehouse
@@ -33,7 +33,7 @@ _BOARDS = ("shopper_journey", "warehouse_health")  # enough for every kind of mi
 BOARD = "carat/shopper_journey.yaml"
 KPI = "carat/cards/carts_left_behind.yaml"
 FUNNEL = "carat/cards/from_visit_to_purchase.yaml"
-TABLE = "carat/cards/how_many_go_on_from_step_to_step.yaml"
+TABLE = "carat/cards/favorites_a_branch_beside_the_way.yaml"
 DEVICES = "carat/cards/step_by_step_on_each_device.yaml"
 LINE = "carat/cards/people_and_machines_by_day.yaml"
 BARS = "carat/cards/value_left_in_carts_by_day.yaml"
@@ -125,8 +125,8 @@ MISTAKES = [
     Mistake("dashcard on a tab of another dashboard", BOARD, lambda b: b["dashcards"][0]["dashboard_tab_id"].__setitem__(0, "F" * 21), "tabs"),
     Mistake("two tabs at one position", BOARD, _set("tabs", 1, "position", to=0), "tabs"),
     Mistake("tab without a card", BOARD, lambda b: b["tabs"].append({"entity_id": "G" * 21, "name": "Empty", "position": 9}), "tabs"),
-    Mistake("dashcard past the 24th column", BOARD, _set("dashcards", 0, "col", to=13), "grid"),
-    Mistake("dashcard over another", BOARD, _set("dashcards", 1, "col", to=11), "grid"),
+    Mistake("dashcard past the 24th column", BOARD, _set("dashcards", 0, "col", to=15), "grid"),
+    Mistake("dashcard over another", BOARD, _set("dashcards", 1, "col", to=9), "grid"),
     Mistake("dashcard too small to be read", BOARD, _set("dashcards", 0, "size_y", to=2), "grid"),
     # tags and filters
     Mistake("tag that is not declared", FUNNEL, lambda card: _stage(card)["template-tags"].pop(), "tags"),
@@ -145,7 +145,7 @@ MISTAKES = [
     Mistake("date filter that offers days with gaps", FUNNEL, lambda card: _tag(card, "date").update({"widget-type": "date/all-options"}), "tags"),
     Mistake("second date filter that offers days with gaps", BOARD, lambda b: b["parameters"].append({"id": "more", "name": "More", "slug": "more", "type": "date/all-options"}), "filters"),
     Mistake("zeros for a period without built days", FUNNEL, _sql("HAVING period.first <= period.last", ""), "periods", answers=True),
-    Mistake("day of 1970 for a period without built days", KPI, _sql("WHERE session_date BETWEEN", "WHERE 1 = 1 OR session_date BETWEEN"), "periods", answers=True),
+    Mistake("day of 1970 for a period without built days", KPI, _sql("HAVING period.first <= period.last", ""), "periods", answers=True),
     Mistake("date filter of another type", BOARD, _set("parameters", 0, "type", to="date/single"), "filters"),
     Mistake("filter that is not mapped on a card", BOARD, lambda b: b["dashcards"][3]["parameter_mappings"].pop(2), "mappings"),
     Mistake("filter that is mapped twice", BOARD, lambda b: b["dashcards"][0]["parameter_mappings"].append(b["dashcards"][0]["parameter_mappings"][0]), "mappings"),
@@ -155,8 +155,8 @@ MISTAKES = [
     Mistake("mapping of a filter that is not there", BOARD, _set("dashcards", 0, "parameter_mappings", 0, "parameter_id", to="nobody"), "mappings"),
     Mistake("device and channel swapped", BOARD, _swap_device_and_channel, "mappings"),
     # SQL
-    Mistake("ratio that may divide by zero", TABLE, _sql("/ nullIf(sessions_at[1], 0)", "/ sessions_at[1]"), "ratios"),
-    Mistake("nullIf of something else than zero", TABLE, _sql("/ nullIf(sessions_at[1], 0)", "/ nullIf(sessions_at[1], 1)"), "ratios"),
+    Mistake("ratio that may divide by zero", TABLE, _sql("/ nullIf(count(), 0)", "/ count()"), "ratios"),
+    Mistake("nullIf of something else than zero", TABLE, _sql("/ nullIf(count(), 0)", "/ nullIf(count(), 1)"), "ratios"),
     Mistake("bots counted as people", FUNNEL, _sql(" AND NOT is_bot", ""), "bots"),
     Mistake("day cut at midnight UTC", FUNNEL, _sql("WHERE session_date BETWEEN", "WHERE toDate(started_at) BETWEEN"), "days"),
     Mistake("fixed day", FUNNEL, _sql("BETWEEN period.first AND period.last", "BETWEEN '2026-03-01' AND period.last"), "days"),

@@ -222,6 +222,18 @@ def test_a_shop_adds_its_own_banks_pages(tmp_path):
         assert arrived(("https://shop.example/done", referrer), rules=rules)["channel"] == "Direct"
 
 
+def test_the_platforms_id_of_a_campaign_is_kept_with_the_tags_beside_it():
+    tagged = "https://shop.example/?utm_source=google&utm_medium=cpc&utm_id=120210000000000000&utm_campaign=Rings"
+    found = arrived(("https://shop.example/", ""), (tagged, ""))
+    assert (found["utm_id"], found["utm_campaign"], found["channel"]) == ("120210000000000000", "Rings", "Paid Search")
+    assert arrived(("https://shop.example/?utm_source=google", ""))["utm_id"] == ""
+
+
+def test_an_address_with_nothing_but_the_id_of_a_campaign_leaves_the_source_to_the_referrer():
+    found = arrived(("https://shop.example/?utm_id=7", "https://www.google.com/"))
+    assert (found["utm_id"], found["source"], found["medium"]) == ("7", "google", "organic")
+
+
 def test_tags_are_kept_as_they_were_written_and_compared_in_lower_case():
     found = arrived(("https://shop.example/?utm_source=News%20Letter&utm_medium=Email&utm_term=a%2Bb&gclid=", ""))
     assert (found["utm_source"], found["source"], found["utm_term"]) == ("News Letter", "news letter", "a+b")

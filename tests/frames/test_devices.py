@@ -122,12 +122,12 @@ def test_fewer_than_5_of_1000_browsers_are_called_machines():
 def test_the_accelerator_reads_as_the_parser_without_it_does():
     agents = uap_cases("devices")["user_agent"].gather_every(20)
     fast = read_user_agents(agents, RULES).sort("user_agent")
-    devices._resolver.cache_clear()
+    devices._parser.cache_clear()
     try:
         with patch.dict("sys.modules", {"ua_parser.regex": None}):
             plain = read_user_agents(agents, RULES).sort("user_agent")
     finally:
-        devices._resolver.cache_clear()
+        devices._parser.cache_clear()
     assert fast.equals(plain)
 
 

@@ -107,7 +107,7 @@ def test_a_stream_is_split_alike_wherever_it_is_cut(values, seed, is_array):
     stream = io.BytesIO(text.encode())
     chunks = iter(lambda: stream.read(chance.randrange(1, 30)), b"")
     start, whole = first_bytes(chunks)
-    assert [json.loads(line.data) for line in records(start, whole)] == values
+    assert [json.loads(data) for block in records(start, whole) for data in block.records] == values
 
 
 @given(st.text(alphabet='[]{},:"\\ \na1', max_size=60), st.integers(1, 20))
@@ -116,7 +116,8 @@ def test_any_text_is_split_alike_wherever_it_is_cut(text, size):
     def split(step: int) -> list[bytes]:
         data, found = text.encode(), []
         try:
-            found.extend(line.data for line in elements(data[at : at + step] for at in range(0, len(data), step)))
+            chunks = (data[at : at + step] for at in range(0, len(data), step))
+            found.extend(record for block in elements(chunks) for record in block.records)
         except IncompleteJSONError:
             found.append(b"incomplete")
         return found

@@ -73,7 +73,10 @@ def test_a_plan_that_cannot_be_read_is_named(tmp_path, content):
 def test_the_shipped_plan_says_of_products_what_the_demo_has():
     plan = load_snapshot_plan(SHIPPED_SNAPSHOTS)
     assert load_snapshot_plan(SHIPPED_SNAPSHOTS).tables
-    assert [table.name for table in plan.tables] == ["items", "stock", "cart", "favorites"]
+    assert [table.name for table in plan.tables] == [
+        "items", "stock", "cart", "favorites", "orders", "order_items", "refunds",
+    ]  # fmt: skip
+    assert [table.name for table in plan.tables if table.optional] == ["orders", "order_items", "refunds"]
     assert [table.name for table in plan.of_products] == ["items", "stock"]
     assert plan.tables[2].key == ("user_id", "product_id")
 
@@ -173,3 +176,55 @@ def test_a_column_of_a_role_that_the_shop_does_not_have_is_named():
     (table,) = parsed(CART + 'cart = { owner = "customer", product_id = "sku", quantity = "pieces" }\n').tables
     assert table.missing(["line", "customer", "sku", "pieces"]) == {}
     assert table.missing(["line", "client", "sku", "pieces"]) == {"customer": "cart"}
+
+
+ORDERS = """[orders]
+source = "o"
+key = ["id"]
+person = "user"
+
+[orders.meaning]
+order_id = "id"
+created = "at"
+total = "total"
+state = "status"
+user = "user"
+states = { paid = ["Paid ", "sent"], refunded = ["back"] }
+"""
+
+
+def test_a_plan_says_which_column_of_orders_is_what():
+    meaning = parsed(ORDERS).orders.orders
+    assert meaning is not None
+    assert (meaning.order_id, meaning.created, meaning.minor_units) == ("id", "at", 0)
+    assert meaning.state_of == {"paid": "paid", "sent": "paid", "back": "refunded"}
+    assert parsed(ITEMS).orders.orders is None
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    (ORDERS.replace('created = "at"\n', ""), "^plan.toml:6: orders.meaning.created: missing: the column that says when the order was made"),
+    (ORDERS + 'totl = "x"\n', "^plan.toml:13: orders.meaning.totl: unknown key. Did you mean total[?]"),
+    (ORDERS.replace("back", "sent"), "^plan.toml:12: orders.meaning.states.refunded: sent is paid already"),
+    (ORDERS.replace("paid =", "payed ="), "^plan.toml:12: orders.meaning.states.payed"),
+    (ORDERS.replace('state = "status"\n', ""), "^plan.toml:11: orders.meaning.states: needs state, the column that has these values"),
+    (ORDERS.replace('person = "user"', ""), '^plan.toml:11: orders.meaning.user: needs person = "user" in .orders., for `carat forget`'),
+    (ORDERS + 'time_zone = "Mars"\n', "^plan.toml:13: orders.meaning.time_zone: 'Mars' is no time zone: write one such as"),
+    (ORDERS.replace('person = "user"', 'person = "user"\nexclude = ["total"]'), "^plan.toml:7: orders.meaning: total is not kept in history"),
+    (ITEMS + 'meaning = { order_id = "id" }\n', r"^plan.toml:4: items.meaning: only the tables .orders., .order_items. and .refunds. have a meaning"),
+    (ITEMS.replace("items", "refunds") + 'meaning = { order_id = "id", amount = "a", at = "b" }\n', r"^plan.toml:4: refunds.meaning: needs .orders.meaning., which says what an order is"),
+])  # fmt: skip
+def test_a_mistake_in_the_meaning_of_orders_is_named(text, message):
+    with pytest.raises(SettingsError, match=message):
+        parsed(text)
+
+
+def test_what_is_said_of_costs_does_not_change_what_is_said_of_products():
+    product = 'product = { product_id = "id", title = "title" }\n'
+    with_cost = parsed(ITEMS + product.replace("}", ', cost = "c" }'))
+    assert with_cost.products_digest == parsed(ITEMS + product).products_digest
+    assert with_cost.costs_digest != parsed(ITEMS + product).costs_digest
+
+
+def test_a_column_that_a_meaning_names_must_be_there():
+    (table,) = parsed(ORDERS).tables
+    assert table.missing(["id", "at", "status", "user"]) == {"total": "meaning"}

@@ -14,7 +14,8 @@ from app.core.errors import ShopError
 from app.core.service_url import ServiceUrl
 from app.frames.snapshots import as_kept, require_keys
 from app.rules.snapshot_plan import SnapshotTable
-from app.shop import MySQLShop, Shop, ShopReading
+from app.shop import Shop, ShopReading
+from app.shop.mysql import MySQLShop
 from app.shop.reading import ReaderProcess
 from tests.support.mariadb import MariaDB
 

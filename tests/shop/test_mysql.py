@@ -16,7 +16,8 @@ import app.shop.mysql
 from app.core.errors import SettingsError, ShopError
 from app.core.service_url import ServiceUrl
 from app.settings import load_settings
-from app.shop import MySQLShop, open_shop
+from app.shop import open_shop
+from app.shop.mysql import MySQLShop
 from app.shop.reading import ReaderProcess, Reading
 from tests.shop.taking import opened, reading, table, take
 from tests.support import mariadb

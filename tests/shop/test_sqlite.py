@@ -17,7 +17,7 @@ import pytest
 
 import app.shop.sqlite
 from app.core.errors import ShopError
-from app.shop import SQLiteShop
+from app.shop.sqlite import SQLiteShop
 from tests.shop.taking import Taken, reading, table, take
 from tests.support.deadline import deadline
 

@@ -6,23 +6,27 @@ tested here: docs/cluster.md says how to prove them on real servers.
 
 import json
 import random
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import polars as pl
 import pytest
 
-from app.contracts import API_CALLS, DWH_TABLES, Table
+from app.contracts import API_CALLS, DWH_TABLES, Table, published_tables
 from app.core.errors import SettingsError
 from app.jobs.build.backfill import build_stale, plan_days
 from app.jobs.build.day import JOBS
 from app.jobs.fill import fill
+from app.jobs.hourly import run_hour
 from app.jobs.ingest import ingest_paths
 from app.jobs.verify import verify_days
+from app.main import main
 from app.ops.cluster_checks import check_cluster
 from app.ops.status import freshness, products_met
 from app.settings import Settings
-from app.warehouse import Warehouse, migrate, open_warehouse
+from app.warehouse import Warehouse, call_id_filters, migrate, open_warehouse
 from tests.stories.test_promise import VISITORS, call
 from tests.support.clickhouse_cluster import ServedCluster, serving_cluster, settings_of
 from tests.support.effort import repeated
@@ -56,7 +60,7 @@ def emptied(warehouse: Warehouse) -> None:
         for table in (API_CALLS, *DWH_TABLES):
             node.command(f"DROP TABLE IF EXISTS {table.full_name} SYNC")
             node.command(node.as_stored(table).create_statement())
-        for name in ("ledger", "fingerprints", "rejects", "publications", "user_agents"):
+        for name in ("ledger", "fingerprints", "rejects", "publications", "user_agents", "call_id_filters"):
             node.command(f"TRUNCATE TABLE etl.{name}")
 
 
@@ -225,18 +229,65 @@ def test_migrating_a_cluster_twice_changes_nothing(cluster, shards):
         ).iter_rows()
     )
     assert public["sessions"] == "Distributed('shop', 'dwh_local', 'sessions')"
-    assert set(public) == {table.name for table in DWH_TABLES}
+    assert set(public) == {table.name for table in published_tables()}
 
 
 def test_status_counts_the_rows_of_all_shards(warehouse, settings, shards, cluster, tmp_path):
     calls = shopping(seed=24)
     tell(warehouse, settings, [calls], tmp_path)
     tell(shards, settings_of(cluster), [calls], tmp_path)
-    counts = ("table", "rows", "newest_day")
-    assert freshness(shards).select(counts).rows() == freshness(warehouse).select(counts).rows()
-    assert freshness(shards)["built_at"].null_count() == 0
+    found, single = (
+        of.filter(~pl.col("table").is_in(["dwh.orders", "dwh.refunds"])) for of in map(freshness, (shards, warehouse))
+    )
+    assert found.select("table", "rows", "newest_day").equals(single.select("table", "rows", "newest_day"))
+    assert found["built_at"].null_count() == 0
     (there,), (here,) = products_met(shards).rows(named=True), products_met(warehouse).rows(named=True)
     assert (there["last_day"], there["products"], there["found"]) == (here["last_day"], here["products"], here["found"])
+
+
+def test_an_hour_builds_all_but_orders_and_says_so(shards, cluster, tmp_path, capsys):
+    settings = settings_of(cluster, spool=tmp_path / "spool")
+    path = tmp_path / "calls.ndjson"
+    path.write_text("\n".join(map(json.dumps, shopping(seed=25)[:40])))
+    ingest_paths(shards, settings, [str(path)], now=NOW).require_done()
+    hour = run_hour(shards, settings)
+    hour.require_done()
+
+    assert sum(day.rows["order_calls"] for day in hour.backfill.built) > 0
+    assert hour.backfill.orders == []
+    assert "dwh.orders and dwh.refunds are not built on a cluster yet" in capsys.readouterr().err
+    assert [node.scalar("SELECT count() FROM dwh.orders") for node in shards.nodes] == [0] * SHARDS
+    assert plan_days(shards, settings) == []
+    verification = verify_days(shards, settings)
+    assert (verification.differing, verification.stale) == ([], {})
+
+
+@pytest.mark.parametrize(
+    "arguments", [["etl", "--jobs", "orders"], ["etl", "--jobs", "sessions,refunds"], ["spend", "costs.csv"]]
+)
+def test_what_a_cluster_does_not_have_yet_exits_with_2(arguments, cluster, shards, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "costs.csv").write_text("day,campaign,cost\n")
+    monkeypatch.setenv("CARAT_WAREHOUSE", cluster.url)
+    monkeypatch.setattr(sys, "argv", ["carat", *arguments])
+    with pytest.raises(SystemExit) as exited:
+        main()
+    assert exited.value.code == 2
+    assert f"not on a cluster yet: `carat {arguments[0]}" in capsys.readouterr().err
+
+
+def test_known_calls_are_found_on_each_shard_by_its_own_filters(shards, cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(call_id_filters, "_STORED_IDS", 1)
+    path = tmp_path / "calls.ndjson"
+    path.write_text("\n".join(map(json.dumps, shopping(seed=27))))
+    stored = [ingest_paths(shards, settings_of(cluster), [str(path)], now=NOW).stored for _ in range(2)]
+    assert stored[0] > 0
+    assert stored[1] == 0
+    parts = "SELECT hash_of_all_files AS part FROM system.parts WHERE active AND database = 'pd_local'"
+    for node in shards.nodes:
+        filters = set(node.query("SELECT part FROM etl.call_id_filters")["part"])
+        assert filters & set(node.query(parts)["part"])
+        assert filters & {*call_id_filters._in_memory[node.url]}
 
 
 def test_doctor_finds_every_shard(cluster, shards):

@@ -45,7 +45,7 @@ from tests.support.killing import (
 
 pytestmark = pytest.mark.slow
 
-KILLS = repeated(6, 100)  # a fifth of them on a server, but at least two
+KILLS = repeated(4, 100)  # a fifth of them on a server, but at least two
 SEED = int(os.environ.get("CARAT_TEST_SEED", random.randrange(10**6)))
 SERVED_KILLS = max(KILLS // 5, 2)
 EMBEDDED_KILLS = KILLS - SERVED_KILLS

@@ -7,7 +7,9 @@ keys, defaults and columns that matter to no plan are left out.
 import functools
 import json
 import re
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -47,6 +49,7 @@ class ShopSystem:
     about_people: tuple[str, ...]  # tables that no plan may read
     rows: tuple[str, ...]
     changes: tuple[str, ...]
+    order: tuple[str, ...]  # what dwh.orders shall know of its order: state, total, refunded, net revenue, user
     ring: dict[str, tuple[str, ...]]  # what product sessions shall know of product 17, before and after the changes
     of_other_versions: tuple[str, ...] = ()  # columns that the plan leaves out and these tables do not have
 
@@ -75,14 +78,17 @@ OPENCART = ShopSystem(
         "oc_attribute_description": "attribute_id INT, language_id INT, name VARCHAR(64)",
         "oc_cart": "cart_id INT PRIMARY KEY, store_id INT, customer_id INT, session_id VARCHAR(32), product_id INT, subscription_plan_id INT, `option` TEXT, quantity INT, override TEXT, price DECIMAL(15,4), date_added DATETIME",
         "oc_customer_wishlist": "customer_id INT, store_id INT, product_id INT, date_added DATETIME",
+        "oc_order": "order_id INT PRIMARY KEY, store_id INT, customer_id INT, firstname VARCHAR(32), email VARCHAR(96), telephone VARCHAR(32), comment TEXT, total DECIMAL(15,4), order_status_id INT, currency_code VARCHAR(3), currency_value DECIMAL(15,8), ip VARCHAR(40), user_agent VARCHAR(255), date_added DATETIME, date_modified DATETIME",
+        "oc_order_product": "order_product_id INT PRIMARY KEY, order_id INT, product_id INT, name VARCHAR(255), quantity INT, price DECIMAL(15,4), total DECIMAL(15,4), tax DECIMAL(15,4)",
     },
     kept_out={
         "oc_cart": ("session_id", "option", "override"),
         "oc_product": ("variant", "override"),
         "oc_product_description": ("description", "tag"),
         "oc_category_description": ("description",),
+        "oc_order": ("firstname", "email", "telephone", "comment", "ip", "user_agent"),
     },
-    about_people=("oc_customer", "oc_address", "oc_order", "oc_session", "oc_user", "oc_customer_login"),
+    about_people=("oc_customer", "oc_address", "oc_session", "oc_user", "oc_customer_login"),
     of_other_versions=("viewed",),
     rows=(
         "oc_product (product_id, model, quantity, stock_status_id, price, date_available, status) VALUES (17, 'R-17', 3, 7, 199, '0000-00-00', 1), (18, 'C-18', 0, 5, 20, '2026-01-05', 1)",
@@ -94,6 +100,8 @@ OPENCART = ShopSystem(
         "oc_product_attribute VALUES (17, 1, 1, 'gold 585'), (17, 1, 2, 'or 585'), (17, 2, 1, 'pearl'), (17, 3, 1, 'no soap')",
         "oc_cart (cart_id, store_id, customer_id, product_id, quantity, date_added) VALUES (1, 0, 4711, 17, 1, '2026-03-01 10:00:00'), (2, 0, 0, 18, 1, '2026-03-01 10:00:00')",
         "oc_customer_wishlist VALUES (4711, 0, 18, '2026-02-01 00:00:00')",
+        "oc_order (order_id, customer_id, total, order_status_id, currency_code, date_added) VALUES (1001, 4711, 199, 5, 'EUR', '2026-03-01 09:00:00'), (1002, 0, 20, 0, 'EUR', '2026-03-01 09:00:00')",
+        "oc_order_product (order_product_id, order_id, product_id, quantity, price) VALUES (1, 1001, 17, 1, 199)",
     ),
     changes=(
         "UPDATE oc_product SET price = 149.5 WHERE product_id = 17",
@@ -104,7 +112,9 @@ OPENCART = ShopSystem(
         "DELETE FROM oc_customer_wishlist",
         "INSERT INTO oc_customer_wishlist VALUES (4711, 0, 17, '2026-03-02 08:00:00')",
         "DELETE FROM oc_product_to_category WHERE category_id = 20",
+        "UPDATE oc_order SET order_status_id = 11 WHERE order_id = 1001",
     ),
+    order=("refunded", "199", "199", "0", "4711"),
     ring={"title": ("Ring Alma",), "section": ("20", "30"), "material": ("pearl",), "metal": ("gold 585",)},
 )
 
@@ -119,6 +129,8 @@ WOOCOMMERCE = ShopSystem(
         "wp_term_relationships": "object_id BIGINT UNSIGNED, term_taxonomy_id BIGINT UNSIGNED, term_order INT",
         "wp_usermeta": "umeta_id BIGINT UNSIGNED PRIMARY KEY, user_id BIGINT UNSIGNED, meta_key VARCHAR(255), meta_value LONGTEXT",
         "wp_yith_wcwl": "ID BIGINT PRIMARY KEY, prod_id BIGINT, quantity INT, user_id BIGINT, wishlist_id BIGINT, position INT, original_price DECIMAL(9,3), original_currency CHAR(3), dateadded TIMESTAMP, on_sale TINYINT",
+        "wp_wc_order_stats": "order_id BIGINT UNSIGNED PRIMARY KEY, parent_id BIGINT UNSIGNED, date_created DATETIME, date_created_gmt DATETIME, date_paid DATETIME, date_completed DATETIME, num_items_sold INT, total_sales DOUBLE, tax_total DOUBLE, shipping_total DOUBLE, net_total DOUBLE, returning_customer TINYINT, status VARCHAR(20), customer_id BIGINT UNSIGNED",
+        "wp_wc_order_product_lookup": "order_item_id BIGINT UNSIGNED PRIMARY KEY, order_id BIGINT UNSIGNED, product_id BIGINT UNSIGNED, variation_id BIGINT UNSIGNED, customer_id BIGINT UNSIGNED, date_created DATETIME, product_qty INT, product_net_revenue DOUBLE, product_gross_revenue DOUBLE",
         "wp_tinvwl_items": "ID BIGINT PRIMARY KEY, wishlist_id BIGINT, product_id BIGINT, variation_id BIGINT, formdata TEXT, author BIGINT, date DATETIME, quantity BIGINT, price VARCHAR(255), in_stock TINYINT",
     },
     kept_out={
@@ -142,6 +154,8 @@ WOOCOMMERCE = ShopSystem(
         "wp_term_relationships VALUES (17, 11, 0), (17, 12, 0), (17, 13, 0), (17, 14, 0), (17, 15, 0), (5, 11, 0)",
         f"wp_usermeta VALUES (1, 4711, '_woocommerce_persistent_cart_1', '{SERIALIZED_CART}'), (2, 4711, 'billing_email', '{SECRET}'), (3, 4711, 'nickname', '{SECRET}')",
         "wp_yith_wcwl VALUES (1, 18, 1, 4711, 1, 0, 20, 'EUR', '2026-02-01 00:00:00', 0), (2, 17, 1, NULL, 2, 0, 199, 'EUR', '2026-02-02 00:00:00', 0)",
+        "wp_wc_order_stats (order_id, parent_id, date_created_gmt, total_sales, status, customer_id) VALUES (1001, 0, '2026-03-01 09:00:00', 199, 'wc-processing', 5), (1002, 1001, '2026-03-01 20:00:00', -50, 'wc-completed', 5)",
+        "wp_wc_order_product_lookup (order_item_id, order_id, product_id, variation_id, product_qty, product_gross_revenue) VALUES (1, 1001, 17, 171, 1, 199), (2, 1002, 17, 171, -1, -50)",
         "wp_tinvwl_items (ID, wishlist_id, product_id, variation_id, author, date, quantity) VALUES (1, 1, 17, 171, 4711, '2026-02-01 00:00:00', 1)",
     ),
     changes=(
@@ -154,6 +168,7 @@ WOOCOMMERCE = ShopSystem(
         "DELETE FROM wp_yith_wcwl WHERE ID = 1",
         "INSERT INTO wp_yith_wcwl VALUES (3, 17, 1, 4711, 1, 0, 149.5, 'EUR', '2026-03-02 08:00:00', 1)",
     ),
+    order=("partly_refunded", "199", "50", "149", ""),
     ring={"title": ("Ring Alma",), "section": ("Rings",), "material": ("coral, pearl",), "metal": ("gold 585",)},
 )
 
@@ -171,11 +186,15 @@ PRESTASHOP = ShopSystem(
         "ps_cart": "id_cart INT UNSIGNED PRIMARY KEY, id_shop_group INT UNSIGNED, id_shop INT UNSIGNED, id_carrier INT UNSIGNED, delivery_option MEDIUMTEXT, id_lang INT UNSIGNED, id_address_delivery INT UNSIGNED, id_address_invoice INT UNSIGNED, id_currency INT UNSIGNED, id_customer INT UNSIGNED, id_guest INT UNSIGNED, secure_key VARCHAR(32), gift TINYINT UNSIGNED, gift_message MEDIUMTEXT, date_add DATETIME, date_upd DATETIME, checkout_session_data MEDIUMTEXT",
         "ps_cart_product": "id_cart INT UNSIGNED, id_product INT UNSIGNED, id_address_delivery INT UNSIGNED, id_shop INT UNSIGNED, id_product_attribute INT UNSIGNED, id_customization INT UNSIGNED, quantity INT UNSIGNED, date_add DATETIME",
         "ps_wishlist": "id_wishlist INT UNSIGNED PRIMARY KEY, id_customer INT UNSIGNED, id_shop INT UNSIGNED, id_shop_group INT UNSIGNED, token VARCHAR(64), name VARCHAR(64), counter INT UNSIGNED, date_add DATETIME, date_upd DATETIME, `default` INT UNSIGNED",
+        "ps_orders": "id_order INT UNSIGNED PRIMARY KEY, reference VARCHAR(9), id_shop INT UNSIGNED, id_customer INT UNSIGNED, id_currency INT UNSIGNED, id_address_delivery INT UNSIGNED, current_state INT UNSIGNED, secure_key VARCHAR(32), gift_message TEXT, note TEXT, total_paid DECIMAL(20,6), total_paid_tax_incl DECIMAL(20,6), valid INT UNSIGNED, date_add DATETIME, date_upd DATETIME",
+        "ps_order_detail": "id_order_detail INT UNSIGNED PRIMARY KEY, id_order INT UNSIGNED, id_shop INT UNSIGNED, product_id INT UNSIGNED, product_name TEXT, product_quantity INT UNSIGNED, unit_price_tax_incl DECIMAL(20,6), original_wholesale_price DECIMAL(20,6)",
+        "ps_order_slip": "id_order_slip INT UNSIGNED PRIMARY KEY, id_customer INT UNSIGNED, id_order INT UNSIGNED, amount DECIMAL(10,2), shipping_cost TINYINT UNSIGNED, date_add DATETIME, date_upd DATETIME",
         "ps_wishlist_product": "id_wishlist_product INT PRIMARY KEY, id_wishlist INT UNSIGNED, id_product INT UNSIGNED, id_product_attribute INT UNSIGNED, quantity INT UNSIGNED, priority INT UNSIGNED",
     },
     kept_out={
         "ps_cart": ("secure_key", "gift_message", "checkout_session_data", "delivery_option", "id_address_invoice"),
         "ps_wishlist": ("token", "name"),
+        "ps_orders": ("secure_key", "gift_message", "note", "id_address_delivery"),
         "ps_product_lang": ("description", "description_short"),
         "ps_category_lang": ("description",),
     },
@@ -183,7 +202,6 @@ PRESTASHOP = ShopSystem(
         "ps_customer",
         "ps_address",
         "ps_customized_data",
-        "ps_orders",
         "ps_connections",
         "ps_employee",
         "ps_guest",
@@ -200,6 +218,9 @@ PRESTASHOP = ShopSystem(
         "ps_cart_product VALUES (1, 17, 3, 1, 54, 0, 1, '2026-03-01 10:00:00'), (1, 18, 3, 1, 0, 0, 1, '2026-03-01 10:00:00'), (2, 17, 0, 2, 54, 0, 1, '2026-03-01 10:00:00')",
         "ps_wishlist (id_wishlist, id_customer, id_shop, id_shop_group, counter, date_add, `default`) VALUES (1, 4711, 1, 1, 0, '2026-02-01 00:00:00', 1)",
         "ps_wishlist_product VALUES (1, 1, 18, 0, 1, 1)",
+        "ps_orders (id_order, id_shop, id_customer, id_currency, current_state, total_paid_tax_incl, date_add) VALUES (1001, 1, 4711, 1, 2, 199, '2026-03-01 09:00:00')",
+        "ps_order_detail (id_order_detail, id_order, id_shop, product_id, product_quantity, unit_price_tax_incl, original_wholesale_price) VALUES (1, 1001, 1, 17, 1, 199, 80)",
+        "ps_order_slip VALUES (1, 4711, 1001, 20, 0, '2026-03-01 20:00:00', '2026-03-01 20:00:00')",
     ),
     changes=(
         "UPDATE ps_product_shop SET price = 149.5, date_upd = '2026-03-02 08:00:00' WHERE id_product = 17 AND id_shop = 1",
@@ -211,7 +232,9 @@ PRESTASHOP = ShopSystem(
         "UPDATE ps_wishlist SET counter = 5 WHERE id_wishlist = 1",
         "DELETE FROM ps_wishlist_product",
         "INSERT INTO ps_wishlist_product VALUES (2, 1, 17, 54, 1, 0)",
+        "UPDATE ps_orders SET current_state = 6 WHERE id_order = 1001",
     ),
+    order=("cancelled", "199", "20", "0", "4711"),
     ring={"title": ("Ring Alma",), "section": ("20",), "material": ("coral, pearl",), "metal": ("gold 585",)},
 )
 
@@ -234,6 +257,8 @@ def as_shipped_and_all_switched_on(system: ShopSystem) -> list[SnapshotPlan]:
 def test_there_is_an_example_plan_for_each_system_tested_here():
     assert sorted(path.stem for path in SHIPPED_SNAPSHOT_PLANS.glob("*.toml")) == [
         "demo",
+        "magento",
+        "medusa",
         "opencart",
         "prestashop",
         "woocommerce",
@@ -245,6 +270,7 @@ def test_the_plan_names_no_column_that_its_tables_do_not_have(system):
     for plan in as_shipped_and_all_switched_on(system):
         for table in plan.tables:
             if table.source != system.view:
+                assert table.missing(list(system.types(table.source))).keys() <= {f"{n}?" for n in system.of_other_versions} | {*system.of_other_versions}  # fmt: skip
                 excluded = {name.removesuffix("?") for name in table.exclude}  # "?": not in every version
                 named = {*table.key, *table.columns, *excluded, *table.product.values()}
                 assert named - system.types(table.source).keys() <= set(system.of_other_versions)
@@ -281,6 +307,7 @@ class Kept:
     states: list[tuple[str, str, str]]  # of every table in both snapshots: its name, error and guarantee
     history: dict[str, pl.DataFrame]
     product_sessions: pl.DataFrame
+    orders: pl.DataFrame
 
     def changed(self, table: str, *columns: str) -> list[tuple]:
         """What the second snapshot appended: op, the columns asked for, and which columns an update changed."""
@@ -325,6 +352,7 @@ def take_twice(system: ShopSystem, server: MariaDB, engine_url: str, folder: Pat
             [(row["table"], row["error"], row["guarantee"]) for row in (*first, *second)],
             {table.name: warehouse.query(f"SELECT * FROM history.{table.name}") for table in tables.tables},
             warehouse.query("SELECT * FROM dwh.product_sessions ORDER BY visitor_id"),
+            warehouse.query("SELECT * FROM dwh.orders"),
         )
 
 
@@ -440,3 +468,67 @@ def test_product_sessions_know_what_the_product_was_at_that_moment(kept_of, syst
     before, after = ({name: facts[moment] for name, facts in system.ring.items()} for moment in (0, -1))
     assert early == before | {"list_price": Decimal(199), "stock_qty": 3}
     assert late == after | {"list_price": Decimal("149.50"), "stock_qty": 2}
+
+
+@on_embedded_engine
+@of_every_system
+def test_orders_know_what_became_of_them(kept_of, system):
+    columns = ("state", "total", "refunded", "net_revenue", "user_id")
+    ((*row, items),) = kept_of(system).orders.select(*columns, "items").rows()
+    assert row == [system.order[0], *map(Decimal, system.order[1:4]), system.order[4]]
+    assert [(line["product"], line["units"], line["price"]) for line in items] == [("17", 1, Decimal(199))]
+
+
+@dataclass(frozen=True)
+class OtherOrders:
+    """The tables, or views, of orders of another shop system, with an order of 199 of which 50 were given back."""
+
+    name: str
+    statements: tuple[str, ...]
+    order_id: str
+
+
+MAGENTO_ORDERS = OtherOrders(
+    "magento",
+    (
+        "CREATE TABLE sales_order (entity_id INTEGER PRIMARY KEY, increment_id TEXT, customer_id INTEGER, customer_email TEXT, state TEXT, grand_total DECIMAL(20,4), order_currency_code TEXT, total_refunded DECIMAL(20,4), created_at DATETIME)",
+        "CREATE TABLE sales_order_item (item_id INTEGER PRIMARY KEY, order_id INTEGER, parent_item_id INTEGER, sku TEXT, qty_ordered DECIMAL(12,4), price_incl_tax DECIMAL(12,4), base_cost DECIMAL(12,4))",
+        "CREATE TABLE sales_creditmemo (entity_id INTEGER PRIMARY KEY, order_id INTEGER, grand_total DECIMAL(20,4), order_currency_code TEXT, created_at DATETIME)",
+        "CREATE TABLE cataloginventory_stock_item (item_id INTEGER PRIMARY KEY, product_id INTEGER, stock_id INTEGER, qty DECIMAL(12,4), is_in_stock INTEGER)",
+        "INSERT INTO sales_order VALUES (7, '000000031', 4711, 'x', 'complete', 199, 'EUR', 50, '2026-03-01 09:00:00')",
+        "INSERT INTO sales_order_item VALUES (1, 7, NULL, 'R-17', 1, 199, 80), (2, 7, 1, 'R-17', 1, 0, 80)",
+        "INSERT INTO sales_creditmemo VALUES (1, 7, 50, 'EUR', '2026-03-01 20:00:00')",
+        "INSERT INTO cataloginventory_stock_item VALUES (1, 17, 1, 3, 1)",
+    ),
+    "000000031",
+)
+MEDUSA_ORDERS = OtherOrders(
+    "medusa",
+    (
+        "CREATE TABLE carat_orders (id TEXT PRIMARY KEY, customer_id TEXT, created_at DATETIME, currency_code TEXT, total DECIMAL(20,6), state TEXT)",
+        "CREATE TABLE carat_order_items (id TEXT PRIMARY KEY, order_id TEXT, product_id TEXT, quantity INTEGER, unit_price DECIMAL(20,6))",
+        "CREATE TABLE carat_refunds (id TEXT PRIMARY KEY, order_id TEXT, amount DECIMAL(20,6), created_at DATETIME, currency_code TEXT)",
+        "INSERT INTO carat_orders VALUES ('order_01J', 'cus_1', '2026-03-01 09:00:00', 'eur', 199, 'paid')",
+        "INSERT INTO carat_order_items VALUES ('i', 'order_01J', 'R-17', 1, 199)",
+        "INSERT INTO carat_refunds VALUES ('r', 'order_01J', 50, '2026-03-01 20:00:00', 'eur')",
+    ),
+    "order_01J",
+)
+
+
+@on_embedded_engine
+@pytest.mark.parametrize("system", [MAGENTO_ORDERS, MEDUSA_ORDERS], ids=lambda system: system.name)
+def test_the_orders_of_other_systems_are_read_by_their_plans(warehouse, engine_url, tmp_path, system):
+    with closing(sqlite3.connect(tmp_path / "shop.sqlite")) as database, database:
+        for statement in system.statements:
+            database.execute(statement)
+    settings = Settings(
+        _env_file=None, warehouse=engine_url, shop_db=f"sqlite://{tmp_path / 'shop.sqlite'}", snapshots=system.name,
+        scratch=tmp_path / "scratch",
+    )  # fmt: skip
+    assert {row["error"] for row in take_snapshot(warehouse, settings, at=at(0))} == {""}
+    build_stale(warehouse, settings, span=(None, None)).require_done()
+    columns = "order_id, state, total, refunded, net_revenue, currency, items.product"
+    assert warehouse.query(f"SELECT {columns} FROM dwh.orders").rows() == [
+        (system.order_id, "partly_refunded", Decimal(199), Decimal(50), Decimal(149), "EUR", ["R-17"])
+    ]

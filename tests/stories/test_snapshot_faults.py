@@ -142,7 +142,7 @@ def test_a_snapshot_that_fails_before_any_statement_is_whole_or_not_there_and_th
     # The statements by which history becomes another one, and some of the others, in make test-long all of them.
     numbers = set(range(announced - 1, announced + 4))
     if warehouse.is_embedded:
-        numbers |= set(random.sample(range(len(statements)), repeated(3, len(statements))))
+        numbers |= set(random.sample(range(len(statements)), repeated(2, len(statements))))
     finished = []
     for number in sorted(numbers):
         table = f"t{number}"

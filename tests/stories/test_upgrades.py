@@ -58,6 +58,8 @@ def test_migrate_brings_it_up_to_date_and_has_nothing_to_do_after_that(old):
         assert stored(warehouse) == before
         columns = set(warehouse.query("SELECT database || '.' || table, name FROM system.columns").iter_rows())
         assert {(table.full_name, column.name) for table in all_tables() for column in table.columns} <= columns
+        of_sessions = {name for table, name in columns if table == "dwh.sessions"}
+        assert of_sessions - {"visitor_hash", "user_hash"} <= {name for table, name in columns if table == "dwh.visits"}
 
 
 def test_the_hour_builds_every_day_again_and_each_is_what_its_raw_calls_say(old):

@@ -42,7 +42,7 @@ def sessions(warehouse, columns: str) -> list[tuple]:
     return warehouse.query(f"SELECT {columns} FROM dwh.sessions ORDER BY started_at, session_id").rows()
 
 
-@pytest.mark.parametrize("user", NO_IDS)
+@pytest.mark.parametrize("user", [NO_IDS[0], *(pytest.param(user, marks=pytest.mark.long) for user in NO_IDS[1:])])
 def test_four_guests_with_a_user_that_is_none_are_four_guests(warehouse, settings, ingest_records, user):
     ingest_records(*(call(f"06T10:0{n}:00", visitor_id=f"v{n}", user_id=user, ip=f"198.51.100.{n}") for n in range(4)))
     built(warehouse, settings)

@@ -13,7 +13,7 @@ from app.core.service_url import ServiceUrl
 from app.ops.doctor import examine
 from app.ops.server_checks import check_version
 from app.settings import Settings
-from app.shop import MySQLShop
+from app.shop.mysql import MySQLShop
 from app.warehouse import Warehouse, open_warehouse
 from app.warehouse.advice import how_to_fix
 from app.warehouse.engine_settings import CLOUD, DURABILITY, MEANING

@@ -4,7 +4,7 @@ import pytest
 
 from app.core.errors import WarehouseError
 from app.core.service_url import ServiceUrl
-from app.shop import MySQLShop
+from app.shop.mysql import MySQLShop
 from app.warehouse.shop_link import link_shop
 from tests.support.mariadb import running_mariadb
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from app.dashboards import load_library
 from app.dashboards.card_results import card_results, query_runner
+from app.dashboards.model import load_library
 from app.jobs.snapshot import take_snapshot
 from app.settings import SHIPPED_SNAPSHOTS, Settings
 from app.warehouse import Warehouse, migrate, open_warehouse

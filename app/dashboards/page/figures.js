@@ -2,6 +2,8 @@
 const Figures = (() => {
   const { make, svg } = Dom;
   const SPARK_FROM = 5;
+  const VERDICT = "Verdict"; // the column in which a card's SQL says whether a change is more than chance
+  const UNCERTAIN = new Set(["within noise", "too few to tell", "no loss seen"]);
 
   function pick(result, settings) {
     const wanted = settings["scalar.field"];
@@ -30,9 +32,11 @@ const Figures = (() => {
     const now = all[rows.at(-1)];
     const comparisons = settings["scalar.comparisons"] || [{ type: "previousPeriod" }];
     const figure = make("div.figure", {}, big(format(now)));
+    const verdict = Series.column(result, VERDICT) ? Series.values(result, VERDICT)[rows.at(-1)] : "";
     for (const comparison of comparisons.slice(0, 3)) {
       const [before, name] = comparedWith(comparison, result, all, rows, settings);
-      figure.append(change(now, before, name, format, settings["scalar.switch_positive_negative"] === true));
+      const isRate = Format.columnSettings(settings, column.name).number_style === "percent";
+      figure.append(change(now, before, name, format, settings["scalar.switch_positive_negative"] === true, { verdict, isRate }));
     }
     box.append(figure);
     if (rows.length >= SPARK_FROM) box.append(spark(rows.map((row) => all[row])));
@@ -48,17 +52,23 @@ const Figures = (() => {
     return [rows.length > back ? all[rows.at(-1 - back)] : null, back > 1 ? `${back} periods before` : "previous period"];
   }
 
-  function change(now, before, name, format, isLessBetter) {
-    if (before === null || before === undefined || now === null || Number(before) === 0) {
+  // A change that chance alone can explain has no colour, and says so.
+  function change(now, before, name, format, isLessBetter, { verdict, isRate }) {
+    if (before === null || before === undefined || now === null) {
       return make("div.change", {}, make("span.quiet", {}, `no ${name} to compare with`));
     }
+    if (Number(before) === 0) return make("div.change", {}, make("span.quiet", {}, `${name}: ${format(before)}`));
     const difference = (Number(now) - Number(before)) / Math.abs(Number(before));
     const isSame = Math.abs(difference) < 0.0005;
     const isGood = difference > 0 !== isLessBetter;
     const mark = isSame ? "=" : difference > 0 ? "▲" : "▼";
-    const percent = Format.number(Math.abs(difference), { number_style: "percent", decimals: Math.abs(difference) >= 1 ? 0 : 1 });
+    const percent = isRate // of a rate a percentage would read like points
+      ? Format.number(Math.abs(Number(now) - Number(before)), { scale: 100, decimals: 2, suffix: " pp" })
+      : Format.number(Math.abs(difference), { number_style: "percent", decimals: Math.abs(difference) >= 1 ? 0 : 1 });
+    const isNoise = !isSame && UNCERTAIN.has(verdict);
     return make("div.change", {},
-      make(`span.${isSame ? "same" : isGood ? "good" : "bad"}`, {}, `${mark} ${isSame ? "no change" : percent}`),
+      make(`span.${isSame || isNoise ? "same" : isGood ? "good" : "bad"}`, {}, `${mark} ${isSame ? "no change" : percent}`),
+      isNoise ? make("span.quiet", {}, verdict) : null,
       make("span.quiet", {}, `${name}: ${format(before)}`));
   }
 
@@ -72,7 +82,8 @@ const Figures = (() => {
       svg("polyline", { points: points.join(" "), "vector-effect": "non-scaling-stroke" }));
   }
 
-  // One bar a step: how many came so far, of all and of the step before; the step that loses most is marked.
+  // One bar a step: how many came so far, of all and of the step before. The largest loss is bold, not red: to lose
+  // most at some step is the nature of a funnel, and no alarm.
   function funnel(box, card, result) {
     const { settings } = card;
     const [[dimension], [metric]] = Series.dimensionsAndMetrics(
@@ -100,11 +111,11 @@ const Figures = (() => {
         make("div.step-bar", { role: "cell" }, make("div", { style: { width: `${Math.min(100, share * 100).toFixed(2)}%` } })),
         make("div.step-amount", { role: "cell" }, Format.number(step.amount, style), " ", make("span.quiet", {}, index ? percent(share) : "")),
         rates[index] === null ? make("div.step-rate", { role: "cell" })
-          : make(`div.step-rate${index === worst ? ".bad" : ""}`, { role: "cell", title: `${percent(1 - rates[index])} were lost since the step before` },
+          : make(`div.step-rate${index === worst ? ".is-most" : ""}`, { role: "cell", title: `${percent(1 - rates[index])} were lost since the step before` },
               `−${percent(1 - rates[index])}`)));
     });
     box.append(table);
   }
 
-  return { scalar, trend, funnel };
+  return { scalar, trend, funnel, VERDICT, UNCERTAIN };
 })();

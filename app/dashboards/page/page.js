@@ -14,6 +14,8 @@
   const NUMBERS = ["M2.5 3.5h11M2.5 8h11M2.5 12.5h11M6.5 3.5v9"];
   const ABOUT = ["M8 1.8a6.2 6.2 0 1 0 0 12.4a6.2 6.2 0 1 0 0-12.4", "M8 7.2v3.8M8 4.9v.1"];
 
+  const SAVE = ["M8 2.5v7.5M4.8 7L8 10.2L11.2 7M2.8 13.2h10.4"];
+
   const KINDS = { scalar: "figure", smartscalar: "figure", funnel: "funnel", table: "table", heading: "plain", text: "plain" };
   const CHARTS = new Set(["line", "bar", "area", "combo", "row", "pie"]);
 
@@ -42,6 +44,9 @@
       });
       row.append(button);
     }
+    const save = make("button.icon", { type: "button", "aria-label": `CSV of ${card.name}`, title: "Save as CSV", onclick: () => download(card) }, icon(SAVE));
+    save.hidden = card.display === "scalar" || !results.get(card.key)?.rows?.length;
+    row.append(save);
     if (card.description) {
       const about = make("div.about", { hidden: true }, card.description);
       const button = make("button.icon", { type: "button", "aria-expanded": "false", "aria-label": `About ${card.name}`, title: card.description }, icon(ABOUT));
@@ -53,6 +58,12 @@
       box.append(about);
     }
     return row;
+  }
+
+  function download(card) {
+    const address = URL.createObjectURL(new Blob(["\ufeff", Tables.csv(results.get(card.key))], { type: "text/csv" }));
+    make("a", { href: address, download: `${card.name}.csv` }).click();
+    URL.revokeObjectURL(address);
   }
 
   function show(card, body, display) {
@@ -98,11 +109,13 @@
     state.turn += 1;
     const { turn } = state;
     const grid = byId("grid");
+    if (state.dashboard !== content.dashboards[0] || state.tab !== 0) showInsights([]);
     const cards = state.dashboard.tabs[state.tab].cards;
     byId("name").textContent = state.dashboard.name;
     byId("description").textContent = state.dashboard.description;
     document.title = `${state.dashboard.name} – Carat`;
     if (content.until_built) {
+      showInsights([]);
       grid.replaceChildren(make("section.whole", {}, message("No sessions are stored yet", content.until_built)));
       grid.dataset.shown = `${state.dashboard.slug}/${state.tab}/${turn}`;
       return;
@@ -127,7 +140,27 @@
       isFirst &&= card.display === "table";
     });
     performance.mark("carat-tab-drawn");
+    tellInsights(turn);
     grid.dataset.shown = `${state.dashboard.slug}/${state.tab}/${turn}`;
+  }
+
+  // What matters, in words, on top of the first tab: known in a page that was written, asked for after the numbers else.
+  async function tellInsights(turn) {
+    const isFirst = state.dashboard === content.dashboards[0] && state.tab === 0;
+    if (!isFirst || !content.is_live) return void showInsights(isFirst ? content.insights : []);
+    try {
+      const answer = await fetch(`api/insights?${new URLSearchParams(chosenFilters())}`);
+      if (answer.ok && turn === state.turn) showInsights(await answer.json());
+    } catch {
+      if (turn === state.turn) showInsights([]); // the cards say what is wrong
+    }
+  }
+
+  function showInsights(insights) {
+    const box = byId("insights");
+    box.hidden = !insights.length;
+    box.replaceChildren(make("div.card-head", {}, make("h3", {}, "What matters")), make("ul", {}, ...insights.map((one) =>
+      make("li", { "data-kind": one.kind }, `${one.text} `, make("a", { href: address(one.dashboard, one.tab), "aria-label": `Card: ${one.card}` }, "show →")))));
   }
 
   // On a phone numbers stand in twos: one without a neighbour takes the whole row.
@@ -142,8 +175,8 @@
 
   async function fetched(turn) {
     const status = byId("status");
-    const query = new URLSearchParams({ dashboard: state.dashboard.slug });
-    for (const [slug, value] of Object.entries(state.filters)) if (value) query.set(slug, value);
+    const query = new URLSearchParams({ dashboard: state.dashboard.slug, tab: state.tab });
+    for (const slug of state.dashboard.filters) if (state.filters[slug]) query.set(slug, state.filters[slug]);
     byId("grid").classList.add("is-waiting");
     try {
       const answer = await fetch(`api/cards?${query}`, { headers: { accept: "application/json" } });
@@ -170,8 +203,16 @@
 
   function filters() {
     const form = byId("filters");
-    form.addEventListener("submit", (event) => event.preventDefault());
-    form.replaceChildren(...content.filters.flatMap((filter) => (content.is_live ? control(filter) : [chosen(filter)])));
+    form.replaceChildren(...content.filters.flatMap((filter) => {
+      const controls = content.is_live ? control(filter) : [chosen(filter)];
+      for (const one of controls) one.dataset.of = filter.slug;
+      return controls;
+    }));
+  }
+
+  // A filter that changes nothing on this dashboard is not offered.
+  function offerFilters() {
+    for (const one of byId("filters").children) one.hidden = !state.dashboard.filters.includes(one.dataset.of);
   }
 
   function chosen(filter) {
@@ -213,7 +254,7 @@
   function choose(slug, value) {
     state.filters[slug] = value;
     clearTimeout(waiting);
-    waiting = setTimeout(render, WAIT_MS);
+    waiting = setTimeout(() => go(state.dashboard, state.tab), WAIT_MS);
   }
 
   // ---- moving about ----
@@ -246,19 +287,38 @@
     tablist(byId("tabs"), tabs.map((tab) => tab.name), state.tab, (index) => go(state.dashboard, index));
   }
 
+  function address(slug, tab) {
+    const chosen = content.is_live ? chosenFilters() : [];
+    return `#${slug}/${tab}${chosen.length ? `?${new URLSearchParams(chosen)}` : ""}`;
+  }
+
   function go(dashboard, tab) {
-    const hash = `#${dashboard.slug}/${tab}`;
+    const hash = address(dashboard.slug, tab);
     if (location.hash === hash) follow();
     else location.hash = hash;
   }
 
-  // The address says what is shown: a link or the back button leads there.
+  // The address says what is shown, and under which filters: a link or the back button leads there.
   function follow() {
-    const [slug, tab] = location.hash.slice(1).split("/");
+    const [place, query = ""] = location.hash.slice(1).split("?");
+    const [slug, tab] = place.split("/");
     state.dashboard = content.dashboards.find((one) => one.slug === slug) || content.dashboards[0];
     state.tab = Math.min(Math.max(0, Number.parseInt(tab, 10) || 0), state.dashboard.tabs.length - 1);
+    if (content.is_live) read(new URLSearchParams(query));
     navigation();
+    offerFilters();
     return render();
+  }
+
+  // The filters that have a value, in their order.
+  function chosenFilters() {
+    return content.filters.map(({ slug }) => [slug, state.filters[slug]]).filter(([, value]) => value);
+  }
+
+  function read(query) {
+    const known = JSON.stringify(chosenFilters());
+    state.filters = Object.fromEntries(content.filters.map(({ slug }) => [slug, query.get(slug) || ""]));
+    if (JSON.stringify(chosenFilters()) !== known) filters();
   }
 
   function theme() {
@@ -293,6 +353,7 @@
 
   theme();
   byId("made").textContent = content.made;
+  byId("filters").addEventListener("submit", (event) => event.preventDefault());
   filters();
   arrows(byId("dashboards"));
   arrows(byId("tabs"));

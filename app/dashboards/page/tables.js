@@ -21,6 +21,8 @@ const Tables = (() => {
     const at = (column) => result.columns.indexOf(column);
     const formats = new Map(columns.map((column) => [column, Format.formatter(settings, column)]));
     const paints = columns.map((column) => painter(settings, result, column));
+    const verdict = result.columns.findIndex((column) => column.name === Figures.VERDICT);
+    const isNoise = (row) => verdict >= 0 && Figures.UNCERTAIN.has(row[verdict]);
     const order = { column: null, isDown: false };
     const body = make("tbody");
     const heads = columns.map((column) => {
@@ -42,7 +44,7 @@ const Tables = (() => {
         const index = at(order.column);
         rows.sort((a, b) => compare(a[index], b[index]) * (order.isDown ? -1 : 1));
       }
-      body.replaceChildren(...rows.slice(0, SHOWN_ROWS).map((row) => make("tr", {}, ...columns.map((column, index) =>
+      body.replaceChildren(...rows.slice(0, SHOWN_ROWS).map((row) => make(isNoise(row) ? "tr.is-noise" : "tr", {}, ...columns.map((column, index) =>
         cell(column, row[at(column)], formats.get(column), paints[index], row)))));
     }
 
@@ -70,6 +72,7 @@ const Tables = (() => {
     const element = make(`td${column.type === "number" ? ".number" : column.type.startsWith("date") ? ".day" : ""}`, text.length > 40 ? { title: text } : {});
     const { background, bar } = paint(value, row);
     if (background) element.style.background = background;
+    if (Figures.UNCERTAIN.has(value)) element.classList.add("quiet", "is-verdict");
     if (column.type === "text" && LONG_WORD.test(text)) element.classList.add("is-broken");
     if (bar !== undefined) {
       element.append(make("div.mini", {}, make("div", { style: { width: `${bar}%` } })), make("span", {}, text));
@@ -94,7 +97,7 @@ const Tables = (() => {
       if (isBar) painted.bar = most ? Math.max(0, (Number(value ?? 0) / most) * 100).toFixed(1) : 0;
       for (const rule of rules) {
         if (rule.type === "range" && value !== null) painted.background = heat(rule, amounts, Number(value));
-        else if (rule.type === "single" && holds(rule, value)) painted.background = tint(rule.color, 0.35);
+        else if (rule.type === "single" && holds(rule, value)) painted.background = tint(rule.color, 0.5);
       }
       return painted;
     };
@@ -108,17 +111,18 @@ const Tables = (() => {
     const colours = rule.colors || ["white", "#509ee3"];
     if (colours.length === 2) {
       const isFromPlain = isPlain(colours[0]);
-      return tint(isFromPlain ? colours[1] : colours[0], 0.75 * (isFromPlain ? share : 1 - share));
+      return tint(isFromPlain ? colours[1] : colours[0], isFromPlain ? share : 1 - share);
     }
-    return share < 0.5 ? tint(colours[0], 0.75 * (1 - share * 2)) : tint(colours.at(-1), 0.75 * (share * 2 - 1));
+    return share < 0.5 ? tint(colours[0], 1 - share * 2) : tint(colours.at(-1), share * 2 - 1);
   }
 
   function isPlain(colour) {
     return ["white", "#fff", "#ffffff", "transparent"].includes(String(colour).toLowerCase());
   }
 
+  // --heat keeps the words on the strongest colour readable, in light and in dark.
   function tint(colour, share) {
-    return CSS.supports("color", colour) ? `color-mix(in srgb, ${colour} ${(share * 100).toFixed(1)}%, transparent)` : "";
+    return CSS.supports("color", colour) ? `color-mix(in srgb, ${colour} calc(var(--heat) * ${(share * 100).toFixed(1)}%), transparent)` : "";
   }
 
   function holds(rule, value) {
@@ -164,5 +168,15 @@ const Tables = (() => {
       ...{ type: rule.type, colors: rule.colors, operator: rule.operator, value: rule.value, color: rule.color }, is_everywhere: true };
   }
 
-  return { draw };
+  // What a card's query gave, as CSV. A text that a spreadsheet would take for a formula begins with an apostrophe.
+  function csv(result) {
+    const text = (value) => {
+      const plain = value === null || value === undefined ? "" : String(value);
+      const safe = typeof value === "string" && /^[=+\-@\t\r]/.test(plain) ? `'${plain}` : plain;
+      return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+    };
+    return [result.columns.map((column) => column.name), ...result.rows].map((row) => row.map(text).join(",")).join("\r\n");
+  }
+
+  return { draw, csv };
 })();

@@ -32,7 +32,7 @@ class ControlTotals:
     def add(self, events: pl.DataFrame) -> None:
         """Count a shard's events of these sessions; in: `dwh.events` with `is_counted_order`."""
         orders = events.filter("is_counted_order")
-        order_calls = events.filter(pl.col("event") == "purchase", pl.col("order_id") != "")
+        order_calls = events.filter(pl.col("event") == "purchase")
         names_product = pl.col("order_products").list.eval(pl.element() != "").list.any().fill_null(value=False)
         found = {
             Control.CALLS: events.height,

@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 
-import stamina
-
-from app.contracts import EVENTS
+from app.contracts import EVENTS, ORDER_CALLS
 from app.core import console
 from app.core.errors import CaratError, WarehouseGoneError, require_none
+from app.core.retry import attempts
 from app.frames.days import day_bounds
-from app.jobs.build.coverage import record_coverage
-from app.jobs.build.day import DayBuilt, build_day
+from app.jobs.build.built import DayBuilt
 from app.jobs.build.days import ALL_DAYS, DAY_ERRORS, Span, is_within, run_parallel
 from app.jobs.build.ledger import Inputs, StaleDay, compare, read_inputs, record_built, record_untouched
+from app.jobs.build.order_book import BOOK_JOBS, build_orders, find_stale_orders
+from app.jobs.build.order_sources import find_sources
 from app.jobs.build.rules import BuildRules
 from app.jobs.runs import recorded
 from app.settings import Settings
@@ -28,12 +28,13 @@ _ROUNDS = 4  # of days that are stale because others were built; two suffice unl
 class Backfill:
     """The days that were stale, oldest first, those that were built, and why some could not be.
 
-    `postponed` days were not begun because the time was up.
+    `orders` are the days whose orders and refunds were built. `postponed` days were not begun because the time was up.
     """
 
     stale: list[StaleDay] = field(default_factory=list)
     built: list[DayBuilt] = field(default_factory=list)
     failures: list[CaratError] = field(default_factory=list)
+    orders: list[DayBuilt] = field(default_factory=list)
     postponed: list[date] = field(default_factory=list)
 
     def require_done(self) -> "Backfill":
@@ -66,8 +67,22 @@ def plan_days(
     warehouse: Warehouse, settings: Settings, *, jobs: Sequence[str] | None = None, span: Span = ALL_DAYS
 ) -> list[StaleDay]:
     """The stale days, oldest first; nothing is written."""
-    inputs = read_inputs(warehouse, BuildRules.load(settings), keep=False)
-    return [day for day in compare(warehouse, inputs, jobs=jobs)[0] if is_within(day.day, span)]
+    rules = BuildRules.load(settings)
+    inputs = read_inputs(warehouse, rules, keep=False)
+    stale, _ = compare(warehouse, inputs, jobs=jobs)
+    if _builds_orders(warehouse, jobs):
+        stale = _with_orders(warehouse, rules, stale)
+    return [day for day in stale if is_within(day.day, span)]
+
+
+def _with_orders(warehouse: Warehouse, rules: BuildRules, stale: Sequence[StaleDay]) -> list[StaleDay]:
+    """These days, and those of which orders are stale, oldest first."""
+    days = {day.day: day for day in stale}
+    found = find_stale_orders(warehouse, rules, find_sources(warehouse, rules), keep=False)
+    for day, why in found.days.items():
+        known = days.get(day, StaleDay(day, (), ()))
+        days[day] = replace(known, jobs=(*known.jobs, *BOOK_JOBS), reasons=(*known.reasons, why))
+    return [days[day] for day in sorted(days)]
 
 
 def build_stale(
@@ -92,6 +107,8 @@ def build_stale(
     rules = BuildRules.load(settings)
     inputs = read_inputs(warehouse, rules, keep=not dry_run)
     stale, untouched = compare(warehouse, inputs, jobs=jobs, force=force)
+    if dry_run and _builds_orders(warehouse, jobs):
+        stale = _with_orders(warehouse, rules, stale)
     backfill = Backfill([day for day in stale if is_within(day.day, span)])
     if dry_run:
         return backfill
@@ -110,7 +127,23 @@ def build_stale(
         stale, _ = compare(warehouse, inputs, jobs=jobs)
         days = [day for day in stale if is_within(day.day, span) and day.day not in failed]
     backfill.built.sort(key=lambda built: built.day)
+    if _builds_orders(warehouse, jobs):
+        book = build_orders(warehouse, rules, span=span, force=force, until=until)
+        backfill.orders = book.built
+        backfill.failures += book.failures
+    elif warehouse.is_cluster and backfill.built:
+        console.log.warning("dwh.orders and dwh.refunds are not built on a cluster yet; see docs/cluster.md")
     return backfill
+
+
+def _builds_orders(warehouse: Warehouse, jobs: Sequence[str] | None) -> bool:
+    """Whether orders are built: they follow the order calls, and may be asked for by their own names.
+
+    Not on a cluster yet: an order's calls are on several shards.
+    """
+    if warehouse.is_cluster:
+        return False
+    return jobs is None or not {*BOOK_JOBS, ORDER_CALLS.name}.isdisjoint(jobs)
 
 
 def _build_round(warehouse: Warehouse, work: Work, backfill: Backfill, runner: DayRunner) -> set[date]:
@@ -159,10 +192,12 @@ def build_and_record(
 
     Retried while the warehouse is unreachable.
     """
+    # Imported here: an hour in which nothing is stale does without all that makes rows.
+    from app.jobs.build.coverage import record_coverage  # noqa: PLC0415
+    from app.jobs.build.day import build_day  # noqa: PLC0415
+
     with recorded(warehouse, "etl", day=day.day) as run:
-        for attempt in stamina.retry_context(
-            on=WarehouseGoneError, attempts=None, timeout=rules.settings.patience_s, wait_initial=0.5, wait_max=20
-        ):
+        for attempt in attempts(WarehouseGoneError, timeout_s=rules.settings.patience_s):
             with attempt:
                 # Read before the build reads anything: calls that arrive meanwhile are found by the next comparison.
                 boundaries = inputs.read_boundaries(warehouse, day_bounds(day.day, rules.zone))

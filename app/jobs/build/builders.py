@@ -148,8 +148,14 @@ def _events(shard: ShardContent) -> Iterable[pl.DataFrame]:
 
 
 def _order_calls(shard: ShardContent) -> Iterable[pl.DataFrame]:
-    calls = shard.events.filter(pl.col("event") == "purchase", pl.col("order_id") != "")
-    yield calls.with_columns(is_counted="is_counted_order").select(ORDER_CALLS.schema.names())
+    whose = shard.sessions.select("session_id", "channel", session_user="user_id")
+    calls = shard.events.filter(pl.col("event") == "purchase").join(whose, on="session_id", maintain_order="left")
+    own_id = pl.format("call-{}", pl.col("call_id").bin.encode("hex"))
+    yield calls.with_columns(
+        user_id="session_user",
+        order_id=pl.when(pl.col("order_id") == "").then(own_id).otherwise("order_id"),
+        is_counted="is_counted_order",
+    ).select(ORDER_CALLS.schema.names())
 
 
 def _sessions(shard: ShardContent) -> Iterable[pl.DataFrame]:

@@ -18,7 +18,7 @@ from app.core.sql import quote
 from app.frames.coverage import field_names
 from app.frames.events import FAILED_STATUS
 from app.frames.money import ORIGINALS
-from app.jobs.build.day import DayBuilt
+from app.jobs.build.built import DayBuilt
 from app.rules.endpoint_map import OTHER, PARALLEL_FIELDS, EndpointMap
 from app.rules.fit import UNREAD_BODIES, Coverage, EntryCount, FieldCount, Finding, find_misfits
 from app.warehouse import Warehouse

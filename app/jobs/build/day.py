@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from functools import partial
 from queue import SimpleQueue
-from typing import Any
 
 import polars as pl
 
@@ -18,6 +17,7 @@ from app.core.errors import AuditError, ContractError
 from app.frames.days import DayBounds, day_bounds
 from app.jobs.build.audit import CarriedOver, ControlTotals, DayToAudit, audit, carried_over
 from app.jobs.build.builders import BUILDERS, DayContext, ShardContent
+from app.jobs.build.built import DayBuilt, ReusePlan
 from app.jobs.build.incremental import ChangedSessions, find_changed_sessions
 from app.jobs.build.lookups import read_lookups
 from app.jobs.build.orders import NO_CALLS, OrderCheck, check_order_calls
@@ -31,7 +31,6 @@ from app.jobs.build.shards import (
     open_scope,
     read_shard,
 )
-from app.rules.fit import Finding
 from app.warehouse import Staging, Warehouse
 
 JOBS = tuple(table.name for table in DWH_TABLES)
@@ -39,59 +38,8 @@ _ORDER_PASSES = 4  # the second is needed where two shards hold calls of one ord
 _WHOLE_SHARE = 0.7  # where more of a day's calls are to be rebuilt, copying the rest is not worth it
 
 
-@dataclass(frozen=True)
-class ReusePlan:
-    """What a build may take over from the published day; by default nothing: all is built from the raw calls.
-
-    `reusable_days` are days whose `dwh.events` were typed by today's endpoint map and code. `rows` are the rows of the
-    tables as published, where all may be kept except those of visitors whose calls changed: `quarter_hours` are the
-    raw calls by quarter of an hour, `around` says whether calls of the day before and of the day after changed.
-    `orders_elsewhere` is a hash of its orders that were placed on another day.
-    """
-
-    reusable_days: tuple[date, ...] = ()
-    rows: Mapping[str, int] = field(default_factory=dict)
-    quarter_hours: pl.DataFrame | None = None
-    around: tuple[bool, bool] = (False, False)
-    until: datetime | None = None
-    orders_elsewhere: int = 0
-
-
 class KeptOrdersError(ContractError):
     """Orders of sessions that a patch keeps count otherwise, so that the whole day is to be built."""
-
-
-@dataclass(frozen=True)
-class DayBuilt:
-    """A day that was built: calls read, rows per table, seconds.
-
-    `until` is the time of its sessions' last call. `unreadable_values` counts by entry of the map and field the JSON
-    values that could not be read in the calls that were typed: all of them, or with `took_events_over` those that were
-    not typed before. `misfits` say where the endpoint map does not fit the day's calls.
-    `has_foreign_amounts`: whether a call that was read names another currency than the warehouse's. `is_patch`: whether
-    only some of the day's sessions were read.
-    `orders_elsewhere` is a hash of its orders placed on another day.
-    """
-
-    day: date
-    calls: int
-    rows: dict[str, int]
-    seconds: float
-    until: datetime
-    unreadable_values: Counter[tuple[str, str]] = field(default_factory=Counter)
-    took_events_over: bool = False
-    misfits: tuple[Finding, ...] = ()
-    has_foreign_amounts: bool = False
-    is_patch: bool = False
-    orders_elsewhere: int = 0
-
-    @property
-    def unreadable(self) -> int:
-        return self.unreadable_values.total()
-
-    @property
-    def report(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("day", "calls", "rows", "unreadable", "seconds", "until")}
 
 
 def build_day(

@@ -24,7 +24,7 @@ from app.core.errors import CaratError, ClusterError, LockedError, SettingsError
 from app.core.service_url import ServiceUrl
 from app.frames.days import DayBounds, day_bounds
 from app.jobs.build.backfill import DayRunner, Work, build_and_record
-from app.jobs.build.day import DayBuilt
+from app.jobs.build.built import DayBuilt
 from app.jobs.build.days import DAY_ERRORS
 from app.jobs.build.ledger import Inputs, StaleDay
 from app.jobs.build.rules import BuildRules

@@ -3,19 +3,21 @@
 What a table depends on is declared in its contract (`DwhTable.depends_on`).
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
+from functools import cached_property
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import polars as pl
 
-from app.contracts import EVENTS, LEDGER, ORDER_CALLS, DwhTable, Input, dwh_tables
+from app.contracts import BOOK_TABLES, EVENTS, LEDGER, ORDER_CALLS, DwhTable, Input, dwh_tables
 from app.frames.days import DayBounds, day_bounds
 from app.jobs.build.boundaries import BoundaryFingerprints, read_boundary_fingerprints
+from app.jobs.build.built import DayBuilt, ReusePlan
 from app.jobs.build.call_sql import CALL_HASH, QUARTER_HOUR
-from app.jobs.build.day import DayBuilt, ReusePlan
 from app.jobs.build.lookups import lookup_sums
 from app.jobs.build.orders import read_orders_elsewhere
 from app.jobs.build.product_history import history_sums
@@ -60,6 +62,23 @@ class StaleDay:
 
 
 @dataclass(frozen=True)
+class _Sums:
+    """Cumulative fingerprints by instant, as lists: they are asked once per day and table."""
+
+    instants: list[datetime]
+    fingerprints: list[int]
+
+    @classmethod
+    def of(cls, versions: pl.DataFrame) -> "_Sums":
+        return cls(versions["at"].to_list(), versions["fingerprint"].to_list())
+
+    def at(self, until: datetime) -> int:
+        """The fingerprint of what is valid from this instant or earlier; 0 if nothing is."""
+        number = bisect_right(self.instants, until)
+        return self.fingerprints[number - 1] if number else 0
+
+
+@dataclass(frozen=True)
 class Inputs:
     """What the days would be built from now, and what they were built from.
 
@@ -99,11 +118,19 @@ class Inputs:
 
     def history_fingerprint(self, until: datetime) -> int:
         """The fingerprint of the versions of products that are valid from this instant or earlier."""
-        return _fingerprint_at(self.versions, until)
+        return self._sums.at(until)
 
     def lookup_fingerprint(self, until: datetime) -> int:
         """The same of the rows that the endpoint map looks up."""
-        return _fingerprint_at(self.lookup_versions, until)
+        return self._lookup_sums.at(until)
+
+    @cached_property
+    def _sums(self) -> "_Sums":
+        return _Sums.of(self.versions)
+
+    @cached_property
+    def _lookup_sums(self) -> "_Sums":
+        return _Sums.of(self.lookup_versions)
 
     def read_boundaries(self, warehouse: Warehouse, bounds: DayBounds) -> BoundaryFingerprints:
         """The fingerprints of calls of the neighbouring days that can change a day's sessions."""
@@ -328,11 +355,6 @@ def _reasons(
     return found
 
 
-def _fingerprint_at(versions: pl.DataFrame, until: datetime) -> int:
-    before = versions.filter(pl.col("at") <= until)
-    return int(before["fingerprint"][-1]) if before.height else 0
-
-
 def _calls_changed(difference: int) -> str:
     if not difference:
         return "calls changed"
@@ -378,7 +400,11 @@ def _can_patch(
 
 def _last_built(warehouse: Warehouse) -> dict[tuple[date, str], dict[str, Any]]:
     columns = ", ".join(f"`{name}`" for name in LEDGER.schema.names())
-    rows = warehouse.query(f"SELECT {columns} FROM etl.ledger ORDER BY built_at DESC LIMIT 1 BY day, job")
+    rows = warehouse.query(
+        f"SELECT {columns} FROM etl.ledger WHERE job NOT IN {{jobs:Array(String)}} "
+        "ORDER BY built_at DESC LIMIT 1 BY day, job",
+        {"jobs": [table.name for table in BOOK_TABLES]},
+    )
     return {(row["day"], row["job"]): row for row in rows.iter_rows(named=True)}
 
 

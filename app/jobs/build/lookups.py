@@ -5,16 +5,16 @@ from datetime import UTC, datetime
 
 import polars as pl
 
+from app.contracts import API_CALLS
 from app.core.sql import quote
 from app.frames.days import DayBounds
-from app.frames.recall import LOOKUP_SCHEMA
 from app.jobs.build.call_sql import instant
 from app.rules.endpoint_map import EndpointMap, Lookup
 from app.warehouse import FingerprintSource, Warehouse, fingerprints
 from app.warehouse.history import existing_histories
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SUMS = {"at": LOOKUP_SCHEMA["valid_from"], "fingerprint": pl.UInt64()}
+_SUMS = {"at": API_CALLS.schema["ts"], "fingerprint": pl.UInt64()}
 
 
 def read_lookups(warehouse: Warehouse, endpoint_map: EndpointMap, bounds: DayBounds) -> dict[Lookup, pl.DataFrame]:
@@ -23,6 +23,8 @@ def read_lookups(warehouse: Warehouse, endpoint_map: EndpointMap, bounds: DayBou
     Only versions that a call of the day's sessions can meet: a key's last one before the day, and those of the day and
     the next. Rows of the table's first snapshot are valid for all time before it.
     """
+    from app.frames.recall import LOOKUP_SCHEMA  # noqa: PLC0415  with what types calls, which finding stale days does without
+
     parameters = {"start": bounds.start, "end": bounds.next_end}
     found = {}
     for lookup in _existing(warehouse, endpoint_map):

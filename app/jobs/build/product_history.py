@@ -1,18 +1,21 @@
 """Reads from `history` the versions of products that a day's product sessions can meet."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import polars as pl
+from polars.datatypes import DataType
 
 from app.contracts import PRODUCT_SESSIONS, Table
 from app.core.sql import quote
 from app.frames.days import DayBounds
 from app.jobs.build.call_sql import instant
-from app.rules.snapshot_plan import SnapshotPlan, SnapshotTable
+from app.rules.snapshot_plan import PRODUCT_ATTRIBUTES, SnapshotPlan, SnapshotTable
 from app.warehouse import FingerprintSource, Warehouse, fingerprints
 from app.warehouse.history import existing_histories
 
-_UUID_BYTES = ", binary(16) there"  # the end of the comment of such a column (`app.shop.columns`)
+_OF_SESSIONS = {name: PRODUCT_SESSIONS.schema[name] for name in PRODUCT_ATTRIBUTES}
+UUID_BYTES = ", binary(16) there"  # the end of the comment of such a column (`app.shop.columns`)
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,21 @@ class _Source:
         return f"{self.product_text} AS product_id, valid_from, {attributes}"
 
 
-def read_product_versions(warehouse: Warehouse, plan: SnapshotPlan, bounds: DayBounds) -> list[pl.DataFrame]:
+def read_product_versions(
+    warehouse: Warehouse,
+    plan: SnapshotPlan,
+    bounds: DayBounds,
+    *,
+    attributes: Mapping[str, DataType] = _OF_SESSIONS,
+) -> list[pl.DataFrame]:
     """Per history table `product_id, valid_from` and the attributes, in the order of a product's versions.
 
-    Only versions that a session of the day can meet: the last one before the day, and those of the day and the next.
+    Only attributes that are named, in these types, and versions that a session of the day can meet: the last one
+    before the day, and those of the day and the next.
     """
     parameters = {"start": bounds.start, "end": bounds.next_end}
     frames = []
-    for source in _sources(warehouse, plan):
+    for source in _sources(warehouse, plan, attributes):
         history = f"history.{source.table}"
         frame = warehouse.query(
             f"""
@@ -57,15 +67,17 @@ SELECT product_id, valid_from, {", ".join(f"`{name}`" for name in source.attribu
             parameters,
         )
         if frame.width:
-            wanted = {name: PRODUCT_SESSIONS.schema[name] for name in source.attributes}
+            wanted = {name: attributes[name] for name in source.attributes}
             frames.append(frame.with_columns(pl.col(name).cast(dtype, strict=False) for name, dtype in wanted.items()))
     return frames
 
 
-def history_sums(warehouse: Warehouse, plan: SnapshotPlan, *, keep: bool) -> pl.DataFrame:
+def history_sums(
+    warehouse: Warehouse, plan: SnapshotPlan, *, attributes: Collection[str] = PRODUCT_ATTRIBUTES, keep: bool
+) -> pl.DataFrame:
     """`at, fingerprint` of the versions of products, by the instant from which they are valid."""
     sums = [pl.DataFrame(schema={"at": PRODUCT_SESSIONS.schema["first_seen_at"], "fingerprint": pl.UInt64()})]
-    for source in _sources(warehouse, plan):
+    for source in _sources(warehouse, plan, attributes):
         content = ", ".join(f"toString({sql})" for sql in (source.product_id, *source.attributes.values()))
         hashed = FingerprintSource(
             f"history.{source.table}",
@@ -76,21 +88,23 @@ def history_sums(warehouse: Warehouse, plan: SnapshotPlan, *, keep: bool) -> pl.
     return pl.concat(sums).group_by("at").agg(pl.col("fingerprint").sum()).sort("at")
 
 
-def _sources(warehouse: Warehouse, plan: SnapshotPlan) -> list[_Source]:
+def _sources(warehouse: Warehouse, plan: SnapshotPlan, attributes: Collection[str]) -> list[_Source]:
     """The plan's tables and columns of products that exist in history."""
     if not plan.of_products:
         return []
     histories = existing_histories(warehouse)
-    sources = [_source(histories[table.name], table) for table in plan.of_products if table.name in histories]
+    tables = [table for table in plan.of_products if table.name in histories]
+    sources = [_source(histories[table.name], table, attributes) for table in tables]
     return [source for source in sources if source is not None]
 
 
-def _source(history: Table, table: SnapshotTable) -> _Source | None:
+def _source(history: Table, table: SnapshotTable, wanted: Collection[str]) -> _Source | None:
     columns = {column.name for column in history.columns}
-    attributes = {name: f"`{column}`" for name, column in table.product.items() if column in columns}
-    product_id = attributes.pop("product_id", None)
+    known = {name: f"`{column}`" for name, column in table.product.items() if column in columns}
+    attributes = {name: sql for name, sql in known.items() if name in wanted}
+    product_id = known.get("product_id")
     holds_uuid = any(
-        column.name == table.product["product_id"] and column.comment.lower().endswith(_UUID_BYTES)
+        column.name == table.product["product_id"] and column.comment.lower().endswith(UUID_BYTES)
         for column in history.columns
     )
     return _Source(table.name, product_id, attributes, holds_uuid) if product_id and attributes else None

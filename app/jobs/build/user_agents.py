@@ -2,15 +2,18 @@
 
 from datetime import UTC, datetime
 from threading import Lock
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from app.contracts import USER_AGENTS
 from app.frames.devices import DEVICE_SCHEMA, read_user_agents
 from app.jobs.build.call_sql import instant
-from app.jobs.build.shards import BuildScope
 from app.rules.devices import DeviceRules
 from app.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    from app.jobs.build.shards import BuildScope
 
 # A limit, so that a client which sends a new user agent with every call fills neither memory nor disk.
 _MOST_KEPT = 200_000
@@ -30,12 +33,12 @@ class UserAgents:
         self._reading = Lock()
         self._known = pl.DataFrame(schema=DEVICE_SCHEMA)
 
-    def of_scope(self, warehouse: Warehouse, scope: BuildScope) -> pl.DataFrame:
+    def of_scope(self, warehouse: Warehouse, scope: "BuildScope") -> pl.DataFrame:
         """A row per distinct user agent of the calls that the scope may read, in the shape of `read_user_agents`."""
         of_nodes = [self._of_node(node, scope) for node in warehouse.nodes]
         return of_nodes[0] if len(of_nodes) == 1 else pl.concat(of_nodes).unique("user_agent")
 
-    def _of_node(self, warehouse: Warehouse, scope: BuildScope) -> pl.DataFrame:
+    def _of_node(self, warehouse: Warehouse, scope: "BuildScope") -> pl.DataFrame:
         wanted = _distinct_user_agents(scope)
         parameters = {"start": scope.bounds.start, "end": scope.bounds.next_end, "rules": self._digest}
         with self._reading:
@@ -53,7 +56,7 @@ class UserAgents:
         return pl.concat([known, new])
 
 
-def _distinct_user_agents(scope: BuildScope) -> str:
+def _distinct_user_agents(scope: "BuildScope") -> str:
     within = f"ts >= {instant('start')} AND ts < {instant('end')}{scope.selected}"
     of_linked = f" UNION DISTINCT SELECT user_agent FROM {scope.linked_calls}" if scope.linked_calls else ""
     return f"SELECT DISTINCT user_agent FROM pd.api_calls WHERE {within}{of_linked}"

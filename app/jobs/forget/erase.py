@@ -13,13 +13,16 @@ from typing import Any
 
 import polars as pl
 
-from app.contracts import API_CALLS, REJECTS, DwhTable, PersonKey, dwh_tables
+from app.contracts import API_CALLS, BOOK_TABLES, REJECTS, DwhTable, PersonKey, dwh_tables, published_tables
 from app.core import console
-from app.core.errors import SettingsError
+from app.core.errors import SettingsError, require_none
 from app.frames.days import business_day
 from app.frames.identity import CALLS, exclusive_ids, resolve_identity
 from app.intake.call_frames import content_hashes
 from app.jobs.build.backfill import build_stale
+from app.jobs.build.order_book import build_orders
+from app.jobs.build.rules import BuildRules
+from app.jobs.digests import drop_digests
 from app.jobs.forget.files import occurrences_in_files, redact_files, unsearched_files
 from app.jobs.forget.identifiers import Identifiers, is_searchable, merged, of_texts
 from app.jobs.forget.plan import delete_people, people_of_history, without_owner
@@ -170,6 +173,7 @@ def erase_found(
     _erase_raw(warehouse, settings, journal, found)
     _erase_rejects(warehouse, journal, found.ids)
     delete_people(warehouse, journal, of_history)
+    drop_digests(settings.scratch)
     _erase_days(warehouse, settings, journal)
     redact_columns(warehouse, journal, found.ids, [name for name in tables if not name.startswith("pd.")])
     files = redact_files(settings, found.ids, change=True)
@@ -321,7 +325,7 @@ def _columns_of_users(of_history: dict[str, list[str]]) -> dict[str, list[str]]:
     """Per table the columns that hold users, by the contracts of `dwh` and by the snapshot plan."""
     people = {
         table.full_name: [column for column, key in table.person_keys if key is PersonKey.USER]
-        for table in dwh_tables()
+        for table in published_tables()
     }
     return people | of_history
 
@@ -389,8 +393,21 @@ def _erase_days(warehouse: Warehouse, settings: Settings, journal: Journal) -> N
         for table in dwh_tables():
             if table.person_keys:
                 delete_rows(warehouse, table.full_name, _is_theirs(journal, table), days=past)
-    for table in dwh_tables():
+    _erase_orders(warehouse, settings, journal)
+    for table in published_tables():
         remove_masked(warehouse, table.full_name, days)
+
+
+def _erase_orders(warehouse: Warehouse, settings: Settings, journal: Journal) -> None:
+    """Build the days of the person's orders and refunds again: neither calls nor history know of them any more."""
+    days = warehouse.query(
+        " UNION DISTINCT ".join(
+            f"SELECT {table.day} AS day FROM {table.full_name} WHERE {_is_theirs(journal, table)}"
+            for table in BOOK_TABLES
+        ),
+        schema={"day": pl.Date()},
+    )
+    require_none(build_orders(warehouse, BuildRules.load(settings), also=days["day"].to_list()).failures)
 
 
 def _is_theirs(journal: Journal, table: DwhTable) -> str:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import polars as pl
-import stamina
 
 from app.core import console
 from app.core.call_record import RecordLimits
 from app.core.errors import CaratError, ContractError, SpoolError, WarehouseError, WarehouseGoneError
+from app.core.retry import attempts
 from app.intake.spool import Segment, acknowledge, remove_old_deliveries, seal_leftovers, sealed_segments
 from app.jobs.forget.identifiers import Identifiers, merged
 from app.jobs.forget.spool import redact_delivered
@@ -28,7 +28,7 @@ from app.warehouse import Warehouse, open_warehouse
 from app.warehouse.opening import LOADER
 
 _QUERY_TIMEOUT_S = 300  # a warehouse that has not stored a chunk by then is asked again
-_MAX_GROUPED_CHUNKS = 64  # small segments share the lookup of known calls, which reads every call_id
+_MAX_GROUPED_CHUNKS = 64  # small segments share the search for known calls, which asks each filter
 
 
 @dataclass
@@ -106,12 +106,9 @@ def deliver_spool(
     except SpoolError as error:
         delivery.failure = error
         return delivery
-    attempts = None if retry_timeout_s else 1
     with recorded(warehouse, "load") as run:
         try:
-            for attempt in stamina.retry_context(
-                WarehouseGoneError, attempts=attempts, timeout=retry_timeout_s or None, wait_initial=0.5
-            ):
+            for attempt in attempts(WarehouseGoneError, timeout_s=retry_timeout_s):
                 with attempt:
                     _deliver_sealed(warehouse, settings, delivery, is_stopped)
         except (SpoolError, WarehouseError, ContractError) as error:

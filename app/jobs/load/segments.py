@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 import polars as pl
 
 from app.core.call_record import Line, RecordLimits, RejectedRecordError, from_epoch_ms
-from app.intake.call_frames import Batch, read_lines, reject_frame, reject_row
+from app.intake.blocks import Block
+from app.intake.call_frames import Batch, read_block, reject_frame, reject_row
 from app.intake.spool import Corruption, Received, RejectedRecord, Segment, read_segment
 
 CHUNK_RECORDS = 20_000
@@ -58,15 +59,15 @@ def _chunks_of(segment: Segment, limits: RecordLimits) -> Iterator[Chunk]:
 
 @dataclass
 class _Piece:
-    """Lines to be checked, and records that are rejected by the collector, of one chunk."""
+    """Records to be checked, and records that are rejected by the collector, of one chunk."""
 
-    lines: list[Line] = field(default_factory=list)
+    block: Block = field(default_factory=lambda: Block(received_ms=[]))
     rejected: list[tuple[Line, RejectedRecordError]] = field(default_factory=list)
     bytes: int = 0
 
     @property
     def records(self) -> int:
-        return len(self.lines) + len(self.rejected)
+        return len(self.block) + len(self.rejected)
 
     def add(self, entry: Received | Corruption, position: int, segment: Segment) -> int:
         """Add an entry whose first record has this position in the segment; returns its number of records."""
@@ -75,14 +76,20 @@ class _Piece:
             line = Line(position, entry.data, entry.size, from_epoch_ms(segment.written_at_ms))
             self._reject(line, "damaged segment", detail)
             return 1
-        received_at = from_epoch_ms(entry.received_at_ms)
-        for number, record in enumerate(entry.records, start=position):
-            if isinstance(record, RejectedRecord):
-                line = Line(number, record.data, record.full_size, received_at)
-                self._reject(line, record.reason, record.detail)
-            else:
-                self.lines.append(Line(number, record, len(record), received_at))
-                self.bytes += len(record)
+        rejected = [record for record in entry.records if isinstance(record, RejectedRecord)]
+        for number, record in enumerate(rejected, start=position):  # an entry has records of one kind
+            line = Line(number, record.data, record.full_size, from_epoch_ms(entry.received_at_ms))
+            self._reject(line, record.reason, record.detail)
+        records = [record for record in entry.records if isinstance(record, bytes)]
+        self.block.extend(
+            Block(
+                records,
+                list(range(position, position + len(records))),
+                list(map(len, records)),
+                [entry.received_at_ms] * len(records),
+            )
+        )
+        self.bytes += sum(map(len, records))
         return len(entry.records)
 
     def _reject(self, line: Line, reason: str, detail: str) -> None:
@@ -104,7 +111,7 @@ def _pieces(segment: Segment) -> Iterator[_Piece]:
 
 def _checked(piece: _Piece, segment: Segment, limits: RecordLimits) -> Batch:
     source, sealed_at = _source(segment), from_epoch_ms(segment.written_at_ms)
-    batch = read_lines(piece.lines, source=source, now=sealed_at, limits=limits)
+    batch = read_block(piece.block, source=source, now=sealed_at, limits=limits)
     rejected = [
         reject_row(line, error, source=source, now=line.received_at or sealed_at) for line, error in piece.rejected
     ]

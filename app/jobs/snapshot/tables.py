@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,8 +16,10 @@ from polars.datatypes import DataType
 from app.contracts import Table
 from app.core import console
 from app.core.disk import free_bytes
-from app.core.errors import ShopError
+from app.core.errors import NoTableError, ShopError
+from app.frames.row_digests import gathered, unlike, with_digests
 from app.frames.snapshots import aligned, as_kept, changes, in_pieces, latest, require_keys
+from app.jobs.digests import Digests
 from app.jobs.forget.suppression import Forgotten, read_forgotten, without_texts
 from app.jobs.snapshot.schemas import Comparison, Limits, compare_schemas
 from app.rules.snapshot_plan import SnapshotPlan, SnapshotTable
@@ -30,6 +32,9 @@ from app.warehouse.history import (
     record_failed,
     write_versions,
 )
+from app.warehouse.history_lookup import latest_of_keys, state_of_history
+
+_ASKED_KEYS = 131_072  # of rows that differ: their versions are read from history at once
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,13 @@ def snapshot_tables(
     last = last_snapshots(warehouse, [histories[table.name] for table in plan.tables if table.name in histories])
     for table in plan.tables:
         with _failing(records[table.name]):
-            columns = shop.describe(table)
+            try:
+                columns = shop.describe(table)
+            except NoTableError:
+                if not table.optional:
+                    raise
+                del records[table.name]
+                continue
             comparisons[table.name] = compare_schemas(
                 warehouse,
                 table,
@@ -79,21 +90,28 @@ def snapshot_tables(
             shop.reading(wanted, folder, limit_s=limit_s) as reading,
             console.progress("snapshot", None) as bar,
         ):
-            known = {name: pool.submit(_write_known, connection, c, folder) for name, c in comparisons.items()}
+            digests = {name: _open_digests(warehouse, c, folder.parent) for name, c in comparisons.items()}
+            known = {
+                name: pool.submit(_write_known, connection, comparison, folder)
+                for name, comparison in comparisons.items()
+                if not digests[name].are_known
+            }
             for name, comparison in comparisons.items():
                 record = records[name]
                 record["guarantee"] = reading.guarantees[name]
                 if not reading.guarantees[name].startswith(ONE_INSTANT):
                     console.log.warning("snapshot", table=name, guarantee=reading.guarantees[name])
                 bar.label(f"snapshot {name}")
-                with _failing(record):
-                    known[name].result()
+                with _failing(record), closing(digests[name]):
+                    if name in known:
+                        known[name].result()
                     compare_and_publish(
                         warehouse,
                         comparison,
                         _frames(reading.batches(name), bar),
                         _known_file(folder, comparison),
                         record,
+                        digests=digests[name],
                         limits=limits,
                         started=started,
                         forgotten=forgotten,
@@ -130,6 +148,7 @@ def compare_and_publish(
     known: Path,
     record: dict[str, Any],
     *,
+    digests: Digests,
     limits: Limits,
     started: float,
     forgotten: Forgotten,
@@ -144,11 +163,15 @@ def compare_and_publish(
     try:
         was_live = 0
         declared = (_as_declared(batch, comparison.numbers) for batch in batches)
-        kept_rows = _rows(_without_forgotten(declared, comparison, forgotten), of_shop, key, record)
-        for previous, rows in aligned(_previous(known, comparison), kept_rows, key):
+        kept_rows = _rows(_without_forgotten(declared, comparison, forgotten), of_shop, key, record, digests)
+        if digests.are_known:
+            pairs = _differing(warehouse, comparison, digests, kept_rows)
+        else:
+            pairs = aligned(_previous(known, comparison), kept_rows, key)
+        for previous, rows in pairs:
             piece = changes(
                 pl.DataFrame(schema=comparison.known) if previous is None else previous,
-                pl.DataFrame(schema=of_shop) if rows is None else rows,
+                pl.DataFrame(schema=of_shop) if rows is None else rows.select(list(of_shop)),
                 key=key,
                 compared=comparison.compared,
                 filled=comparison.filled,
@@ -160,10 +183,12 @@ def compare_and_publish(
                 record[f"{op}s"] += count
             staged.append(_as_versions(piece.versions, kept, record))
             staged.fill(piece.unchanged)
+        was_live = digests.known_rows or was_live
         _require_plausible(record, comparison, was_live, limits)
 
         record["seconds"] = time.perf_counter() - started
         staged.publish(record, old=comparison.old)
+        digests.keep(state_of_history(warehouse, kept.name))
     except BaseException:
         staged.discard()
         raise
@@ -187,6 +212,27 @@ def _require_plausible(record: dict[str, Any], comparison: Comparison, was_live:
 # ---- the two states ----------------------------------------------------------------------------------------------
 
 
+def _open_digests(warehouse: Warehouse, comparison: Comparison, scratch: Path) -> Digests:
+    """The digests of a table's rows, open if they belong to its history as it is and say all that is to be compared."""
+    kept = {column.kept_as: comparison.kept.schema[column.kept_as] for column in comparison.columns}
+    digests = Digests(scratch, comparison.table.name, key=comparison.key, kept=kept)
+    if comparison.mode == "append":
+        digests.open(state_of_history(warehouse, comparison.table.name))
+    return digests
+
+
+def _differing(
+    warehouse: Warehouse, comparison: Comparison, digests: Digests, rows: Iterator[pl.DataFrame]
+) -> Iterator[tuple[pl.DataFrame | None, pl.DataFrame | None]]:
+    """The rows that differ from those of the last snapshot, and the latest versions of their keys and of those gone."""
+    assert comparison.old is not None
+    key = comparison.key
+    found = (unlike(was, now, key) for was, now in aligned(digests.known(), rows, key))
+    for differing, keys in gathered(found, key, at_least=_ASKED_KEYS):
+        latest = latest_of_keys(warehouse, comparison.old, list(comparison.known), keys)
+        yield latest.select(pl.col(name).cast(dtype) for name, dtype in comparison.known.items()), differing
+
+
 def _write_known(warehouse: Warehouse, comparison: Comparison, folder: Path) -> None:
     """Write the stored versions of a table to a file, while the shop is being read."""
     if comparison.old is not None and comparison.mode != "rebuild":
@@ -199,9 +245,13 @@ def _known_file(folder: Path, comparison: Comparison) -> Path:
 
 
 def _rows(
-    batches: Iterator[pl.DataFrame], of_shop: dict[str, Any], key: Sequence[str], record: dict[str, Any]
+    batches: Iterator[pl.DataFrame],
+    of_shop: dict[str, Any],
+    key: Sequence[str],
+    record: dict[str, Any],
+    digests: Digests,
 ) -> Iterator[pl.DataFrame]:
-    """The rows that were read, as history stores them; counted, and their keys checked."""
+    """The rows that were read, as history stores them, with their digests; counted, and their keys checked."""
     last = None
     for piece in in_pieces(batches):
         try:
@@ -211,6 +261,8 @@ def _rows(
         last = require_keys(rows, key, last)
         record["rows"] += rows.height
         record["bounded"] += bounded
+        rows = with_digests(rows, digests.seeds)
+        digests.add(rows)
         yield rows
 
 

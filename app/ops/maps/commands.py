@@ -7,7 +7,6 @@ import typer
 
 from app.core import console
 from app.core.errors import SettingsError
-from app.settings import load_settings
 
 # As in app/main.py, each verb imports what it needs.
 
@@ -44,6 +43,7 @@ def check_command(
     from app.ops.maps.reports import print_map
     from app.rules.endpoint_map import load_endpoint_map
     from app.rules.snapshot_plan import load_snapshot_plan
+    from app.settings import load_settings
 
     path = find_map(file)
     endpoint_map = load_endpoint_map(path)
@@ -77,6 +77,7 @@ def try_command(
     from app.ops.maps.reports import print_trial
     from app.ops.maps.trial import try_map
     from app.rules.endpoint_map import load_endpoint_map
+    from app.settings import load_settings
 
     path = find_map(map_name)
     print_trial(path, try_map(load_endpoint_map(path), calls, load_settings()), as_json=as_json)
@@ -98,6 +99,7 @@ def draft_command(
     """
     from app.ops.maps.drafting import draft_map
     from app.ops.maps.reports import print_draft
+    from app.settings import load_settings
 
     if out is not None and out.exists():
         raise SettingsError(f"--out {out} exists; name a new file")

@@ -131,8 +131,10 @@ def test_person_is_removed_everywhere_and_nobody_else_loses_a_row(warehouse, sho
     if warehouse.is_embedded:
         assert bytes_on_disk(Path(warehouse.url.removeprefix("chdb://")), OWN)
 
+    assert list((tmp_path / "scratch" / "digests").iterdir())
     erasure = forget_user(warehouse, settings, "17", now=NOW)
     assert erasure.is_proven
+    assert not (tmp_path / "scratch" / "digests").exists()  # whose keys name users
     assert (erasure.calls, erasure.occurrences, erasure.old_parts) == (len(THEIRS), [], 0)
     assert date(2026, 2, 26) in erasure.days
     assert warehouse.scalar("SELECT count() FROM pd.api_calls") == len(OF_OTHERS) + 1

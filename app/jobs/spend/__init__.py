@@ -1,0 +1,1 @@
+"""Advertising costs: files and tables of platforms become `dwh.spend`."""
