@@ -119,7 +119,7 @@ def migrate_command(*, as_json: AsJson = False) -> None:
 
     settings = load_settings()
     with open_warehouse(settings, purpose="carat migrate", prepare=False) as warehouse:
-        changes = migrate(warehouse, settings)
+        changes = migrate(warehouse, settings, every_replica=True)
         if settings.has_mysql:
             with open_shop(settings) as shop:
                 assert isinstance(shop, MySQLShop)
@@ -385,11 +385,15 @@ def etl(
     """
     from app.jobs.build.backfill import build_stale
     from app.jobs.build.fan_out import open_runner
+    from app.jobs.build.order_book import BOOK_JOBS
     from app.warehouse import open_warehouse
+    from app.warehouse.cluster import refuse_on_cluster
 
     settings = load_settings()
     span = parse_span(day, first, last)
     wanted = parse_jobs(jobs)
+    if jobs and not {*BOOK_JOBS}.isdisjoint(wanted):
+        refuse_on_cluster(settings, f"`carat etl --jobs {jobs}`", f"Leave out {' and '.join(BOOK_JOBS)}")
     with (
         open_runner(settings, on, dry_run=dry_run) as runner,
         open_warehouse(settings, purpose="carat etl", writes=not dry_run) as warehouse,
@@ -616,6 +620,30 @@ def restore_command(
 
     restored = restore(load_settings(), folder, replace=replace, now=datetime.now(tz=UTC))
     reports.print_restored(restored, as_json=as_json)
+
+
+@app.command("fill", short_help="Copy another warehouse into a new one")
+def fill_command(*, as_json: AsJson = False) -> None:
+    """Copy the raw calls and the history of the warehouse in CARAT_FILL_FROM into a new one: a cluster, for instance.
+
+    What is built of them is not copied: run `carat etl` afterwards, then `carat verify`. The other warehouse is only
+    read; nothing may write to it meanwhile. After an interruption, run the same command again.
+
+    Example: CARAT_FILL_FROM=chdb://./var/warehouse carat fill
+    """
+    from app.jobs.fill import fill
+    from app.warehouse import open_warehouse
+
+    settings = load_settings()
+    if settings.fill_from is None:
+        raise SettingsError("CARAT_FILL_FROM is not set: it is the URL of the warehouse to copy")
+    other = settings.model_copy(update={"warehouse": settings.fill_from})
+    with (
+        open_warehouse(other, purpose="carat fill", writes=False) as old,
+        open_warehouse(settings, purpose="carat fill") as warehouse,
+    ):
+        filled = fill(warehouse, old, settings)
+    reports.print_filled(filled.rows, as_json=as_json)
 
 
 @app.command(short_help="Generate a demo shop and its warehouse")

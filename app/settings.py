@@ -53,7 +53,15 @@ _DURATION = re.compile(r"(?P<amount>\d+(?:\.\d+)?)\s*(?P<unit>s|sec|m|min|h)?")
 _LONGEST_AMOUNT = 12
 _SHORTEST_KEY = 16
 # Those that are, or contain, a password or key.
-SECRET_SETTINGS = ("warehouse", "shop_db", "metabase_warehouse", "metabase_api_key", "write_keys", "ip_key")
+SECRET_SETTINGS = (
+    "warehouse",
+    "shop_db",
+    "metabase_warehouse",
+    "fill_from",
+    "metabase_api_key",
+    "write_keys",
+    "ip_key",
+)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours"}
 
 
@@ -174,6 +182,9 @@ class Settings(BaseSettings):
     metabase_warehouse: Annotated[ServiceUrl | None, _url("clickhouse", is_optional=True), _AS_SHOWN] = Field(
         None,
         description="URL of the warehouse for Metabase, if its host or user differs: clickhouse://reader:password@host",
+    )
+    fill_from: Annotated[ServiceUrl | None, _url("chdb", "clickhouse", is_optional=True), _AS_SHOWN] = Field(
+        None, description="URL of the other warehouse, which `carat fill` copies into a new one"
     )
     devices: Path = Field(SHIPPED_DEVICES, description="rules that recognize devices and bots by their user agent")
     channels: Path = Field(

@@ -36,6 +36,16 @@ _WRITES = (
 _SYSTEM_TABLES = ("tables", "columns", "parts", "databases", "mutations", "settings", "table_functions")
 
 
+def cluster_grants(*, is_replicated: bool) -> Iterator[Grant]:
+    """What a cluster needs besides, on the server of its first shard; the others need the writer's rights."""
+    yield Grant(("SELECT",), "system.clusters", "where the shards are")
+    yield Grant(("TABLE ENGINE",), "Distributed", "migrate creates the public tables")
+    yield Grant(("REMOTE",), "*.*", "the public tables read the other shards")
+    if is_replicated:
+        yield Grant(("TABLE ENGINE",), "ReplicatedMergeTree", "migrate creates the tables of the shards")
+        yield Grant(("SYSTEM SYNC REPLICA",), "*.*", "etl waits for the other replicas before it publishes")
+
+
 def reader_grants() -> Iterator[Grant]:
     """For query, status, plan, dashboards validate, and for Metabase."""
     for database in DATABASES:

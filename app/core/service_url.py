@@ -33,6 +33,7 @@ class UrlOption:
     meaning: str
     values: tuple[str, ...] = ()  # empty: any, such as a path
     is_file: bool = False
+    is_text: bool = False
     aliases: tuple[str, ...] = ()
     refused: str = ""  # why it is known and cannot be had
 
@@ -68,7 +69,21 @@ _CLICKHOUSE_OPTIONS = (
         is_file=True,
         aliases=("client_cert_key", "keyfile", "ssl-key", "ssl_key", "sslkey"),
     ),
+    UrlOption(
+        "cluster",
+        "name of the cluster in the servers' `remote_servers`, over whose shards the warehouse is spread",
+        is_text=True,
+        aliases=("cluster_name",),
+    ),
+    UrlOption(
+        "hosts",
+        "host:port of one replica of each shard, in the order of the shards, where they are not those that the cluster "
+        "names first, at the port of the URL",
+        is_text=True,
+        aliases=("shards", "nodes", "replicas"),
+    ),
 )
+_CLUSTER_NAME = re.compile(r"[\w.\-]+", re.ASCII)
 _NO_CLIENT_CERTIFICATE = (
     "client certificates are not supported: the driver that reads the tables cannot present one. Let the user log in "
     "with a password over TLS, or put a proxy such as stunnel between"
@@ -215,6 +230,22 @@ class ServiceUrl:
         return self.host == "localhost"
 
     @property
+    def cluster(self) -> str:
+        """The name of the cluster whose shards hold the warehouse; empty for a single server."""
+        return self.option("cluster", "")
+
+    @property
+    def hosts(self) -> tuple[tuple[str, int], ...]:
+        """Host and port of one replica of each shard, where the URL lists them."""
+        listed = self.option("hosts", "")
+        return tuple(_host_and_port(text, self.port) for text in listed.split(",")) if listed else ()
+
+    def at(self, host: str, port: int) -> Self:
+        """The same login and options at another server of the cluster."""
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return replace(self, host=host, port=port, _shown=f"{self.scheme}://{self.user}:***@{address}/")
+
+    @property
     def security(self) -> str:
         """How the connection to a server is protected, in words."""
         if not self.is_secure:
@@ -301,6 +332,10 @@ def _why_refused(name: str, scheme: _Scheme) -> str:
 
 
 def _checked_value(option: UrlOption, value: str) -> str:
+    if option.is_text:
+        if not value:
+            raise ValueError(f"{option.name}= needs a value: {option.meaning}")
+        return value
     if option.is_file:
         if not value:
             raise ValueError(f"{option.name}= needs a path: {option.meaning}")
@@ -323,6 +358,26 @@ def _check_clickhouse_options(options: Mapping[str, str]) -> None:
         raise ValueError("ca= has no effect with verify=false: remove one of the two")
     if ("cert" in options) != ("key" in options):
         raise ValueError("a client's certificate needs both cert= and key=")
+    if "cluster" in options and not _CLUSTER_NAME.fullmatch(options["cluster"]):
+        raise ValueError("cluster= is not the name of a cluster: use letters, digits, dots, - and _")
+    if "hosts" in options:
+        if "cluster" not in options:
+            raise ValueError("hosts= has no effect without cluster=")
+        addresses = [_host_and_port(text, 0) for text in options["hosts"].split(",")]
+        if len(set(addresses)) < len(addresses):
+            raise ValueError("hosts= lists a server twice: it needs one replica of each shard")
+
+
+def _host_and_port(text: str, default_port: int) -> tuple[str, int]:
+    """The two parts of `host:port`, or of `host`; ValueError without showing what is wrong: it may be a password."""
+    try:
+        parts = urlsplit(f"//{text.strip()}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if not host or "@" in text or parts.path or parts.query or port == 0:
+        raise ValueError("hosts= needs a list such as ch1:8123,ch2:8123")
+    return host, port or default_port
 
 
 def _check_mysql_options(options: Mapping[str, str]) -> None:

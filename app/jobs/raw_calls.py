@@ -111,7 +111,7 @@ def store(
     for name, rejects in (("rejects", unforgotten), ("conflicts", conflicts), ("forgotten", suppressed)):
         write_rejects(warehouse, rejects, token=token and f"{token}/{name}")
     moved = _move_to_rejects(warehouse, replaced, now=now)
-    _insert_calls(warehouse, fresh.drop("content_hash"), token)
+    insert_calls(warehouse, fresh.drop("content_hash"), token)
 
     done = LoadResult(
         stored=fresh.height - moved.height,
@@ -138,12 +138,14 @@ def known_calls(warehouse: Warehouse, call_ids: pl.Series) -> pl.DataFrame:
     return stored_calls(warehouse, call_ids, _KNOWN_SCHEMA)
 
 
-def _insert_calls(warehouse: Warehouse, calls: pl.DataFrame, token: str) -> None:
-    if not token:
-        warehouse.insert(API_CALLS, calls)
-        return
-    for (day,), of_day in calls.group_by(pl.col("ts").dt.date(), maintain_order=True):
-        warehouse.insert(API_CALLS, of_day, token=f"{token}/{day}")
+def insert_calls(warehouse: Warehouse, calls: pl.DataFrame, token: str) -> None:
+    """Insert calls that are not stored yet, on the node of their visitors."""
+    for node, of_node in warehouse.routed(calls):
+        if not token:
+            node.insert(API_CALLS, of_node)
+            continue
+        for (day,), of_day in of_node.group_by(pl.col("ts").dt.date(), maintain_order=True):
+            node.insert(API_CALLS, of_day, token=f"{token}/{day}")
 
 
 def write_rejects(warehouse: Warehouse, rejects: pl.DataFrame, *, token: str = "") -> None:
@@ -212,8 +214,11 @@ def _move_to_rejects(warehouse: Warehouse, replaced: pl.DataFrame, *, now: datet
     for row in replaced.with_columns(pl.col("call_id").bin.encode("hex")).iter_rows(named=True):
         where = f"call_id = toUUID({quote(row['call_id'])}) AND content_hash = {row['content_hash']}"
         columns = ", ".join(API_CALLS.schema.names())
-        stored = warehouse.query(f"SELECT {columns} FROM pd.api_calls WHERE {where} LIMIT 1")
-        moved.append(_conflict_rejects(stored, source="pd.api_calls", now=now))
-        write_rejects(warehouse, moved[-1])
-        warehouse.command(f"DELETE FROM pd.api_calls WHERE {where}")
+        for node in warehouse.nodes:
+            stored = node.query(f"SELECT {columns} FROM pd.api_calls WHERE {where} LIMIT 1")
+            if stored.is_empty():
+                continue
+            moved.append(_conflict_rejects(stored, source="pd.api_calls", now=now))
+            write_rejects(warehouse, moved[-1])
+            node.command(f"DELETE FROM pd.api_calls WHERE {where}")
     return pl.concat(moved)

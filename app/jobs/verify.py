@@ -1,6 +1,6 @@
 """Proves that published days are what their raw calls say: builds them in staging and compares row by row."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
@@ -80,17 +80,11 @@ def verify_days(warehouse: Warehouse, settings: Settings, *, span: Span = ALL_DA
 
         for verified in run_parallel(warehouse, days, verify, number=settings.days_at_once):
             tables += verified
-    order_days = {day for day in published_order_days(warehouse) if is_within(day, span)}
-    sources = find_sources(warehouse, rules)
-    stale_orders = find_stale_orders(warehouse, rules, sources, keep=True, everything=True).days
-    with console.progress("verify orders", len(order_days)) as bar:
-        for day in sorted(order_days):
-            bar.label(f"verify orders {day}")
-            tables += _verify_orders(warehouse, rules, sources, day)
-            bar.advance(1)
+    orders = Verification([], {}) if warehouse.is_cluster else _verify_orders(warehouse, rules, span)
+    tables += orders.tables
     tables.sort(key=lambda table: table.day)  # stable: within a day they are in the order of dwh
     reasons = {day.day: [*day.reasons] for day in stale}
-    for day, why in stale_orders.items():
+    for day, why in orders.stale.items():
         reasons.setdefault(day, []).append(why)
     return Verification(tables, {day: "; ".join(why) for day, why in sorted(reasons.items()) if is_within(day, span)})
 
@@ -103,28 +97,46 @@ def _verify_day(
     with open_scope(warehouse, bounds, rules.endpoint_map, rules.timeout_ms) as scope:
         staging = stage_day(warehouse, scope, rules, calls=calls, on_calls=on_calls).staging
     try:
-        return [_compare_with_published(warehouse, staging, table) for table in staging.tables]
+        return [_compare_with_published(warehouse.nodes, staging, table) for table in staging.tables]
     finally:
         staging.drop()
 
 
-def _verify_orders(warehouse: Warehouse, rules: BuildRules, sources: OrderSources, day: date) -> list[TableVerified]:
+def _verify_orders(warehouse: Warehouse, rules: BuildRules, span: Span) -> Verification:
+    """Every day of orders and refunds in the span; a cluster has none yet."""
+    days = sorted(day for day in published_order_days(warehouse) if is_within(day, span))
+    sources = find_sources(warehouse, rules)
+    stale = find_stale_orders(warehouse, rules, sources, keep=True, everything=True).days
+    tables: list[TableVerified] = []
+    with console.progress("verify orders", len(days)) as bar:
+        for day in days:
+            bar.label(f"verify orders {day}")
+            tables += _verify_orders_of(warehouse, rules, sources, day)
+            bar.advance(1)
+    return Verification(tables, stale)
+
+
+def _verify_orders_of(warehouse: Warehouse, rules: BuildRules, sources: OrderSources, day: date) -> list[TableVerified]:
     """A day's orders and refunds, from the published order calls and the history of the shop's tables."""
     staging = stage_orders(warehouse, rules, sources, day).staging
     try:
-        return [_compare_with_published(warehouse, staging, table) for table in staging.tables]
+        return [_compare_with_published(warehouse.nodes, staging, table) for table in staging.tables]
     finally:
         staging.drop()
 
 
-def _compare_with_published(warehouse: Warehouse, staging: Staging, table: DwhTable) -> TableVerified:
-    rows = staging.rows[table.name]
-    published = _sums(warehouse, table.full_name, table.is_day(staging.day), table)
-    if _sums(warehouse, staging.name(table.name), "1", table) == published:
-        return TableVerified(staging.day, table.name, rows, 0, ())
-    keys = _differing_keys(warehouse, staging, table)
-    examples = tuple(_example(warehouse, staging, table, key) for key in keys.head(_SHOWN).iter_rows(named=True))
-    return TableVerified(staging.day, table.name, rows, keys.height, examples)
+def _compare_with_published(nodes: Sequence[Warehouse], staging: Staging, table: DwhTable) -> TableVerified:
+    """The comparison of each node's rows: a row on another node than its visitor's is a difference."""
+    differing, examples = 0, list[RowDifference]()
+    for node in nodes:
+        published = _sums(node, table.full_name, table.is_day(staging.day), table)
+        if _sums(node, staging.name(table.name), "1", table) == published:
+            continue
+        keys = _differing_keys(node, staging, table)
+        differing += keys.height
+        shown = keys.head(_SHOWN - len(examples))
+        examples += (_example(node, staging, table, key) for key in shown.iter_rows(named=True))
+    return TableVerified(staging.day, table.name, staging.rows[table.name], differing, tuple(examples))
 
 
 def _sums(warehouse: Warehouse, source: str, where: str, table: DwhTable) -> tuple[int, int, int]:

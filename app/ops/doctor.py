@@ -9,6 +9,7 @@ from app.core.disk import existing_parent, free_bytes
 from app.core.errors import CaratError, NoTableError
 from app.core.service_url import ServiceUrl
 from app.intake.spool import foreign_files, sealed_segments, spool_backlog
+from app.ops.cluster_checks import check_cluster
 from app.ops.finding import Finding
 from app.ops.server_checks import check_user, check_version
 from app.ops.status import map_misfits, products_met
@@ -19,6 +20,7 @@ from app.rules.snapshot_plan import load_snapshot_plan
 from app.settings import Settings, exposed_secrets, load_settings, unknown_variables
 from app.shop import open_shop
 from app.warehouse import Warehouse, open_warehouse
+from app.warehouse.cluster import Cluster
 
 _NEEDED_FREE_BYTES = 5 * 1024**3
 _MAX_CLOCK_SKEW_S = 5
@@ -68,6 +70,8 @@ def examine() -> list[Finding]:
             findings += _of_engine(warehouse)
             if settings.has_server:
                 findings += check_user(warehouse, has_shop_link=settings.has_mysql)
+            if isinstance(warehouse, Cluster):
+                findings += check_cluster(warehouse)
             findings += _map_fit(warehouse)
             if settings.shop_db is not None:
                 findings += _products(warehouse, settings)

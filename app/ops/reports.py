@@ -278,6 +278,15 @@ def print_backup(manifest: "Manifest", folder: "Path", *, as_json: bool) -> None
     )
 
 
+def print_filled(rows: Mapping[str, int], *, as_json: bool) -> None:
+    """What `carat fill` copied: rows by table."""
+    if as_json:
+        console.say_json({"rows": rows})
+        return
+    copied = ", ".join(f"{count:,} rows of {table}" for table, count in rows.items() if count)
+    console.say(f"copied {copied}; now run `carat etl`" if copied else "all of it is there already; run `carat etl`")
+
+
 def print_restored(restored: "Restored", *, as_json: bool) -> None:
     """What a restore did."""
     if as_json:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from app.contracts.grants import Grant, reader_grants, writer_grants
 from app.core.errors import WarehouseError
@@ -60,7 +61,9 @@ def check_user(warehouse: Warehouse, *, has_shop_link: bool) -> Iterator[Finding
     else:
         yield from _fixed_settings(warehouse)
     wanted = reader_grants() if readonly else writer_grants(has_shop_link=has_shop_link)
-    yield from _rights(warehouse, list(wanted), "to read" if readonly else "to write")
+    yield from _rights(
+        warehouse, [_as_called(warehouse, grant) for grant in wanted], "to read" if readonly else "to write"
+    )
     yield from _limits(warehouse)
     yield from _quota(warehouse)
 
@@ -72,6 +75,17 @@ def _fixed_settings(warehouse: Warehouse) -> Iterator[Finding]:
     wrong = {name: value for name, value in fixed.iter_rows() if value != str(DURABILITY[name])}
     if wrong:
         yield Finding("profile", is_ok=False, detail=how_to_unfix(warehouse.user, wrong, "inserts"))
+
+
+def check_rights(warehouse: Warehouse, wanted: Iterable[Grant]) -> Iterator[Finding]:
+    """Which of these rights the user does not have."""
+    return (finding for finding in _rights(warehouse, wanted, "") if not finding.is_ok or finding.is_warning)
+
+
+def _as_called(warehouse: Warehouse, grant: Grant) -> Grant:
+    """The grant on the database as this server calls it."""
+    database, dot, rest = grant.on.partition(".")
+    return replace(grant, on=f"{warehouse.database(database)}{dot}{rest}")
 
 
 def _rights(warehouse: Warehouse, wanted: Iterable[Grant], purpose: str) -> Iterator[Finding]:

@@ -57,6 +57,7 @@ def run_spend(
     from app.intake.files import require_readable  # noqa: PLC0415
     from app.jobs.spend.read import look_at_files, read_files, read_table  # noqa: PLC0415
     from app.warehouse import open_warehouse  # noqa: PLC0415
+    from app.warehouse.cluster import refuse_on_cluster  # noqa: PLC0415
 
     if bool(paths) == bool(table):
         raise SettingsError(
@@ -70,6 +71,7 @@ def run_spend(
     files = [Path(path) for path in paths]
     if dry_run and files:
         return look_at_files(settings, files, answers, now=datetime.now(tz=UTC))
+    refuse_on_cluster(settings, "`carat spend`", "`carat spend --dry-run FILE` shows what a file holds")
     with open_warehouse(settings, purpose="carat spend", writes=not dry_run) as warehouse:
         if table:
             return read_table(warehouse, settings, table, answers, dry_run=dry_run)

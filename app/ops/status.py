@@ -12,6 +12,7 @@ from app.warehouse import Warehouse
 
 _RECENT_DAYS = 7
 _PRODUCT_DAYS = 30
+_EPOCH_YEAR = 1970  # what the engine gives as the greatest of no times
 
 
 def freshness(warehouse: Warehouse) -> pl.DataFrame:
@@ -25,7 +26,13 @@ def freshness(warehouse: Warehouse) -> pl.DataFrame:
         f"if(rows = 0, NULL, {built_at}) AS built_at FROM {name}"
         for name, (day, built_at) in newest.items()
     ]
-    return warehouse.query(" UNION ALL ".join(f"SELECT * FROM ({part})" for part in parts)).sort("table")
+    sql = " UNION ALL ".join(f"SELECT * FROM ({part})" for part in parts)
+    if len(warehouse.nodes) == 1:
+        return warehouse.query(sql).sort("table")
+    of_nodes = pl.concat([node.query(sql) for node in warehouse.nodes], how="vertical_relaxed")
+    of_tables = of_nodes.group_by("table").agg(pl.col("rows").sum(), pl.col("newest_day", "built_at").max())
+    is_known = pl.col("built_at").dt.year() > _EPOCH_YEAR  # the ledger is on the first shard
+    return of_tables.with_columns(pl.when(is_known).then("built_at").alias("built_at")).sort("table")
 
 
 def spool_state(settings: Settings) -> pl.DataFrame:
@@ -75,6 +82,8 @@ def products_met(warehouse: Warehouse) -> pl.DataFrame:
     One row: `last_day, products, found, examples` of those that no snapshot has; no row before the first build.
     """
     known = " OR ".join(f"{name} IS NOT NULL" for name in PRODUCT_ATTRIBUTES)
+    if len(warehouse.nodes) > 1:
+        return _products_met_on(warehouse, known)
     return warehouse.query(
         "SELECT max(last_day) AS last_day, count() AS products, countIf(is_known) AS found, "
         "arraySort(groupArrayIf(3)(product_id, NOT is_known)) AS examples FROM ("
@@ -82,6 +91,24 @@ def products_met(warehouse: Warehouse) -> pl.DataFrame:
         f"WHERE session_date > (SELECT max(session_date) FROM dwh.product_sessions) - {_PRODUCT_DAYS} "
         "AND (views > 0 OR orders > 0) GROUP BY product_id) HAVING products > 0"
     )
+
+
+def _products_met_on(cluster: Warehouse, known: str) -> pl.DataFrame:
+    """The same of a cluster, whose nodes may each hold visits to one product."""
+    newest = [node.scalar("SELECT max(session_date) FROM dwh.product_sessions") for node in cluster.nodes]
+    sql = (
+        f"SELECT product_id, max(session_date) AS last_day, max({known}) AS is_known FROM dwh.product_sessions "
+        f"WHERE session_date > {{newest:Date}} - {_PRODUCT_DAYS} AND (views > 0 OR orders > 0) GROUP BY product_id"
+    )
+    schema = {"product_id": pl.String(), "last_day": pl.Date(), "is_known": pl.UInt8()}
+    of_nodes = pl.concat([node.query(sql, {"newest": max(newest)}, schema=schema) for node in cluster.nodes])
+    products = of_nodes.group_by("product_id").agg(pl.col("last_day", "is_known").max())
+    is_known = pl.col("is_known") > 0
+    unknown = pl.col("product_id").filter(~is_known).sort().head(3)
+    found = products.select(
+        pl.col("last_day").max(), products=pl.len(), found=is_known.sum(), examples=unknown.implode()
+    )
+    return found.filter(pl.col("products") > 0)
 
 
 def recent_rejects(warehouse: Warehouse) -> pl.DataFrame:

@@ -40,15 +40,27 @@ _PARTS = {"name": pl.String(), "part": pl.String(), "rows": pl.UInt64()}
 
 _Words = NDArray[np.uint64]
 
-# By the checksum of the part, of the warehouse that was asked last: it says all about the part's content.
-_in_memory: dict[str, "CallIdFilter"] = {}
+# Of the warehouse that was asked last, by the server's URL and the checksum of the part, which says all of its content.
+_in_memory: dict[str, dict[str, "CallIdFilter"]] = {}
 
 
 def stored_calls(warehouse: Warehouse, call_ids: pl.Series, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
     """These columns of the stored calls that have one of these ids, of 16 bytes each."""
-    columns = ", ".join(schema)
+    if call_ids.is_empty():
+        return pl.DataFrame(schema=schema)
     hashes = IdHashes.of(call_ids.to_arrow(compat_level=pl.CompatLevel.oldest()))
-    for _ in range(_TRIES if len(call_ids) else 0):
+    nodes = warehouse.nodes
+    for url in _in_memory.keys() - {node.url for node in nodes}:
+        del _in_memory[url]
+    return pl.concat([_stored_on(node, call_ids, hashes, schema) for node in nodes])
+
+
+def _stored_on(
+    warehouse: Warehouse, call_ids: pl.Series, hashes: "IdHashes", schema: Mapping[str, pl.DataType]
+) -> pl.DataFrame:
+    """The same of one node, whose parts and filters are its own."""
+    columns = ", ".join(schema)
+    for _ in range(_TRIES):
         parts = _active_parts(warehouse)
         added, where = _Added(), dict[str, NDArray[np.intp]]()
         for name, found in _filters(warehouse, parts, added):
@@ -61,11 +73,11 @@ def stored_calls(warehouse: Warehouse, call_ids: pl.Series, schema: Mapping[str,
             found_calls = _select(warehouse, columns, ids, schema, parts=where)
         read = {*added.names, *where}
         if not read or read <= set(_active_parts(warehouse)["name"]):
-            _keep(added.filters)
+            _keep(warehouse, added.filters)
             _store(warehouse, parts, added)
             return found_calls
         # Else a part was merged, perhaps before it was read.
-    return _select(warehouse, columns, call_ids, schema) if len(call_ids) else pl.DataFrame(schema=schema)
+    return _select(warehouse, columns, call_ids, schema)
 
 
 def forget() -> None:
@@ -197,23 +209,24 @@ def _active_parts(warehouse: Warehouse) -> pl.DataFrame:
     return warehouse.query(
         "SELECT name, hash_of_all_files AS part, rows FROM system.parts "
         "WHERE active AND rows > 0 AND database = {database:String} AND table = {name:String}",
-        {"database": API_CALLS.database, "name": API_CALLS.name},
+        {"database": warehouse.database(API_CALLS.database), "name": API_CALLS.name},
         schema=_PARTS,
     )
 
 
 def _filters(warehouse: Warehouse, parts: pl.DataFrame, added: _Added) -> Iterator[tuple[str, CallIdFilter]]:
     """The name and the filter of each part; notes in `added` which had to be made."""
-    for part in _in_memory.keys() - set(parts["part"]):
-        del _in_memory[part]
-    in_memory = pl.col("part").is_in(list(_in_memory))
+    held = _in_memory.setdefault(warehouse.url, {})
+    for part in held.keys() - set(parts["part"]):
+        del held[part]
+    in_memory = pl.col("part").is_in(list(held))
     for name, part in parts.filter(in_memory).select("name", "part").iter_rows():
-        yield name, _in_memory[part]
+        yield name, held[part]
     for some in _grouped(parts.filter(~in_memory), _IDS_A_LOAD):
         stored = _stored(warehouse, some)
         missing = some.filter(~pl.col("part").is_in(list(stored)))
         made = _made(warehouse, missing)
-        _keep(stored)
+        _keep(warehouse, stored)
         added.names += missing["name"].to_list()
         added.filters |= made
         added.ids += int(missing["rows"].sum())
@@ -221,13 +234,14 @@ def _filters(warehouse: Warehouse, parts: pl.DataFrame, added: _Added) -> Iterat
             yield name, stored.get(part) or made[part]
 
 
-def _keep(filters: Mapping[str, CallIdFilter]) -> None:
+def _keep(warehouse: Warehouse, filters: Mapping[str, CallIdFilter]) -> None:
     """Hold these filters in memory, as far as there is room."""
-    held = sum(found.words.nbytes for found in _in_memory.values())
+    of_node = _in_memory.setdefault(warehouse.url, {})
+    held_bytes = sum(found.words.nbytes for held in _in_memory.values() for found in held.values())
     for part, found in filters.items():
-        held += found.words.nbytes
-        if held <= _KEPT_BYTES:
-            _in_memory[part] = found
+        held_bytes += found.words.nbytes
+        if held_bytes <= _KEPT_BYTES:
+            of_node[part] = found
 
 
 def _grouped(parts: pl.DataFrame, most_ids: int) -> Iterator[pl.DataFrame]:

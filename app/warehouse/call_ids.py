@@ -13,9 +13,9 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from app.contracts import DATABASES, LABEL, Column, Table
+from app.contracts import LABEL, Column, Table
 from app.core import console
-from app.core.errors import WarehouseError
+from app.core.errors import SettingsError, WarehouseError
 from app.warehouse.client import Warehouse
 
 _JOURNAL = Table(
@@ -38,7 +38,7 @@ def existing_columns(warehouse: Warehouse) -> ExistingColumns:
     columns = warehouse.query(
         "SELECT database, table, name, type, comment, default_kind, default_expression FROM system.columns "
         "WHERE database IN {databases:Array(String)}",
-        {"databases": list(DATABASES)},
+        {"databases": list(warehouse.databases)},
     )
     return {(row["database"], row["table"], row["name"]): row for row in columns.iter_rows(named=True)}
 
@@ -57,6 +57,11 @@ def upgrade_call_ids(warehouse: Warehouse, calls: Table, existing: ExistingColum
     is_unfinished = any((database, table) == (_JOURNAL.database, _JOURNAL.name) for database, table, _ in existing)
     if not changed and not is_unfinished:
         return []
+    if warehouse.is_node:  # calls would have to move to other shards
+        raise SettingsError(
+            "CARAT_NO_IDS: not on a cluster yet: the ids that count as none cannot be changed while calls are stored. "
+            "Set it back, or fill a new cluster with `carat fill`; see docs/cluster.md"
+        )
     warehouse.require_lease()
     warehouse.require_free_space()
     warehouse.command(_JOURNAL.create_statement())

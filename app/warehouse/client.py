@@ -5,7 +5,7 @@
 
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -14,9 +14,9 @@ import polars as pl
 import pyarrow as pa
 from polars.datatypes import DataType
 
-from app.contracts import MONEY, Column, Table
+from app.contracts import DATABASES, MONEY, Column, Table
 from app.core.disk import free_bytes
-from app.core.errors import WarehouseError, WarehouseGoneError
+from app.core.errors import SettingsError, WarehouseError, WarehouseGoneError
 from app.core.service_url import ServiceUrl
 from app.core.sql import quote
 from app.warehouse.advice import how_to_fix
@@ -48,6 +48,66 @@ class Warehouse:
         self.is_embedded = url.startswith("chdb://")
         with self._readable_errors():
             self._client = connect()
+
+    @property
+    def nodes(self) -> "tuple[Warehouse, ...]":
+        """The servers over which visitors and their rows are spread: of a cluster one a shard, else this one alone."""
+        return (self,)
+
+    @property
+    def peers(self) -> "tuple[Warehouse, ...]":
+        """All nodes of the cluster to which this one belongs."""
+        return self.nodes
+
+    @property
+    def prefix(self) -> str:
+        """What a line about this server begins with where there are several."""
+        return ""
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether `nodes` are the shards of a cluster."""
+        return False
+
+    @property
+    def is_node(self) -> bool:
+        """Whether this is a single shard of a cluster."""
+        return False
+
+    def other_replicas(self) -> "Iterator[Warehouse]":
+        """A new connection to each replica of a cluster that is none of the nodes."""
+        return iter(())
+
+    def as_stored(self, table: Table) -> Table:
+        """The contract of a table as this server stores it."""
+        return table
+
+    @property
+    def databases(self) -> Mapping[str, str]:
+        """The databases that Carat has on this server, with a comment for each."""
+        return DATABASES
+
+    def database(self, name: str) -> str:
+        """What a database of Carat is called on this server."""
+        return name
+
+    def require_fitting(self, databases: Collection[str]) -> None:
+        """Raise SettingsError if the databases that exist are of a warehouse of another kind."""
+        if "pd_local" in databases:
+            raise SettingsError(
+                f"CARAT_WAREHOUSE: {self.url} is a shard of a cluster that holds a warehouse: add ?cluster=NAME"
+            )
+
+    def show_nodes(self) -> list[str]:
+        """Make the rows of all nodes readable under their public names; returns a line for each change."""
+        return []
+
+    def routed(self, calls: pl.DataFrame) -> "list[tuple[Warehouse, pl.DataFrame]]":
+        """Raw calls, each with the node of its visitor."""
+        return [(self, calls)]
+
+    def sync_replica(self, table: str) -> None:
+        """Wait until this replica has all rows of a table that others have written."""
 
     def new_connection(self) -> "Warehouse":
         """One more connection to the same engine: each thread needs its own."""
@@ -178,7 +238,7 @@ class Warehouse:
                 arrow = arrow.set_column(index, column.name, arrow.column(index).cast(pa.binary(16)))
         # A table that remembers inserts drops equal ones, so an insert without a token gets a unique one.
         settings = {"insert_deduplication_token": token or uuid.uuid4().hex} if table.remembers_inserts else {}
-        self._insert_arrow(target, arrow, settings)
+        self.insert_arrow(target, arrow, settings)
 
     def create_temp_table(self, name: str, values: pl.Series, *, column: str = "id", kind: str = "UUID") -> None:
         """Create or replace an in-memory table that holds just these values; UUIDs are 16 bytes each."""
@@ -186,7 +246,7 @@ class Warehouse:
         arrow = values.to_arrow(compat_level=pl.CompatLevel.oldest())
         if len(values):
             values_sent = arrow.cast(pa.binary(16)) if kind == "UUID" else arrow
-            self._insert_arrow(name, pa.Table.from_arrays([values_sent], names=[column]))
+            self.insert_arrow(name, pa.Table.from_arrays([values_sent], names=[column]))
 
     @contextmanager
     def held_ids(self, ids: pl.Series, *, table: str) -> Iterator[str]:
@@ -225,7 +285,7 @@ class Warehouse:
             kind = WarehouseGoneError if _is_gone(error, message) else WarehouseError
             raise kind(f"{self.url}: {message}{how_to_fix(message, self.user)}") from error
 
-    def _insert_arrow(self, target: str, arrow: pa.Table, settings: dict[str, Any] | None = None) -> None:
+    def insert_arrow(self, target: str, arrow: pa.Table, settings: dict[str, Any] | None = None) -> None:
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, arrow.schema, options=_IPC_OPTIONS) as writer:
             writer.write_table(arrow)
@@ -253,6 +313,14 @@ def connect_embedded(path: Path, *, engine_config: Path | None = None) -> Wareho
 
 def connect_server(url: ServiceUrl, *, query_timeout_s: int = QUERY_TIMEOUT_S, writes: bool = True) -> Warehouse:
     """Connect to a server. A user that may not change settings (`readonly = 1`) can read; `writes` asks for more."""
+    connect = server_connector(url, query_timeout_s=query_timeout_s, writes=writes)
+    return Warehouse(connect, url=str(url), secret=url.password.get_secret_value(), user=url.user)
+
+
+def server_connector(
+    url: ServiceUrl, *, query_timeout_s: int = QUERY_TIMEOUT_S, writes: bool = True
+) -> "Callable[[], Client]":
+    """How to connect to a server: see `connect_server`."""
     password = url.password.get_secret_value()
     tls = _tls_arguments(url)
 
@@ -272,7 +340,7 @@ def connect_server(url: ServiceUrl, *, query_timeout_s: int = QUERY_TIMEOUT_S, w
         pin_server(client, user=url.user, writes=writes)
         return client
 
-    return Warehouse(connect, url=str(url), secret=password, user=url.user)
+    return connect
 
 
 def _tls_arguments(url: ServiceUrl) -> dict[str, Any]:

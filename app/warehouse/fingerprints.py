@@ -76,7 +76,7 @@ def _active_parts(warehouse: Warehouse, table: FingerprintSource) -> pl.DataFram
     return warehouse.query(
         "SELECT name, hash_of_all_files AS part FROM system.parts "
         "WHERE active AND rows > 0 AND database = {database:String} AND table = {name:String}",
-        {"database": database, "name": name},
+        {"database": warehouse.database(database), "name": name},
         schema=_PARTS,
     )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from app.contracts import API_CALLS, DATABASES, Column, Table, all_tables, raw_calls
+from app.contracts import API_CALLS, Column, Table, all_tables, raw_calls
 from app.core.errors import WarehouseError
 from app.core.sql import quote
 from app.rules.snapshot_plan import SnapshotPlan, load_snapshot_plan
@@ -18,32 +18,51 @@ from app.warehouse.views import View, replace_views
 _FIXED_SETTINGS = ("index_granularity",)  # as the table was created
 
 
-def migrate(warehouse: Warehouse, settings: Settings) -> list[str]:
-    """Create and upgrade what differs from the contracts; returns a line for each change."""
+def migrate(warehouse: Warehouse, settings: Settings, *, every_replica: bool = False) -> list[str]:
+    """Create and upgrade what differs from the contracts; returns a line for each change.
+
+    With `every_replica` also on the replicas of a cluster on which Carat does not work.
+    """
     warehouse.require_free_space()
     calls = raw_calls(settings.no_id_values)
     views, plan = dwh_views(settings), load_snapshot_plan(settings.snapshots)
-    state = read_state(warehouse, calls, views, plan, settings)
+    # What one server remembers says nothing of the other shards.
+    state = None if warehouse.is_cluster else read_state(warehouse, calls, views, plan, settings)
     if state and state.is_prepared:
         return []
-    changes = _migrate(warehouse, settings, calls, views, plan)
+    changes = _migrate(warehouse, settings, views, plan, every_replica=every_replica)
     if state and not changes:
         remember(warehouse, state)
     return changes
 
 
 def _migrate(
-    warehouse: Warehouse, settings: Settings, calls: Table, views: Sequence[View], plan: SnapshotPlan
+    warehouse: Warehouse, settings: Settings, views: Sequence[View], plan: SnapshotPlan, *, every_replica: bool
 ) -> list[str]:
+    changes = [f"{node.prefix}{line}" for node in warehouse.nodes for line in migrate_tables(node, settings)]
+    for replica in warehouse.other_replicas() if every_replica else ():
+        with replica:
+            changes += (f"{replica.prefix}{line}" for line in migrate_tables(replica, settings))
+    changes += warehouse.show_nodes()
+    have_new_columns = any("added column " in change for change in changes)
+    changes += replace_views(warehouse, views, have_new_columns=have_new_columns)
+    changes += refresh_history_views(warehouse, existing_histories(warehouse).values())
+    return changes + refresh_shop_views(warehouse, plan, settings.timezone)
+
+
+def migrate_tables(warehouse: Warehouse, settings: Settings) -> list[str]:
+    """Create and upgrade the databases and tables of one server; returns a line for each change."""
     changes = []
     known = set(warehouse.query("SELECT name FROM system.databases")["name"])
-    for name, comment in DATABASES.items():
+    warehouse.require_fitting(known)
+    for name, comment in warehouse.databases.items():
         if name not in known:
             warehouse.command(f"CREATE DATABASE IF NOT EXISTS {name} COMMENT {quote(comment)}")
             changes.append(f"created database {name}")
     existing = existing_columns(warehouse)
     tables = {(database, table) for database, table, _ in existing}
-    for table in [calls if table is API_CALLS else table for table in all_tables()]:
+    calls = warehouse.as_stored(raw_calls(settings.no_id_values))
+    for table in [calls if table is API_CALLS else warehouse.as_stored(table) for table in all_tables()]:
         if (table.database, table.name) not in tables:
             ttl = f"toDateTime(ts) + INTERVAL {settings.raw_retention_days} DAY"
             is_kept_for_a_time = table is calls and settings.raw_retention_days
@@ -54,11 +73,7 @@ def _migrate(
             found = existing.get((table.database, table.name, column.name))
             changes += _upgrade_column(warehouse, table, column, found)
     changes += upgrade_call_ids(warehouse, calls, existing)
-    changes += _upgrade_settings(warehouse)
-    have_new_columns = any(change.startswith("added column") for change in changes)
-    changes += replace_views(warehouse, views, have_new_columns=have_new_columns)
-    changes += refresh_history_views(warehouse, existing_histories(warehouse).values())
-    return changes + refresh_shop_views(warehouse, plan, settings.timezone)
+    return changes + _upgrade_settings(warehouse)
 
 
 def _upgrade_column(warehouse: Warehouse, table: Table, column: Column, found: dict[str, str] | None) -> list[str]:
@@ -84,10 +99,10 @@ def _upgrade_settings(warehouse: Warehouse) -> list[str]:
     engines = warehouse.query(
         "SELECT database || '.' || name AS name, engine_full FROM system.tables "
         "WHERE database IN {databases:Array(String)}",
-        {"databases": list(DATABASES)},
+        {"databases": list(warehouse.databases)},
     )
     found = dict(engines.iter_rows())
-    for table in all_tables():
+    for table in map(warehouse.as_stored, all_tables()):
         wanted = [text for text in table.settings.split(", ") if text and not text.startswith(_FIXED_SETTINGS)]
         missing = [text for text in wanted if text not in found[table.full_name]]
         if missing:

@@ -10,6 +10,7 @@ from app.core import console
 from app.core.errors import LockedError
 from app.settings import Settings
 from app.warehouse.client import QUERY_TIMEOUT_S, Warehouse, connect_embedded, connect_server
+from app.warehouse.cluster import open_cluster
 from app.warehouse.history import recover_snapshots
 from app.warehouse.lease import hold_lease
 from app.warehouse.lock import hold_embedded
@@ -44,9 +45,7 @@ def open_warehouse(
     """
     with ExitStack() as stack:
         if settings.has_server:
-            warehouse = stack.enter_context(
-                connect_server(settings.warehouse, query_timeout_s=query_timeout_s, writes=writes)
-            )
+            warehouse = stack.enter_context(_connect_server(settings, query_timeout_s=query_timeout_s, writes=writes))
             if writes:
                 lease = stack.enter_context(_after_the_loader(lambda: hold_lease(warehouse, purpose=purpose), purpose))
                 warehouse.with_guard(lease.require)
@@ -66,6 +65,12 @@ def prepare_warehouse(warehouse: Warehouse, settings: Settings) -> None:
         console.log.warning("finished a snapshot after an interruption", table=table)
     for day in recover(warehouse):
         console.log.warning("published again after an interruption", day=str(day))
+
+
+def _connect_server(settings: Settings, *, query_timeout_s: int, writes: bool) -> Warehouse:
+    if settings.warehouse.cluster:
+        return open_cluster(settings, query_timeout_s=query_timeout_s, writes=writes)
+    return connect_server(settings.warehouse, query_timeout_s=query_timeout_s, writes=writes)
 
 
 @contextmanager

@@ -52,10 +52,13 @@ class Staging:
         self.replaced = replaced
         self.tables = tuple(tables)
         self.rows = dict.fromkeys((table.name for table in tables), 0)
-        for table in tables:
-            warehouse.command(table.create_statement(name=self.name(table.name), settings=_UNMERGED))
+        for node in warehouse.nodes:
+            for table in tables:
+                node.command(table.create_statement(name=self.name(table.name), settings=_UNMERGED))
         if replaced:
-            self._begin_as_published(published or {})
+            self.rows |= {name: rows for name, rows in (published or {}).items() if name in self.rows}
+            for node in warehouse.nodes:
+                self._begin_as_published(node)
         self.kept: Mapping[str, int] = dict(self.rows)
 
     def name(self, table: str) -> str:
@@ -72,7 +75,8 @@ class Staging:
     def require_complete(self) -> None:
         """Raise ContractError unless the tables hold what was kept and appended, in this day's partition only."""
         if self.replaced:
-            self._await_masking()
+            for node in self._warehouse.nodes:
+                self._await_masking(node)
         in_day = self._warehouse.counts(
             {table.name: (self.name(table.name), table.is_day(self.day)) for table in self.tables}
         )
@@ -99,7 +103,7 @@ class Staging:
         """Drop the staging tables."""
         _drop_staged(self._warehouse, self.day, list(self.rows), self.build_id)
 
-    def _begin_as_published(self, published: Mapping[str, int]) -> None:
+    def _begin_as_published(self, node: Warehouse) -> None:
         """Share the published parts and start to mask the replaced sessions' rows.
 
         Masking runs in the background, on the parts that exist now, so rows can be added meanwhile.
@@ -108,23 +112,22 @@ class Staging:
         replaced = {table.name: f"{table.session_column} IN ({self.replaced})" for table in self.tables}
         for table in self.tables:
             attach = f"ATTACH {_partition(self.day)} FROM {table.full_name}"
-            self._warehouse.command(f"ALTER TABLE {staged[table.name]} {attach}")
-        found = self._warehouse.counts({name: (staged[name], replaced[name]) for name in staged})  # by the index
+            node.sync_replica(table.full_name)
+            node.command(f"ALTER TABLE {staged[table.name]} {attach}")
+        found = node.counts({name: (staged[name], replaced[name]) for name in staged})  # by the index
         for name, rows in found.items():
-            self.rows[name] = published[name] - rows
+            self.rows[name] -= rows
             if rows:
-                self._warehouse.command(
-                    f"DELETE FROM {staged[name]} WHERE {replaced[name]} SETTINGS lightweight_deletes_sync = 0"
-                )
+                node.command(f"DELETE FROM {staged[name]} WHERE {replaced[name]} SETTINGS lightweight_deletes_sync = 0")
 
-    def _await_masking(self) -> None:
+    def _await_masking(self, node: Warehouse) -> None:
         names = [self.name(table).partition(".")[2] for table in self.rows]
         pending = (
             "SELECT countIf(NOT is_done) AS pending, max(latest_fail_reason) AS problem FROM system.mutations "
             "WHERE database = 'etl' AND table IN {names:Array(String)}"
         )
         while True:
-            left, problem = self._warehouse.query(pending, {"names": names}).row(0)
+            left, problem = node.query(pending, {"names": names}).row(0)
             if problem:
                 raise WarehouseError(f"the rows of {self.day} that are replaced could not be masked: {problem}")
             if not left:
@@ -147,7 +150,8 @@ def publish(warehouse: Warehouse, day: date, tables: Sequence[str], *, build_id:
     )
     warehouse.insert(PUBLICATIONS, journal)
     warehouse.require_free_space()
-    _replace_partitions(warehouse, day, tables, build_id)
+    for node in warehouse.nodes:
+        _replace_partitions(node, day, tables, build_id)
     warehouse.insert(PUBLICATIONS, journal.with_columns(state=pl.lit("published")))
     _drop_staged(warehouse, day, tables, build_id)
 
@@ -168,19 +172,20 @@ def recover(warehouse: Warehouse) -> list[date]:
         # A later build of the same table and day replaces this one.
         later = {name for other in rows[number + 1 :] if other["day"] == row["day"] for name in other["tables"]}
         warehouse.require_free_space()
-        _replace_partitions(
-            warehouse, row["day"], [name for name in row["tables"] if name not in later], row["publication_id"]
-        )
+        tables = [name for name in row["tables"] if name not in later]
+        for node in warehouse.nodes:
+            _replace_partitions(node, row["day"], tables, row["publication_id"])
         done = pl.DataFrame(
             [row | {"state": "published", "at": datetime.now(tz=UTC)}], schema=PUBLICATIONS.schema, orient="row"
         )
         warehouse.insert(PUBLICATIONS, done)
         days.append(row["day"])
-    leftover = warehouse.query(
-        "SELECT name FROM system.tables WHERE database = 'etl' AND match(name, '^(staged|changed|unread)_')"
-    )
-    if leftover.height:
-        warehouse.drop_tables([f"etl.{name}" for name in leftover["name"]])
+    for node in warehouse.nodes:
+        leftover = node.query(
+            "SELECT name FROM system.tables WHERE database = 'etl' AND match(name, '^(staged|changed|unread)_')"
+        )
+        if leftover.height:
+            node.drop_tables([f"etl.{name}" for name in leftover["name"]])
     return days
 
 
@@ -195,10 +200,26 @@ def _replace_partitions(warehouse: Warehouse, day: date, tables: Sequence[str], 
         in_parts = rows.get(name.removeprefix("etl."))
         if in_parts is None:  # dropped already: its publication is done
             continue
+        warehouse.sync_replica(f"dwh.{table}")
         if in_parts:
             warehouse.command(f"ALTER TABLE dwh.{table} REPLACE {_partition(day)} FROM {name}")
         else:  # the engine refuses to replace a partition by nothing
             warehouse.command(f"ALTER TABLE dwh.{table} DROP {_partition(day)}")
+        if warehouse.is_node:
+            _require_published(warehouse, day, table, name)
+
+
+def _require_published(node: Warehouse, day: date, table: str, staged: str) -> None:
+    """Raise WarehouseError unless a shard has published what is staged: a replica may copy only the parts it knows."""
+    counts = [
+        node.scalar(f"SELECT count() FROM {source} WHERE _partition_id = '{day:%Y%m%d}'")
+        for source in (f"dwh.{table}", staged)
+    ]
+    if counts[0] != counts[1]:
+        raise WarehouseError(
+            f"{node.url}: dwh.{table} has {counts[0]} rows of {day} after {counts[1]} were published: run the same "
+            "command again, which publishes them again"
+        )
 
 
 def _drop_staged(warehouse: Warehouse, day: date, tables: Sequence[str], build_id: str) -> None:

@@ -50,7 +50,7 @@ def test_a_url_is_shown_as_it_was_written_without_its_password(text, shown):
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("clickhouse://ch/?secur=true", "^unknown option secur. Did you mean secure[?] Choose from secure, verify, ca, cert, key$"), ("clickhouse://ch/?secure=ture", "^secure=ture is not valid. Did you mean true[?]"),
+    ("clickhouse://ch/?secur=true", "^unknown option secur. Did you mean secure[?] Choose from secure, verify, ca, cert, key, cluster, hosts$"), ("clickhouse://ch/?secure=ture", "^secure=ture is not valid. Did you mean true[?]"),
     ("clickhouse://ch/?secure=true&secure=false", "^option secure is given twice$"), ("clickhouse://ch/?secure", "^secure= is not valid"),
     ("mysql://db/shop?sslmode=required", "^unknown option sslmode. Did you mean ssl-mode[?]"), ("mysql://db/shop?ssl-mode=maybe", "^ssl-mode=maybe is not valid. Choose from disabled, required, verify_ca"),
     ("mysql://db", "names no database"), ("mysql://db/", "names no database"), ("clickhouse://", "is not a valid URL such as clickhouse://user:password@host:8123/"),

@@ -146,6 +146,7 @@ class Server:
 
     folder: Path
     port: int = 0
+    config: Path | None = None
     _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -155,7 +156,13 @@ class Server:
     def start(self) -> None:
         command = ["-m", "tests.support.clickhouse_http", "--path", str(self.folder), "--password", PASSWORD]
         process = subprocess.Popen(
-            [sys.executable, *command, "--port", str(self.port)],
+            [
+                sys.executable,
+                *command,
+                "--port",
+                str(self.port),
+                *(["--config", str(self.config)] if self.config else []),
+            ],
             cwd=CHECKOUT,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # where it tells of every client that was killed
@@ -168,6 +175,10 @@ class Server:
         line = process.stdout.readline().decode()
         assert line.startswith("listening on "), "the server did not start"
         self.port = int(line.rpartition(":")[2])
+
+    @property
+    def is_running(self) -> bool:
+        return bool(self._processes)
 
     def kill(self) -> None:
         process = self._processes.pop()

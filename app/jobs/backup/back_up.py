@@ -33,6 +33,7 @@ from app.jobs.backup.tables import (
 )
 from app.settings import Settings
 from app.warehouse import Warehouse, open_warehouse
+from app.warehouse.cluster import refuse_on_cluster
 
 _RESERVE_BYTES = 64 * 1024**2
 
@@ -42,6 +43,7 @@ def back_up(settings: Settings, folder: Path) -> Manifest:
 
     Raises LockedError while another process writes, and SettingsError if the directory is in use.
     """
+    refuse_on_cluster(settings, "`carat backup`", "Back up each server with its own tools (BACKUP DATABASE)")
     folder = folder.resolve()
     _require_place(settings, folder)
     started_at = datetime.now(tz=UTC)

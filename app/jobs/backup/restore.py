@@ -23,6 +23,7 @@ from app.jobs.backup.tables import (
 from app.jobs.runs import recorded
 from app.settings import Settings
 from app.warehouse import Warehouse, open_warehouse
+from app.warehouse.cluster import refuse_on_cluster
 from app.warehouse.opening import prepare_warehouse
 
 
@@ -55,6 +56,7 @@ def restore(settings: Settings, folder: Path, *, replace: bool, now: datetime) -
     Until every table is restored beside the present ones and found as it was, nothing is changed. After an
     interruption the same command goes on.
     """
+    refuse_on_cluster(settings, "`carat restore`", "Restore to a single server, and fill the cluster from it")
     folder = folder.resolve()
     manifest = read_manifest(folder)
     _require_same_engine(settings, folder, manifest)

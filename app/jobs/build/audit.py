@@ -120,8 +120,12 @@ def _sums(warehouse: Warehouse, sources: Mapping[DwhTable, tuple[str, str]]) -> 
         for table, (source, where) in sources.items()
         if totals[table]
     }
-    rows = zip(queries, warehouse.one_rows(list(queries.values())), strict=True)
-    return {(table.name, total): value for table, row in rows for total, value in zip(totals[table], row, strict=True)}
+    sums: dict[tuple[str, Total], Any] = defaultdict(int)
+    for node in warehouse.nodes:
+        for table, row in zip(queries, node.one_rows(list(queries.values())), strict=True):
+            for total, value in zip(totals[table], row, strict=True):
+                sums[table.name, total] += value
+    return sums
 
 
 def _key_findings(warehouse: Warehouse, staging: Staging) -> list[str]:
@@ -153,7 +157,7 @@ def _key_findings(warehouse: Warehouse, staging: Staging) -> list[str]:
         for table in staging.tables
         if table.counts_keys
     )
-    repeated = warehouse.query(repeats).iter_rows() if repeats else ()
+    repeated = [row for node in warehouse.nodes for row in node.query(repeats).iter_rows()] if repeats else []
     return findings + [f"{rows:,} rows of {name} repeat a {key}" for name, key, rows in repeated if rows]
 
 
@@ -163,13 +167,14 @@ def _any_empty(table: DwhTable) -> str:
 
 def _size_findings(warehouse: Warehouse, staging: Staging, table: DwhTable, factor: float) -> list[str]:
     """Whether the table has many times more or fewer rows than on the same weekday in the last weeks."""
-    past = warehouse.query(
-        f"SELECT count() AS rows FROM {table.full_name} WHERE {table.day} < {{day:Date}} "
+    sql = (
+        f"SELECT {table.day} AS day, count() AS rows FROM {table.full_name} WHERE {table.day} < {{day:Date}} "
         f"AND {table.day} >= {{day:Date}} - {7 * _WEEKS} "
-        f"AND toDayOfWeek({table.day}) = toDayOfWeek({{day:Date}}) GROUP BY {table.day}",
-        {"day": staging.day},
-        schema={"rows": pl.UInt64()},
+        f"AND toDayOfWeek({table.day}) = toDayOfWeek({{day:Date}}) GROUP BY {table.day}"
     )
+    schema = {"day": pl.Date(), "rows": pl.UInt64()}
+    of_nodes = pl.concat([node.query(sql, {"day": staging.day}, schema=schema) for node in warehouse.nodes])
+    past = of_nodes.group_by("day").agg(pl.col("rows").sum())
     if past.height < _WEEKS - 1:
         return []
     usual, rows = median(past["rows"].to_list()), staging.rows[table.name]

@@ -38,22 +38,22 @@ def read_boundary_fingerprints(
     called = quarter_hours["at"].dt.epoch("ms")
     earlier = later = 0
     if _may_be_crossed(called, bounds.start, timeout_ms):
-        earlier = warehouse.scalar(
+        sql = (
             "SELECT sum(cityHash64(visitor_hash, ts, call_id, content_hash)) FROM pd.api_calls "
             f"WHERE ts >= {instant('previous_start')} AND ts < {instant('start')} "
-            f"AND visitor_hash IN ({crossing_visitors('start')})",
-            parameters,
+            f"AND visitor_hash IN ({crossing_visitors('start')})"
         )
+        earlier = sum(int(node.scalar(sql, parameters)) for node in warehouse.nodes)
     if _may_be_crossed(called, bounds.end, timeout_ms):
-        around = warehouse.query(
+        sql = (
             f"SELECT visitor_hash, ts, call_id, {CALL_HASH} AS hash FROM pd.api_calls "
             "WHERE ts >= fromUnixTimestamp64Milli({end:Int64} - {timeout_ms:Int64}, 'UTC') "
-            f"AND ts < {instant('next_end')} AND visitor_hash IN ({crossing_visitors('end')})",
-            parameters,
-            schema=MOMENT_SCHEMA | {"hash": pl.UInt64()},
+            f"AND ts < {instant('next_end')} AND visitor_hash IN ({crossing_visitors('end')})"
         )
+        schema = MOMENT_SCHEMA | {"hash": pl.UInt64()}
+        around = pl.concat([node.query(sql, parameters, schema=schema) for node in warehouse.nodes])
         later = int(reached_calls(around, midnight=bounds.end, timeout_ms=timeout_ms)["hash"].sum())
-    return BoundaryFingerprints(int(earlier), later)
+    return BoundaryFingerprints(earlier % 2**64, later)
 
 
 def _may_be_crossed(called: pl.Series, midnight: int, timeout_ms: int) -> bool:

@@ -118,7 +118,7 @@ def _type(calls: pl.DataFrame, shard: Shard, day: DayContext, through: Warehouse
     new = calls.join(shard.typed, on=["call_id", "content_hash"], how="anti")
     if new.is_empty():
         return TypedCalls(known.sort("order").drop("order"), Counter()), _has_foreign_amounts(known, day)
-    new, documents = read_documents(through, new, scope.endpoint_map, ids_table=f"etl.unread_{uuid.uuid4().hex}")
+    new, documents = read_documents(through, new, scope, ids_table=f"etl.unread_{uuid.uuid4().hex}")
     parsed = _parse(new, documents, day)
     both = pl.concat([parsed.calls, known.select(parsed.calls.columns)]).sort("order").drop("order")
     return TypedCalls(both, parsed.unreadable), _has_foreign_amounts(both, day)

@@ -76,17 +76,19 @@ def _count(warehouse: Warehouse, day: date, endpoint_map: EndpointMap) -> _Count
         f"countIf({name} IS NULL AND {original} IS NOT NULL) AS `{name} without rate`"
         for name, original in ORIGINALS.items()
     ]
-    found = warehouse.query(
+    sql = (
         f"SELECT map_entry, count() AS calls, countIf({_UNMATCHED}) AS unmatched, {', '.join(sums)} {_OF_DAY} "
-        "GROUP BY map_entry",
-        {"day": day},
-    ).rows(named=True)
-    endpoints = warehouse.query(
-        f"SELECT {_ENDPOINT} AS path, count() AS calls {_OF_DAY} AND {_UNMATCHED} "
-        f"GROUP BY path ORDER BY calls DESC, path LIMIT {_MOST_ENDPOINTS}",
-        {"day": day},
-        schema={"path": pl.String(), "calls": pl.UInt64()},
+        "GROUP BY map_entry"
     )
+    of_nodes = [frame for node in warehouse.nodes if (frame := node.query(sql, {"day": day})).width]
+    found = pl.concat(of_nodes).group_by("map_entry").sum().rows(named=True) if of_nodes else []
+    sql = f"SELECT {_ENDPOINT} AS path, count() AS calls {_OF_DAY} AND {_UNMATCHED} GROUP BY path"
+    if len(warehouse.nodes) == 1:
+        sql += f" ORDER BY calls DESC, path LIMIT {_MOST_ENDPOINTS}"
+    schema = {"path": pl.String(), "calls": pl.UInt64()}
+    of_all = pl.concat([node.query(sql, {"day": day}, schema=schema) for node in warehouse.nodes])
+    endpoints = of_all.group_by("path").agg(pl.col("calls").sum())
+    endpoints = endpoints.sort(["calls", "path"], descending=[True, False]).head(_MOST_ENDPOINTS)
     return _Counted(
         {row["map_entry"]: row["calls"] for row in found},
         {

@@ -30,7 +30,6 @@ from app.jobs.build.shards import (
     holding_linked_calls,
     open_scope,
     read_shard,
-    shard_count,
 )
 from app.warehouse import Staging, Warehouse
 
@@ -231,14 +230,13 @@ def _stage(
     staging = Staging(warehouse, scope.bounds.day, tables, replaced=scope.sessions, published=published)
     kept = carried_over(warehouse, staging) if scope.sessions else {}
     controls = ControlTotals()
-    count = shard_count(calls, shard_calls=rules.settings.shard_calls)
 
     def build(key: ShardKey, through: Warehouse) -> _ShardBuilt:
         shard = _build_shard(through, key, context, staging, controls)
         on_calls(shard.calls)
         return shard
 
-    keys = [ShardKey(scope, number, count) for number in range(count)]
+    keys = ShardKey.of(scope, calls, shard_calls=rules.settings.shard_calls)
     shards = _each_through_a_connection(warehouse, keys, build, workers=rules.settings.workers)
     return StagedDay(
         staging,
@@ -306,14 +304,15 @@ def _build_shard(
     warehouse: Warehouse, key: ShardKey, context: DayContext, staging: Staging, controls: ControlTotals
 ) -> _ShardBuilt:
     """Build the staged tables' rows of one shard."""
-    shard = read_shard(warehouse, key)
+    node = warehouse.nodes[key.node]
+    shard = read_shard(node, key)
     if shard is None:
         return _ShardBuilt()
-    content = ShardContent.of(shard, context, through=warehouse)
+    content = ShardContent.of(shard, context, through=node)
     controls.add(content.events)
     for table in staging.tables:
         for rows in BUILDERS[table.name](content):
-            staging.append(table, rows, through=warehouse)
+            staging.append(table, rows, through=node)
     until = content.events["ts"].max()
     assert until is None or isinstance(until, datetime)
     return _ShardBuilt(shard.calls.height, content.unreadable, until, content.has_foreign_amounts)
@@ -346,7 +345,7 @@ def _is_as_recorded(warehouse: Warehouse, day: date, rows: Mapping[str, int], ta
 def _has_ended(warehouse: Warehouse, bounds: DayBounds) -> bool:
     """Whether there are calls of a later day; the clock does not matter."""
     sql = "SELECT toUnixTimestamp64Milli(max(ts)) >= {end:Int64} FROM pd.api_calls"
-    return bool(warehouse.scalar(sql, {"end": bounds.end}))
+    return any(node.scalar(sql, {"end": bounds.end}) for node in warehouse.nodes)
 
 
 def _start(bounds: DayBounds) -> datetime:
@@ -358,9 +357,11 @@ def _require_raw(warehouse: Warehouse, day: date, calls: int) -> None:
     if calls:
         return
     oldest = "(SELECT if(count() = 0, now64(3), min(ts)) FROM pd.api_calls)"
-    lost = warehouse.scalar(
-        f"SELECT count() FROM dwh.events WHERE event_date = {{day:Date}} AND ts < {oldest}", {"day": day}
-    )
+    if len(warehouse.nodes) > 1:
+        moments = [node.scalar(f"SELECT toUnixTimestamp64Milli({oldest})") for node in warehouse.nodes]
+        oldest = f"fromUnixTimestamp64Milli({min(moments)}, 'UTC')"
+    sql = f"SELECT count() FROM dwh.events WHERE event_date = {{day:Date}} AND ts < {oldest}"
+    lost = sum(node.scalar(sql, {"day": day}) for node in warehouse.nodes)
     if lost:
         raise ContractError(
             f"{day}: pd.api_calls no longer holds this day's calls, so the published day is left unchanged"

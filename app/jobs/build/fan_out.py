@@ -30,6 +30,7 @@ from app.jobs.build.ledger import Inputs, StaleDay
 from app.jobs.build.rules import BuildRules
 from app.settings import Settings, load_settings
 from app.warehouse import Warehouse, open_warehouse, recover
+from app.warehouse.cluster import refuse_on_cluster
 from app.warehouse.lease import lent_token, require_lent
 
 _CONNECT_S = 5.0
@@ -71,6 +72,7 @@ def open_runner(settings: Settings, address: str | None, *, dry_run: bool = Fals
             "--on needs a ClickHouse server that every worker reaches: CARAT_WAREHOUSE=clickhouse://…; the embedded "
             "engine has room for one process"
         )
+    refuse_on_cluster(settings, "`carat etl --on`", "Build without --on")
     distributed = _distributed()
     _require_address(distributed, address)
     if dry_run:

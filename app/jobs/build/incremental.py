@@ -10,7 +10,7 @@ import polars as pl
 from app.contracts import API_CALLS, EVENTS, VISITOR_OF_SESSION
 from app.frames.sessionize import assign_sessions, changed_sessions
 from app.jobs.build.call_sql import CALL_HASH, QUARTER_HOUR, fits, instant, is_counted
-from app.jobs.build.shards import BuildScope, ShardKey, blocks_of, read_moments, read_published, shard_count
+from app.jobs.build.shards import BuildScope, ShardKey, blocks_of, read_moments, read_published
 from app.warehouse import FingerprintSource, Warehouse
 
 _SHARD_CALLS = 1_000_000
@@ -55,16 +55,18 @@ def find_changed_sessions(
     day after changed. If so, sessions near a midnight are compared as well: whether a session continues past the
     midnight at the day's end can depend on whether it crossed the one at its beginning.
     """
+    if scope.nodes > 1 and scope.links.has_calls_without_id:  # whose they are is known to all nodes together only
+        yield None
+        return
     suffix = f"{scope.bounds.day:%Y%m%d}_{uuid.uuid4().hex[:12]}"  # so that attempts at the same day share nothing
     visitors, sessions = f"etl.changed_visitors_{suffix}", f"etl.changed_sessions_{suffix}"
     try:
         visitor_calls = _find_visitors(warehouse, scope, quarter_hours, around, into=visitors)
         some = replace(scope, visitors=f"SELECT visitor_hash FROM {visitors}", reusable_days=())
-        count = shard_count(visitor_calls, shard_calls=_SHARD_CALLS)
-        keys = [ShardKey(some, number, count) for number in range(count)]
-        found = [_changed_in_shard(warehouse, key, reaches_on=any(around)) for key in keys]
+        keys = ShardKey.of(some, visitor_calls, shard_calls=_SHARD_CALLS)
+        found = [_changed_in_shard(warehouse.nodes[key.node], key, reaches_on=any(around)) for key in keys]
         known = [shard for shard in found if shard is not None]
-        if len(known) < count:
+        if len(known) < len(keys):
             yield None
             return
         moments = pl.concat([_MOMENTS, *known])
@@ -110,12 +112,14 @@ def _find_visitors(
         if is_changed:
             sources.append(f"SELECT visitor_hash FROM pd.api_calls WHERE {_IN_DAY} AND {near_midnight}")
     create = f"CREATE TABLE {into} (visitor_hash UInt64) ENGINE = Memory AS"
-    warehouse.command(f"{create} {' UNION DISTINCT '.join(sources)}", parameters)
-    calls = warehouse.scalar(
-        f"SELECT count() FROM pd.api_calls WHERE {_IN_DAY} AND visitor_hash IN (SELECT visitor_hash FROM {into})",
-        parameters,
+    of_visitors = (
+        f"SELECT count() FROM pd.api_calls WHERE {_IN_DAY} AND visitor_hash IN (SELECT visitor_hash FROM {into})"
     )
-    return int(calls)
+    calls = 0
+    for node in warehouse.nodes:
+        node.command(f"{create} {' UNION DISTINCT '.join(sources)}", parameters)
+        calls += int(node.scalar(of_visitors, parameters))
+    return calls
 
 
 def _changed_in_shard(warehouse: Warehouse, key: ShardKey, *, reaches_on: bool) -> pl.DataFrame | None:
@@ -167,11 +171,12 @@ def _differing(warehouse: Warehouse, scope: BuildScope, quarter_hours: pl.DataFr
         f"{_PUBLISHED_CALLS.sums} FROM pd.api_calls WHERE {_IN_DAY} AND ({ignored})",
     )
     known = [
-        warehouse.query(
+        node.query(
             f"SELECT {part} GROUP BY at",
             {"day": bounds.day, "start": bounds.start, "end": bounds.end},
             schema=of_day.schema,
         )
+        for node in warehouse.nodes
         for part in parts
     ]
     sums = pl.concat(known).group_by("at").agg(pl.col("rows", "fingerprint").sum()).select(of_day.columns)

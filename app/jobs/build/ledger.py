@@ -178,7 +178,12 @@ class Inputs:
 
 def read_inputs(warehouse: Warehouse, rules: BuildRules, *, keep: bool) -> Inputs:
     """What there is to build from; each call is read once in its life, if `keep` stores its fingerprint."""
-    quarter_hours = fingerprints(warehouse, RAW_CALLS, keep=keep)
+    quarter_hours = (
+        pl.concat([fingerprints(node, RAW_CALLS, keep=keep) for node in warehouse.nodes])
+        .group_by("at")
+        .agg(pl.col("rows", "fingerprint").sum())
+        .sort("at")
+    )
     local_day = pl.col("at").dt.convert_time_zone(rules.settings.timezone).dt.date()
     of_days = quarter_hours.group_by(day=local_day).agg(calls=pl.col("rows").sum(), hash=pl.col("fingerprint").sum())
     built = _last_built(warehouse)
@@ -311,12 +316,14 @@ def _past_their_calls(warehouse: Warehouse, inputs: Inputs) -> set[date]:
     ]
     if not other_zone:
         return before
-    left_over = warehouse.query(
-        "SELECT event_date FROM dwh.events WHERE event_date IN {days:Array(Date)} GROUP BY event_date "
-        "HAVING min(ts) >= (SELECT min(ts) FROM pd.api_calls)",
-        {"days": other_zone},
-        schema={"event_date": pl.Date()},
+    sql = (
+        "SELECT event_date, min(ts) AS first, (SELECT min(ts) FROM pd.api_calls) AS oldest "
+        "FROM dwh.events WHERE event_date IN {days:Array(Date)} GROUP BY event_date"
     )
+    schema = {"event_date": pl.Date(), "first": EVENTS.schema["ts"], "oldest": EVENTS.schema["ts"]}
+    found = pl.concat([node.query(sql, {"days": other_zone}, schema=schema) for node in warehouse.nodes])
+    of_days = found.group_by("event_date").agg(pl.col("first").min(), pl.col("oldest"))
+    left_over = of_days.filter(pl.col("first") >= found["oldest"].min())
     return before - set(left_over["event_date"])
 
 
@@ -403,8 +410,12 @@ def _last_built(warehouse: Warehouse) -> dict[tuple[date, str], dict[str, Any]]:
 
 def _published_days(warehouse: Warehouse) -> pl.DataFrame:
     """The days that `dwh.events` holds, by the names of its partitions."""
-    return warehouse.query(
-        "SELECT DISTINCT toDate(partition) AS day FROM system.parts "
-        "WHERE active AND rows > 0 AND database = 'dwh' AND table = 'events'",
-        schema={"day": pl.Date()},
-    )
+    days = [
+        node.query(
+            "SELECT DISTINCT toDate(partition) AS day FROM system.parts "
+            f"WHERE active AND rows > 0 AND database = '{node.database('dwh')}' AND table = 'events'",
+            schema={"day": pl.Date()},
+        )
+        for node in warehouse.nodes
+    ]
+    return pl.concat(days).unique()

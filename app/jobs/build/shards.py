@@ -25,11 +25,13 @@ from app.warehouse import Warehouse
 
 _HASHES = 2**64
 _MAX_SHARDS = 4096
+_COPIED_AT_ONCE = 50_000  # linked calls, from one node to another
 _DOCUMENTS = ["request", "response"]
 _NO_DOCUMENTS = pa.Table.from_batches([], pa.schema([(name, pa.string()) for name in _DOCUMENTS]))
 _RECORD = ["call_id", "content_hash"]
 _OF_HASHES = "BETWEEN {first_hash:UInt64} AND {last_hash:UInt64}"
 _IN_SHARD = f"visitor_hash {_OF_HASHES}"
+_OWNED_HERE = "owner_hash % {nodes:UInt64} = {node:UInt64}"
 _IN_BLOCKS = "toUnixTimestamp(toStartOfInterval(ts, INTERVAL 4 HOUR)) * 1000 IN {blocks:Array(Int64)}"
 _OF_SHARD = "session_id >= {first_session:String} AND session_id <= {last_session:String}"
 _COLUMNS = """call_id, ts, visitor_key AS visitor_id, visitor_hash, content_hash, valid_user_id AS user_id,
@@ -68,6 +70,7 @@ class BuildScope:
     reusable_days: tuple[date, ...] = ()
     links: VisitorLinks = field(default_factory=VisitorLinks)
     linked_calls: str = ""
+    nodes: int = 1  # over which visitors are spread: each on the one that `visitor_hash` modulo their number says
 
     @property
     def selected(self) -> str:
@@ -91,16 +94,24 @@ class BuildScope:
         linked = self.links.linked(
             names.replace("visitor_hash", "owner_hash") + ", true AS is_linked", of_visitors=self.visitors
         )
-        return f"{own} UNION ALL {linked} AND owner_hash {_OF_HASHES}{where}"
+        here = f" AND {_OWNED_HERE}" if self.nodes > 1 else ""
+        return f"{own} UNION ALL {linked}{here} AND owner_hash {_OF_HASHES}{where}"
 
 
 @dataclass(frozen=True)
 class ShardKey:
-    """Which of a day's shards: its number, from 0, out of `count`."""
+    """Which of a day's shards: its number, from 0, out of `count`, of the visitors on one node."""
 
     scope: BuildScope
     number: int
     count: int
+    node: int = 0
+
+    @classmethod
+    def of(cls, scope: BuildScope, calls: int, *, shard_calls: int) -> "list[ShardKey]":
+        """The keys of all shards, each of which has about `shard_calls` of the scope's calls."""
+        count = shard_count(-(-calls // scope.nodes), shard_calls=shard_calls)
+        return [cls(scope, number, count, node) for node in range(scope.nodes) for number in range(count)]
 
     @property
     def parameters(self) -> dict[str, object]:
@@ -120,6 +131,7 @@ class ShardKey:
             "next_end": bounds.next_end,
             "day": bounds.day,
             "blocks": list(scope.blocks),
+            **({"nodes": scope.nodes, "node": self.node} if scope.nodes > 1 else {}),
         }
 
 
@@ -146,7 +158,7 @@ def count_calls(warehouse: Warehouse, bounds: DayBounds, endpoint_map: EndpointM
     """The number of calls of the day itself that are not ignored; `what` is the SQL by which they are counted."""
     of_day = f"ts >= {instant('start')} AND ts < {instant('end')} AND {is_counted(endpoint_map)}"
     sql = f"SELECT {what} FROM pd.api_calls WHERE {of_day}"
-    return int(warehouse.scalar(sql, {"start": bounds.start, "end": bounds.end}))
+    return sum(int(node.scalar(sql, {"start": bounds.start, "end": bounds.end})) for node in warehouse.nodes)
 
 
 def shard_count(day_calls: int, *, shard_calls: int) -> int:
@@ -194,7 +206,8 @@ def open_scope(
 ) -> Iterator[BuildScope]:
     """The scope of a build of a whole day, with the day's links held in the warehouse."""
     with read_visitor_links(warehouse, bounds, endpoint_map, timeout_ms=timeout_ms) as links:
-        yield BuildScope(bounds, endpoint_map, timeout_ms, reusable_days=reusable_days, links=links)
+        nodes = len(warehouse.nodes)
+        yield BuildScope(bounds, endpoint_map, timeout_ms, reusable_days=reusable_days, links=links, nodes=nodes)
 
 
 @contextmanager
@@ -207,18 +220,37 @@ def holding_linked_calls(warehouse: Warehouse, scope: BuildScope) -> Iterator[Bu
     table = f"etl.changed_calls_{bounds.day:%Y%m%d}_{uuid.uuid4().hex[:12]}"
     owned = "visitor_id, visitor_hash, is_linked"
     where = f"ts >= {instant('start')} AND ts < {instant('end')} AND {is_counted(scope.endpoint_map)}"
+    linked = (
+        f"SELECT calls.* EXCEPT ({owned}), owner_key AS visitor_id, owner_hash AS visitor_hash, true AS is_linked "
+        f"FROM (SELECT {_columns(scope)} FROM pd.api_calls WHERE {where} AND (visitor_hash, ts) IN "
+        f"({links.linked('visitor_hash, ts', of_visitors=scope.visitors)})) AS calls ANY LEFT JOIN "
+        f"({links.linked('call_id, content_hash, owner_hash, owner_key')}) AS owners USING (call_id, content_hash)"
+    )
     try:
-        warehouse.command(
-            f"CREATE TABLE {table} ENGINE = MergeTree ORDER BY (visitor_hash, ts) AS "
-            f"SELECT calls.* EXCEPT ({owned}), owner_key AS visitor_id, owner_hash AS visitor_hash, true AS is_linked "
-            f"FROM (SELECT {_columns(scope)} FROM pd.api_calls WHERE {where} AND (visitor_hash, ts) IN "
-            f"({links.linked('visitor_hash, ts', of_visitors=scope.visitors)})) AS calls ANY LEFT JOIN "
-            f"({links.linked('call_id, content_hash, owner_hash, owner_key')}) AS owners USING (call_id, content_hash)",
-            {"start": bounds.start, "end": bounds.end},
-        )
+        _copy_to_owners(warehouse, table, linked, {"start": bounds.start, "end": bounds.end}, nodes=scope.nodes)
         yield replace(scope, linked_calls=table)
     finally:
         warehouse.drop_tables([table])
+
+
+def _copy_to_owners(warehouse: Warehouse, table: str, calls: str, parameters: dict[str, object], *, nodes: int) -> None:
+    """Create `table` on each node and copy there what the query `calls` gives, on any node, of the node's visitors."""
+    create = f"CREATE TABLE {table} ENGINE = MergeTree ORDER BY (visitor_hash, ts) AS"
+    if nodes == 1:
+        warehouse.command(f"{create} {calls}", parameters)
+        return
+    of_node = f"SELECT * FROM ({calls}) WHERE visitor_hash % {nodes} = {{node:UInt64}}"
+    for number, node in enumerate(warehouse.nodes):
+        node.command(f"{create} {of_node}", parameters | {"node": number})
+    for source in warehouse.nodes:
+        for number, target in enumerate(warehouse.nodes):
+            if source is target:
+                continue
+            there = parameters | {"node": number}
+            slices = -(-source.scalar(f"SELECT count() FROM ({of_node})", there) // _COPIED_AT_ONCE)
+            for part in range(slices):
+                some = f"{of_node} AND cityHash64(call_id) % {slices} = {part}"
+                target.insert_arrow(table, source.query_arrow(some, there))
 
 
 def read_moments(warehouse: Warehouse, key: ShardKey) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -256,19 +288,23 @@ def _read_typed(warehouse: Warehouse, scope: BuildScope, parameters: dict[str, o
 
 
 def read_documents(
-    warehouse: Warehouse, calls: pl.DataFrame, endpoint_map: EndpointMap, *, ids_table: str
+    warehouse: Warehouse, calls: pl.DataFrame, scope: BuildScope, *, ids_table: str
 ) -> tuple[pl.DataFrame, pa.Table]:
     """The calls with `document`, and their JSON.
 
     In: `ts, call_id, content_hash`. `ids_table` is the name of a temporary table for their ids.
     """
-    with warehouse.held_ids(calls["call_id"], table=ids_table) as ids:
-        table = _read(
-            warehouse,
-            f"SELECT call_id, content_hash, {_documents(endpoint_map)} FROM pd.api_calls "
-            f"WHERE {_IN_BLOCKS} AND call_id IN ({ids})",
-            {"blocks": blocks_of(calls["ts"])},
-        )
+    found = []
+    for node in warehouse.peers if scope.links.has_linked else [warehouse]:  # a linked call may be on another node
+        with node.held_ids(calls["call_id"], table=ids_table) as ids:
+            sql = (
+                f"SELECT call_id, content_hash, {_documents(scope.endpoint_map)} FROM pd.api_calls "
+                f"WHERE {_IN_BLOCKS} AND call_id IN ({ids})"
+            )
+            of_node = _read(node, sql, {"blocks": blocks_of(calls["ts"])})
+        if of_node.num_columns:
+            found.append(of_node)
+    table = pa.concat_tables(found)
     records = _frame(table.select(_RECORD)).with_row_index("document").unique(_RECORD, keep="first")
     return calls.join(records, on=_RECORD, how="left"), table.select(_DOCUMENTS).combine_chunks()
 

@@ -35,6 +35,10 @@ class UserAgents:
 
     def of_scope(self, warehouse: Warehouse, scope: "BuildScope") -> pl.DataFrame:
         """A row per distinct user agent of the calls that the scope may read, in the shape of `read_user_agents`."""
+        of_nodes = [self._of_node(node, scope) for node in warehouse.nodes]
+        return of_nodes[0] if len(of_nodes) == 1 else pl.concat(of_nodes).unique("user_agent")
+
+    def _of_node(self, warehouse: Warehouse, scope: "BuildScope") -> pl.DataFrame:
         wanted = _distinct_user_agents(scope)
         parameters = {"start": scope.bounds.start, "end": scope.bounds.next_end, "rules": self._digest}
         with self._reading:

@@ -31,6 +31,12 @@ _LINKS = Table(
     order_by="tuple()",
 )  # fmt: skip
 _WRITTEN_VISITORS = 2000
+_HEADS = f"FROM pd.api_calls WHERE {_IN_DAY} AND"
+# By column, the values that calls without a visitor id have.
+_ASKED = {
+    "ip": f"SELECT ip {_HEADS} NOT {_IS_BY_ID} AND ip != ''",
+    "session_token": f"SELECT session_token {_HEADS} {_IS_BY_TOKEN}",
+}
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ def read_visitor_links(
     """The links of the day's calls that are not ignored, held in a temporary table."""
     parameters = {"start": bounds.start, "end": bounds.end, "timeout_ms": timeout_ms}
     counted = is_counted(endpoint_map)
-    callers = warehouse.query(_callers_sql(counted), parameters, schema=CALLERS)
+    callers = _read_callers(warehouse, counted, parameters)
     visitors = visitors_to_link(callers)
     if visitors.is_empty():
         yield VisitorLinks(has_calls_without_id=not callers.is_empty())
@@ -71,22 +77,41 @@ def read_visitor_links(
         if len(visitors) > _WRITTEN_VISITORS:
             warehouse.create_temp_table(asked, visitors, column="visitor_hash", kind="UInt64")
             among = f"SELECT visitor_hash FROM {asked}"
-        calls = warehouse.query(
-            _calls_sql(counted, among), parameters, schema=MOMENT_SCHEMA | {"content_hash": pl.UInt64()}
-        )
+        moments = MOMENT_SCHEMA | {"content_hash": pl.UInt64()}
+        sql = _calls_sql(counted, among)
+        calls = pl.concat([node.query(sql, parameters, schema=moments) for node in warehouse.nodes])
         links = link_calls(callers, calls, bounds=bounds, timeout_ms=timeout_ms)
         columns = ", ".join(f"{column.name} {column.type}" for column in _LINKS.columns)
-        warehouse.command(f"CREATE TABLE {table} ({columns}) ENGINE = Memory")
-        warehouse.insert(_LINKS, links.select(_LINKS.schema.names()), into=table)
+        for number, node in enumerate(warehouse.nodes):
+            node.command(f"CREATE TABLE {table} ({columns}) ENGINE = Memory")
+            is_here = pl.any_horizontal(
+                pl.col(name) % len(warehouse.nodes) == number for name in ("visitor_hash", "owner_hash")
+            )
+            node.insert(_LINKS, links.filter(is_here).select(_LINKS.schema.names()), into=table)
         has_linked = bool((links["owner_hash"] != links["visitor_hash"]).any())
         yield VisitorLinks(table, has_linked, has_calls_without_id=True)
     finally:
         warehouse.drop_tables([asked, table])
 
 
-def _callers_sql(counted: str) -> str:
+def _read_callers(warehouse: Warehouse, counted: str, parameters: dict[str, int]) -> pl.DataFrame:
     """The day's CALLERS, of calls that have an ip or a token in common with a call without an id."""
-    heads = f"FROM pd.api_calls WHERE {_IN_DAY} AND"
+    if len(warehouse.nodes) == 1:
+        return warehouse.query(_callers_sql(counted, **_ASKED), parameters, schema=CALLERS)
+    tables = {column: f"etl.unread_{column}_{uuid.uuid4().hex}" for column in _ASKED}
+    try:
+        for column, table in tables.items():
+            sql = f"SELECT DISTINCT {column} FROM ({_ASKED[column]})"
+            asked = [node.query(sql, parameters, schema={column: pl.String()}) for node in warehouse.nodes]
+            warehouse.create_temp_table(table, pl.concat(asked)[column].unique(), column=column, kind="String")
+        sql = _callers_sql(counted, **{column: f"SELECT {column} FROM {table}" for column, table in tables.items()})
+        return pl.concat([node.query(sql, parameters, schema=CALLERS) for node in warehouse.nodes])
+    finally:
+        warehouse.drop_tables(list(tables.values()))
+
+
+def _callers_sql(counted: str, *, ip: str, session_token: str) -> str:
+    """The day's CALLERS among calls with one of these ips or tokens, each a query."""
     return f"""
 SELECT visitor_hash, any(key) AS visitor_key, has_id, token, agent, min(ts) AS first_ts, max(ts) AS last_ts
 FROM (
@@ -94,8 +119,8 @@ FROM (
         if(valid_session_token = '', 0, sipHash64(session_token)) AS token,
         if(ip = '' OR user_agent = '', 0, sipHash64(ip, user_agent)) AS agent
     FROM pd.api_calls WHERE {_IN_DAY} AND {counted} AND (
-        ip IN (SELECT ip {heads} NOT {_IS_BY_ID} AND ip != '')
-        OR session_token IN (SELECT session_token {heads} {_IS_BY_TOKEN})))
+        ip IN ({ip})
+        OR session_token IN ({session_token})))
 GROUP BY visitor_hash, has_id, token, agent"""
 
 

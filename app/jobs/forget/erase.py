@@ -39,6 +39,7 @@ from app.jobs.forget.suppression import CALL, PHONE, TEXT, TOKEN, USER, VISITOR,
 from app.jobs.forget.texts import redact_columns
 from app.settings import Settings
 from app.warehouse import Warehouse
+from app.warehouse.cluster import refuse_on_cluster
 from app.warehouse.hard_delete import Journal, delete_rows, inactive_parts, remove_masked, remove_old_parts
 
 _SESSION, _DAY, _RAW_DAY, _REJECT, _RECORD = PersonKey.SESSION, "day", "raw day", "reject", "record"
@@ -131,6 +132,7 @@ def forget_user(
 
     `also`: what else the person is known by, such as an e-mail address, a phone number or a name.
     """
+    refuse_on_cluster(settings, "`carat forget`", "Erase the person on a single server, and fill the cluster from it")
     if not user.strip():
         raise SettingsError("--user is empty: pass the user_id of the person to erase")
     if settings.is_no_id(user):
