@@ -58,30 +58,36 @@ FROM (
 def _attribution(*, span: str = "") -> str:
     """The rows of a model. Shares that are left out are 0; what rounding leaves goes to the last touch that counts.
 
-    Credits are rounded towards zero, so that the rest has the sign of the order. A share times the amount may miss a
-    whole cent by the last digits of a float, hence the rounding before.
+    Where so many credits are rounded up that the last would turn against the sign of the order, all are rounded towards
+    zero instead. A share times the amount may miss a whole cent by the last digits of a float, hence the four digits.
     """
     return f"""SELECT order_id, order_date, {_of_touch()}, share,
     if(net_revenue IS NULL, NULL, CAST(toDecimal64(cents, 2) / 100 AS {MONEY})) AS credit
 FROM (
 SELECT *, arrayMap(weight -> weight / arraySum(weights), weights) AS shares,
     toInt64(ifNull(net_revenue, 0) * 100) AS net_cents,
-    arrayMap(share -> toInt64(trunc(round(net_cents * share, 4))), shares) AS rounded,
-    net_cents - arraySum(rounded) AS rest,
-    arrayMap((whole, place, counts) -> whole + if(counts AND place = counted, rest, 0), rounded, places, are_counted)
-        AS credits
+    arrayMap(share -> round(net_cents * share, 4), shares) AS exact,
+    {_with_rest("round")} AS nearest,
+    if(arrayExists(cents -> cents * net_cents < 0, nearest), {_with_rest("trunc")}, nearest) AS credits
 FROM (
 SELECT *, arrayMap(session -> toUInt8(session.channel != 'Direct'), touched) AS are_named,
     if({_MODEL} NOT IN ('first', 'last') AND has(are_named, 1), are_named, arrayMap(is_named -> 1, are_named))
         AS are_counted,
     arrayCumSum(are_counted) AS places,
     arraySum(are_counted) AS counted,
+    arrayMap((counts, place) -> counts AND place = counted, are_counted, places) AS are_last,
     arrayMap((counts, place, session) -> if(counts, {_weight()}, 0.), are_counted, places, touched) AS weights
 FROM (
 SELECT *, emptyArrayToSingle(path) AS touched FROM (
 {_paths(_WINDOW, span=span)}
 )))) ARRAY JOIN touched AS session, shares AS share, credits AS cents
 WHERE {_ARE_VALID}"""
+
+
+def _with_rest(rounding: str) -> str:
+    """The credits in cents, and in the last that counts what the others leave."""
+    return f"""arrayMap((cents, is_last) -> toInt64({rounding}(cents)) + is_last
+        * (net_cents - arraySum(cents -> toInt64({rounding}(cents)), exact)), exact, are_last)"""
 
 
 def _of_touch() -> str:

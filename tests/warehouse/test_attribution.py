@@ -312,10 +312,17 @@ def test_touches_are_numbered_and_reach_back_ninety_days(warehouse):
 
 def test_what_rounding_leaves_goes_to_the_last_touch_that_counts(warehouse):
     direct = Touch(1, "Direct")
-    insert(warehouse, [*THREE, direct], [Order(placed_in=direct), Order("2", placed_in=direct, net="0.02")])
+    insert(warehouse, [*THREE, direct], [Order(str(n), direct, net=net) for n, net in enumerate(["100.00", "200.00"])])
     assert [credit for *_, credit in credits_of(warehouse, "linear")] == [
-        Decimal(text) for text in ("33.33", "33.33", "33.34", "0.00", "0.00", "0.00", "0.02", "0.00")
+        Decimal(text) for text in ("33.33", "33.33", "33.34", "0.00", "66.67", "66.67", "66.66", "0.00")
     ]
+
+
+@pytest.mark.parametrize(("net", "rest"), [("0.05", "0.05"), ("-0.05", "-0.05"), ("0.01", "0.01")])
+def test_rounding_up_many_small_credits_does_not_turn_the_last_against_the_others(warehouse, net, rest):
+    touches = [Touch(days, "Email") for days in range(7, 0, -1)]
+    insert(warehouse, touches, [Order(placed_in=touches[-1], net=net)])
+    assert [credit for *_, credit in credits_of(warehouse, "linear")] == [Decimal("0.00")] * 6 + [Decimal(rest)]
 
 
 def test_a_share_of_whole_cents_is_not_rounded_at_all(warehouse):
