@@ -384,32 +384,80 @@ def journeys(draw) -> tuple[list[Touch], list[str]]:
     return touches, nets
 
 
-@pytest.mark.slow
-def test_credits_of_any_journey_add_up_to_the_cent_and_are_what_plain_python_says(tmp_path, monkeypatch):
+@pytest.fixture
+def own_warehouse(tmp_path, monkeypatch):
+    """An engine that is open for all examples of a test."""
     monkeypatch.setenv("CARAT_WAREHOUSE", f"chdb://{tmp_path}")
     from app.settings import Settings
 
     with connect_embedded(tmp_path) as warehouse:
         migrate(warehouse, Settings(_env_file=None))
+        yield warehouse
 
-        @hypothesis_settings(max_examples=EXAMPLES)
-        @given(journeys(), st.integers(1, 40))
-        def credit(journey: tuple[list[Touch], list[str]], window_days: int) -> None:
-            touches, nets = journey
-            for table in ("sessions", "orders"):
-                warehouse.command(f"TRUNCATE TABLE dwh.{table}")
-            insert(warehouse, touches, [Order(str(n), touches[-1], net=net) for n, net in enumerate(nets)])
-            path = [touch for touch in touches if touch.days_before <= window_days]
-            for model in MODELS:
-                rows = attribution(warehouse, model, window_days)
-                for n, net in enumerate(nets):
-                    of_order = [row for row in rows if row["order_id"] == str(n)]
-                    assert sum(row["credit"] for row in of_order) == Decimal(net)
-                    assert all(row["credit"] * Decimal(net) >= 0 for row in of_order)
-                    assert [row["session_id"] for row in of_order] == ([touch.session_id for touch in path] or [""])
-                    wanted = expected_shares(model, path) if path else [1]
-                    assert [row["share"] for row in of_order] == pytest.approx(wanted)
-                    for row in of_order:
-                        assert abs(float(row["credit"]) - float(net) * row["share"]) <= 0.01 * len(of_order) + 1e-6
 
-        credit()
+def replace(warehouse, touches: list[Touch], orders: list[Order]) -> None:
+    for table in ("sessions", "orders"):
+        warehouse.command(f"TRUNCATE TABLE dwh.{table}")
+    insert(warehouse, touches, orders)
+
+
+@pytest.mark.slow
+def test_credits_of_any_journey_add_up_to_the_cent_and_are_what_plain_python_says(own_warehouse):
+    @hypothesis_settings(max_examples=EXAMPLES)
+    @given(journeys(), st.integers(1, 40))
+    def credit(journey: tuple[list[Touch], list[str]], window_days: int) -> None:
+        touches, nets = journey
+        replace(own_warehouse, touches, [Order(str(n), touches[-1], net=net) for n, net in enumerate(nets)])
+        path = [touch for touch in touches if touch.days_before <= window_days]
+        for model in MODELS:
+            rows = attribution(own_warehouse, model, window_days)
+            for n, net in enumerate(nets):
+                of_order = [row for row in rows if row["order_id"] == str(n)]
+                assert sum(row["credit"] for row in of_order) == Decimal(net)
+                assert all(row["credit"] * Decimal(net) >= 0 for row in of_order)
+                assert [row["session_id"] for row in of_order] == ([touch.session_id for touch in path] or [""])
+                wanted = expected_shares(model, path) if path else [1]
+                assert [row["share"] for row in of_order] == pytest.approx(wanted)
+                for row in of_order:
+                    assert abs(float(row["credit"]) - float(net) * row["share"]) <= 0.01 * len(of_order) + 1e-6
+
+    credit()
+
+
+@st.composite
+def crowds(draw) -> list[Touch]:
+    """Sessions of several devices and users."""
+    drawn = draw(
+        st.lists(
+            st.builds(
+                Touch,
+                days_before=st.integers(0, 45 * 24).map(lambda hour: hour / 24),
+                channel=st.sampled_from(["Direct", "Email"]),
+                visitor=st.sampled_from(["c1", "c2", "c3"]),
+                user=st.sampled_from(["", "", "17", "18"]),
+                is_bot=st.sampled_from([False, False, False, True]),
+            ),
+            min_size=1,
+            max_size=12,
+            unique_by=lambda touch: (touch.days_before, touch.visitor),
+        )
+    )
+    return sorted(drawn, key=lambda touch: -touch.days_before)
+
+
+@pytest.mark.slow
+def test_touches_of_any_crowd_are_the_sessions_of_the_person_in_visits(own_warehouse):
+    same_person = """SELECT placing.session_id AS order_id, led.session_id AS session_id
+        FROM dwh.visits AS placing JOIN dwh.visits AS led
+        ON placing.person_id = led.person_id
+        WHERE led.started_at BETWEEN placing.started_at - INTERVAL 30 DAY AND placing.started_at"""
+
+    @hypothesis_settings(max_examples=EXAMPLES)
+    @given(crowds())
+    def tell(touches: list[Touch]) -> None:
+        people = [touch for touch in touches if not touch.is_bot]
+        replace(own_warehouse, touches, [Order(t.session_id, t, ordered_at=t.started_at) for t in people])
+        found = {(row["order_id"], row["session_id"]) for row in attribution(own_warehouse, "linear")}
+        assert found == set(own_warehouse.query(same_person).iter_rows())
+
+    tell()
