@@ -12,6 +12,7 @@ from app.contracts.dwh import (
     ORDER_CALLS,
     PRODUCT_SESSIONS,
     SESSIONS,
+    USER_HASH,
     VISITOR_OF_SESSION,
     dwh_tables,
 )
@@ -38,7 +39,7 @@ __all__ = [
     "API_CALLS", "BOOK_TABLES", "CALL_ID_FILTERS", "CATALOG_SESSIONS", "COVERAGE", "DATABASES", "DWH_TABLES", "EVENTS",
     "FINGERPRINTS", "FORGOTTEN", "LABEL", "LEDGER", "MICRO_MONEY", "MONEY", "NULLABLE_LABEL", "ORDERS", "ORDER_CALLS",
     "ORDER_COST_READINGS", "PRECISE_TIME", "PREPARED", "PRODUCT_SESSIONS", "PUBLICATIONS", "REFUNDS", "REJECTS", "RUNS",
-    "SESSIONS", "SNAPSHOTS", "SPEND_FILES", "SPEND_READINGS", "SPEND_TABLES", "TIME", "USER_AGENTS",
+    "SESSIONS", "SNAPSHOTS", "SPEND_FILES", "SPEND_READINGS", "SPEND_TABLES", "TIME", "USER_AGENTS", "USER_HASH",
     "VISITOR_OF_SESSION", "Column", "Control", "DwhTable", "Input", "PersonKey", "Table", "Total", "all_tables",
     "dtype_of", "dwh_tables", "published_tables", "raw_calls",
 ]  # fmt: skip

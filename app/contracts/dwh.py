@@ -7,6 +7,7 @@ from app.contracts.types import FILTERS, LABEL, MONEY, NULLABLE_LABEL, ORIGINAL_
 
 # The visitor_hash of pd.api_calls, which a session_id begins with.
 VISITOR_OF_SESSION = "reinterpretAsUInt64(reverse(unhex(substring(session_id, 1, 16))))"
+USER_HASH = "if(user_id = '', 0, sipHash64('user', user_id))"
 
 # An id of an order in one form: a collation ignores case, ZEROFILL writes numbers and BINARY(16) UUIDs otherwise.
 NORMAL_ORDER_ID = (
@@ -165,7 +166,7 @@ SESSIONS = DwhTable(
         ),
         Column(
             "user_hash", "UInt64", "hash of user_id; 0 for a guest",
-            expression="MATERIALIZED if(user_id = '', 0, sipHash64('user', user_id))",
+            expression=f"MATERIALIZED {USER_HASH}",
         ),
     ),
     order_by="session_id",

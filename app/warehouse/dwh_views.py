@@ -1,16 +1,13 @@
-"""The views of `dwh`: what depends on a visitor's whole past is computed when it is queried, never stored per day.
-
-The person of a session is its user, where one is signed in. Otherwise it is the user of the next session on the same
-visitor in which somebody was signed in, else of the last one before, else the visitor. Bots are left out.
-"""
+"""The views of `dwh`: what depends on a visitor's whole past is computed when it is queried, never stored per day."""
 
 from app.contracts import COVERAGE, SESSIONS
 from app.core.sql import quote
 from app.settings import Settings
+from app.warehouse.attribution_views import attribution_views
 from app.warehouse.spend_views import spend_views
+from app.warehouse.stitching import PEOPLE, stitched
 from app.warehouse.views import View
 
-_PEOPLE = "FROM dwh.sessions WHERE NOT is_bot"
 _SPAN = "session_date BETWEEN {first:Date} AND {last:Date}"
 _ATTRIBUTED = ("channel", "source", "medium", "campaign")
 _ATTRIBUTION_DAYS = 30
@@ -73,43 +70,15 @@ FROM (
             {column.name: column.comment for column in COVERAGE.columns},
         ),
         *spend_views(settings),
+        *attribution_views(),
     )
-
-
-def _stitched(*, among: str = "") -> str:
-    """Each session of people with `person`, a hash, and `person_user`, empty where only a visitor is known.
-
-    `among`: a condition on `visitor_hash`. Hashes and names follow the same rule separately, so that a query which
-    needs no names reads none.
-    """
-    devices = ", ".join(
-        f"any({user}) AS any_{user}, if(min(user_hash) = max(user_hash), [], "
-        f"arraySort(groupArray((started_at, {user})))) AS moments_of_{user}"
-        for user in ("user_hash", "user_id")
-    )
-    return f"""SELECT sessions.*, {_whose("user_id", "''")} AS person_user,
-        if({_whose("user", "0", of="user_hash")} = 0, visitor, {_whose("user", "0", of="user_hash")}) AS person
-    FROM (SELECT *, visitor_hash AS visitor, user_hash AS user {_PEOPLE}{among}) AS sessions
-    ANY LEFT JOIN (
-        SELECT visitor_hash, {devices} {_PEOPLE} AND user_hash != 0 GROUP BY visitor_hash
-    ) AS devices ON sessions.visitor = devices.visitor_hash"""
-
-
-def _whose(own: str, none: str, *, of: str = "user_id") -> str:
-    """The SQL of a session's user: its own, else the device's only one, else the next, else the last one before."""
-    moments = f"moments_of_{of}"
-    following = f"arrayFirst(moment -> moment.1 > started_at, {moments}).2"
-    return f"""multiIf({own} != {none}, {own},
-            empty({moments}), ifNull(any_{of}, {none}),
-            {following} != {none}, {following},
-            {moments}[-1].2)"""
 
 
 def _visitors_of_span() -> str:
     """The SQL of the visitors of the span, and of the other devices of the users among them."""
-    of_span = f"SELECT visitor_hash {_PEOPLE} AND {_SPAN}"
-    users = f"SELECT user_hash {_PEOPLE} AND user_hash != 0 AND visitor_hash IN ({of_span})"
-    return f"{of_span} UNION DISTINCT SELECT visitor_hash {_PEOPLE} AND user_hash != 0 AND user_hash IN ({users})"
+    of_span = f"SELECT visitor_hash {PEOPLE} AND {_SPAN}"
+    users = f"SELECT user_hash {PEOPLE} AND user_hash != 0 AND visitor_hash IN ({of_span})"
+    return f"{of_span} UNION DISTINCT SELECT visitor_hash {PEOPLE} AND user_hash != 0 AND user_hash IN ({users})"
 
 
 def _visitors() -> str:
@@ -124,7 +93,7 @@ def _visitors() -> str:
     count() AS sessions,
     sum(stitched.orders) AS orders,
     sum(stitched.revenue) AS revenue
-FROM ({_stitched()}) AS stitched GROUP BY person"""
+FROM ({stitched()}) AS stitched GROUP BY person"""
 
 
 def _visits(settings: Settings, *, among: str = "") -> str:
@@ -150,7 +119,7 @@ FROM (
         sum(orders) OVER before AS earlier_orders,
         anyLastIf((started_at, {", ".join(own.values())}), channel != 'Direct') OVER before AS earlier,
         channel = 'Direct' AND earlier.1 >= started_at - INTERVAL {_ATTRIBUTION_DAYS} DAY AS is_by_earlier
-    FROM ({_stitched(among=among)})
+    FROM ({stitched(among=among)})
     WINDOW before AS ({in_order} UNBOUNDED PRECEDING AND 1 PRECEDING)
 )"""
 
