@@ -252,7 +252,7 @@ class QueryServer:
                 raise LockedError(_ONLY_QUERIES)
             require_own_tables(warehouse, statement)
             restrict(warehouse, [statement], _LIMITS)
-            return warehouse.raw(f"{statement.sql}\n{mark}", fmt=query.fmt, parameters=statement.parameters)
+            return warehouse.raw(f"{statement.sql}\n{mark}\n", fmt=query.fmt, parameters=statement.parameters)
 
         try:
             return 0, self._run(run)

@@ -647,7 +647,7 @@ def kill_all(shops: list[Shop], arguments: tuple[str, ...], code: str) -> list[s
     delays = [_SPAN * duration * (number + chance.random()) / kills for number in range(kills)]
     with ThreadPoolExecutor(2) as threads:
         codes = list(threads.map(kill_at, shops[:-1], commands[:-1], delays))
-    assert codes.count(-signal.SIGKILL) > kills // 2
+    assert codes.count(-signal.SIGKILL) >= kills / 2  # the others had ended before
     return [f"killed {delay:.3f} s into {duration:.3f} s" for delay in delays]
 
 

@@ -98,8 +98,8 @@ def shop(folder: Path, *statements: str) -> None:
 
 
 def cards_of_the_shop(warehouse: Warehouse) -> dict[str, dict]:
-    """The results of all cards that read the shop's tables, over five days in March, by name."""
-    for day in range(9, 14):
+    """The results of all cards that read the shop's tables, over five days in March, of seven, by name."""
+    for day in range(9, 16):
         warehouse.command(f"INSERT INTO dwh.sessions (session_date, session_id) SELECT '2026-03-{day:02}', '{day}'")
     warehouse.command(
         "INSERT INTO dwh.product_sessions (session_date, session_id, product_id, views, stock_qty) "
@@ -133,7 +133,9 @@ def test_cards_say_the_same_of_a_shop_whose_tables_are_called_otherwise(tmp_path
     assert other == demo
     assert demo["Products in stock"]["rows"] == [[1]]
     assert demo["Value of all carts"]["rows"] == [[120.0]]
-    assert [row[:4] for row in demo["What price changes did"]["rows"]] == [["Ring", "2026-03-12", 50, 60]]
+    assert [row[:5] for row in demo["What price changes did"]["rows"]] == [
+        ["2026-03-12", "Ring", "up", pytest.approx(0.2), 3]
+    ]
     assert all(result["rows"] for result in demo.values())
 
 
