@@ -629,7 +629,7 @@ def fill_command(*, as_json: AsJson = False) -> None:
     What is built of them is not copied: run `carat etl` afterwards, then `carat verify`. The other warehouse is only
     read; nothing may write to it meanwhile. After an interruption, run the same command again.
 
-    Example: CARAT_FILL_FROM=chdb://./var/warehouse carat fill
+    Example: carat fill  (after export CARAT_FILL_FROM=chdb://./var/warehouse)
     """
     from app.jobs.fill import fill
     from app.warehouse import open_warehouse
