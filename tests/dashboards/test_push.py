@@ -1,6 +1,7 @@
 """Dashboards pushed to a Metabase: a server in miniature that takes what Metabase's own client would take."""
 
 import json
+import re
 import os
 import socket
 import subprocess
@@ -131,8 +132,15 @@ def test_the_shipped_dashboards_are_taken_and_every_pushed_card_runs_on_the_ware
 
 
 def rounded(rows: list[list[Any]]) -> list[list[Any]]:
-    """Sorted rows whose floats do not show in which order they were added up."""
-    return sorted([float(f"{value:.9g}") if isinstance(value, float) else value for value in row] for row in rows)
+    """Sorted rows whose fractions do not show in which order they were added up; some come as text."""
+    return sorted([_rounded(value) for value in row] for row in rows)
+
+
+def _rounded(value: Any) -> Any:
+    is_fraction = isinstance(value, float) or (
+        isinstance(value, str) and re.fullmatch(r"-?\d+\.\d{7,}(e-?\d+)?", value)
+    )
+    return f"{float(value):.9g}" if is_fraction else value
 
 
 def require_same_answer(
