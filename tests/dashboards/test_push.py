@@ -1,8 +1,8 @@
 """Dashboards pushed to a Metabase: a server in miniature that takes what Metabase's own client would take."""
 
 import json
-import re
 import os
+import re
 import socket
 import subprocess
 import sys
