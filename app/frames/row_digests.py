@@ -32,7 +32,8 @@ def unlike(
         return rows, was.select(key) if was is not None else None
     if was.equals(rows.select(*key, *DIGEST)):
         return None, None
-    # Half a digest finds its equal among many; that all else is equal, too, is checked beside each other.
+    # Half of the digest pairs old and new rows, because looking up one column is cheap. Each pair is then compared in
+    # full: the keys and the whole digest.
     half = DIGEST[0]
     was_same, is_same = was[half].is_in(rows[half].implode()), rows[half].is_in(was[half].implode())
     if not was.filter(was_same).equals(rows.select(*key, *DIGEST).filter(is_same)):

@@ -70,7 +70,7 @@ def _require_known_fields(headers: Mapping[str, Mapping[str, Texts]]) -> Mapping
     for language, fields in headers.items():
         for field in fields:
             if field not in FIELDS:
-                raise mistake(f"is no field. Choose from {', '.join(FIELDS)}", language, field)
+                raise mistake(f"is not a field. Choose from {', '.join(FIELDS)}", language, field)
     return {
         language: {field: _written(field, names) for field, names in fields.items()}
         for language, fields in headers.items()

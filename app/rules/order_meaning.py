@@ -19,7 +19,7 @@ def _require_zone(name: str) -> str:
         if name != LOCAL:
             ZoneInfo(name)
     except (OSError, ValueError, KeyError):
-        why = f'{name!r} is no time zone: write one such as "Europe/Berlin", or "{LOCAL}" for CARAT_TIMEZONE'
+        why = f'{name!r} is not a time zone: write one such as "Europe/Berlin", or "{LOCAL}" for CARAT_TIMEZONE'
         raise mistake(why) from None
     return name
 

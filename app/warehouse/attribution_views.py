@@ -1,7 +1,8 @@
 """The views of attribution: which sessions led to an order, and how its net revenue is shared among them.
 
 A touch is a session that began before the order, at most the window earlier, and is of the same person: of whoever
-placed the order by its session, or of the order's user where the shop's database knows one. Bots are no touches.
+placed the order by its session, or of the order's user where the shop's database knows one. Sessions of bots do not
+count.
 """
 
 from app.contracts import MONEY, TIME, USER_HASH, VISITOR_OF_SESSION

@@ -180,7 +180,7 @@ def _unknown_sources(aliases: CampaignAliases) -> str:
         sessions="count()",
         orders="sum(dwh.sessions.orders)",
         revenue="sum(dwh.sessions.revenue)",
-        problem="concat('paid sessions come from ', utm_source, ', which is no platform that is known')",
+        problem="concat('paid sessions come from ', utm_source, ', which is not a known platform')",
         fix="concat('add to CARAT_CAMPAIGNS: [[source]] utm_source = \"', lower(utm_source), '\" platform = \"NAME\"')",
     )
     return f"""SELECT {row} FROM dwh.sessions

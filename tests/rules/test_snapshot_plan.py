@@ -208,7 +208,7 @@ def test_a_plan_says_which_column_of_orders_is_what():
     (ORDERS.replace("paid =", "payed ="), "^plan.toml:12: orders.meaning.states.payed"),
     (ORDERS.replace('state = "status"\n', ""), "^plan.toml:11: orders.meaning.states: needs state, the column that has these values"),
     (ORDERS.replace('person = "user"', ""), '^plan.toml:11: orders.meaning.user: needs person = "user" in .orders., for `carat forget`'),
-    (ORDERS + 'time_zone = "Mars"\n', "^plan.toml:13: orders.meaning.time_zone: 'Mars' is no time zone: write one such as"),
+    (ORDERS + 'time_zone = "Mars"\n', "^plan.toml:13: orders.meaning.time_zone: 'Mars' is not a time zone: write one such as"),
     (ORDERS.replace('person = "user"', 'person = "user"\nexclude = ["total"]'), "^plan.toml:7: orders.meaning: total is not kept in history"),
     (ITEMS + 'meaning = { order_id = "id" }\n', r"^plan.toml:4: items.meaning: only the tables .orders., .order_items. and .refunds. have a meaning"),
     (ITEMS.replace("items", "refunds") + 'meaning = { order_id = "id", amount = "a", at = "b" }\n', r"^plan.toml:4: refunds.meaning: needs .orders.meaning., which says what an order is"),

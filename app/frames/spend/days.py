@@ -92,7 +92,9 @@ def settle_order(
     possible = [order for order in _ORDERS if all(_is_past(parse_day(text, order), last) for text in written)]
     if not possible:
         wrong = next((t for t in written if not any(_is_past(parse_day(t, o), last) for o in _ORDERS)), written[0])
-        raise SpendError(f"{wrong!r} is no day up to today, or not written as the others: write days as 2026-03-31")
+        raise SpendError(
+            f"{wrong!r} is not a valid day up to today in the format of the others: write days as 2026-03-31"
+        )
     days = {order: {day for text in texts if (day := parse_day(text, order))} for order in possible}
     range_of_file = _written_out(others)
     if range_of_file:

@@ -28,7 +28,7 @@ def with_level(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def without_subtotals(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows without those that sum up finer ones; SpendError where such a row is no sum.
+    """The rows without the subtotals of finer rows; raises SpendError where a subtotal differs from their sum.
 
     A file with rows of campaigns and of their ad groups says the same cost twice.
     """

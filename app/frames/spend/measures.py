@@ -31,7 +31,9 @@ def with_numbers(
     for name, texts in of_rows.items():
         wrong = dated.filter(texts.is_not_null() & read[name].is_null())
         if wrong.height:
-            raise SpendError(f"line {wrong['line'][0]}: {wrong[name][0]!r} is no number with the decimal sign {sign}")
+            raise SpendError(
+                f"line {wrong['line'][0]}: {wrong[name][0]!r} is not a number with {sign!r} as its decimal sign"
+            )
         impossible = (read[name].abs() >= (_LIMIT * 10**6 if name.endswith("_micros") else _LIMIT)) | (
             (read[name] < 0) if name in COUNT_FIELDS else False
         )

@@ -18,8 +18,8 @@ def in_money(
     """The rows with each amount in the target currency, its original beside it, and `rate` and `converted_to`.
 
     In: `day` is the column of the day; `platform, account, currency`; `amounts` maps the name of an amount, exact to 6
-    decimals, to that of its original. An amount is what the day's sum grows by with its row, so that the cents of
-    many small rows are not lost. Null where there is no rate. Rows keep their order.
+    decimals, to that of its original. The day's running total is rounded, not each row, so the rounded amounts add
+    up to the rounded total. Amounts are null where no rate is known. The order of the rows is kept.
     """
     originals = rows.with_columns(
         *(pl.col(name).cast(_MICRO_MONEY).alias(original) for name, original in amounts.items()),

@@ -252,7 +252,7 @@ def _require_currency(known: pl.DataFrame, answers: Answers, table: ExportTable)
     wrong = known.filter(~pl.col("currency").str.contains(_CODE))
     if wrong.height:
         raise SpendError(
-            f"line {wrong['line'][0]}: {wrong['currency'][0]!r} is no currency such as EUR. Say --currency EUR"
+            f"line {wrong['line'][0]}: {wrong['currency'][0]!r} is not a currency code such as EUR. Say --currency EUR"
         )
     said = set(known["currency"].unique())
     if (

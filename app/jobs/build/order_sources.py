@@ -32,7 +32,7 @@ from app.rules.toml_file import digest_of
 from app.warehouse import FingerprintSource, Warehouse
 from app.warehouse.history import existing_histories, key_of
 
-_MOST_DIGITS = 15  # before the decimal point: more is no amount of money
+_MOST_DIGITS = 15  # before the decimal point: a longer number is not an amount of money
 _HASHED_CALL = ", ".join(
     f"ifNull(toString(`{column.name}`), '\\\\N')" if column.is_nullable else f"`{column.name}`"
     for column in ORDER_CALLS.written

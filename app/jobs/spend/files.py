@@ -90,7 +90,7 @@ def _of_excel(data: bytes, platforms: Sequence[Platform]) -> tuple[Line, ...]:
         )  # fmt: skip
     except Exception as error:  # noqa: BLE001  the reader raises errors of several libraries
         problem = str(error).partition("\n")[0]
-        raise SpendError(f"is no readable Excel file: {problem}. Export the report again, or as CSV") from None
+        raise SpendError(f"is not a readable Excel file: {problem}. Export the report again, or as CSV") from None
     return _best(
         [
             tuple(Line(number, list(cells)) for number, cells in enumerate(sheet.fill_null("").iter_rows(), start=1))
