@@ -255,11 +255,17 @@ class Warehouse:
             text = ",".join(ids.bin.encode("hex"))  # one literal: the engine analyzes each
             yield f"SELECT toUUID(arrayJoin(splitByChar(',', '{text}')))"
             return
-        self.create_temp_table(table, ids)
-        try:
+        with self.temp_table(table, ids):
             yield f"SELECT id FROM {table}"
+
+    @contextmanager
+    def temp_table(self, name: str, values: pl.Series, *, column: str = "id", kind: str = "UUID") -> Iterator[None]:
+        """A table of `create_temp_table` that is there for the time of the context."""
+        self.create_temp_table(name, values, column=column, kind=kind)
+        try:
+            yield
         finally:
-            self.drop_tables([table])
+            self.drop_tables([name])
 
     def drop_tables(self, names: Sequence[str]) -> None:
         """Drop those of the tables that exist."""

@@ -8,7 +8,7 @@ from app.contracts import Table
 from app.warehouse.client import Warehouse
 from app.warehouse.history import key_of
 
-_ASKED = "etl.asked_keys_{}".format
+_ASKED = "etl.unread_keys_{}".format  # a name that is dropped after a kill
 
 
 def latest_of_keys(warehouse: Warehouse, table: Table, columns: Sequence[str], keys: pl.DataFrame) -> pl.DataFrame:

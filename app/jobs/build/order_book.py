@@ -8,8 +8,8 @@ differs, the days on which its rows are and shall be are stale. So the work of a
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -232,7 +232,9 @@ def _changed_orders(warehouse: Warehouse, wanted: WantedOrders) -> pl.Series:
 
 def _days_of(warehouse: Warehouse, sources: OrderSources, keys: pl.Series) -> set[date]:
     """The days on which rows of these orders or of their refunds are not as they would be now."""
-    with _asked(warehouse, keys) as asked:
+    table = f"etl.unread_order_asked_{uuid.uuid4().hex}"
+    asked = f"SELECT order_key FROM {table}"
+    with warehouse.temp_table(table, keys, column="order_key", kind="String"):
         published = warehouse.query(
             " UNION DISTINCT ".join(
                 f"SELECT {number} AS table, order_key, {table.day} AS day, sources_hash FROM {table.full_name} "
@@ -249,16 +251,6 @@ def _days_of(warehouse: Warehouse, sources: OrderSources, keys: pl.Series) -> se
     ]
     both = [published.unique(), *(frame.cast(_ROWS).unique() for frame in now)]
     return {*pl.concat(both).unique(keep="none")["day"]}
-
-
-@contextmanager
-def _asked(warehouse: Warehouse, keys: pl.Series) -> Iterator[str]:
-    name = f"etl.unread_order_asked_{id(keys):x}_{time.monotonic_ns():x}"
-    warehouse.create_temp_table(name, keys, column="order_key", kind="String")
-    try:
-        yield f"SELECT order_key FROM {name}"
-    finally:
-        warehouse.drop_tables([name])
 
 
 def _days_of_ledger(warehouse: Warehouse, rules: BuildRules, *, keep: bool) -> dict[date, str]:

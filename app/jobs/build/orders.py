@@ -65,7 +65,7 @@ def read_elsewhere(warehouse: Warehouse, orders: pl.Series, day: date, *, replac
         return pl.concat(of_nodes).sort("ts", "call_id").unique("order_id", keep="first")
     finally:
         for node in warehouse.peers:
-            node.command(f"DROP TABLE IF EXISTS {asked} SYNC")
+            node.drop_tables([asked])
 
 
 def check_order_calls(warehouse: Warehouse, source: str, day: date) -> OrderCheck:
