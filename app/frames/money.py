@@ -7,14 +7,14 @@ import polars as pl
 from app.rules.currencies import RATE
 
 MONEY = pl.Decimal(18, 2)
-_EXACT = pl.Decimal(38, 6)  # of an amount; with a rate of 8 decimals, products stay within 128 bits
-_CENT = pl.lit(1).cast(MONEY) / 100
+EXACT = pl.Decimal(38, 6)  # of an amount; with a rate of 8 decimals, products stay within 128 bits
+CENT = pl.lit(1).cast(MONEY) / 100
 
 
 def currency_codes(currencies: pl.Series, *, default: str) -> set[str]:
     """The distinct currencies in capitals, the default for blank ones."""
     distinct = currencies.unique().to_frame("currency")
-    return set(distinct.select(_code("currency", default)).to_series())
+    return set(distinct.select(code_of(pl.col("currency"), default)).to_series())
 
 
 def in_currency(
@@ -27,7 +27,7 @@ def in_currency(
     null where its currency or the target has no rate on the day, or where it does not fit 18 digits. Rows keep their
     order, and no row depends on another.
     """
-    coded = calls.with_columns(_code("currency", default))
+    coded = calls.with_columns(currency=code_of(pl.col("currency"), default))
     if (coded["currency"] == target).all():
         return coded.with_columns(_as_money(coded, name) for name in amounts)
     of_target = rates.filter(pl.col("currency") == target).select("day", target_rate="rate")
@@ -46,9 +46,10 @@ def in_currency(
     return converted.drop("row", "rate", "target_rate", "is_target")
 
 
-def _code(column: str, default: str) -> pl.Expr:
-    code = pl.col(column).fill_null("").str.strip_chars().str.to_uppercase()
-    return pl.when(code == "").then(pl.lit(default)).otherwise(code).alias(column)
+def code_of(column: pl.Expr, default: str) -> pl.Expr:
+    """A currency as a code in capitals; the default where it is blank."""
+    code = column.fill_null("").str.strip_chars().str.to_uppercase()
+    return pl.when(code == "").then(pl.lit(default)).otherwise(code)
 
 
 def _as_money(calls: pl.DataFrame, name: str) -> pl.Expr:
@@ -72,15 +73,15 @@ def _with_converted_lists(calls: pl.DataFrame, name: str) -> pl.DataFrame:
 
 def _converted(name: str) -> pl.Expr:
     """The amount times the target's rate by its own, in integers: neither order nor neighbours change a digit."""
-    amount = pl.col(name).cast(_EXACT).to_physical()
+    amount = pl.col(name).cast(EXACT).to_physical()
     dividend = amount.abs() * pl.col("target_rate").cast(RATE).to_physical().cast(pl.Int128) * 100
-    divisor = pl.col("rate").cast(RATE).to_physical().cast(pl.Int128) * 10**_EXACT.scale
+    divisor = pl.col("rate").cast(RATE).to_physical().cast(pl.Int128) * 10**EXACT.scale
     cents = dividend // divisor
     twice_rest = (dividend - cents * divisor) * 2
     is_up = (twice_rest > divisor) | ((twice_rest == divisor) & (cents % 2 == 1))
     rounded = (cents + is_up.cast(pl.Int128)) * amount.sign()
     fits = rounded.abs() < 10**MONEY.precision
-    exact = (pl.when(fits).then(rounded).cast(pl.Decimal(38, 0)) * _CENT).cast(MONEY)
+    exact = (pl.when(fits).then(rounded).cast(pl.Decimal(38, 0)) * CENT).cast(MONEY)
     return pl.when("is_target").then(pl.col(name).cast(MONEY)).otherwise(exact).alias(name)
 
 

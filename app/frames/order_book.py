@@ -12,12 +12,10 @@ import polars as pl
 
 from app.contracts import ORDER_CALLS, ORDERS, REFUNDS
 from app.frames.as_of import attributes_as_of
-from app.frames.money import MONEY, in_currency
+from app.frames.money import CENT, EXACT, MONEY, code_of, in_currency
 
-EXACT = pl.Decimal(38, 6)
 _INSTANT = pl.Datetime("ms", "UTC")
 _PRECISE = pl.Datetime("us", "UTC")
-_CENT = pl.lit(1).cast(MONEY) / 100
 _NOTHING = pl.lit(0).cast(MONEY)
 _SAME_ELSEWHERE = 0.02  # of a total in another currency, which the shop converts by rates of its own
 _NO_REVENUE = ("cancelled", "test")
@@ -139,9 +137,7 @@ def _placed(calls: pl.DataFrame, versions: pl.DataFrame, rules: OrderRules) -> p
             **{name: pl.col(name).first() for name in ("session_id", "visitor_id", "channel", *_CALLED_LINES)},
         )
     )  # fmt: skip
-    first_seen = pl.min_horizontal(
-        pl.col("created").first().fill_null(pl.col("valid_from").first()), pl.col("valid_from").first()
-    )
+    first_seen = pl.min_horizontal(pl.col("created").first(), pl.col("valid_from").first())
     stored = (
         versions.with_columns(
             state=_state(rules.states),
@@ -168,19 +164,19 @@ def _placed(calls: pl.DataFrame, versions: pl.DataFrame, rules: OrderRules) -> p
         user_id=pl.coalesce(pl.col("called_user").replace("", None), "stored_user", pl.lit("")),
         moment=pl.min_horizontal("called_at", "created_at"),
         is_stored=is_stored,
-        currency=pl.when(is_stored).then("stored_currency").otherwise(_code(pl.col("called_currency"), rules.default)),
+        currency=pl.when(is_stored)
+        .then("stored_currency")
+        .otherwise(code_of(pl.col("called_currency"), rules.default)),
         database_total=pl.col("stored_original"),
         total_original=pl.coalesce("stored_original", pl.col("called_original").cast(EXACT)),
     )  # fmt: skip
     both = both.with_columns(
         order_date=pl.col("moment").dt.convert_time_zone(rules.zone.key).dt.date(),
-        called_currency=_code(pl.col("called_currency"), rules.default),
+        called_currency=code_of(pl.col("called_currency"), rules.default),
     )
     both = _converted(both, ["database_total"], "order_date", rules)
-    total = pl.coalesce("database_total", "called_total")
-    return both.with_columns(
-        total=pl.when(is_stored & pl.col("stored_original").is_not_null()).then("database_total").otherwise(total)
-    )
+    is_told = pl.col("stored_original").is_not_null()
+    return both.with_columns(total=pl.when(is_told).then("database_total").otherwise("called_total"))
 
 
 def _state(states: Mapping[str, str]) -> pl.Expr:
@@ -194,12 +190,7 @@ def _state(states: Mapping[str, str]) -> pl.Expr:
 
 
 def _currency(column: pl.Expr, rules: OrderRules) -> pl.Expr:
-    return _code(column.str.strip_chars().replace(dict(rules.currencies)), rules.default)
-
-
-def _code(column: pl.Expr, default: str) -> pl.Expr:
-    code = column.fill_null("").str.strip_chars().str.to_uppercase()
-    return pl.when(code == "").then(pl.lit(default)).otherwise(code)
+    return code_of(column.str.strip_chars().replace(dict(rules.currencies)), rules.default)
 
 
 def _in_utc(frame: pl.DataFrame, column: str, rules: OrderRules) -> pl.DataFrame:
@@ -258,12 +249,7 @@ def _lines(
     stored = stored.join(of_order, on="order_key", maintain_order="left")
     stored = _converted(stored, ["price", "cost"], "order_date", rules)
     called = called.join(of_order, on="order_key", maintain_order="left").with_columns(cost=pl.lit(None, MONEY))
-    lines = pl.concat(
-        [
-            stored.select(sorted(stored.columns)),
-            called.select(sorted(stored.columns)).cast(stored.select(sorted(stored.columns)).schema),
-        ]
-    )
+    lines = pl.concat([stored, called.select(stored.columns).cast(stored.schema)])
     lines = lines.with_columns(cost=pl.coalesce("cost", _cost_then(lines, cost_versions, rules)))
     units = pl.col("units").cast(pl.Int64)
     return (
@@ -274,7 +260,7 @@ def _lines(
             cost=pl.when(pl.col("cost").is_not_null().any()).then((pl.col("cost") * units).sum()).cast(MONEY),
             cost_coverage=units.filter(pl.col("cost").is_not_null()).sum() / units.sum(),
         )
-        .with_columns(pl.col("cost_coverage").fill_nan(0.0).fill_null(0.0))
+        .with_columns(pl.col("cost_coverage").fill_nan(0.0))
     )
 
 
@@ -347,7 +333,7 @@ def _told_by_orders(versions: pl.DataFrame, said: pl.DataFrame, rules: OrderRule
     is_refunded = _state(rules.states) == "refunded"
     by_state = pl.when(is_refunded).then(pl.col("total")).otherwise(pl.lit(0, EXACT))
     so_far = pl.max_horizontal(pl.col("refunded").abs().fill_null(0), by_state.fill_null(0)).cast(MONEY, strict=False)
-    beyond = (so_far.fill_null(0) - pl.col("explicit").fill_null(0)).clip(lower_bound=0)
+    beyond = so_far.fill_null(0) - pl.col("explicit").fill_null(0)
     told = (
         versions.join(explicit, on="order_key", how="left", maintain_order="left")
         .with_columns(beyond=pl.max_horizontal(beyond, _NOTHING).cast(MONEY))
@@ -358,7 +344,7 @@ def _told_by_orders(versions: pl.DataFrame, said: pl.DataFrame, rules: OrderRule
         .filter(pl.col("of_order") != 0)
     )
     # Of a refund that was there when the order was first read, nothing says when: it is dated like the order.
-    first = pl.min_horizontal(pl.col("created").fill_null(pl.col("valid_from")), pl.col("valid_from"))
+    first = pl.min_horizontal("created", "valid_from")
     told = told.with_columns(
         refund_id=pl.format("{}:{}", "order_id", "version"),
         refunded_at=pl.when(pl.col("number") == 0).then(first).otherwise("valid_from").cast(_INSTANT),
@@ -410,7 +396,7 @@ def _with_results(orders: pl.DataFrame) -> pl.DataFrame:
 def _match() -> pl.Expr:
     """How the two sides agree; a total that one side does not say contradicts nothing."""
     here, there = pl.col("called_original").cast(EXACT), pl.col("stored_original")
-    differs_here = ((here - there).abs() >= _CENT).fill_null(value=False)
+    differs_here = ((here - there).abs() >= CENT).fill_null(value=False)
     called, stored = pl.col("called_total").cast(pl.Float64), pl.col("database_total").cast(pl.Float64)
     differs_elsewhere = ((called - stored).abs() > _SAME_ELSEWHERE * called.abs()).fill_null(value=False)
     differs = (

@@ -125,8 +125,12 @@ class Platform:
         """The words for a value that there is none of, in lower case."""
         return frozenset({"", *self.file.nulls})
 
+    @cached_property
+    def _marks(self) -> tuple[str, ...]:
+        return tuple(map(plain, self.file.marks))
+
     def is_mark(self, header: str) -> bool:
-        return any(header_currency(header, plain(mark)) is not None for mark in self.file.marks)
+        return any(header_currency(header, mark) is not None for mark in self._marks)
 
     def opens(self, line: str) -> bool:
         """Whether the first line of a file is one that only this platform writes."""

@@ -62,14 +62,14 @@ class StaleDay:
 
 
 @dataclass(frozen=True)
-class _Sums:
+class Sums:
     """Cumulative fingerprints by instant, as lists: they are asked once per day and table."""
 
     instants: list[datetime]
     fingerprints: list[int]
 
     @classmethod
-    def of(cls, versions: pl.DataFrame) -> "_Sums":
+    def of(cls, versions: pl.DataFrame) -> "Sums":
         return cls(versions["at"].to_list(), versions["fingerprint"].to_list())
 
     def at(self, until: datetime) -> int:
@@ -125,12 +125,12 @@ class Inputs:
         return self._lookup_sums.at(until)
 
     @cached_property
-    def _sums(self) -> "_Sums":
-        return _Sums.of(self.versions)
+    def _sums(self) -> "Sums":
+        return Sums.of(self.versions)
 
     @cached_property
-    def _lookup_sums(self) -> "_Sums":
-        return _Sums.of(self.lookup_versions)
+    def _lookup_sums(self) -> "Sums":
+        return Sums.of(self.lookup_versions)
 
     def read_boundaries(self, warehouse: Warehouse, bounds: DayBounds) -> BoundaryFingerprints:
         """The fingerprints of calls of the neighbouring days that can change a day's sessions."""

@@ -26,6 +26,7 @@ from app.frames.order_book import OrderBook, build_order_book
 from app.jobs.build.built import DayBuilt
 from app.jobs.build.call_sql import instant
 from app.jobs.build.days import ALL_DAYS, DAY_ERRORS, Span, is_within
+from app.jobs.build.ledger import Sums
 from app.jobs.build.order_sources import (
     CALLS_SOURCE,
     HistorySource,
@@ -58,10 +59,11 @@ _RULES = "what the snapshot plan says of costs changed"
 
 @dataclass(frozen=True)
 class StaleOrders:
-    """The days whose orders or refunds are to be built, each with why, and what was seen when they were found."""
+    """The days whose orders or refunds are to be built, each with why, and what was there when they were found."""
 
     days: dict[date, str]
-    seen: list[pl.DataFrame] = field(default_factory=list, compare=False)
+    costs: Sums  # of the products' costs, by when they are valid
+    seen: list[pl.DataFrame]
 
 
 @dataclass
@@ -96,7 +98,7 @@ def build_orders(
                 break
             bar.label(f"orders {day}")
             try:
-                book.built.append(_build_day(warehouse, rules, sources, day))
+                book.built.append(_build_day(warehouse, rules, sources, day, stale.costs))
             except DAY_ERRORS as error:
                 book.failures.append(error)
             bar.advance(1)
@@ -118,13 +120,16 @@ def find_stale_orders(
         for source in (CALLS_SOURCE, *(source.fingerprint for source in sources.of_history))
     }
     seen = [found.seen for found in differing.values() if found.seen.height]
-    days = _days_of_ledger(warehouse, rules, keep=keep)
+    costs = Sums.of(
+        history_sums(warehouse, rules.plan, attributes=(COST,), keep=keep).with_columns(pl.col("fingerprint").cum_sum())
+    )
+    days = _days_of_ledger(warehouse, rules, costs)
     # A version that was seen and is gone leaves no trace of its order.
     is_lost = any(found.is_lost for name, found in differing.items() if name != CALLS_SOURCE.full_name)
     if everything or is_lost:
         keys, rows, parameters = _of_everything(sources)
     elif not seen:
-        return StaleOrders(days, seen)
+        return StaleOrders(days, costs, seen)
     else:
         keys, rows, parameters = _of_differing(sources, differing)
     with wanted_orders(warehouse, sources, keys=keys, rows=rows, parameters=parameters) as wanted:
@@ -132,7 +137,7 @@ def find_stale_orders(
     for some in changed.to_frame().iter_slices(_CHUNK):
         for day in _days_of(warehouse, sources, some["order_key"]):
             days.setdefault(day, _MADE_STALE)
-    return StaleOrders(days, seen)
+    return StaleOrders(days, costs, seen)
 
 
 @dataclass(frozen=True)
@@ -253,7 +258,7 @@ def _days_of(warehouse: Warehouse, sources: OrderSources, keys: pl.Series) -> se
     return {*pl.concat(both).unique(keep="none")["day"]}
 
 
-def _days_of_ledger(warehouse: Warehouse, rules: BuildRules, *, keep: bool) -> dict[date, str]:
+def _days_of_ledger(warehouse: Warehouse, rules: BuildRules, costs: Sums) -> dict[date, str]:
     """The days that were built by other rates or costs than there are now; a refund's rate is its order's as well."""
     last = _last_built(warehouse)
     found = dict.fromkeys(published_order_days(warehouse) - {*last["day"]}, _NOT_RECORDED)
@@ -271,18 +276,8 @@ def _days_of_ledger(warehouse: Warehouse, rules: BuildRules, *, keep: bool) -> d
         found |= dict.fromkeys([*outdated, *orders["day"]], _RATES)
     of_orders = last.filter(pl.col("job") == ORDERS.name)
     found |= dict.fromkeys(of_orders.filter(pl.col("product_plan") != rules.plan.costs_digest)["day"], _RULES)
-    now = _cost_fingerprints(warehouse, rules, of_orders["history_until"], keep=keep)
-    differs = of_orders["history_fingerprint"] != now
-    return found | dict.fromkeys(of_orders.filter(differs)["day"], _COSTS)
-
-
-def _cost_fingerprints(warehouse: Warehouse, rules: BuildRules, moments: pl.Series, *, keep: bool) -> pl.Series:
-    """The fingerprint of the products' costs up to each moment."""
-    sums = history_sums(warehouse, rules.plan, attributes=(COST,), keep=keep)
-    sums = sums.with_columns(pl.col("fingerprint").cum_sum()).set_sorted("at")
-    asked = pl.DataFrame({"at": moments}).with_row_index("row").sort("at")
-    found = asked.join_asof(sums, on="at", strategy="backward", check_sortedness=False).sort("row")
-    return found["fingerprint"].fill_null(0)
+    built_from = of_orders.select("day", "history_until", "history_fingerprint").iter_rows()
+    return found | dict.fromkeys([day for day, until, known in built_from if costs.at(until) != known], _COSTS)
 
 
 def _last_built(warehouse: Warehouse) -> pl.DataFrame:
@@ -370,8 +365,8 @@ def _of_day(sources: OrderSources, bounds: DayBounds) -> Queries:
     def near(source: HistorySource, name: str) -> str:
         return f"{source.time(name)} >= {instant('early')} AND {source.time(name)} < {instant('late')}"
 
+    seen_on = f"valid_from >= {instant('start')} AND valid_from < {instant('end')}"
     if orders := sources.orders:
-        seen_on = f"valid_from >= {instant('start')} AND valid_from < {instant('end')}"
         created = orders.time("created")
         # First seen when it was read, or changed, so that it may tell of a refund.
         of_versions = f"{seen_on} AND (version > 1 OR {created} IS NULL OR {created} > valid_from - INTERVAL 2 DAY)"
@@ -380,13 +375,12 @@ def _of_day(sources: OrderSources, bounds: DayBounds) -> Queries:
             f"WHERE {near(orders, 'created')} OR {of_versions}"
         )
     if refunds := sources.refunds:
-        seen_on = f"valid_from >= {instant('start')} AND valid_from < {instant('end')}"
         refunded = near(refunds, "at")
         rows.append(f"SELECT {sources.row(refunds)} AS row_key FROM {refunds.full_name} WHERE {refunded} OR {seen_on}")
     return keys, rows, parameters
 
 
-def _build_day(warehouse: Warehouse, rules: BuildRules, sources: OrderSources, day: date) -> DayBuilt:
+def _build_day(warehouse: Warehouse, rules: BuildRules, sources: OrderSources, day: date, costs: Sums) -> DayBuilt:
     """Build, publish and record a day's orders and refunds."""
     started = time.perf_counter()
     staged = stage_orders(warehouse, rules, sources, day)
@@ -394,15 +388,14 @@ def _build_day(warehouse: Warehouse, rules: BuildRules, sources: OrderSources, d
     with staged.staging.dropped_on_failure():
         staged.staging.publish(now=now)
     rows = dict(staged.staging.rows)
-    _record(warehouse, rules, day, staged, now=now)
+    _record(warehouse, rules, day, staged, costs, now=now)
     return DayBuilt(day, 0, rows, time.perf_counter() - started, staged.until)
 
 
-def _record(warehouse: Warehouse, rules: BuildRules, day: date, staged: StagedOrders, *, now: datetime) -> None:
+def _record(
+    warehouse: Warehouse, rules: BuildRules, day: date, staged: StagedOrders, costs: Sums, *, now: datetime
+) -> None:
     """Write down by which rates and costs the day was built."""
-    costs = _cost_fingerprints(
-        warehouse, rules, pl.Series([staged.until], dtype=LEDGER.schema["history_until"]), keep=True
-    )
     last = _last_built(warehouse).filter(pl.col("day") == day)["built_at"].max()
     built_at = max(now, last + timedelta(milliseconds=1)) if isinstance(last, datetime) else now
     entries = [
@@ -413,7 +406,7 @@ def _record(warehouse: Warehouse, rules: BuildRules, day: date, staged: StagedOr
             "transform_version": rules.digests["transform_version"],
             "rates": rules.currencies.rates_digest(day) if staged.has_foreign_amounts else "",
             "product_plan": rules.plan.costs_digest, "history_until": staged.until,
-            "history_fingerprint": costs.item(), "rows": staged.staging.rows[table.name],
+            "history_fingerprint": costs.at(staged.until), "rows": staged.staging.rows[table.name],
         }
         for table in BOOK_TABLES
     ]  # fmt: skip

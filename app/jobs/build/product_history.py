@@ -90,11 +90,11 @@ def history_sums(
 
 def _sources(warehouse: Warehouse, plan: SnapshotPlan, attributes: Collection[str]) -> list[_Source]:
     """The plan's tables and columns of products that exist in history."""
-    if not plan.of_products:
+    tables = [table for table in plan.of_products if not table.product.keys().isdisjoint(attributes)]
+    if not tables:
         return []
     histories = existing_histories(warehouse)
-    tables = [table for table in plan.of_products if table.name in histories]
-    sources = [_source(histories[table.name], table, attributes) for table in tables]
+    sources = [_source(histories[table.name], table, attributes) for table in tables if table.name in histories]
     return [source for source in sources if source is not None]
 
 

@@ -77,6 +77,8 @@ def _best(splits: Sequence[tuple[Line, ...]], platforms: Sequence[Platform]) -> 
     """The lines in which the most of a platform's headers are found."""
     if not splits:
         raise SpendError("is neither CSV nor Excel. Export the report as CSV")
+    if len(splits) == 1:
+        return splits[0]
     worth = [max((layout.worth for layout in find_layouts(lines, platforms)), default=(0, 0, 0)) for lines in splits]
     return splits[worth.index(max(worth))]
 

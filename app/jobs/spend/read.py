@@ -3,7 +3,7 @@
 import hashlib
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -24,6 +24,7 @@ from app.jobs.spend.store import (
     days_of_newer_files,
     days_without_common_campaign,
     last_read_at,
+    latest_days,
     only_changed_days,
     read_before,
     store,
@@ -278,17 +279,24 @@ def _store(warehouse: Warehouse, reading: Reading, understood: Understood, *, is
         note = f"the same file was read at {before:%Y-%m-%d %H:%M}"
         return _report("same", replace(reading, notes=(note,)), understood)
     notes = list(reading.notes)
-    if older := days_of_newer_files(warehouse, reading):
-        notes.append(f"of {older} days a newer file was read before, which still counts")
-    if days := days_without_common_campaign(warehouse, reading):
-        shown = ", ".join(str(day) for day in days[:_SHOWN_DAYS]) + (", …" if len(days) > _SHOWN_DAYS else "")
-        notes.append(
-            f"replaced {len(days)} days that had other campaigns only ({shown}): if this is another account, read both "
-            "files again with --account NAME"
-        )
+    if reading.table is SPEND_READINGS:
+        notes += _notes_on_days(warehouse, reading)
     noted = replace(reading, notes=tuple(notes))
     store(warehouse, noted)
     return _report("read", noted, understood)
+
+
+def _notes_on_days(warehouse: Warehouse, reading: Reading) -> Iterator[str]:
+    """What a reader should know of the days that are there already."""
+    latest = latest_days(warehouse, reading)
+    if older := days_of_newer_files(reading, latest):
+        yield f"of {older} days a newer file was read before, which still counts"
+    if days := days_without_common_campaign(warehouse, reading, latest):
+        shown = ", ".join(str(day) for day in days[:_SHOWN_DAYS]) + (", …" if len(days) > _SHOWN_DAYS else "")
+        yield (
+            f"replaced {len(days)} days that had other campaigns only ({shown}): if this is another account, read both "
+            "files again with --account NAME"
+        )
 
 
 def _report(state: str, reading: Reading, understood: Understood) -> Report:

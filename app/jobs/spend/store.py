@@ -1,7 +1,7 @@
 """Stores readings of advertising costs: their rows, then one row that makes them count."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
@@ -61,15 +61,6 @@ class Reading:
     def stamp(self) -> dict[str, Any]:
         """What every row says of the reading that it is of."""
         return {name: getattr(self, name) for name in ("file_id", "reading_id", "exported_at", "read_at")}
-
-
-@dataclass(frozen=True)
-class Stored:
-    """What storing changed: days that show this reading now, and days of which a newer file had been read."""
-
-    days: int = 0
-    older_days: int = 0
-    replaced_without_match: list[str] = field(default_factory=list)
 
 
 def read_before(warehouse: Warehouse, file_id: str) -> datetime | None:
@@ -157,19 +148,15 @@ def latest_days(warehouse: Warehouse, reading: Reading) -> pl.DataFrame:
     ).rename({"latest_id": "reading_id", "latest_export": "exported_at"})
 
 
-def days_of_newer_files(warehouse: Warehouse, reading: Reading) -> int:
-    """How many of the reading's days show a newer file, and will go on to do so."""
-    if reading.table is ORDER_COST_READINGS:
-        return 0
-    newer = latest_days(warehouse, reading).filter(pl.col("exported_at") > reading.exported_at)
+def days_of_newer_files(reading: Reading, latest: pl.DataFrame) -> int:
+    """How many of the reading's days show a newer file, and will go on to do so; `latest` as of `latest_days`."""
+    newer = latest.filter(pl.col("exported_at") > reading.exported_at)
     return reading.rows.select(_DAY_KEY).unique().join(newer, on=_DAY_KEY, how="semi").height
 
 
-def days_without_common_campaign(warehouse: Warehouse, reading: Reading) -> list[date]:
+def days_without_common_campaign(warehouse: Warehouse, reading: Reading, latest: pl.DataFrame) -> list[date]:
     """Days that the reading replaces although they have no campaign in common: maybe those of another account."""
-    if reading.table is ORDER_COST_READINGS:
-        return []
-    replaced = _present_rows(warehouse, reading).filter(pl.col("exported_at") <= reading.exported_at)
+    replaced = _present_rows(warehouse, reading, latest).filter(pl.col("exported_at") <= reading.exported_at)
     key = pl.concat_str(pl.col("campaign_id"), pl.col("campaign").str.to_lowercase(), separator="\0")
     old = replaced.select(*_DAY_KEY, key.alias("key")).unique()
     new = reading.rows.select(*_DAY_KEY, key.alias("key")).unique()
@@ -185,16 +172,16 @@ def only_changed_days(warehouse: Warehouse, reading: Reading) -> pl.DataFrame:
         names = [name for name in reading.rows.columns if name not in {"cost", "sale", "rate"}]
         return reading.rows.join(present.select(names), on=names, how="anti", nulls_equal=True, maintain_order="left")
     names = [*_DAY_KEY, *_MEASURES]
-    old, new = _present_rows(warehouse, reading).select(names), reading.rows.select(names)
+    present = _present_rows(warehouse, reading, latest_days(warehouse, reading))
+    old, new = present.select(names), reading.rows.select(names)
     differing = pl.concat(
         [new.join(old, on=names, how="anti", nulls_equal=True), old.join(new, on=names, how="anti", nulls_equal=True)]
     )
     return reading.rows.join(differing.select(_DAY_KEY).unique(), on=_DAY_KEY, how="semi", maintain_order="left")
 
 
-def _present_rows(warehouse: Warehouse, reading: Reading) -> pl.DataFrame:
+def _present_rows(warehouse: Warehouse, reading: Reading, latest: pl.DataFrame) -> pl.DataFrame:
     """The rows that show at present, of the reading's platforms and days."""
-    latest = latest_days(warehouse, reading)
     schema = {name: SPEND_READINGS.schema[name] for name in (*_DAY_KEY, *_MEASURES, "reading_id", "exported_at")}
     rows = warehouse.query(
         f"SELECT {', '.join(schema)} FROM {SPEND_READINGS.full_name} WHERE reading_id IN {{ids:Array(String)}} "
