@@ -643,7 +643,7 @@ def fill_command(*, as_json: AsJson = False) -> None:
         open_warehouse(settings, purpose="carat fill") as warehouse,
     ):
         filled = fill(warehouse, old, settings)
-    reports.print_filled(filled.rows, as_json=as_json)
+    reports.print_filled(filled, as_json=as_json)
 
 
 @app.command(short_help="Generate a demo shop and its warehouse")

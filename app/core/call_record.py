@@ -94,15 +94,16 @@ class RecordLimits:
     def times(self, received_at: datetime) -> TimeRange:
         """The times that a record received at this moment may have."""
         received_ms = epoch_ms(received_at)
-        oldest_ms = received_ms - self.max_age_days * _DAY_MS if self.max_age_days else EARLIEST_MS
-        return TimeRange(max(oldest_ms, EARLIEST_MS), received_ms + _AHEAD_MS, self.max_age_days)
+        return TimeRange(max(self._oldest(received_ms), EARLIEST_MS), received_ms + _AHEAD_MS, self.max_age_days)
 
     def contain(self, ts_ms: Any, received_ms: Any) -> Any:
         """Whether times are accepted of records received at these moments; in epoch ms, as columns."""
-        is_contained = (ts_ms >= EARLIEST_MS) & (ts_ms <= received_ms + _AHEAD_MS)
-        return (
-            is_contained & (ts_ms >= received_ms - self.max_age_days * _DAY_MS) if self.max_age_days else is_contained
-        )
+        is_recent = (ts_ms >= EARLIEST_MS) & (ts_ms >= self._oldest(received_ms))
+        return is_recent & (ts_ms <= received_ms + _AHEAD_MS)
+
+    def _oldest(self, received_ms: Any) -> Any:
+        """The earliest time by the age alone, of a moment in epoch ms or of a column of them."""
+        return received_ms - self.max_age_days * _DAY_MS if self.max_age_days else EARLIEST_MS
 
 
 @dataclass(frozen=True)

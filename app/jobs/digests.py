@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 from polars.datatypes import DataType
 
+from app.core.errors import ShopError
 from app.frames.row_digests import DIGEST
 
 _FOLDER = "digests"
@@ -29,10 +30,18 @@ def drop_digests(scratch: Path) -> None:
     shutil.rmtree(scratch / _FOLDER, ignore_errors=True)
 
 
+def frame_of(batch: pa.RecordBatch) -> pl.DataFrame:
+    """One batch as a frame."""
+    frame = pl.from_arrow(pa.Table.from_batches([batch]))
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
 class Digests:
     """The digests of one table: those that are known, and those of the rows that are being read.
 
-    Nothing of it fails: what cannot be read or written, as on a full disk, is not there the next time.
+    What cannot be opened or written, as on a full disk, is not there the next time. A file that turns out to be damaged
+    fails the table once.
     """
 
     def __init__(self, scratch: Path, table: str, *, key: Sequence[str], kept: Mapping[str, DataType]) -> None:
@@ -51,7 +60,8 @@ class Digests:
     def open(self, state: str) -> bool:
         """Open the digests of the rows as history has them in this state; false if there are none."""
         try:
-            self._reader = pa.ipc.open_file(pa.OSFile(str(self._path(state))))
+            self._open_path = self._path(state)
+            self._reader = pa.ipc.open_file(pa.OSFile(str(self._open_path)))
         except (OSError, pa.ArrowInvalid):
             return False
         said = self._reader.schema.metadata
@@ -66,8 +76,13 @@ class Digests:
         """The keys of the rows in their order, with their digests; `known_rows` counts them."""
         assert self._reader is not None
         for number in range(self._reader.num_record_batches):
-            piece = pl.from_arrow(pa.Table.from_batches([self._reader.get_batch(number)]))
-            assert isinstance(piece, pl.DataFrame)
+            try:
+                piece = frame_of(self._reader.get_batch(number))
+            except (OSError, pa.ArrowInvalid) as error:
+                self._open_path.unlink(missing_ok=True)
+                raise ShopError(
+                    f"{self._table}: {self._open_path} is damaged ({error}) and was removed. Run the same command again"
+                ) from None
             self.known_rows += piece.height
             yield piece.rename(dict(zip(piece.columns, self._names, strict=True)))
 

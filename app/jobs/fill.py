@@ -7,8 +7,8 @@ is deleted.
 """
 
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import date, datetime
 
 import polars as pl
@@ -35,20 +35,9 @@ _ROWS_AT_ONCE = 200_000
 _COPIED = (REJECTS, SNAPSHOTS, FORGOTTEN)
 
 
-@dataclass
-class Filled:
-    """How many rows of each table were copied now."""
-
-    rows: dict[str, int] = field(default_factory=dict)
-
-    def add(self, table: Table, rows: int) -> None:
-        if rows:
-            self.rows[table.full_name] = self.rows.get(table.full_name, 0) + rows
-
-
-def fill(warehouse: Warehouse, source: Warehouse, settings: Settings) -> Filled:
-    """Copy what cannot be built from `source` into a warehouse that holds nothing else."""
-    filled = Filled()
+def fill(warehouse: Warehouse, source: Warehouse, settings: Settings) -> Counter[str]:
+    """Copy what cannot be built from `source` into a warehouse that holds nothing else; how many rows by table."""
+    filled = Counter[str]()
     if not settings.has_server:
         raise SettingsError("`carat fill` fills a ClickHouse server or cluster; copy the directory of an embedded one")
     _require_nothing_else(warehouse, source)
@@ -66,7 +55,7 @@ def fill(warehouse: Warehouse, source: Warehouse, settings: Settings) -> Filled:
             of_node = f"{VISITOR_OF_SESSION} % {len(warehouse.nodes)} = {number}"
             _copy_rows(node, source.nodes, table, f"{table.day} < toDate('{past}') AND {of_node}", filled)
     migrate(warehouse, settings)  # the views of the histories
-    return filled
+    return +filled  # without those of which nothing was copied
 
 
 def _require_nothing_else(warehouse: Warehouse, source: Warehouse) -> None:
@@ -81,7 +70,7 @@ def _require_nothing_else(warehouse: Warehouse, source: Warehouse) -> None:
             )
 
 
-def _copy_calls(warehouse: Warehouse, source: Warehouse, filled: Filled) -> None:
+def _copy_calls(warehouse: Warehouse, source: Warehouse, filled: Counter[str]) -> None:
     columns = ", ".join(API_CALLS.schema.names())
     counts = {"partition": pl.String(), "rows": pl.UInt64()}
     sql = "SELECT _partition_id AS partition, count() AS rows FROM pd.api_calls GROUP BY partition ORDER BY partition"
@@ -97,9 +86,9 @@ def _copy_calls(warehouse: Warehouse, source: Warehouse, filled: Filled) -> None
                 known = known_calls(warehouse, calls["call_id"])
                 fresh = calls.join(known, on="call_id", how="anti")
                 insert_calls(warehouse, fresh, "")
-                filled.add(API_CALLS, fresh.height)
+                filled[API_CALLS.full_name] += fresh.height
                 bar.advance(calls.height)
-    stored = sum(int(node.scalar("SELECT count() FROM pd.api_calls")) for node in warehouse.nodes)
+    stored = warehouse.counts({"calls": (API_CALLS.full_name, "1")})["calls"]
     expected = sum(rows for _, _, rows in found)
     if stored != expected:
         raise WarehouseError(
@@ -108,7 +97,7 @@ def _copy_calls(warehouse: Warehouse, source: Warehouse, filled: Filled) -> None
         )
 
 
-def _copy_rows(target: Warehouse, sources: Sequence[Warehouse], table: Table, where: str, filled: Filled) -> None:
+def _copy_rows(target: Warehouse, sources: Sequence[Warehouse], table: Table, where: str, filled: Counter[str]) -> None:
     """Copy the rows of a table that meet a condition, unless they are there."""
     count = f"SELECT count() FROM {table.full_name} WHERE {where}"
     rows = {source: int(source.scalar(count)) for source in sources}
@@ -128,7 +117,7 @@ def _copy_rows(target: Warehouse, sources: Sequence[Warehouse], table: Table, wh
             some = source.query_arrow(f"SELECT {columns} FROM {table.full_name} WHERE ({where}) AND {slice_}")
             if some.num_rows:
                 target.insert_arrow(table.full_name, some, {"insert_deduplication_token": uuid.uuid4().hex})
-    filled.add(table, expected)
+    filled[table.full_name] += expected
 
 
 def _before_all_calls(source: Warehouse, settings: Settings) -> date | None:

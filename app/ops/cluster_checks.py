@@ -1,16 +1,14 @@
 """What `carat doctor` checks of a cluster: that each shard is there, is the right one, and can be written to."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 from app.contracts.grants import cluster_grants
 from app.core.errors import CaratError
 from app.ops.finding import Finding
-from app.ops.server_checks import check_rights, check_user, check_version
+from app.ops.server_checks import MAX_CLOCK_SKEW_S, check_rights, check_user, check_version, clock_skew_s
 from app.warehouse import Warehouse
 from app.warehouse.cluster import Cluster, Node
 
-_MAX_CLOCK_SKEW_S = 5
 _MOST_DELAY_S = 300
 _MACROS = ("shard", "replica")
 
@@ -41,7 +39,7 @@ def check_cluster(cluster: Cluster) -> Iterator[Finding]:
         is_warning=True,
         detail="dwh.orders and dwh.refunds are not built on a cluster yet: they are empty; see docs/cluster.md",
     )
-    yield from check_rights(cluster, list(cluster_grants(is_replicated=layout.is_replicated)))
+    yield from check_rights(cluster, cluster_grants(is_replicated=layout.is_replicated))
     for shard in layout.shards:
         check = f"shard {shard.number}"
         try:
@@ -56,9 +54,8 @@ def _check_node(node: Node, check: str, *, is_replicated: bool) -> Iterator[Find
     version = check_version(node.version)
     if not version.is_ok or version.is_warning:
         yield version
-    now_ms = node.scalar("SELECT toUnixTimestamp64Milli(now64(3))")
-    skew_s = abs(datetime.now(tz=UTC).timestamp() - now_ms / 1000)
-    if skew_s > _MAX_CLOCK_SKEW_S:
+    skew_s = clock_skew_s(node)
+    if skew_s > MAX_CLOCK_SKEW_S:
         yield Finding(
             check, is_ok=False, detail=f"{node.url}: its clock is {skew_s:.1f} s off: synchronize it with NTP"
         )

@@ -11,7 +11,7 @@ from app.core.service_url import ServiceUrl
 from app.intake.spool import foreign_files, sealed_segments, spool_backlog
 from app.ops.cluster_checks import check_cluster
 from app.ops.finding import Finding
-from app.ops.server_checks import check_user, check_version
+from app.ops.server_checks import MAX_CLOCK_SKEW_S, check_user, check_version, clock_skew_s
 from app.ops.status import map_misfits, products_met
 from app.rules.countries import load_countries
 from app.rules.endpoint_map import load_endpoint_map
@@ -23,7 +23,6 @@ from app.warehouse import Warehouse, open_warehouse
 from app.warehouse.cluster import Cluster
 
 _NEEDED_FREE_BYTES = 5 * 1024**3
-_MAX_CLOCK_SKEW_S = 5
 _OLDEST_COUNTRIES_DAYS = 180  # networks change hands
 _LEAST_SHARE_FOUND = 0.9  # of the products that the calls name
 
@@ -202,9 +201,8 @@ def _spool(settings: Settings) -> Finding:
 
 def _of_engine(warehouse: Warehouse) -> Iterator[Finding]:
     yield check_version(warehouse.version)
-    now_ms = warehouse.scalar("SELECT toUnixTimestamp64Milli(now64(3))")
-    skew_s = abs(datetime.now(tz=UTC).timestamp() - now_ms / 1000)
-    is_ok = skew_s <= _MAX_CLOCK_SKEW_S
+    skew_s = clock_skew_s(warehouse)
+    is_ok = skew_s <= MAX_CLOCK_SKEW_S
     yield Finding(
         "clock",
         is_ok=is_ok,

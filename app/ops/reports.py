@@ -283,7 +283,7 @@ def print_filled(rows: Mapping[str, int], *, as_json: bool) -> None:
     if as_json:
         console.say_json({"rows": rows})
         return
-    copied = ", ".join(f"{count:,} rows of {table}" for table, count in rows.items() if count)
+    copied = ", ".join(f"{count:,} rows of {table}" for table, count in rows.items())
     console.say(f"copied {copied}; now run `carat etl`" if copied else "all of it is there already; run `carat etl`")
 
 

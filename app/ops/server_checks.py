@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from app.contracts.grants import Grant, reader_grants, writer_grants
 from app.core.errors import WarehouseError
@@ -11,6 +12,8 @@ from app.ops.finding import Finding
 from app.warehouse import Warehouse
 from app.warehouse.advice import quote_user
 from app.warehouse.engine_settings import DURABILITY, how_to_unfix
+
+MAX_CLOCK_SKEW_S = 5
 
 # The first release of each line without ClickHouse #111031. Lines before 26.3 get no such fix.
 _TOKENS_FIXED = {(26, 3): (17, 65), (26, 4): (5, 151), (26, 5): (6, 63), (26, 6): (2, 98)}
@@ -47,6 +50,12 @@ def check_version(version: str) -> Finding:
     return Finding("version", is_ok=True, detail=version)
 
 
+def clock_skew_s(warehouse: Warehouse) -> float:
+    """Seconds between the clocks of this machine and of the warehouse."""
+    now_ms = warehouse.scalar("SELECT toUnixTimestamp64Milli(now64(3))")
+    return abs(datetime.now(tz=UTC).timestamp() - float(now_ms) / 1000)
+
+
 def check_user(warehouse: Warehouse, *, has_shop_link: bool) -> Iterator[Finding]:
     """The rights, profile and quota of Carat's user on a server."""
     readonly = warehouse.query("SELECT toUInt8(value) FROM system.settings WHERE name = 'readonly'").item()
@@ -61,9 +70,11 @@ def check_user(warehouse: Warehouse, *, has_shop_link: bool) -> Iterator[Finding
     else:
         yield from _fixed_settings(warehouse)
     wanted = reader_grants() if readonly else writer_grants(has_shop_link=has_shop_link)
-    yield from _rights(
-        warehouse, [_as_called(warehouse, grant) for grant in wanted], "to read" if readonly else "to write"
-    )
+    lacking = list(check_rights(warehouse, [_as_called(warehouse, grant) for grant in wanted]))
+    yield from lacking
+    if all(finding.is_ok for finding in lacking):
+        detail = f"user {warehouse.user} has every right {'to read' if readonly else 'to write'}"
+        yield Finding("rights", is_ok=True, detail=detail)
     yield from _limits(warehouse)
     yield from _quota(warehouse)
 
@@ -79,22 +90,10 @@ def _fixed_settings(warehouse: Warehouse) -> Iterator[Finding]:
 
 def check_rights(warehouse: Warehouse, wanted: Iterable[Grant]) -> Iterator[Finding]:
     """Which of these rights the user does not have."""
-    return (finding for finding in _rights(warehouse, wanted, "") if not finding.is_ok or finding.is_warning)
-
-
-def _as_called(warehouse: Warehouse, grant: Grant) -> Grant:
-    """The grant on the database as this server calls it."""
-    database, dot, rest = grant.on.partition(".")
-    return replace(grant, on=f"{warehouse.database(database)}{dot}{rest}")
-
-
-def _rights(warehouse: Warehouse, wanted: Iterable[Grant], purpose: str) -> Iterator[Finding]:
-    is_complete = True
     for grant in wanted:
         missing = _missing(warehouse, grant)
         if missing is None:
             continue
-        is_complete = is_complete and not grant.is_required
         need = "missing" if grant.is_required else "recommended"
         yield Finding(
             f"rights on {grant.on}",
@@ -102,8 +101,12 @@ def _rights(warehouse: Warehouse, wanted: Iterable[Grant], purpose: str) -> Iter
             is_warning=not grant.is_required,
             detail=f"{need}: {missing.statement(quote_user(warehouse.user))}; ({grant.purpose})",
         )
-    if is_complete:
-        yield Finding("rights", is_ok=True, detail=f"user {warehouse.user} has every right {purpose}")
+
+
+def _as_called(warehouse: Warehouse, grant: Grant) -> Grant:
+    """The grant on the database as this server calls it."""
+    database, dot, rest = grant.on.partition(".")
+    return replace(grant, on=f"{warehouse.database(database)}{dot}{rest}")
 
 
 def _missing(warehouse: Warehouse, grant: Grant) -> Grant | None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from app.contracts import API_CALLS, CALL_ID_FILTERS
 from app.warehouse.client import Warehouse
+from app.warehouse.fingerprints import active_parts
 
 _FORM = "1024/28"  # to be changed with whatever decides on the bits of an id
 _WORDS = 16  # of a block, 64 bits each
@@ -36,7 +37,6 @@ _IDS_A_LOAD = 8_000_000  # whose filters are 36 MB
 _KEPT_BYTES = 512 * 1024 * 1024  # held in memory from one look-up to the next
 _STORED_IDS = 50_000  # filters of fewer new ids are not stored yet: their parts are soon merged
 _MOST_GONE = 10  # filters of parts that are gone, for which nothing is deleted yet
-_PARTS = {"name": pl.String(), "part": pl.String(), "rows": pl.UInt64()}
 
 _Words = NDArray[np.uint64]
 
@@ -61,7 +61,7 @@ def _stored_on(
     """The same of one node, whose parts and filters are its own."""
     columns = ", ".join(schema)
     for _ in range(_TRIES):
-        parts = _active_parts(warehouse)
+        parts = active_parts(warehouse, API_CALLS.full_name)
         added, where = _Added(), dict[str, NDArray[np.intp]]()
         for name, found in _filters(warehouse, parts, added):
             suspects = found.suspects(hashes)
@@ -72,7 +72,7 @@ def _stored_on(
             ids = call_ids.gather(np.unique(np.concatenate(list(where.values()))))
             found_calls = _select(warehouse, columns, ids, schema, parts=where)
         read = {*added.names, *where}
-        if not read or read <= set(_active_parts(warehouse)["name"]):
+        if not read or read <= set(active_parts(warehouse, API_CALLS.full_name)["name"]):
             _keep(warehouse, added.filters)
             _store(warehouse, parts, added)
             return found_calls
@@ -203,15 +203,6 @@ class _Added:
         self.names: list[str] = []
         self.filters: dict[str, CallIdFilter] = {}
         self.ids = 0
-
-
-def _active_parts(warehouse: Warehouse) -> pl.DataFrame:
-    return warehouse.query(
-        "SELECT name, hash_of_all_files AS part, rows FROM system.parts "
-        "WHERE active AND rows > 0 AND database = {database:String} AND table = {name:String}",
-        {"database": warehouse.database(API_CALLS.database), "name": API_CALLS.name},
-        schema=_PARTS,
-    )
 
 
 def _filters(warehouse: Warehouse, parts: pl.DataFrame, added: _Added) -> Iterator[tuple[str, CallIdFilter]]:

@@ -319,14 +319,11 @@ def connect_embedded(path: Path, *, engine_config: Path | None = None) -> Wareho
 
 def connect_server(url: ServiceUrl, *, query_timeout_s: int = QUERY_TIMEOUT_S, writes: bool = True) -> Warehouse:
     """Connect to a server. A user that may not change settings (`readonly = 1`) can read; `writes` asks for more."""
-    connect = server_connector(url, query_timeout_s=query_timeout_s, writes=writes)
-    return Warehouse(connect, url=str(url), secret=url.password.get_secret_value(), user=url.user)
+    return Warehouse(**server_arguments(url, query_timeout_s=query_timeout_s, writes=writes))
 
 
-def server_connector(
-    url: ServiceUrl, *, query_timeout_s: int = QUERY_TIMEOUT_S, writes: bool = True
-) -> "Callable[[], Client]":
-    """How to connect to a server: see `connect_server`."""
+def server_arguments(url: ServiceUrl, *, query_timeout_s: int = QUERY_TIMEOUT_S, writes: bool = True) -> dict[str, Any]:
+    """The arguments of a `Warehouse` on a server: see `connect_server`."""
     password = url.password.get_secret_value()
     tls = _tls_arguments(url)
 
@@ -346,7 +343,7 @@ def server_connector(
         pin_server(client, user=url.user, writes=writes)
         return client
 
-    return connect
+    return {"connect": connect, "url": str(url), "secret": password, "user": url.user}
 
 
 def _tls_arguments(url: ServiceUrl) -> dict[str, Any]:

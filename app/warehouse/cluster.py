@@ -22,7 +22,7 @@ from app.core.errors import ContractError, SettingsError
 from app.core.service_url import ServiceUrl
 from app.core.sql import quote
 from app.settings import Settings
-from app.warehouse.client import QUERY_TIMEOUT_S, Warehouse, connect_server, server_connector
+from app.warehouse.client import QUERY_TIMEOUT_S, Warehouse, connect_server, server_arguments
 
 SHARDED = ("pd", "dwh")  # the databases whose rows are spread over the shards
 # The first of these in a text decides, so that names inside of quotes and comments stay.
@@ -141,8 +141,7 @@ class Node(Warehouse):
     def __init__(self, shard: Shard, cluster: "Cluster", *, url: ServiceUrl | None = None) -> None:
         self.shard, self._cluster = shard, cluster
         place = url or shard.url
-        connect = server_connector(place, query_timeout_s=cluster.query_timeout_s, writes=cluster.writes)
-        super().__init__(connect, url=str(place), secret=place.password.get_secret_value(), user=place.user)
+        super().__init__(**server_arguments(place, query_timeout_s=cluster.query_timeout_s, writes=cluster.writes))
         self._host, self._is_replicated = place.host, cluster.layout.is_replicated
         self.label = cluster.layout.label(shard)
 
@@ -224,12 +223,7 @@ class Cluster(Warehouse):
         self.layout, self.query_timeout_s, self.writes = layout, query_timeout_s, writes
         self._settings = settings
         first = layout.shards[0].url
-        super().__init__(
-            server_connector(first, query_timeout_s=query_timeout_s, writes=writes),
-            url=str(first),
-            secret=first.password.get_secret_value(),
-            user=first.user,
-        )
+        super().__init__(**server_arguments(first, query_timeout_s=query_timeout_s, writes=writes))
         # A view may join or look up rows of other shards than those of its own rows.
         known = self._client.server_settings.get(_PRODUCT_MODE)
         if known is None or not known.readonly:  # a user that may not change settings has it in its profile
@@ -310,7 +304,7 @@ class Cluster(Warehouse):
         columns = {column.name: column for column in raw_calls(self._settings.no_id_values).columns}
         table = Table(
             "etl", f"changed_visitors_{uuid.uuid4().hex}", "Temporary: whose calls are being stored.",
-            tuple(columns[name] for name in _ROUTED_BY), order_by="tuple()", engine="Memory",
+            tuple(columns[name] for name in _ROUTED_BY), order_by="tuple()",
         )  # fmt: skip
         listed = ", ".join(f"{column.name} {column.type}" for column in table.columns)
         hash_of = columns["visitor_hash"].expression.removeprefix("MATERIALIZED ")

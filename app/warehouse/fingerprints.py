@@ -18,7 +18,7 @@ _PARTS_A_READ = 500
 _MAX_STORED_PER_PART = 4  # with more stored parts per existing one, those that are gone are deleted
 _SUMS = {name: FINGERPRINTS.schema[name] for name in ("at", "rows", "fingerprint")}
 _BY_PART = pl.Schema({"part": FINGERPRINTS.schema["part"], **_SUMS})
-_PARTS = {"name": pl.String(), "part": pl.String()}
+_PARTS = {"name": pl.String(), "part": pl.String(), "rows": pl.UInt64()}
 _NEVER = datetime.fromtimestamp(0, tz=UTC)
 
 
@@ -46,14 +46,14 @@ def fingerprints(warehouse: Warehouse, table: FingerprintSource, *, keep: bool) 
     Sums wrap around at 2**64; `rows` distinguishes equal sums of different numbers of rows.
     """
     for _ in range(_TRIES):
-        parts = _active_parts(warehouse, table)
+        parts = active_parts(warehouse, table.full_name).drop("rows")
         known = _known(warehouse, table)
         unknown = parts.join(known, on="part", how="anti")
         computed = _computed(warehouse, table, unknown)
         without_rows = unknown.join(computed.filter(pl.col("rows") > 0), on="part", how="anti")
         if (
             without_rows.is_empty()
-            or without_rows.join(_active_parts(warehouse, table), on="name", how="anti").is_empty()
+            or without_rows.join(active_parts(warehouse, table.full_name), on="name", how="anti").is_empty()
         ):
             break  # else a part was merged before it could be read
     else:
@@ -71,10 +71,11 @@ def fingerprints(warehouse: Warehouse, table: FingerprintSource, *, keep: bool) 
     )
 
 
-def _active_parts(warehouse: Warehouse, table: FingerprintSource) -> pl.DataFrame:
-    database, _, name = table.full_name.partition(".")
+def active_parts(warehouse: Warehouse, full_name: str) -> pl.DataFrame:
+    """`name, part, rows` of the table's parts: a part by the checksum of its files."""
+    database, _, name = full_name.partition(".")
     return warehouse.query(
-        "SELECT name, hash_of_all_files AS part FROM system.parts "
+        "SELECT name, hash_of_all_files AS part, rows FROM system.parts "
         "WHERE active AND rows > 0 AND database = {database:String} AND table = {name:String}",
         {"database": warehouse.database(database), "name": name},
         schema=_PARTS,

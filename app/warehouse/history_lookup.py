@@ -8,26 +8,24 @@ from app.contracts import Table
 from app.warehouse.client import Warehouse
 from app.warehouse.history import key_of
 
-_ASKED = "etl.unread_keys_{}".format  # a name that is dropped after a kill
-
 
 def latest_of_keys(warehouse: Warehouse, table: Table, columns: Sequence[str], keys: pl.DataFrame) -> pl.DataFrame:
     """These columns of the latest version of each of these keys that history has, in the order of the key."""
     of_key = [column for column in table.columns if column.name in key_of(table)]
     names = ", ".join(f"`{column.name}`" for column in of_key)
-    asked = _ASKED(table.name)
-    warehouse.command(f"CREATE OR REPLACE TABLE {asked} ({', '.join(c.ddl for c in of_key)}) ENGINE = Memory")
+    asked = Table("etl", f"unread_keys_{table.name}", "", tuple(of_key), order_by="tuple()")
+    listed = ", ".join(column.ddl for column in of_key)
+    warehouse.command(f"CREATE OR REPLACE TABLE {asked.full_name} ({listed}) ENGINE = Memory")
     try:
-        contract = Table("etl", asked.partition(".")[2], "", tuple(of_key), order_by="tuple()")
-        warehouse.insert(contract, keys.select(column.name for column in of_key), into=asked)
+        warehouse.insert(asked, keys.select(column.name for column in of_key))
         return warehouse.query(
             f"SELECT {', '.join(f'`{name}`' for name in columns)} FROM {table.full_name} "
-            f"WHERE ({names}) IN (SELECT {names} FROM {asked}) ORDER BY {names}, version DESC LIMIT 1 BY {names} "
-            "SETTINGS output_format_arrow_string_as_string = 0",
+            f"WHERE ({names}) IN (SELECT {names} FROM {asked.full_name}) "
+            f"ORDER BY {names}, version DESC LIMIT 1 BY {names} SETTINGS output_format_arrow_string_as_string = 0",
             schema={name: table.schema[name] for name in columns},
         )
     finally:
-        warehouse.drop_tables([asked])
+        warehouse.drop_tables([asked.full_name])
 
 
 def state_of_history(warehouse: Warehouse, table: str) -> str:

@@ -15,6 +15,7 @@ from app.warehouse.prepared import read_state, remember
 from app.warehouse.shop_views import refresh_shop_views
 from app.warehouse.views import View, replace_views
 
+_ADDED_COLUMN = "added column"
 _FIXED_SETTINGS = ("index_granularity",)  # as the table was created
 
 
@@ -30,27 +31,33 @@ def migrate(warehouse: Warehouse, settings: Settings, *, every_replica: bool = F
     state = None if warehouse.is_cluster else read_state(warehouse, calls, views, plan, settings)
     if state and state.is_prepared:
         return []
-    changes = _migrate(warehouse, settings, views, plan, every_replica=every_replica)
+    changes = _migrate(warehouse, settings, calls, views, plan, every_replica=every_replica)
     if state and not changes:
         remember(warehouse, state)
     return changes
 
 
 def _migrate(
-    warehouse: Warehouse, settings: Settings, views: Sequence[View], plan: SnapshotPlan, *, every_replica: bool
+    warehouse: Warehouse,
+    settings: Settings,
+    calls: Table,
+    views: Sequence[View],
+    plan: SnapshotPlan,
+    *,
+    every_replica: bool,
 ) -> list[str]:
-    changes = [f"{node.prefix}{line}" for node in warehouse.nodes for line in migrate_tables(node, settings)]
+    changes = [f"{node.prefix}{line}" for node in warehouse.nodes for line in _migrate_tables(node, settings, calls)]
     for replica in warehouse.other_replicas() if every_replica else ():
         with replica:
-            changes += (f"{replica.prefix}{line}" for line in migrate_tables(replica, settings))
+            changes += (f"{replica.prefix}{line}" for line in _migrate_tables(replica, settings, calls))
     changes += warehouse.show_nodes()
-    have_new_columns = any("added column " in change for change in changes)
+    have_new_columns = any(f"{_ADDED_COLUMN} " in change for change in changes)
     changes += replace_views(warehouse, views, have_new_columns=have_new_columns)
     changes += refresh_history_views(warehouse, existing_histories(warehouse).values())
     return changes + refresh_shop_views(warehouse, plan, settings.timezone)
 
 
-def migrate_tables(warehouse: Warehouse, settings: Settings) -> list[str]:
+def _migrate_tables(warehouse: Warehouse, settings: Settings, all_calls: Table) -> list[str]:
     """Create and upgrade the databases and tables of one server; returns a line for each change."""
     changes = []
     known = set(warehouse.query("SELECT name FROM system.databases")["name"])
@@ -61,7 +68,7 @@ def migrate_tables(warehouse: Warehouse, settings: Settings) -> list[str]:
             changes.append(f"created database {name}")
     existing = existing_columns(warehouse)
     tables = {(database, table) for database, table, _ in existing}
-    calls = warehouse.as_stored(raw_calls(settings.no_id_values))
+    calls = warehouse.as_stored(all_calls)
     for table in [calls if table is API_CALLS else warehouse.as_stored(table) for table in all_tables()]:
         if (table.database, table.name) not in tables:
             ttl = f"toDateTime(ts) + INTERVAL {settings.raw_retention_days} DAY"
@@ -80,7 +87,7 @@ def _upgrade_column(warehouse: Warehouse, table: Table, column: Column, found: d
     if found is None:
         previous = table.columns[table.columns.index(column) - 1].name
         warehouse.command(f"ALTER TABLE {table.full_name} ADD COLUMN IF NOT EXISTS {column.ddl} AFTER `{previous}`")
-        return [f"added column {table.full_name}.{column.name}"]
+        return [f"{_ADDED_COLUMN} {table.full_name}.{column.name}"]
     if found["type"].replace(" ", "") != column.type.replace(" ", ""):
         raise WarehouseError(
             f"{table.full_name}.{column.name} is {found['type']}, this version of Carat writes {column.type}: "

@@ -211,14 +211,12 @@ def _replace_partitions(warehouse: Warehouse, day: date, tables: Sequence[str], 
 
 def _require_published(node: Warehouse, day: date, table: str, staged: str) -> None:
     """Raise WarehouseError unless a shard has published what is staged: a replica may copy only the parts it knows."""
-    counts = [
-        node.scalar(f"SELECT count() FROM {source} WHERE _partition_id = '{day:%Y%m%d}'")
-        for source in (f"dwh.{table}", staged)
-    ]
-    if counts[0] != counts[1]:
+    of_day = f"_partition_id = '{day:%Y%m%d}'"
+    rows = node.counts({"published": (f"dwh.{table}", of_day), "staged": (staged, of_day)})
+    if rows["published"] != rows["staged"]:
         raise WarehouseError(
-            f"{node.url}: dwh.{table} has {counts[0]} rows of {day} after {counts[1]} were published: run the same "
-            "command again, which publishes them again"
+            f"{node.url}: dwh.{table} has {rows['published']} rows of {day} after {rows['staged']} were published: run "
+            "the same command again, which publishes them again"
         )
 
 

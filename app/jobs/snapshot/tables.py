@@ -19,7 +19,7 @@ from app.core.disk import free_bytes
 from app.core.errors import NoTableError, ShopError
 from app.frames.row_digests import gathered, unlike, with_digests
 from app.frames.snapshots import aligned, as_kept, changes, in_pieces, latest, require_keys
-from app.jobs.digests import Digests
+from app.jobs.digests import Digests, frame_of
 from app.jobs.forget.suppression import Forgotten, read_forgotten, without_texts
 from app.jobs.snapshot.schemas import Comparison, Limits, compare_schemas
 from app.rules.snapshot_plan import SnapshotPlan, SnapshotTable
@@ -312,14 +312,14 @@ def _previous(file: Path, comparison: Comparison) -> Iterator[pl.DataFrame]:
 def _frames(batches: Iterator[pa.RecordBatch], bar: console.Bar) -> Iterator[pl.DataFrame]:
     for batch in batches:
         bar.advance(batch.num_rows)
-        yield _frame(batch)
+        yield frame_of(batch)
 
 
 def _batches(file: Path) -> Iterator[pl.DataFrame]:
     """The batches of an Arrow file, one in memory at a time (a mapped file's pages would count as memory in use)."""
     with pa.OSFile(str(file)) as source, pa.ipc.open_file(source) as reader:
         for number in range(reader.num_record_batches):
-            yield _frame(reader.get_batch(number))
+            yield frame_of(reader.get_batch(number))
 
 
 def _unreadable(file: Path, error: Exception) -> ShopError:
@@ -329,12 +329,6 @@ def _unreadable(file: Path, error: Exception) -> ShopError:
         f"{file.parent} ({free:,.0f} MiB free): a temporary file could not be written or read whole "
         f"({str(error).splitlines()[0]}). Free some space, or move CARAT_SCRATCH"
     )
-
-
-def _frame(batch: pa.RecordBatch) -> pl.DataFrame:
-    frame = pl.from_arrow(pa.Table.from_batches([batch]))
-    assert isinstance(frame, pl.DataFrame)
-    return frame
 
 
 def _as_versions(versions: pl.DataFrame, kept: Table, record: dict[str, Any]) -> pl.DataFrame:
